@@ -1,0 +1,53 @@
+//! Compiles the .proto files in pure Rust (protox), so that building needs no `protoc`.
+//!
+//! Two passes: messages and clients use plain prost types; the server side answers with the types of
+//! `api::encoded`, which carry stored key-values as the bytes they already are.
+
+use prost_types::FileDescriptorSet;
+use std::path::PathBuf;
+
+const PROTOS: [&str; 6] = ["kv.proto", "auth.proto", "rpc.proto", "v3lock.proto", "v3election.proto", "command.proto"];
+
+/// Field names whose snake case would be unreadable (`peer_ur_ls`). The binary format has no names.
+const READABLE: [(&str, &str); 2] = [("peerURLs", "peer_urls"), ("clientURLs", "client_urls")];
+
+/// Responses that carry stored key-values.
+const ENCODED: [&str; 6] =
+    ["RangeResponse", "RangeStreamResponse", "PutResponse", "DeleteRangeResponse", "TxnResponse", "WatchResponse"];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("proto");
+    println!("cargo:rerun-if-changed={}", root.display());
+    let mut files = protox::compile(PROTOS, [&root])?;
+    rename(&mut files);
+
+    let services = std::env::var_os("CARGO_FEATURE_SERVICES").is_some();
+    tonic_prost_build::configure()
+        .build_server(false)
+        .build_client(services)
+        .bytes(".")
+        .emit_rerun_if_changed(false)
+        .compile_fds(files.clone())?;
+    if services {
+        let out = PathBuf::from(std::env::var("OUT_DIR")?).join("server");
+        std::fs::create_dir_all(&out)?;
+        let mut server = tonic_prost_build::configure().build_client(false).emit_rerun_if_changed(false).out_dir(out);
+        for name in ENCODED {
+            server = server.extern_path(format!(".etcdserverpb.{name}"), format!("crate::encoded::{name}"));
+        }
+        for package in ["mvccpb", "authpb", "etcdserverpb", "v3lockpb", "v3electionpb", "cleatpb"] {
+            server = server.extern_path(format!(".{package}"), format!("crate::{package}"));
+        }
+        server.compile_fds(files)?;
+    }
+    Ok(())
+}
+
+fn rename(files: &mut FileDescriptorSet) {
+    let fields = files.file.iter_mut().flat_map(|f| &mut f.message_type).flat_map(|m| &mut m.field);
+    for field in fields {
+        if let Some((_, readable)) = READABLE.iter().find(|(proto, _)| field.name() == *proto) {
+            field.name = Some((*readable).to_owned());
+        }
+    }
+}

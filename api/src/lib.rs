@@ -1,0 +1,48 @@
+//! etcd's v3 API as Rust types.
+//!
+//! The `.proto` files under `proto/` are our own, with etcd's packages, names and numbers (up to 3.7's
+//! additions). `bytes` fields are [`bytes::Bytes`]: **slices of the receive buffer**, so a value that
+//! outlives its request must be copied, or it pins the whole buffer.
+//!
+//! - [`mvccpb`], [`authpb`], [`etcdserverpb`], [`v3lockpb`], [`v3electionpb`]: messages, and with the
+//!   feature `services` the clients.
+//! - [`cleatpb`]: the commands that members replicate.
+//! - [`encoded`]: the same responses with key-values as stored bytes, for the server.
+//! - `server` (feature `services`): the service traits, answering with [`encoded`] types.
+//! - [`error`]: every error that etcd can answer, with its gRPC code and exact text.
+
+pub mod encoded;
+pub mod error;
+
+macro_rules! generated {
+    ($package:ident) => {
+        #[allow(
+            missing_docs,
+            clippy::all,
+            clippy::pedantic,
+            unreachable_pub,
+            unused_qualifications,
+            reason = "generated"
+        )]
+        #[doc = concat!("Generated from package `", stringify!($package), "`.")]
+        pub mod $package {
+            include!(concat!(env!("OUT_DIR"), "/", stringify!($package), ".rs"));
+        }
+    };
+}
+
+generated!(mvccpb);
+generated!(authpb);
+generated!(etcdserverpb);
+generated!(v3lockpb);
+generated!(v3electionpb);
+generated!(cleatpb);
+
+/// The service traits and their tower services.
+#[cfg(feature = "services")]
+pub mod server {
+    #![allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications, reason = "generated")]
+    include!(concat!(env!("OUT_DIR"), "/server/etcdserverpb.rs"));
+    include!(concat!(env!("OUT_DIR"), "/server/v3lockpb.rs"));
+    include!(concat!(env!("OUT_DIR"), "/server/v3electionpb.rs"));
+}

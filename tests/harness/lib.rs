@@ -1,0 +1,1 @@
+//! Starts servers and etcd tools for tests.
