@@ -1,1 +1,3 @@
 //! The member process.
+
+pub mod raft;
