@@ -1,5 +1,18 @@
 //! Consensus: the only place that knows openraft.
 //!
+//! ```text
+//!             ┌───────────── openraft ─────────────┐
+//!             ▼                                    ▼
+//!        [`log_store`]                       state machine
+//!   entries in memory, bounded            applies, far from here
+//!             │
+//!             ▼
+//!          [`wal`]
+//!   one stream of records, one writer
+//! ```
+//!
 //! [`types`] closes openraft's generics once; everything else in the member uses its aliases.
 
+pub mod log_store;
 pub mod types;
+pub mod wal;
