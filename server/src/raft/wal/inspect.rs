@@ -35,7 +35,8 @@ pub struct Summary {
 }
 
 /// Calls `visit` for every record in order, up to the first damaged one. Changes nothing and takes no
-/// lock; the log of a running member may appear to end in a torn write.
+/// lock; the log of a running member may appear to end in a torn write, and a purge may take segments away
+/// meanwhile.
 ///
 /// # Errors
 /// [`WalError::Damaged`] names the first damaged record, when there is one.
