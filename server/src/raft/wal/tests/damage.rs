@@ -4,6 +4,9 @@ use super::*;
 use crate::raft::wal::record;
 use crate::raft::wal::segment::{self, SegmentHeader};
 
+/// What is done to a log's directory.
+type Change<'a> = &'a dyn Fn(&Path);
+
 /// One record of every kind in three writes, then a fourth write of three entries.
 async fn sample(dir: &Path) -> (PathBuf, usize, usize) {
     let (wal, _) = open(dir).unwrap();
@@ -144,11 +147,11 @@ async fn foreign_and_missing_segments_are_refused() {
     let names: Vec<PathBuf> = segments(origin.path()).iter().map(|p| p.file_name().unwrap().into()).collect();
     assert!(names.len() >= 4);
     let last = names.last().unwrap();
-    type Change<'a> = &'a dyn Fn(&Path);
+
     let cases: [(&str, Change<'_>, &str); 9] = [
         ("empty", &|dir| fs::write(dir.join(last), "").unwrap(), "shorter"),
         ("foreign", &|dir| fs::write(dir.join(last), [b'x'; 5000]).unwrap(), "not a segment"),
-        ("version", &|dir| edit(&dir.join(last), set_version), "format version 9"),
+        ("version", &|dir| edit(&dir.join(last), |bytes| set_version(bytes)), "format version 9"),
         ("header", &|dir| edit(&dir.join(last), |bytes| bytes[30] ^= 1), "checksum of the segment header"),
         (
             "renamed",
@@ -171,7 +174,7 @@ async fn foreign_and_missing_segments_are_refused() {
     }
 }
 
-fn set_version(bytes: &mut Vec<u8>) {
+fn set_version(bytes: &mut [u8]) {
     bytes[8] = 9;
     let check = crc32c::crc32c(&bytes[..60]);
     bytes[60..64].copy_from_slice(&check.to_le_bytes());
