@@ -1,1 +1,4 @@
 //! The member process.
+
+pub mod config;
+pub mod version;
