@@ -7,6 +7,7 @@
 //! - [`mvccpb`], [`authpb`], [`etcdserverpb`], [`v3lockpb`], [`v3electionpb`]: messages, and with the
 //!   feature `services` the clients.
 //! - [`cleatpb`]: the commands that members replicate.
+//! - [`health`]: gRPC's own health service.
 //! - [`encoded`]: the same responses with key-values as stored bytes, for the server.
 //! - `server` (feature `services`): the service traits, answering with [`encoded`] types.
 //! - [`error`]: every error that etcd can answer, with its gRPC code and exact text.
@@ -16,6 +17,9 @@ pub mod error;
 
 macro_rules! generated {
     ($package:ident) => {
+        generated!($package, stringify!($package));
+    };
+    ($module:ident, $package:expr) => {
         #[allow(
             missing_docs,
             clippy::all,
@@ -24,9 +28,9 @@ macro_rules! generated {
             unused_qualifications,
             reason = "generated"
         )]
-        #[doc = concat!("Generated from package `", stringify!($package), "`.")]
-        pub mod $package {
-            include!(concat!(env!("OUT_DIR"), "/", stringify!($package), ".rs"));
+        #[doc = concat!("Generated from package `", $package, "`.")]
+        pub mod $module {
+            include!(concat!(env!("OUT_DIR"), "/", $package, ".rs"));
         }
     };
 }
@@ -37,6 +41,7 @@ generated!(etcdserverpb);
 generated!(v3lockpb);
 generated!(v3electionpb);
 generated!(cleatpb);
+generated!(health, "grpc.health.v1");
 
 /// The service traits and their tower services.
 #[cfg(feature = "services")]
@@ -45,4 +50,5 @@ pub mod server {
     include!(concat!(env!("OUT_DIR"), "/server/etcdserverpb.rs"));
     include!(concat!(env!("OUT_DIR"), "/server/v3lockpb.rs"));
     include!(concat!(env!("OUT_DIR"), "/server/v3electionpb.rs"));
+    include!(concat!(env!("OUT_DIR"), "/server/grpc.health.v1.rs"));
 }
