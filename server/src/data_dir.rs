@@ -24,14 +24,14 @@ const OTHERS: u32 = 0o077;
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     /// It cannot be created, read or locked.
-    #[error("cannot use data directory {}: {what}: {source}", dir.display())]
+    #[error("cannot use data directory {}: {what}: {reason}", dir.display())]
     Io {
         /// The directory.
         dir: PathBuf,
         /// What failed.
         what: &'static str,
         /// Why.
-        source: io::Error,
+        reason: io::Error,
     },
     /// Another process has it open.
     #[error("data directory {} is used by another process{}", dir.display(), pid.as_ref().map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
@@ -87,7 +87,7 @@ impl DataDir {
     /// # Errors
     /// [`DataDirError`]; the directory is unchanged then, except for its mode and the lock file.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
-        let failed = |what| move |source| DataDirError::Io { dir: path.to_owned(), what, source };
+        let failed = |what| move |reason| DataDirError::Io { dir: path.to_owned(), what, reason };
         make_private(path).map_err(failed("cannot make it private"))?;
         if path.join("member/snap/db").exists() || path.join("member/wal").exists() {
             return Err(DataDirError::Etcd { dir: path.to_owned() });
@@ -154,7 +154,7 @@ fn sync_parent(path: &Path) -> io::Result<()> {
 }
 
 fn lock(dir: &Path) -> Result<File, DataDirError> {
-    let failed = |source| DataDirError::Io { dir: dir.to_owned(), what: "cannot lock it", source };
+    let failed = |reason| DataDirError::Io { dir: dir.to_owned(), what: "cannot lock it", reason };
     let path = dir.join(LOCK_FILE);
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(PRIVATE_FILE);

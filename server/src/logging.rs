@@ -27,12 +27,12 @@ const TALKATIVE: [&str; 5] = ["h2", "hyper", "hyper_util", "openraft", "tower"];
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// A file cannot be opened for appending.
-    #[error("cannot open log file {}: {source}", path.display())]
+    #[error("cannot open log file {}: {reason}", path.display())]
     Open {
         /// The file.
         path: PathBuf,
         /// The reason.
-        source: io::Error,
+        reason: io::Error,
     },
     /// [`init`] was called before.
     #[error("logging is set up already")]
@@ -84,7 +84,7 @@ impl Output {
                 .mode(0o600)
                 .open(path)
                 .map(Self::File)
-                .map_err(|source| LogError::Open { path: path.clone(), source }),
+                .map_err(|reason| LogError::Open { path: path.clone(), reason }),
         }
     }
 
