@@ -44,8 +44,16 @@ fn main() -> ExitCode {
 async fn run(config: Config) -> anyhow::Result<SignalKind> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     for warning in &config.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(warning, "check the settings");
     }
+    tracing::info!(
+        cleat_version = version::CLEAT_VERSION,
+        etcd_version = version::COMPATIBLE_ETCD_VERSION,
+        git_sha = version::GIT_SHA,
+        name = config.name,
+        data_dir = %config.data_dir.display(),
+        "starting a member"
+    );
     let welcome = welcome(&config);
     let member = wiring::Server::start(config).await?;
     tracing::info!("ready to serve client requests");
