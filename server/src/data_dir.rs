@@ -15,6 +15,8 @@ pub const FORMAT: u32 = 1;
 const FORMAT_FILE: &str = "FORMAT";
 const NEW_FORMAT_FILE: &str = "FORMAT.new";
 const LOCK_FILE: &str = "LOCK";
+/// The same name as in etcd, so that backups and volume mounts need not be changed.
+const MEMBER_DIR: &str = "member";
 const PRIVATE_DIR: u32 = 0o700;
 const PRIVATE_FILE: u32 = 0o600;
 /// Everybody but the owner.
@@ -88,10 +90,10 @@ impl DataDir {
     /// [`DataDirError`]; the directory is unchanged then, except for its mode and the lock file.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         let failed = |what| move |reason| DataDirError::Io { dir: path.to_owned(), what, reason };
-        make_private(path).map_err(failed("cannot make it private"))?;
-        if path.join("member/snap/db").exists() || path.join("member/wal").exists() {
+        if is_etcds(path) {
             return Err(DataDirError::Etcd { dir: path.to_owned() });
         }
+        make_private(path).map_err(failed("cannot make it private"))?;
         let lock = lock(path)?;
         match std::fs::read_to_string(path.join(FORMAT_FILE)) {
             Ok(text) if text.trim().parse() == Ok(FORMAT) => {}
@@ -107,7 +109,13 @@ impl DataDir {
             }
             Err(error) => return Err(failed("cannot read its format")(error)),
         }
+        make_private(&path.join(MEMBER_DIR)).map_err(failed("cannot make the member's directory"))?;
         Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Where this member's log and store are; it exists.
+    pub fn member(&self) -> PathBuf {
+        self.path.join(MEMBER_DIR)
     }
 
     /// The directory.
@@ -178,6 +186,12 @@ fn lock(dir: &Path) -> Result<File, DataDirError> {
     Ok(file)
 }
 
+/// True for a directory of etcd's, which is not touched at all.
+fn is_etcds(dir: &Path) -> bool {
+    let member = dir.join(MEMBER_DIR);
+    !dir.join(FORMAT_FILE).exists() && (member.join("snap/db").exists() || member.join("wal").exists())
+}
+
 /// True if there is anything that a start that was cut short cannot have left behind.
 fn has_foreign_files(dir: &Path) -> io::Result<bool> {
     for entry in std::fs::read_dir(dir)? {
@@ -217,6 +231,8 @@ mod tests {
         let path = temp.path().join("a/b");
         let opened = DataDir::open(&path).unwrap();
         assert_eq!(opened.path(), path);
+        assert_eq!(mode(&opened.member()), 0o700);
+        std::fs::create_dir(opened.member().join("wal")).unwrap();
         assert_eq!(mode(&path), 0o700);
         assert_eq!(std::fs::read_to_string(path.join("FORMAT")).unwrap(), "1\n");
         drop(opened);
@@ -255,6 +271,7 @@ mod tests {
         std::fs::write(temp.path().join("member/snap/db"), "").unwrap();
         let refusal = refused(temp.path());
         assert!(refusal.contains("belongs to etcd") && refusal.contains("cleatctl migrate"), "{refusal}");
+        assert!(!temp.path().join("LOCK").exists());
 
         let temp = tempfile::tempdir().unwrap();
         std::fs::write(temp.path().join("photo.jpg"), "").unwrap();

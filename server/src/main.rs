@@ -4,7 +4,8 @@ use server::config::{self, Command, Config};
 use server::{logging, version};
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use wiring::Server;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -29,8 +30,17 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
-    let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(config)));
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| {
+            let result = runtime.block_on(run(config));
+            // A member that is broken must not wait for the part that hangs.
+            runtime.shutdown_background();
+            result
+        });
     match result {
         Ok(signal) => end_by(signal),
         Err(error) => {
@@ -40,9 +50,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a member until a signal asks it to stop, and returns that signal.
+/// Runs a member until a signal asks it to stop, and returns that signal. A broken member is an error at once: it
+/// must not answer anything more.
 async fn run(config: Config) -> anyhow::Result<SignalKind> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut signals = Signals::new()?;
     for warning in &config.warnings {
         tracing::warn!(warning, "check the settings");
     }
@@ -55,22 +66,42 @@ async fn run(config: Config) -> anyhow::Result<SignalKind> {
         "starting a member"
     );
     let welcome = welcome(&config);
-    let member = wiring::Server::start(config).await?;
+    let mut member = tokio::select! {
+        started = Box::pin(Server::start(config)) => started?,
+        stop = signals.next() => return Ok(stop),
+    };
     tracing::info!("ready to serve client requests");
     if std::io::stdout().is_terminal() {
         print(&welcome);
     }
     let stop = tokio::select! {
-        _ = terminate.recv() => SignalKind::terminate(),
-        _ = interrupt.recv() => SignalKind::interrupt(),
+        stop = signals.next() => stop,
+        fault = member.fault() => anyhow::bail!(fault),
     };
     tracing::info!(signal = stop.as_raw_value(), "stopping; a second signal ends at once");
     tokio::select! {
-        () = member.shutdown() => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = member.shutdown() => Ok(stop),
+        second = signals.next() => Ok(second),
     }
-    Ok(stop)
+}
+
+/// The signals that ask a member to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> SignalKind {
+        tokio::select! {
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+        }
+    }
 }
 
 /// What is served, where the data is, and what to type next.
@@ -160,6 +191,10 @@ mod wiring {
                 }
             }
             Ok(Self { listeners, serving, _data: data })
+        }
+
+        pub(crate) async fn fault(&mut self) -> String {
+            std::future::pending().await
         }
 
         pub(crate) async fn shutdown(self) {
