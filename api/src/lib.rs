@@ -24,6 +24,7 @@ macro_rules! generated {
             missing_docs,
             clippy::all,
             clippy::pedantic,
+            clippy::allow_attributes_without_reason,
             unreachable_pub,
             unused_qualifications,
             reason = "generated"
@@ -46,7 +47,15 @@ generated!(health, "grpc.health.v1");
 /// The service traits and their tower services.
 #[cfg(feature = "services")]
 pub mod server {
-    #![allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications, reason = "generated")]
+    #![allow(
+        missing_docs,
+        clippy::all,
+        clippy::pedantic,
+        clippy::allow_attributes_without_reason,
+        unreachable_pub,
+        unused_qualifications,
+        reason = "generated"
+    )]
     include!(concat!(env!("OUT_DIR"), "/server/etcdserverpb.rs"));
     include!(concat!(env!("OUT_DIR"), "/server/v3lockpb.rs"));
     include!(concat!(env!("OUT_DIR"), "/server/v3electionpb.rs"));

@@ -160,7 +160,8 @@ async fn check_access(State(rules): State<Arc<AccessRules>>, request: Request, n
         && !host(&request).is_some_and(|host| allowed.iter().any(|allowed| allowed == host))
     {
         tracing::warn!(path = request.uri().path(), "refusing request: its host is not in --host-whitelist");
-        return plain(StatusCode::FORBIDDEN, "etcd: client request host is not allowed\n".to_owned());
+        let text = "the host of this request is not in --host-whitelist of the server\n";
+        return plain(StatusCode::MISDIRECTED_REQUEST, text.to_owned());
     }
     let origin = request.headers().get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
     let allowed = match &rules.cors {
@@ -195,4 +196,154 @@ fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     let names = HeaderValue::from_static("accept, content-type, authorization");
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::Alarm;
+    use axum::body::{Body, to_bytes};
+    use tower::Service as _;
+
+    /// What the member of a test is like.
+    #[derive(Clone, Copy)]
+    struct Member {
+        has_leader: bool,
+        alarm: Option<Alarm>,
+        local_read: Result<(), &'static str>,
+        linearizable_read: Result<(), &'static str>,
+    }
+
+    const HEALTHY: Member = Member { has_leader: true, alarm: None, local_read: Ok(()), linearizable_read: Ok(()) };
+    const NO_QUORUM: Member = Member { has_leader: false, linearizable_read: Err("etcdserver: no leader"), ..HEALTHY };
+
+    fn state(member: Member) -> HttpState {
+        let read = |result: Result<(), &'static str>| {
+            let result = result.map_err(str::to_owned);
+            Box::new(move || -> futures::future::BoxFuture<'static, _> { Box::pin(std::future::ready(result.clone())) })
+        };
+        let checks = HealthChecks {
+            has_leader: Box::new(move || member.has_leader),
+            is_learner: Box::new(|| false),
+            alarms: Box::new(move || member.alarm.into_iter().collect()),
+            serializable_read: read(member.local_read),
+            linearizable_read: read(member.linearizable_read),
+        };
+        HttpState { metrics: Metrics::new(false).unwrap(), checks: Arc::new(checks) }
+    }
+
+    async fn send(mut router: Router, request: Request) -> (StatusCode, HeaderMap, String) {
+        let response = router.call(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let body = to_bytes(body, 1 << 20).await.unwrap();
+        (head.status, head.headers, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    fn request(method: Method, path: &str, headers: &[(&str, &str)]) -> Request {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(Body::empty()).unwrap()
+    }
+
+    async fn get_from(member: Member, path: &str) -> (u16, String) {
+        let (status, _, body) = send(router(state(member)), request(Method::GET, path, &[])).await;
+        (status.as_u16(), body)
+    }
+
+    #[tokio::test]
+    async fn answers_are_etcds() {
+        let nospace = Member { alarm: Some(Alarm::NoSpace), ..HEALTHY };
+        let corrupt = Member { alarm: Some(Alarm::Corrupt), ..HEALTHY };
+        let broken = Member { local_read: Err("boom"), ..HEALTHY };
+        let ok = r#"{"health":"true","reason":""}"#;
+        let all = "[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]non_learner ok\nok\n";
+        let corrupted = "[-]data_corruption failed: alarm activated: CORRUPT\n[+]serializable_read ok\n\
+                         [+]linearizable_read ok\n[+]non_learner ok\n\n";
+        let cases = [
+            (HEALTHY, "/health", 200, ok),
+            (HEALTHY, "/health?serializable=true", 200, ok),
+            (nospace, "/health", 503, r#"{"health":"false","reason":"ALARM NOSPACE"}"#),
+            (nospace, "/health?exclude=NOSPACE", 200, ok),
+            (nospace, "/health?exclude=NOSPACE&serializable=true", 200, ok),
+            (corrupt, "/health?exclude=NOSPACE", 503, r#"{"health":"false","reason":"ALARM CORRUPT"}"#),
+            (NO_QUORUM, "/health", 503, r#"{"health":"false","reason":"RAFT NO LEADER"}"#),
+            (NO_QUORUM, "/health?serializable=true", 200, ok),
+            (broken, "/health?serializable=true", 503, r#"{"health":"false","reason":"RANGE ERROR:boom"}"#),
+            (HEALTHY, "/livez", 200, "ok\n"),
+            (HEALTHY, "/livez?verbose", 200, "[+]serializable_read ok\nok\n"),
+            (HEALTHY, "/livez?exclude=nope&verbose", 200, "[+]serializable_read ok\nok\n"),
+            (HEALTHY, "/livez/serializable_read", 200, "ok\n"),
+            (HEALTHY, "/livez/linearizable_read", 404, "404 page not found\n"),
+            (HEALTHY, "/readyz?verbose", 200, all),
+            (NO_QUORUM, "/livez", 200, "ok\n"),
+            (NO_QUORUM, "/readyz?exclude=linearizable_read", 200, "ok\n"),
+            (
+                NO_QUORUM,
+                "/readyz/linearizable_read",
+                503,
+                "[-]linearizable_read failed: range error: etcdserver: no leader\n\n",
+            ),
+            (corrupt, "/readyz", 503, corrupted),
+            (HEALTHY, "/readyz/nope", 404, "404 page not found\n"),
+            (HEALTHY, "/", 404, "404 page not found\n"),
+        ];
+        for (member, path, status, body) in cases {
+            assert_eq!(get_from(member, path).await, (status, body.to_owned()), "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn checks_are_counted() {
+        let state = state(NO_QUORUM);
+        for path in ["/health", "/health?serializable=true", "/readyz", "/readyz", "/livez"] {
+            send(router(state.clone()), request(Method::GET, path, &[])).await;
+        }
+        let (_, headers, text) = send(metrics_router(state), request(Method::GET, "/metrics", &[])).await;
+        assert_eq!(headers[header::CONTENT_TYPE], "text/plain; version=0.0.4; charset=utf-8");
+        for line in [
+            "etcd_server_health_success 1",
+            "etcd_server_health_failures 1",
+            r#"etcd_server_healthcheck{name="linearizable_read",type="readyz"} 0"#,
+            r#"etcd_server_healthcheck{name="serializable_read",type="livez"} 1"#,
+            r#"etcd_server_healthchecks_total{name="linearizable_read",status="error",type="readyz"} 2"#,
+        ] {
+            assert!(text.contains(&format!("\n{line}\n")), "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn other_methods_and_other_ports_are_refused() {
+        let (status, headers, body) = send(router(state(HEALTHY)), request(Method::POST, "/health", &[])).await;
+        assert_eq!((status.as_u16(), body.as_str()), (405, "Method Not Allowed\n"));
+        assert_eq!(headers[header::ALLOW], "GET");
+        let (status, ..) = send(metrics_router(state(HEALTHY)), request(Method::GET, "/version", &[])).await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn hosts_and_origins_are_checked() {
+        let list = |items: &[&str]| Some(items.iter().map(ToString::to_string).collect());
+        let rules = AccessRules { cors: list(&["http://ui"]), host_whitelist: list(&["etcd.local", "::1"]) };
+        let ask = |headers: &'static [(&str, &str)]| {
+            send(guarded(router(state(HEALTHY)), rules.clone()), request(Method::GET, "/livez", headers))
+        };
+        for (headers, status, origin) in [
+            (&[("host", "etcd.local:2379"), ("origin", "http://ui")][..], 200, Some("http://ui")),
+            (&[("host", "[::1]:2379"), ("origin", "http://evil")], 200, None),
+            (&[("host", "evil")], 421, None),
+            (&[], 421, None),
+        ] {
+            let (found, answered, _) = ask(headers).await;
+            let allowed = answered.get(header::ACCESS_CONTROL_ALLOW_ORIGIN).map(|value| value.to_str().unwrap());
+            assert_eq!((found.as_u16(), allowed), (status, origin), "{headers:?}");
+        }
+        let open = guarded(router(state(HEALTHY)), AccessRules::default());
+        let (status, headers, _) = send(open, request(Method::OPTIONS, "/v3/kv/put", &[("host", "x")])).await;
+        assert_eq!(
+            (status.as_u16(), &headers[header::ACCESS_CONTROL_ALLOW_ORIGIN]),
+            (200, &HeaderValue::from_static("*"))
+        );
+    }
 }

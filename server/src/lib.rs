@@ -3,10 +3,11 @@
 mod bootstrap;
 mod compactor;
 pub mod config;
-mod data_dir;
+pub mod data_dir;
 pub mod health;
 pub mod http;
 pub mod listen;
+pub mod logging;
 pub mod metrics;
 mod node;
 mod quota;

@@ -45,6 +45,8 @@ pub struct Snapshot {
     position: Position,
     membership: Vec<u8>,
     revision: i64,
+    /// Bytes of the stream so far.
+    sent: u64,
 }
 
 enum Stage {

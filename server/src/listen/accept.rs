@@ -36,6 +36,8 @@ const MAX_CONNECTIONS: u64 = 1 << 20;
 const MIN_CONNECTIONS: u64 = 16;
 /// After an accept error that concerns the whole process, such as no free descriptor.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// Time for the tasks of dropped connections to notice.
+const ABORT_DEADLINE: Duration = Duration::from_secs(1);
 /// The same trouble is logged once in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -142,6 +144,10 @@ impl Listeners {
             tracing::warn!(tasks = self.shared.tracker.len(), "closing connections whose calls did not end in time");
         }
         self.shared.abort.cancel();
+        // Dropped connections end their tasks by themselves; what the tasks hold should be free when this returns.
+        if tokio::time::timeout(ABORT_DEADLINE, self.shared.tracker.wait()).await.is_err() {
+            tracing::warn!(tasks = self.shared.tracker.len(), "tasks of connections are still running");
+        }
     }
 }
 

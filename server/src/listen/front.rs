@@ -138,7 +138,7 @@ impl Front {
 
     fn call(&self, request: Request<Incoming>, peer: Option<&TcpConnectInfo>) -> FrontFuture {
         let is_grpc = request.version() == Version::HTTP_2
-            && request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(GRPC));
+            && request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| is_grpc(kind.as_bytes()));
         if is_grpc && let Some(grpc) = &self.grpc {
             return grpc.call(request, peer);
         }
@@ -150,6 +150,11 @@ impl Front {
             None => FrontFuture::Ready(Some(not_found())),
         }
     }
+}
+
+/// `application/grpc` with or without an encoding or parameters, but not `application/grpc-web`.
+fn is_grpc(content_type: &[u8]) -> bool {
+    content_type.strip_prefix(GRPC).is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
 fn not_found() -> Response<ResponseBody> {
@@ -212,5 +217,20 @@ impl Future for FrontFuture {
             }
             Self::Ready(response) => response.take().expect("invariant: a finished future is not polled again"),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_grpc;
+
+    #[test]
+    fn content_types_are_told_apart() {
+        for yes in ["application/grpc", "application/grpc+proto", "application/grpc;charset=x"] {
+            assert!(is_grpc(yes.as_bytes()), "{yes}");
+        }
+        for no in ["application/json", "application/grpc-web", "application/grpc-web+proto", ""] {
+            assert!(!is_grpc(no.as_bytes()), "{no}");
+        }
     }
 }

@@ -20,10 +20,10 @@ pub(super) const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A listener could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {url}: {source}")]
+#[error("cannot listen on {url}: {reason}")]
 pub struct ListenError {
     url: String,
-    source: io::Error,
+    reason: io::Error,
 }
 
 /// The open sockets of one URL.
@@ -39,7 +39,7 @@ impl Bound {
     /// # Errors
     /// [`ListenError`] with the URL and the reason.
     pub async fn new(url: &ListenUrl, reuse_port: bool) -> Result<Self, ListenError> {
-        let failed = |source| ListenError { url: url.to_string(), source };
+        let failed = |reason| ListenError { url: url.to_string(), reason };
         let mut listeners = Vec::new();
         match url.place() {
             Place::Unix(path) => listeners.push(bind_unix(path).await.map_err(failed)?),

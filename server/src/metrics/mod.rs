@@ -103,7 +103,7 @@ group! {
         slow_watchers: IntGauge = gauge, "etcd_debugging_mvcc_slow_watcher_total", "Total number of unsynced slow watchers.";
         events: IntCounter = counter, "etcd_debugging_mvcc_events_total", "Total number of events sent by this member.";
         pending_events: IntGauge = gauge, "etcd_debugging_mvcc_pending_events_total", "Total number of pending events to be sent.";
-        index_compaction_pause_ms: Histogram = exponential(0.5, 12), "etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds", "Bucketed histogram of index compaction pause duration.";
+        index_compaction_pause_ms: Histogram = exponential(0.5, 14), "etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds", "Bucketed histogram of index compaction pause duration.";
         db_compaction_pause_ms: Histogram = exponential(1.0, 13), "etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds", "Bucketed histogram of db compaction pause duration.";
         db_compaction_total_ms: Histogram = exponential(100.0, 14), "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds", "Bucketed histogram of db compaction total duration.";
         db_compaction_keys: IntCounter = counter, "etcd_debugging_mvcc_db_compaction_keys_total", "Total number of db keys compacted.";

@@ -17,6 +17,7 @@ pub(super) struct ProcessMetrics {
     max_fds: IntGauge,
     resident_bytes: IntGauge,
     virtual_bytes: IntGauge,
+    virtual_max_bytes: Gauge,
     start_seconds: Gauge,
     fd_used: IntGauge,
     fd_limit: IntGauge,
@@ -25,6 +26,7 @@ pub(super) struct ProcessMetrics {
 impl ProcessMetrics {
     pub(super) fn register(registry: &Registry) -> Result<Self> {
         let cpu_seconds = "Total user and system CPU time spent in seconds.";
+        let virtual_max = "Maximum amount of virtual memory available in bytes.";
         let start_seconds = "Start time of the process since unix epoch in seconds.";
         Ok(Self {
             cpu_seconds: super::registered(registry, Counter::new("process_cpu_seconds_total", cpu_seconds)?)?,
@@ -32,6 +34,10 @@ impl ProcessMetrics {
             max_fds: gauge(registry, "process_max_fds", "Maximum number of open file descriptors.")?,
             resident_bytes: gauge(registry, "process_resident_memory_bytes", "Resident memory size in bytes.")?,
             virtual_bytes: gauge(registry, "process_virtual_memory_bytes", "Virtual memory size in bytes.")?,
+            virtual_max_bytes: super::registered(
+                registry,
+                Gauge::new("process_virtual_memory_max_bytes", virtual_max)?,
+            )?,
             start_seconds: super::registered(registry, Gauge::new("process_start_time_seconds", start_seconds)?)?,
             fd_used: gauge(registry, "os_fd_used", "The number of used file descriptors.")?,
             fd_limit: gauge(registry, "os_fd_limit", "The file descriptor limit.")?,
@@ -52,6 +58,8 @@ impl ProcessMetrics {
         let limit = getrlimit(Resource::Nofile).current.and_then(|limit| i64::try_from(limit).ok()).unwrap_or(i64::MAX);
         self.max_fds.set(limit);
         self.fd_limit.set(limit);
+        let unlimited = u64::MAX;
+        self.virtual_max_bytes.set(getrlimit(Resource::As).current.unwrap_or(unlimited) as f64);
         if let Ok(status) = std::fs::read_to_string("/proc/self/status") {
             for (key, gauge) in [("VmRSS:", &self.resident_bytes), ("VmSize:", &self.virtual_bytes)] {
                 let line = status.lines().find_map(|line| line.strip_prefix(key));
