@@ -21,8 +21,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub(crate) fn create_database(path: &Path, options: &Options) -> Result<Database, Fault> {
+    // Without the check redb trusts a file that was closed cleanly: a flipped bit becomes a panic or other data.
     Database::builder()
         .set_cache_size(options.database_cache_bytes)
+        .set_check_integrity_on_open(true)
         .create(path)
         .map_err(|source| Fault::Open { path: path.display().to_string(), source })
 }
