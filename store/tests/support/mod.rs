@@ -1,5 +1,7 @@
 //! A store in a temporary directory, with the log that a member would replay after a restart.
 
+pub(crate) mod model;
+pub(crate) mod random;
 pub(crate) mod script;
 
 use api::cleatpb::Command;
