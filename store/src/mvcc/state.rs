@@ -57,7 +57,7 @@ pub(crate) struct Shared {
     pub(crate) db: RwLock<Arc<Database>>,
     pub(crate) path: std::path::PathBuf,
     pub(crate) options: Options,
-    /// Held by whoever needs history to stay as it is (hash, defragmentation), and by each step of a compaction.
+    /// Held by whoever needs history to stay as it is (a hash), and by each step of a compaction.
     pub(crate) history: Mutex<()>,
     /// Position that is durable in the database, and the membership at that position.
     pub(crate) durable: Mutex<(Position, Vec<u8>)>,
