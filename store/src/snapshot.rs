@@ -12,7 +12,7 @@
 use crate::command::Position;
 use crate::error::Fault;
 use crate::flush::{self, sync_directory};
-use crate::open::create_database;
+use crate::open::build;
 use crate::reader::Reader;
 use crate::schema::{self, meta};
 use crate::{Options, Revision};
@@ -197,15 +197,11 @@ pub fn import(stream: impl Read, path: &Path, options: &Options) -> Result<(), F
     if path.exists() {
         return Err(Fault::Snapshot(format!("{} exists already", path.display())));
     }
-    let imported = import_into(stream, path, options);
-    if imported.is_err() {
-        // Best effort: the error that is reported matters more.
-        drop(std::fs::remove_file(path));
-    }
-    imported
+    build(path, options, |db| fill(stream, db))?;
+    sync_directory(path)
 }
 
-fn import_into(mut stream: impl Read, path: &Path, options: &Options) -> Result<(), Fault> {
+fn fill(mut stream: impl Read, db: &Database) -> Result<(), Fault> {
     let mut header = [0; 12];
     read_exact(&mut stream, &mut header)?;
     let (magic, version) = header.split_at(8);
@@ -215,8 +211,7 @@ fn import_into(mut stream: impl Read, path: &Path, options: &Options) -> Result<
     if version != VERSION.to_be_bytes() {
         return Err(Fault::Snapshot(format!("version {version:?} is not known to this release")));
     }
-    let db = create_database(path, options)?;
-    let txn = flush::begin(&db)?;
+    let txn = flush::begin(db)?;
     {
         let mut tables = Tables {
             meta: txn.open_table(schema::META)?,
@@ -233,8 +228,7 @@ fn import_into(mut stream: impl Read, path: &Path, options: &Options) -> Result<
         }
     }
     txn.commit()?;
-    drop(db);
-    sync_directory(path).map_err(|source| Fault::Io { context: format!("sync {}", path.display()), source })
+    Ok(())
 }
 
 struct Tables<'txn> {
