@@ -4,7 +4,7 @@
 //! `Snapshot` RPC, a member that is too far behind for the log, and offline tools.
 //!
 //! ```text
-//! stream = "CLEATSNP" version:u32 frame*          all integers big endian
+//! stream = "CLEATSNP" version:u32 frame* zeros          all integers big endian
 //! frame  = length:u32 crc32c:u32 row*             length counts the rows; a frame without rows is the last
 //! row    = table:u8 key_length:u32 key value_length:u32 value
 //! ```
@@ -23,6 +23,10 @@ use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"CLEATSNP";
 const VERSION: u32 = 1;
+
+/// The stream is padded with zeros to a multiple of this, so that etcdctl, which appends a SHA-256 to what it saves,
+/// finds it by the file's size as in etcd's snapshots.
+const PADDING: u64 = 512;
 
 /// Rows are gathered until a frame has this size. One large value can exceed it.
 const FRAME_BYTES: usize = 32 << 10;
@@ -71,7 +75,7 @@ impl Reader {
         let membership = bytes(meta::MEMBERSHIP)?.unwrap_or_default();
         let revision = bytes(meta::REVISION)?.map(|b| schema::decode_int("meta", &b)).transpose()?.unwrap_or(1);
         drop(table);
-        Ok(Snapshot { txn, _database: database, stage: Stage::Header, position, membership, revision })
+        Ok(Snapshot { txn, _database: database, stage: Stage::Header, position, membership, revision, sent: 0 })
     }
 }
 
@@ -102,6 +106,7 @@ impl Snapshot {
             len += frame.len() as u64;
         }
         self.stage = Stage::Header;
+        self.sent = 0;
         Ok(len)
     }
 
@@ -110,24 +115,29 @@ impl Snapshot {
     /// # Errors
     /// A fault.
     pub fn next_frame(&mut self) -> Result<Option<Vec<u8>>, Fault> {
-        match self.stage {
+        let piece = match self.stage {
             Stage::Header => {
                 self.stage = Stage::Tables;
                 let mut header = MAGIC.to_vec();
                 header.extend(VERSION.to_be_bytes());
-                Ok(Some(header))
+                header
             }
             Stage::Tables => {
                 self.stage = Stage::Revisions(Revision::default());
-                Ok(Some(frame(&self.table_rows()?)))
+                frame(&self.table_rows()?)
             }
-            Stage::Revisions(from) => self.revisions_frame(from).map(Some),
+            Stage::Revisions(from) => self.revisions_frame(from)?,
             Stage::End => {
                 self.stage = Stage::Done;
-                Ok(Some(frame(&[])))
+                let mut last = frame(&[]);
+                let end = self.sent + last.len() as u64;
+                last.resize(last.len() + (end.next_multiple_of(PADDING) - end) as usize, 0);
+                last
             }
-            Stage::Done => Ok(None),
-        }
+            Stage::Done => return Ok(None),
+        };
+        self.sent += piece.len() as u64;
+        Ok(Some(piece))
     }
 
     /// All tables but the revisions, in one frame.
@@ -165,11 +175,8 @@ impl Snapshot {
             }
             push_row(&mut rows, REVISIONS, key.value(), value.value());
         }
-        if rows.is_empty() {
-            // Nothing is stored: this frame is the last one itself.
-            self.stage = Stage::Done;
-        }
-        Ok(frame(&rows))
+        // Nothing is stored: the last frame comes next, and there is none of revisions.
+        Ok(if rows.is_empty() { Vec::new() } else { frame(&rows) })
     }
 }
 
