@@ -3,8 +3,8 @@
 //! ```text
 //!             ┌───────────── openraft ─────────────┐
 //!             ▼                                    ▼
-//!        [`log_store`]                       state machine
-//!   entries in memory, bounded            applies, far from here
+//!        [`log_store`]                     `state_machine`
+//!   entries in memory, bounded            drives the store
 //!             │
 //!             ▼
 //!          [`wal`]
@@ -14,5 +14,7 @@
 //! [`types`] closes openraft's generics once; everything else in the member uses its aliases.
 
 pub mod log_store;
+pub(crate) mod network;
+pub(crate) mod state_machine;
 pub mod types;
 pub mod wal;

@@ -131,7 +131,7 @@ impl fmt::Debug for Payload {
 }
 
 /// The answer to one command.
-pub type Outcome = bytes::Bytes;
+pub type Outcome = store::Outcome;
 
 /// The answers to the commands of one entry, in their order. Empty for entries without commands.
 #[derive(Default)]
