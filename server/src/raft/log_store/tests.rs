@@ -296,3 +296,14 @@ async fn a_raft_node_keeps_its_writes_over_restarts() {
     let puts = entries.iter().filter(|entry| matches!(entry.payload, EntryContent::Normal(_))).count();
     assert_eq!(puts as u64, 3 * WRITES);
 }
+
+#[tokio::test]
+async fn a_hole_in_the_log_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = LogStore::open(dir.path(), options(64 << 10, 0)).unwrap();
+    append(&mut store, vec![put(0, 1), put(1, 1)]).await.unwrap();
+    for entries in [vec![put(3, 1)], vec![put(1, 1)], vec![put(2, 1), put(4, 1)]] {
+        let error = append(&mut store, entries).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+}
