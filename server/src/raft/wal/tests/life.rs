@@ -123,3 +123,40 @@ async fn syncs_and_bytes_are_counted() {
     assert_eq!((stats.syncs(), observed.load(Relaxed)), (1, 1));
     assert_eq!(stats.sync_in_flight(), None);
 }
+
+#[tokio::test]
+async fn positions_cut_off_by_a_crash_outlive_the_segments_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let vote = Vote::new_committed(4, 2);
+    {
+        let (wal, _) = open(dir.path()).unwrap();
+        wal.vote_durably(vote).await.unwrap();
+        wal.purge(log_id(1, 0)).unwrap();
+        for index in 1..20 {
+            wal.append_durably([put(4, index, 400)]).await.unwrap();
+        }
+    }
+    // As after a crash in the middle of a rotation: the new segment has a header and nothing else.
+    let last = segments(dir.path()).pop().unwrap();
+    edit(&last, |bytes| bytes[segment::HEADER_BYTES..].fill(0));
+    let (wal, opened) = open(dir.path()).unwrap();
+    let kept = opened.last.unwrap();
+    wal.purge(kept).unwrap();
+    wal.append_durably([put(4, kept.index + 1, 10)]).await.unwrap();
+    drop(wal);
+    for path in segments(dir.path()).iter().filter(|path| **path != last) {
+        // Whether or not the thread got round to it before the end: all of them may go.
+        fs::remove_file(path).unwrap();
+    }
+    let (wal, opened) = open(dir.path()).unwrap();
+    assert_eq!((opened.vote, opened.purged), (Some(vote), Some(kept)));
+    assert_eq!(wal.entries(), [put(4, kept.index + 1, 10)]);
+}
+
+#[test]
+fn a_sync_in_flight_is_visible() {
+    let stats = WalStats::new(Box::new(|_| ()));
+    assert_eq!(stats.sync_in_flight(), None);
+    stats.time(|| assert!(stats.sync_in_flight().is_some()));
+    assert_eq!((stats.sync_in_flight(), stats.syncs()), (None, 1));
+}
