@@ -1,5 +1,7 @@
 //! The member process.
 
+mod bootstrap;
+pub mod config;
 mod node;
 mod quota;
 pub mod raft;
