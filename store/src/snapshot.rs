@@ -6,6 +6,7 @@
 //! ```text
 //! stream = "CLEATSNP" version:u32 frame*          all integers big endian
 //! frame  = length:u32 crc32c:u32 row*             length counts the rows; a frame without rows is the last
+//! crc32c covers the rows of this frame and of all frames before it
 //! row    = table:u8 key_length:u32 key value_length:u32 value
 //! ```
 
@@ -42,6 +43,8 @@ pub struct Snapshot {
     /// A dropped database fails the reads that are still under way, and a defragmentation replaces it at any time.
     _database: Arc<Database>,
     stage: Stage,
+    /// Checksum of all rows so far.
+    crc: u32,
     position: Position,
     membership: Vec<u8>,
     revision: i64,
@@ -69,7 +72,7 @@ impl Reader {
         let membership = bytes(meta::MEMBERSHIP)?.unwrap_or_default();
         let revision = bytes(meta::REVISION)?.map(|b| schema::decode_int("meta", &b)).transpose()?.unwrap_or(1);
         drop(table);
-        Ok(Snapshot { txn, _database: database, stage: Stage::Header, position, membership, revision })
+        Ok(Snapshot { txn, _database: database, stage: Stage::Header, crc: 0, position, membership, revision })
     }
 }
 
@@ -111,18 +114,20 @@ impl Snapshot {
         match self.stage {
             Stage::Header => {
                 self.stage = Stage::Tables;
+                self.crc = 0;
                 let mut header = MAGIC.to_vec();
                 header.extend(VERSION.to_be_bytes());
                 Ok(Some(header))
             }
             Stage::Tables => {
                 self.stage = Stage::Revisions(Revision::default());
-                Ok(Some(frame(&self.table_rows()?)))
+                let rows = self.table_rows()?;
+                Ok(Some(self.frame(&rows)))
             }
             Stage::Revisions(from) => self.revisions_frame(from).map(Some),
             Stage::End => {
                 self.stage = Stage::Done;
-                Ok(Some(frame(&[])))
+                Ok(Some(self.frame(&[])))
             }
             Stage::Done => Ok(None),
         }
@@ -167,7 +172,17 @@ impl Snapshot {
             // Nothing is stored: this frame is the last one itself.
             self.stage = Stage::Done;
         }
-        Ok(frame(&rows))
+        drop(table);
+        Ok(self.frame(&rows))
+    }
+
+    fn frame(&mut self, rows: &[u8]) -> Vec<u8> {
+        self.crc = crc32c::crc32c_append(self.crc, rows);
+        let mut frame = Vec::with_capacity(rows.len() + 8);
+        frame.extend((rows.len() as u32).to_be_bytes());
+        frame.extend(self.crc.to_be_bytes());
+        frame.extend(rows);
+        frame
     }
 }
 
@@ -177,14 +192,6 @@ fn push_row(rows: &mut Vec<u8>, table: u8, key: &[u8], value: &[u8]) {
         rows.extend((bytes.len() as u32).to_be_bytes());
         rows.extend(bytes);
     }
-}
-
-fn frame(rows: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(rows.len() + 8);
-    frame.extend((rows.len() as u32).to_be_bytes());
-    frame.extend(crc32c::crc32c(rows).to_be_bytes());
-    frame.extend(rows);
-    frame
 }
 
 /// Writes a snapshot into a new database file and makes it durable. The caller opens it.
@@ -218,7 +225,8 @@ fn fill(mut stream: impl Read, db: &Database) -> Result<(), Fault> {
             members: txn.open_table(schema::MEMBERS)?,
             revisions: txn.open_table(schema::REVISIONS)?,
         };
-        while let Some(rows) = read_frame(&mut stream)? {
+        let mut crc = 0;
+        while let Some(rows) = read_frame(&mut stream, &mut crc)? {
             let mut rest = &*rows;
             while !rest.is_empty() {
                 tables.insert(&mut rest)?;
@@ -286,8 +294,8 @@ fn read_exact(stream: &mut impl Read, bytes: &mut [u8]) -> Result<(), Fault> {
     stream.read_exact(bytes).map_err(|error| Fault::Snapshot(format!("it ends too early: {error}")))
 }
 
-/// The rows of the next frame, `None` for the last one.
-fn read_frame(stream: &mut impl Read) -> Result<Option<Vec<u8>>, Fault> {
+/// The rows of the next frame, `None` for the last one. `sum` is the checksum of all rows so far.
+fn read_frame(stream: &mut impl Read, sum: &mut u32) -> Result<Option<Vec<u8>>, Fault> {
     let mut head = [0; 8];
     read_exact(stream, &mut head)?;
     let (len, crc) = head.split_at(4);
@@ -304,8 +312,9 @@ fn read_frame(stream: &mut impl Read) -> Result<Option<Vec<u8>>, Fault> {
     if rows.len() != len as usize {
         return Err(Fault::Snapshot("it ends too early".into()));
     }
-    if crc32c::crc32c(&rows) != crc {
-        return Err(Fault::Snapshot("a frame's checksum is wrong".into()));
+    *sum = crc32c::crc32c_append(*sum, &rows);
+    if *sum != crc {
+        return Err(Fault::Snapshot("a checksum is wrong: a frame is damaged, missing or out of place".into()));
     }
     Ok((!rows.is_empty()).then_some(rows))
 }
