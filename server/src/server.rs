@@ -120,11 +120,8 @@ impl Server {
         let metrics = Metrics::new(config.metrics == MetricsLevel::Extensive)
             .map_err(|error| StartError::Internal(error.to_string()))?;
         let data_dir = DataDir::open(&config.data_dir)?;
-        let identity = bootstrap::identity(
-            data_dir.path(),
-            &config.initial_advertise_peer_urls,
-            &config.initial_cluster_token,
-        )?;
+        let identity =
+            bootstrap::identity(data_dir.path(), &config.initial_advertise_peer_urls, &config.initial_cluster_token)?;
         let (fault_sender, faults) = mpsc::channel(1);
         let core = open_core(&config, &data_dir, identity, &metrics, fault_sender.clone()).await?;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -153,12 +150,7 @@ impl Server {
     }
 
     /// Everything that needs the node: leadership, tasks, services, listeners.
-    async fn serve(
-        &mut self,
-        config: &Config,
-        metrics: &Arc<Metrics>,
-        faults: &FaultSender,
-    ) -> Result<(), StartError> {
+    async fn serve(&mut self, config: &Config, metrics: &Arc<Metrics>, faults: &FaultSender) -> Result<(), StartError> {
         let node = self.node.clone();
         node.ready().await.map_err(|error| StartError::Raft(error.text().to_owned()))?;
         let quota = Arc::new(Quota::new(config.quota_bytes, &node));
@@ -344,11 +336,8 @@ async fn lead(raft: &Raft<StateMachine>, identity: Identity, config: &Config) ->
 /// Tells the cluster this member's name and client URLs, unless it knows them.
 async fn publish(node: &Node, config: &Config) {
     let member_id = node.identity().member_id;
-    let attributes = MemberAttributes {
-        member_id,
-        name: config.name.clone(),
-        client_urls: config.advertise_client_urls.clone(),
-    };
+    let attributes =
+        MemberAttributes { member_id, name: config.name.clone(), client_urls: config.advertise_client_urls.clone() };
     if node.reader().member(member_id).as_ref() == Some(&attributes) {
         return;
     }

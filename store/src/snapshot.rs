@@ -4,8 +4,9 @@
 //! `Snapshot` RPC, a member that is too far behind for the log, and offline tools.
 //!
 //! ```text
-//! stream = "CLEATSNP" version:u32 frame* zeros          all integers big endian
+//! stream = "CLEATSNP" version:u32 frame* zeros    all integers big endian
 //! frame  = length:u32 crc32c:u32 row*             length counts the rows; a frame without rows is the last
+//! crc32c covers the rows of this frame and of all frames before it
 //! row    = table:u8 key_length:u32 key value_length:u32 value
 //! ```
 
@@ -46,6 +47,8 @@ pub struct Snapshot {
     /// A dropped database fails the reads that are still under way, and a defragmentation replaces it at any time.
     _database: Arc<Database>,
     stage: Stage,
+    /// Checksum of all rows so far.
+    crc: u32,
     position: Position,
     membership: Vec<u8>,
     revision: i64,
@@ -75,7 +78,7 @@ impl Reader {
         let membership = bytes(meta::MEMBERSHIP)?.unwrap_or_default();
         let revision = bytes(meta::REVISION)?.map(|b| schema::decode_int("meta", &b)).transpose()?.unwrap_or(1);
         drop(table);
-        Ok(Snapshot { txn, _database: database, stage: Stage::Header, position, membership, revision, sent: 0 })
+        Ok(Snapshot { txn, _database: database, stage: Stage::Header, crc: 0, sent: 0, position, membership, revision })
     }
 }
 
@@ -118,18 +121,20 @@ impl Snapshot {
         let piece = match self.stage {
             Stage::Header => {
                 self.stage = Stage::Tables;
+                self.crc = 0;
                 let mut header = MAGIC.to_vec();
                 header.extend(VERSION.to_be_bytes());
                 header
             }
             Stage::Tables => {
                 self.stage = Stage::Revisions(Revision::default());
-                frame(&self.table_rows()?)
+                let rows = self.table_rows()?;
+                self.frame(&rows)
             }
             Stage::Revisions(from) => self.revisions_frame(from)?,
             Stage::End => {
                 self.stage = Stage::Done;
-                let mut last = frame(&[]);
+                let mut last = self.frame(&[]);
                 let end = self.sent + last.len() as u64;
                 last.resize(last.len() + (end.next_multiple_of(PADDING) - end) as usize, 0);
                 last
@@ -175,8 +180,18 @@ impl Snapshot {
             }
             push_row(&mut rows, REVISIONS, key.value(), value.value());
         }
+        drop(table);
         // Nothing is stored: the last frame comes next, and there is none of revisions.
-        Ok(if rows.is_empty() { Vec::new() } else { frame(&rows) })
+        Ok(if rows.is_empty() { Vec::new() } else { self.frame(&rows) })
+    }
+
+    fn frame(&mut self, rows: &[u8]) -> Vec<u8> {
+        self.crc = crc32c::crc32c_append(self.crc, rows);
+        let mut frame = Vec::with_capacity(rows.len() + 8);
+        frame.extend((rows.len() as u32).to_be_bytes());
+        frame.extend(self.crc.to_be_bytes());
+        frame.extend(rows);
+        frame
     }
 }
 
@@ -186,14 +201,6 @@ fn push_row(rows: &mut Vec<u8>, table: u8, key: &[u8], value: &[u8]) {
         rows.extend((bytes.len() as u32).to_be_bytes());
         rows.extend(bytes);
     }
-}
-
-fn frame(rows: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(rows.len() + 8);
-    frame.extend((rows.len() as u32).to_be_bytes());
-    frame.extend(crc32c::crc32c(rows).to_be_bytes());
-    frame.extend(rows);
-    frame
 }
 
 /// Writes a snapshot into a new database file and makes it durable. The caller opens it.
@@ -227,7 +234,8 @@ fn fill(mut stream: impl Read, db: &Database) -> Result<(), Fault> {
             members: txn.open_table(schema::MEMBERS)?,
             revisions: txn.open_table(schema::REVISIONS)?,
         };
-        while let Some(rows) = read_frame(&mut stream)? {
+        let mut crc = 0;
+        while let Some(rows) = read_frame(&mut stream, &mut crc)? {
             let mut rest = &*rows;
             while !rest.is_empty() {
                 tables.insert(&mut rest)?;
@@ -295,8 +303,8 @@ fn read_exact(stream: &mut impl Read, bytes: &mut [u8]) -> Result<(), Fault> {
     stream.read_exact(bytes).map_err(|error| Fault::Snapshot(format!("it ends too early: {error}")))
 }
 
-/// The rows of the next frame, `None` for the last one.
-fn read_frame(stream: &mut impl Read) -> Result<Option<Vec<u8>>, Fault> {
+/// The rows of the next frame, `None` for the last one. `sum` is the checksum of all rows so far.
+fn read_frame(stream: &mut impl Read, sum: &mut u32) -> Result<Option<Vec<u8>>, Fault> {
     let mut head = [0; 8];
     read_exact(stream, &mut head)?;
     let (len, crc) = head.split_at(4);
@@ -313,8 +321,9 @@ fn read_frame(stream: &mut impl Read) -> Result<Option<Vec<u8>>, Fault> {
     if rows.len() != len as usize {
         return Err(Fault::Snapshot("it ends too early".into()));
     }
-    if crc32c::crc32c(&rows) != crc {
-        return Err(Fault::Snapshot("a frame's checksum is wrong".into()));
+    *sum = crc32c::crc32c_append(*sum, &rows);
+    if *sum != crc {
+        return Err(Fault::Snapshot("a checksum is wrong: a frame is damaged, missing or out of place".into()));
     }
     Ok((!rows.is_empty()).then_some(rows))
 }
