@@ -1,1 +1,10 @@
 //! The member process.
+
+mod bootstrap;
+pub mod config;
+mod node;
+mod quota;
+pub mod raft;
+mod storage;
+mod v3;
+pub mod version;

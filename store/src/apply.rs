@@ -46,6 +46,7 @@ impl Writer {
                 state.membership = membership;
             }
         }
+        self.shared.gauges.publish(&state);
         Ok(applied)
     }
 

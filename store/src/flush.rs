@@ -76,6 +76,7 @@ impl Flusher {
         let more = !state.dropped.is_empty();
         let finished = changes.compaction_finished > state.compaction_finished;
         state.compaction_finished = changes.compaction_finished;
+        self.shared.gauges.publish(&state);
         drop(state);
         if finished {
             self.walk.done = None;

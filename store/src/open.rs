@@ -9,7 +9,7 @@ use crate::lease::{Lease, Leases};
 use crate::members::Members;
 use crate::mvcc::index::{Index, Record};
 use crate::mvcc::revision::Revision;
-use crate::mvcc::state::{Shared, State, fields, is_tombstone};
+use crate::mvcc::state::{Gauges, Shared, State, fields, is_tombstone};
 use crate::mvcc::tail::Tail;
 use crate::schema::{self, meta};
 use api::cleatpb::MemberAttributes;
@@ -34,7 +34,10 @@ pub(crate) fn open(path: &Path, options: Options) -> Result<Shared, Fault> {
     let state = read_state(&txn)?;
     drop(txn);
     let durable = (state.applied, state.membership.clone());
+    let gauges = Gauges::default();
+    gauges.publish(&state);
     Ok(Shared {
+        gauges,
         state: RwLock::new(state),
         db: RwLock::new(Arc::new(db)),
         path: path.to_owned(),

@@ -12,6 +12,7 @@ use api::cleatpb::MemberAttributes;
 use api::encoded::{KeyValue, RangeResponse, TxnResponse};
 use api::etcdserverpb::{AlarmMember, RangeRequest, TxnRequest};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Reads this member's state. Cheap to clone. Whether the state is recent enough is the caller's concern.
 #[derive(Clone)]
@@ -146,7 +147,12 @@ impl Reader {
 
     /// Bytes applied but not yet in the database.
     pub fn tail_bytes(&self) -> usize {
-        self.shared.state.read().tail.bytes()
+        self.shared.gauges.tail_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that keys, values and their overhead take: what the quota limits.
+    pub fn stored_bytes(&self) -> u64 {
+        self.shared.gauges.stored_bytes.load(Ordering::Relaxed)
     }
 
     /// The store in numbers.

@@ -17,6 +17,7 @@ use api::encoded::KeyValue;
 use parking_lot::{Mutex, RwLock};
 use redb::{Database, ReadableDatabase, ReadableTable};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Keys that a reader visits under one hold of the lock.
 pub(crate) const RANGE_CHUNK: usize = 1000;
@@ -50,6 +51,20 @@ pub(crate) struct State {
     pub(crate) membership: Vec<u8>,
 }
 
+/// Numbers published after every apply and flush.
+#[derive(Default)]
+pub(crate) struct Gauges {
+    pub(crate) tail_bytes: AtomicUsize,
+    pub(crate) stored_bytes: AtomicU64,
+}
+
+impl Gauges {
+    pub(crate) fn publish(&self, state: &State) {
+        self.tail_bytes.store(state.tail.bytes(), Ordering::Relaxed);
+        self.stored_bytes.store(state.stored_bytes, Ordering::Relaxed);
+    }
+}
+
 /// Shared by the one writer, the flush and all readers.
 pub(crate) struct Shared {
     pub(crate) state: RwLock<State>,
@@ -59,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     /// Held by whoever needs history to stay as it is (hash, defragmentation), and by each step of a compaction.
     pub(crate) history: Mutex<()>,
+    /// What proposers look at before every request, without the lock.
+    pub(crate) gauges: Gauges,
     /// Position that is durable in the database, and the membership at that position.
     pub(crate) durable: Mutex<(Position, Vec<u8>)>,
 }
