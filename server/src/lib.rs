@@ -8,3 +8,4 @@ pub mod raft;
 mod storage;
 mod v3;
 pub mod version;
+mod watch;

@@ -5,3 +5,4 @@ pub(crate) mod cluster;
 pub(crate) mod kv;
 pub(crate) mod maintenance;
 pub(crate) mod status;
+pub(crate) mod watch;

@@ -164,6 +164,11 @@ impl Hub {
         &self.history
     }
 
+    /// Everything up to this revision was distributed.
+    pub(crate) fn revision(&self) -> i64 {
+        self.registry.lock().revision
+    }
+
     /// Distributes applied changes. Does not wait.
     pub(crate) fn publish(&self, changes: &[Change]) {
         let Some(last) = changes.last() else { return };
@@ -250,16 +255,16 @@ impl Hub {
 
     /// Makes unsynced watchers synced that have read everything up to store revision `read`, unless more was
     /// published meanwhile. Answers the hub's revision: on success what lies above it will come by mail, and must be
-    /// left out of what was read.
-    pub(crate) fn synchronize(&self, slots: impl IntoIterator<Item = (u32, i64)>, read: i64) -> Result<i64, i64> {
+    /// left out of what was read. Only a slot's own stream may call this.
+    pub(crate) fn synchronize(&self, slots: impl IntoIterator<Item = u32>, read: i64) -> Result<i64, i64> {
         let mut registry = self.registry.lock();
         let revision = registry.revision;
         if revision > read {
             return Err(revision);
         }
-        for (slot, first) in slots {
+        for slot in slots {
             if let Some(watcher) = registry.watchers.get_mut(slot as usize).and_then(Option::as_mut) {
-                watcher.first = first.max(revision + 1);
+                watcher.first = revision + 1;
                 self.stats.unsynced.sub(1);
             }
         }
@@ -331,20 +336,11 @@ impl Watcher {
 impl Registry {
     fn distribute(&mut self, change: &Change, stats: &Stats) {
         let Self { watchers, index, matched, touched, publications, .. } = self;
-        for (position, event) in change.events.iter().enumerate() {
-            index.watching(event.key(), |slot| {
-                let wanted = watchers[slot as usize]
-                    .as_ref()
-                    .is_some_and(|watcher| change.revision >= watcher.first && watcher.kinds.wants(event.deleted));
-                if wanted {
-                    matched.push((slot, position as u32));
-                }
-            });
-        }
-        if change.events.len() > 1 {
-            // All events of one revision reach a watcher together.
-            matched.sort_unstable();
-        }
+        index.matches(change, matched, |slot, event| {
+            watchers[slot as usize]
+                .as_ref()
+                .is_some_and(|watcher| change.revision >= watcher.first && watcher.kinds.wants(event.deleted))
+        });
         for positions in matched.chunk_by(|a, b| a.0 == b.0) {
             if let Some(watcher) = &mut watchers[positions[0].0 as usize]
                 && watcher.put(change, positions, *publications, stats)
@@ -352,6 +348,5 @@ impl Registry {
                 touched.push(Arc::clone(&watcher.mailbox));
             }
         }
-        matched.clear();
     }
 }

@@ -5,6 +5,7 @@
 use super::intervals::{End, Intervals};
 use std::collections::HashMap;
 use std::sync::Arc;
+use store::{KeyEvent, RevisionEvents};
 
 /// The keys of one watcher, in the form that the wire gives them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,8 +117,30 @@ impl Index {
         }
     }
 
+    /// Fills `matched` with pairs of watcher and position of the event, sorted, for every event of a change that
+    /// concerns a watcher and that it wants.
+    pub(crate) fn matches(
+        &self,
+        change: &RevisionEvents,
+        matched: &mut Vec<(u32, u32)>,
+        mut wants: impl FnMut(u32, &KeyEvent) -> bool,
+    ) {
+        matched.clear();
+        for (position, event) in change.events.iter().enumerate() {
+            self.watching(event.key(), |slot| {
+                if wants(slot, event) {
+                    matched.push((slot, position as u32));
+                }
+            });
+        }
+        if change.events.len() > 1 {
+            // So that all events of one revision reach a watcher together.
+            matched.sort_unstable();
+        }
+    }
+
     /// Calls `found` for every watcher of the key.
-    pub(crate) fn watching(&self, key: &[u8], mut found: impl FnMut(u32)) {
+    fn watching(&self, key: &[u8], mut found: impl FnMut(u32)) {
         if let Some(slots) = self.single.get(key) {
             slots.iter().for_each(&mut found);
         }
@@ -141,13 +164,9 @@ mod tests {
         for (slot, range) in ranges.iter().enumerate() {
             index.insert(range, slot as u32);
         }
-        for (key, expected) in [
-            (&b"a"[..], &[3][..]),
-            (b"b", &[0, 1, 2, 3]),
-            (b"c", &[1, 2, 3]),
-            (b"d", &[1, 3]),
-            (b"\0", &[3, 4]),
-        ] {
+        for (key, expected) in
+            [(&b"a"[..], &[3][..]), (b"b", &[0, 1, 2, 3]), (b"c", &[1, 2, 3]), (b"d", &[1, 3]), (b"\0", &[3, 4])]
+        {
             let mut found = Vec::new();
             index.watching(key, |slot| found.push(slot));
             found.sort_unstable();

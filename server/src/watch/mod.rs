@@ -5,6 +5,7 @@
 //! - [`index`] and [`intervals`]: which watchers does a key concern.
 //! - [`stream`]: the watchers of one client stream; turns its mail into responses, and reads from the store what a
 //!   watcher missed because it starts in the past or its stream was slow.
+//! - [`outbox`]: the stream's responses on their way out.
 //! - [`stats`]: the counts that metrics show.
 //!
 //! A watcher is *synced* when everything up to the hub's revision was put into its stream's mailbox, else *unsynced*.
@@ -13,5 +14,6 @@
 pub(crate) mod hub;
 mod index;
 mod intervals;
+mod outbox;
 pub(crate) mod stats;
 pub(crate) mod stream;
