@@ -2,6 +2,7 @@
 
 mod bootstrap;
 pub mod config;
+mod lessor;
 mod node;
 mod quota;
 pub mod raft;
