@@ -12,6 +12,7 @@
 
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::{Payload, Raft};
+use crate::raft::wal::WalStats;
 use api::cleatpb::command::Op;
 use api::cleatpb::{Batch, Command};
 use api::error::Error;
@@ -72,8 +73,20 @@ pub(crate) struct Limits {
 /// Counters of the proposals, for the metrics.
 #[derive(Default)]
 pub(crate) struct ProposalStats {
-    pub(crate) pending: AtomicUsize,
-    pub(crate) failed: AtomicU64,
+    pending: AtomicUsize,
+    failed: AtomicU64,
+}
+
+impl ProposalStats {
+    /// Proposals that wait for their outcome.
+    pub(crate) fn pending(&self) -> usize {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// Proposals that ended without an outcome.
+    pub(crate) fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
 }
 
 /// See the module. Clones share one member.
@@ -83,6 +96,7 @@ pub(crate) struct Node(Arc<Inner>);
 struct Inner {
     raft: Raft<StateMachine>,
     reader: Reader,
+    log: Arc<WalStats>,
     identity: Identity,
     limits: Limits,
     proposals: mpsc::Sender<Proposal>,
@@ -109,6 +123,7 @@ impl Node {
     pub(crate) fn start(
         raft: Raft<StateMachine>,
         reader: Reader,
+        log: Arc<WalStats>,
         identity: Identity,
         limits: Limits,
         tasks: &TaskTracker,
@@ -117,7 +132,7 @@ impl Node {
         let (proposals, proposals_rx) = mpsc::channel(PROPOSALS_WAITING);
         let (readers, readers_rx) = mpsc::channel(READERS_WAITING);
         let (view, stats) = (View::default(), ProposalStats::default());
-        let node = Self(Arc::new(Inner { raft, reader, identity, limits, proposals, readers, view, stats }));
+        let node = Self(Arc::new(Inner { raft, reader, log, identity, limits, proposals, readers, view, stats }));
         tasks.spawn(node.clone().batch(proposals_rx, stop.clone()));
         tasks.spawn(node.clone().confirm_reads(readers_rx, stop.clone()));
         tasks.spawn(node.clone().follow_raft(stop.clone()));
@@ -194,6 +209,11 @@ impl Node {
 
     pub(crate) fn stats(&self) -> &ProposalStats {
         &self.0.stats
+    }
+
+    /// Bytes written to the log since the start.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.0.log.bytes_written()
     }
 
     pub(crate) fn raft(&self) -> &Raft<StateMachine> {

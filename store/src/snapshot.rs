@@ -16,9 +16,10 @@ use crate::open::create_database;
 use crate::reader::Reader;
 use crate::schema::{self, meta};
 use crate::{Options, Revision};
-use redb::{ReadTransaction, ReadableDatabase};
+use redb::{Database, ReadTransaction, ReadableDatabase};
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"CLEATSNP";
 const VERSION: u32 = 1;
@@ -38,6 +39,8 @@ const REVISIONS: u8 = 4;
 /// A consistent view of the database, read frame by frame.
 pub struct Snapshot {
     txn: ReadTransaction,
+    /// A dropped database fails the reads that are still under way, and a defragmentation replaces it at any time.
+    _database: Arc<Database>,
     stage: Stage,
     position: Position,
     membership: Vec<u8>,
@@ -58,14 +61,15 @@ impl Reader {
     /// # Errors
     /// A fault.
     pub fn snapshot(&self) -> Result<Snapshot, Fault> {
-        let txn = self.shared.database().begin_read()?;
+        let database = self.shared.database();
+        let txn = database.begin_read()?;
         let table = txn.open_table(schema::META)?;
         let bytes = |name: &str| Ok::<_, Fault>(table.get(name)?.map(|bytes| bytes.value().to_vec()));
         let position = bytes(meta::APPLIED)?.map(|b| schema::decode_position(&b)).transpose()?.unwrap_or_default();
         let membership = bytes(meta::MEMBERSHIP)?.unwrap_or_default();
         let revision = bytes(meta::REVISION)?.map(|b| schema::decode_int("meta", &b)).transpose()?.unwrap_or(1);
         drop(table);
-        Ok(Snapshot { txn, stage: Stage::Header, position, membership, revision })
+        Ok(Snapshot { txn, _database: database, stage: Stage::Header, position, membership, revision })
     }
 }
 

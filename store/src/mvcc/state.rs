@@ -88,8 +88,9 @@ impl Shared {
     /// Opens the revisions table for reading. Called with the state lock held, so that whatever the index names and
     /// the tail no longer holds is in it.
     pub(crate) fn revisions(&self) -> Result<Revisions, Fault> {
-        let txn = self.database().begin_read()?;
-        Ok(Revisions { table: txn.open_table(schema::REVISIONS)? })
+        let database = self.database();
+        let table = database.begin_read()?.open_table(schema::REVISIONS)?;
+        Ok(Revisions { table, _database: database })
     }
 
     /// The key-value of a change, for callers that hold the state lock anyway.
@@ -112,6 +113,8 @@ impl State {
 /// A consistent view of the revisions on disk.
 pub(crate) struct Revisions {
     table: redb::ReadOnlyTable<&'static [u8; 12], &'static [u8]>,
+    /// A dropped database fails the reads that are still under way, and a defragmentation replaces it at any time.
+    _database: Arc<Database>,
 }
 
 impl Revisions {
