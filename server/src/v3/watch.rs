@@ -163,3 +163,6 @@ async fn receive(requests: &mut Option<Streaming<WatchRequest>>) -> Result<Optio
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
