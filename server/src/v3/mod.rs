@@ -3,5 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod cluster;
 pub(crate) mod kv;
+pub(crate) mod lease;
 pub(crate) mod maintenance;
 pub(crate) mod status;
+pub(crate) mod watch;
