@@ -106,7 +106,13 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct LoadArgs {
     /// Client URLs; connections go to them in turn
-    #[arg(long, alias = "endpoints", value_delimiter = ',', default_value = "127.0.0.1:2379", value_name = "HOST:PORT")]
+    #[arg(
+        long,
+        alias = "endpoints",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:2379",
+        value_name = "HOST:PORT"
+    )]
     pub(crate) endpoint: Vec<Endpoint>,
     /// TCP connections
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=50_000))]

@@ -209,7 +209,11 @@ fn check_status(status: http::StatusCode, headers: &HeaderMap) -> Result<(), Cal
         Some(b"0") => Ok(()),
         Some(code) => Err(CallError::Status {
             code: std::str::from_utf8(code).ok().and_then(|code| code.parse().ok()).unwrap_or(2),
-            message: headers.get("grpc-message").and_then(|text| text.to_str().ok()).map(percent_decode).unwrap_or_default(),
+            message: headers
+                .get("grpc-message")
+                .and_then(|text| text.to_str().ok())
+                .map(percent_decode)
+                .unwrap_or_default(),
         }),
         None => Err(CallError::Unexpected(format!("not a gRPC answer (HTTP status {status}, no grpc-status)"))),
     }
@@ -220,7 +224,10 @@ fn percent_decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {
-        let hex = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok()).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        let hex = tail
+            .get(..2)
+            .and_then(|hex| std::str::from_utf8(hex).ok())
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
         match hex {
             Some(decoded) if byte == b'%' => {
                 bytes.push(decoded);
@@ -304,10 +311,7 @@ impl Incoming {
 }
 
 /// Passes every whole message of `bytes` to `each` and returns how many bytes they took.
-fn split_messages(
-    bytes: &[u8],
-    each: &mut impl FnMut(&[u8]) -> Result<(), CallError>,
-) -> Result<usize, CallError> {
+fn split_messages(bytes: &[u8], each: &mut impl FnMut(&[u8]) -> Result<(), CallError>) -> Result<usize, CallError> {
     let mut used = 0;
     while let Some((prefix, rest)) = bytes[used..].split_first_chunk::<PREFIX_BYTES>() {
         let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;

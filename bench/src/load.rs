@@ -184,7 +184,7 @@ pub(crate) fn watch_groups(plan: WatchPlan) -> Vec<Group> {
     let fan_out = (plan.watchers as u64 / keys.count).max(1);
     let deliveries = Arc::new(Deliveries::new(fan_out, plan.in_flight));
     let name = format!("watch: {} watchers, {} keys", plan.watchers, keys.count);
-    let watchers = Watchers { keys: keys.clone(), watchers: plan.watchers, streams, deliveries: deliveries.clone() };
+    let watchers = Watchers { keys: keys.clone(), count: plan.watchers, streams, deliveries: deliveries.clone() };
     let writers = Writers { keys, value: plan.value, deliveries, seed: plan.seed };
     vec![
         Group {

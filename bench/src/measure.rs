@@ -129,7 +129,8 @@ impl ProcessSample {
     pub(crate) fn read(pid: u32) -> io::Result<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let malformed = || io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat has an unknown format"));
+        let malformed =
+            || io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat has an unknown format"));
         let ticks = parse_cpu_ticks(&stat).ok_or_else(malformed)?;
         let cpu = Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64);
         let kibibytes = |field| parse_field(&status, field).unwrap_or(0) << 10;

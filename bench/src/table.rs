@@ -2,17 +2,25 @@
 
 use std::time::Duration;
 
+use crate::measure::ProcessUse;
 use crate::workload::run::Outcome;
 
-/// A table: the first column is left-aligned, the others right-aligned.
+/// A table: the first column is left-aligned, the others right-aligned unless told otherwise.
 pub(crate) struct Table {
+    left: Vec<usize>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// Starts a table with its header.
     pub(crate) fn new(header: &[&str]) -> Self {
-        Self { rows: vec![header.iter().map(ToString::to_string).collect()] }
+        Self { left: vec![0], rows: vec![header.iter().map(ToString::to_string).collect()] }
+    }
+
+    /// Aligns more columns to the left.
+    pub(crate) fn left(mut self, columns: &[usize]) -> Self {
+        self.left.extend_from_slice(columns);
+        self
     }
 
     /// Adds a row; it may be shorter than the header.
@@ -23,7 +31,8 @@ impl Table {
     /// Writes the table with a rule under the header.
     pub(crate) fn render(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let width = |column: usize| self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+        let width =
+            |column: usize| self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
         let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
         let mut text = String::new();
         for (number, row) in self.rows.iter().enumerate() {
@@ -33,7 +42,9 @@ impl Table {
                 let padding = " ".repeat(width - cell.chars().count());
                 let separator = if column == 0 { "" } else { "  " };
                 line.push_str(separator);
-                line.push_str(&if column == 0 { format!("{cell}{padding}") } else { format!("{padding}{cell}") });
+                let (first, second) = if self.left.contains(&column) { (cell, &*padding) } else { (&*padding, cell) };
+                line.push_str(first);
+                line.push_str(second);
             }
             text.push_str(line.trim_end());
             text.push('\n');
@@ -103,48 +114,48 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         if summary.operations == 0 {
             row.extend(["-", "-", "-", "-", "-"].map(str::to_owned));
         } else {
-            row.extend(
-                [summary.p50_us, summary.p90_us, summary.p99_us, summary.p999_us, summary.max_us].map(micros),
-            );
+            row.extend([summary.p50_us, summary.p90_us, summary.p99_us, summary.p999_us, summary.max_us].map(micros));
         }
         row.push(summary.errors.to_string());
         table.row(row);
     }
-    let mut text = table.render();
+    let mut lines = Vec::new();
     for group in &outcome.groups {
-        if let Some(error) = &group.summary.first_error {
-            text.push_str(&format!("first error of {}: {error}\n", group.name));
-        }
+        lines.extend(
+            group.summary.first_error.as_ref().map(|error| format!("first error of {}: {error}\n", group.name)),
+        );
     }
-    text.push_str(&resources(outcome));
-    text
-}
-
-/// The lines on what the processes used.
-fn resources(outcome: &Outcome) -> String {
-    let per_operation = |used: f64| outcome.per_operation(used).map_or_else(|| "-".to_owned(), micros);
-    let cores = |used: f64| number(used / 1e6 / outcome.seconds.max(1e-9));
-    let mut text = String::new();
-    if let Some(server) = &outcome.server {
-        let written = server.written_bytes.and_then(|written| outcome.per_operation(written as f64));
-        text.push_str(&format!(
-            "server:    {} CPU/op ({} cores), RSS {} (peak {}), {} written/op\n",
-            per_operation(server.cpu_us),
-            cores(server.cpu_us),
-            bytes(server.rss_bytes as f64),
-            bytes(server.peak_rss_bytes as f64),
-            written.map_or_else(|| "unknown".to_owned(), bytes),
-        ));
-    }
+    lines.extend(outcome.server.as_ref().map(|server| server_line(outcome, server)));
     let generator = &outcome.generator;
-    text.push_str(&format!(
+    lines.push(format!(
         "generator: {} CPU/op ({} cores), {} operations in {:.3?}\n",
-        per_operation(generator.cpu_us),
-        cores(generator.cpu_us),
+        per_operation(outcome, generator.cpu_us),
+        cores(outcome, generator.cpu_us),
         outcome.counted_operations(),
         Duration::from_secs_f64(outcome.seconds),
     ));
-    text
+    table.render() + &lines.concat()
+}
+
+/// The line on what the server used.
+fn server_line(outcome: &Outcome, server: &ProcessUse) -> String {
+    let written = server.written_bytes.and_then(|written| outcome.per_operation(written as f64));
+    format!(
+        "server:    {} CPU/op ({} cores), RSS {} (peak {}), {} written/op\n",
+        per_operation(outcome, server.cpu_us),
+        cores(outcome, server.cpu_us),
+        bytes(server.rss_bytes as f64),
+        bytes(server.peak_rss_bytes as f64),
+        written.map_or_else(|| "unknown".to_owned(), bytes),
+    )
+}
+
+fn per_operation(outcome: &Outcome, used_us: f64) -> String {
+    outcome.per_operation(used_us).map_or_else(|| "-".to_owned(), micros)
+}
+
+fn cores(outcome: &Outcome, used_us: f64) -> String {
+    number(used_us / 1e6 / outcome.seconds.max(1e-9))
 }
 
 #[cfg(test)]
@@ -162,13 +173,21 @@ mod tests {
 
     #[test]
     fn figures_are_short() {
-        for (value, expected) in
-            [(0.0, "0"), (0.1234, "0.123"), (1.234, "1.23"), (45.67, "45.7"), (999.6, "1,000"), (1_234_567.0, "1,234,567")]
-        {
+        for (value, expected) in [
+            (0.0, "0"),
+            (0.1234, "0.123"),
+            (1.234, "1.23"),
+            (45.67, "45.7"),
+            (999.6, "1,000"),
+            (1_234_567.0, "1,234,567"),
+        ] {
             assert_eq!(number(value), expected);
         }
         assert_eq!(number(-1234.0), "-1,234");
-        assert_eq!((micros(540.0), micros(1_234.0), micros(2.5e6)), ("540 us".into(), "1.23 ms".into(), "2.50 s".into()));
+        assert_eq!(
+            (micros(540.0), micros(1_234.0), micros(2.5e6)),
+            ("540 us".into(), "1.23 ms".into(), "2.50 s".into())
+        );
         assert_eq!((bytes(300.0), bytes(2048.0), bytes(1.5e9)), ("300 B".into(), "2.00 KiB".into(), "1.40 GiB".into()));
     }
 }

@@ -54,13 +54,7 @@ impl Traffic for Keepalive {
 }
 
 /// The loop of one client.
-async fn drive(
-    mut connection: Connection,
-    keepalive: Method,
-    revoke: Method,
-    leases: Vec<i64>,
-    context: Arc<Context>,
-) {
+async fn drive(mut connection: Connection, keepalive: Method, revoke: Method, leases: Vec<i64>, context: Arc<Context>) {
     let mut watchdog = Watchdog::new(context.deadline);
     let requests: Vec<Bytes> = leases.iter().map(|&id| frame(&LeaseKeepAliveRequest { id })).collect();
     let mut stream = None;

@@ -22,7 +22,7 @@ use crate::connection::{CallError, Connection, Endpoint};
 use crate::measure::{ProcessSample, ProcessUse, Recorder, Summary};
 
 /// How long connecting and preparing all clients may take.
-const PREPARE_DEADLINE: Duration = Duration::from_secs(120);
+const PREPARE_DEADLINE: Duration = Duration::from_mins(2);
 /// How long calls may still take when the run is over; those that take longer count as errors.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
 /// How often the progress bar is drawn.
@@ -107,7 +107,8 @@ enum Report {
 pub(crate) async fn execute(run: Run, progress: &ProgressBar) -> anyhow::Result<Outcome> {
     let threads = run.threads.max(1);
     let server = |pid: Option<u32>| -> anyhow::Result<Option<ProcessSample>> {
-        let read = |pid| ProcessSample::read(pid).with_context(|| format!("server process {pid}: is --server-pid right?"));
+        let read =
+            |pid| ProcessSample::read(pid).with_context(|| format!("server process {pid}: is --server-pid right?"));
         pid.map(read).transpose()
     };
     server(run.server_pid)?;
@@ -198,7 +199,8 @@ async fn await_prepared(reports: &mut mpsc::Receiver<Report>, threads: usize) ->
         }
         Ok(())
     };
-    let late = || format!("the clients could not be prepared within {PREPARE_DEADLINE:?}; try fewer clients or watchers");
+    let late =
+        || format!("the clients could not be prepared within {PREPARE_DEADLINE:?}; try fewer clients or watchers");
     tokio::time::timeout(PREPARE_DEADLINE, all).await.with_context(late)?
 }
 

@@ -95,7 +95,7 @@ pub(crate) struct Watchers {
     /// Which keys; watcher `i` watches key `i` modulo their count.
     pub(crate) keys: KeySpace,
     /// Watchers of all streams together.
-    pub(crate) watchers: usize,
+    pub(crate) count: usize,
     /// Streams they are spread over.
     pub(crate) streams: usize,
     /// Shared with the writers.
@@ -108,7 +108,7 @@ impl Traffic for Watchers {
     }
 
     fn prepare(&self, client: Client) -> BoxFuture<'static, Result<ClientLoop, CallError>> {
-        let own = (client.index..self.watchers).step_by(self.streams);
+        let own = (client.index..self.count).step_by(self.streams);
         let requests: Vec<Bytes> = own.map(|watcher| self.create_request(watcher as u64)).collect();
         let deliveries = self.deliveries.clone();
         async move {
