@@ -70,9 +70,9 @@ pub(crate) enum Command {
         /// Connections of the watch streams
         #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=50_000))]
         stream_connections: u64,
-        /// Puts whose events may be on their way; without --rate writers wait for room
-        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-        in_flight: u64,
+        /// Puts whose events may be on their way: writers wait for room, unless there is a --rate [default: --clients]
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "rate")]
+        in_flight: Option<u64>,
     },
     /// Renew leases over keepalive streams
     Lease {

@@ -1,26 +1,22 @@
-//! One HTTP/2 connection to an endpoint, and gRPC calls over it at the lowest cost that `h2` allows.
+//! gRPC calls on one connection to an endpoint, at the lowest cost.
 //!
-//! The generator shares its machine with the server it measures, so a request costs one cloned header map, one DATA
-//! frame and no decoding: the caller gets the message bytes and reads what its workload needs. A call ends with its
-//! trailers, never before. Nothing here retries; deadlines are the caller's (see [`crate::workload`]), except for
-//! connecting.
+//! The generator shares its machine with the server it measures, so a call costs a copy into the output buffer and
+//! nothing is decoded: the caller gets the message bytes, or only their length, and reads what its workload needs. A call
+//! ends with its trailers, never before. Nothing here retries; deadlines are the caller's (see [`crate::workload`]),
+//! except for connecting.
 
 use std::future::poll_fn;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use h2::client::SendRequest;
-use h2::{RecvStream, SendStream};
-use http::{HeaderMap, Request, Uri};
 use prost::Message;
 use tokio::net::TcpStream;
 
-/// How long connecting and the HTTP/2 handshake may take together.
+use crate::http2::driver::{self, Shared};
+
+/// How long connecting and the exchange of settings may take together.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// Receive window of a stream and of a connection: large enough that the generator never holds a server back.
-const WINDOW_BYTES: u32 = 64 << 20;
 /// Length of the prefix of a gRPC message: one flag byte and four bytes of length.
 const PREFIX_BYTES: usize = 5;
 /// The largest message that is accepted; a longer length means that the stream is not gRPC.
@@ -86,35 +82,25 @@ impl std::fmt::Display for CallError {
 
 impl std::error::Error for CallError {}
 
-impl From<h2::Error> for CallError {
-    fn from(error: h2::Error) -> Self {
-        // A reset of one stream leaves the others usable; anything else ends the connection.
-        if error.is_reset() {
-            return Self::Status { code: 14, message: format!("stream reset by the server: {error}") };
-        }
-        Self::Lost(error.to_string())
-    }
-}
-
-/// The headers of one gRPC method on one endpoint, built once and cloned for each request.
+/// The headers of one gRPC method on one endpoint.
 #[derive(Clone)]
 pub(crate) struct Method {
-    request: Request<()>,
+    headers: Arc<[(&'static str, Bytes)]>,
 }
 
 impl Method {
     /// Returns the headers for `path`, such as `/etcdserverpb.KV/Put`.
-    pub(crate) fn new(endpoint: &Endpoint, path: &'static str) -> Result<Self, CallError> {
-        let uri = Uri::builder().scheme("http").authority(&*endpoint.authority).path_and_query(path);
-        let build = || {
-            Request::post(uri.build()?)
-                .version(http::Version::HTTP_2)
-                .header("content-type", "application/grpc")
-                .header("te", "trailers")
-                .header("user-agent", concat!("cleat-bench/", env!("CARGO_PKG_VERSION")))
-                .body(())
-        };
-        build().map(|request| Self { request }).map_err(|error| CallError::Unexpected(format!("{endpoint}: {error}")))
+    pub(crate) fn new(endpoint: &Endpoint, path: &'static str) -> Self {
+        let fixed = |text: &'static str| Bytes::from_static(text.as_bytes());
+        let headers = [
+            // The first one tells methods apart.
+            (":path", fixed(path)),
+            (":authority", Bytes::copy_from_slice(endpoint.authority.as_bytes())),
+            ("content-type", fixed("application/grpc")),
+            ("user-agent", fixed(concat!("cleat-bench/", env!("CARGO_PKG_VERSION")))),
+            ("te", fixed("trailers")),
+        ];
+        Self { headers: Arc::new(headers) }
     }
 }
 
@@ -128,184 +114,110 @@ pub(crate) fn frame(message: &impl Message) -> Bytes {
     buffer.freeze()
 }
 
-/// One HTTP/2 connection; clones share it.
+/// One HTTP/2 connection; clones share it, on the runtime's one thread.
 #[derive(Clone)]
 pub(crate) struct Connection {
-    requests: SendRequest<Bytes>,
+    user: Arc<User>,
+}
+
+/// Ends the connection when the last clone and the last stream are dropped.
+struct User {
+    shared: Arc<Shared>,
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        self.shared.lock().abandon();
+    }
 }
 
 impl Connection {
-    /// Connects and shakes hands; the task that drives the connection runs on the current runtime until it ends.
+    /// Connects and exchanges settings; the task that drives the connection runs on the current runtime until it ends.
     pub(crate) async fn open(endpoint: &Endpoint) -> Result<Self, CallError> {
-        let handshake = async {
-            let socket = TcpStream::connect(&*endpoint.authority).await?;
-            socket.set_nodelay(true)?;
-            h2::client::Builder::new()
-                .initial_window_size(WINDOW_BYTES)
-                .initial_connection_window_size(WINDOW_BYTES)
-                .initial_max_send_streams(1 << 20)
-                .max_send_buffer_size(16 << 20)
-                .enable_push(false)
-                .handshake::<_, Bytes>(socket)
-                .await
-                .map_err(io::Error::other)
-        };
         let remedy = "is the server running, and is this its client URL (without TLS)?";
-        let (requests, connection) = tokio::time::timeout(CONNECT_DEADLINE, handshake)
-            .await
-            .map_err(|_| CallError::Lost(format!("{endpoint}: no connection within {CONNECT_DEADLINE:?}; {remedy}")))?
-            .map_err(|error| CallError::Lost(format!("{endpoint}: {error}; {remedy}")))?;
-        // Every call on the connection reports its end; the driver has nothing to add.
-        tokio::spawn(async move { drop(connection.await) });
-        Ok(Self { requests })
+        let lost = |why: &dyn std::fmt::Display| CallError::Lost(format!("{endpoint}: {why}; {remedy}"));
+        let connect = async {
+            let socket = TcpStream::connect(&*endpoint.authority).await.map_err(|error| lost(&error))?;
+            socket.set_nodelay(true).map_err(|error| lost(&error))?;
+            let user = Arc::new(User { shared: driver::start(socket) });
+            let ready = poll_fn(|cx| user.shared.lock().poll_ready(cx.waker())).await;
+            ready.map_err(|error| lost(&error))?;
+            Ok(Self { user })
+        };
+        let late = |_| lost(&format!("no HTTP/2 settings within {CONNECT_DEADLINE:?}"));
+        tokio::time::timeout(CONNECT_DEADLINE, connect).await.map_err(late)?
     }
 
-    /// Starts a call whose first message is `body`.
-    async fn start(
-        &mut self,
-        method: &Method,
-        body: Bytes,
-        end: bool,
-    ) -> Result<(h2::client::ResponseFuture, SendStream<Bytes>), CallError> {
-        poll_fn(|cx| self.requests.poll_ready(cx)).await?;
-        let (response, mut stream) = self.requests.send_request(method.request.clone(), false)?;
-        stream.send_data(body, end)?;
-        Ok((response, stream))
+    async fn start(&self, method: &Method, body: &Bytes, is_last: bool, is_kept: bool) -> Result<Call, CallError> {
+        let open = |cx: &mut std::task::Context<'_>| {
+            self.user.shared.lock().poll_open(cx.waker(), &method.headers, body, is_last, is_kept)
+        };
+        let id = poll_fn(open).await?;
+        Ok(Call { user: self.user.clone(), id })
     }
 
     /// Sends one message and returns the answer's message once the trailers say that the call succeeded.
-    pub(crate) async fn call(&mut self, method: &Method, body: Bytes) -> Result<Reply, CallError> {
-        let (response, _stream) = self.start(method, body, true).await?;
-        let (head, mut incoming) = response.await?.into_parts();
-        let mut reply = Reply::default();
-        while let Some(chunk) = poll_fn(|cx| incoming.poll_data(cx)).await {
-            let chunk = chunk?;
-            incoming.flow_control().release_capacity(chunk.len())?;
-            reply.push(chunk);
+    pub(crate) async fn call(&self, method: &Method, body: Bytes) -> Result<Bytes, CallError> {
+        let (message, _) = self.finish(method, &body, true).await?;
+        if message.len() < PREFIX_BYTES {
+            return Err(CallError::Unexpected("the answer has no message".to_owned()));
         }
-        let trailers = poll_fn(|cx| incoming.poll_trailers(cx)).await?;
-        check_status(head.status, trailers.as_ref().unwrap_or(&head.headers))?;
-        Ok(reply)
+        Ok(Bytes::from(message).slice(PREFIX_BYTES..))
+    }
+
+    /// Like [`Self::call`], but returns only the length of the answer's message.
+    pub(crate) async fn call_for_length(&self, method: &Method, body: Bytes) -> Result<usize, CallError> {
+        let (_, length) = self.finish(method, &body, false).await?;
+        Ok(length.saturating_sub(PREFIX_BYTES))
+    }
+
+    async fn finish(&self, method: &Method, body: &Bytes, is_kept: bool) -> Result<(Vec<u8>, usize), CallError> {
+        let call = self.start(method, body, true, is_kept).await?;
+        poll_fn(|cx| self.user.shared.lock().poll_end(cx.waker(), call.id)).await
     }
 
     /// Opens a stream in both directions and sends its first message.
-    pub(crate) async fn stream(
-        &mut self,
-        method: &Method,
-        first: Bytes,
-    ) -> Result<(SendStream<Bytes>, Incoming), CallError> {
-        let (response, stream) = self.start(method, first, false).await?;
-        let (head, body) = response.await?.into_parts();
-        if head.headers.contains_key("grpc-status") {
-            check_status(head.status, &head.headers)?;
-        }
-        Ok((stream, Incoming { body, buffer: BytesMut::new() }))
+    pub(crate) async fn stream(&self, method: &Method, first: Bytes) -> Result<MessageStream, CallError> {
+        let call = self.start(method, &first, false, true).await?;
+        Ok(MessageStream { call, buffer: Vec::new() })
     }
 }
 
-/// Returns the error that `headers` carry, if any.
-fn check_status(status: http::StatusCode, headers: &HeaderMap) -> Result<(), CallError> {
-    match headers.get("grpc-status").map(http::HeaderValue::as_bytes) {
-        Some(b"0") => Ok(()),
-        Some(code) => Err(CallError::Status {
-            code: std::str::from_utf8(code).ok().and_then(|code| code.parse().ok()).unwrap_or(2),
-            message: headers
-                .get("grpc-message")
-                .and_then(|text| text.to_str().ok())
-                .map(percent_decode)
-                .unwrap_or_default(),
-        }),
-        None => Err(CallError::Unexpected(format!("not a gRPC answer (HTTP status {status}, no grpc-status)"))),
+/// An open stream; dropping it cancels the call if it has not ended.
+struct Call {
+    user: Arc<User>,
+    id: u32,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.user.shared.lock().close(self.id);
     }
 }
 
-/// Undoes gRPC's percent encoding of error texts.
-fn percent_decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let hex = tail
-            .get(..2)
-            .and_then(|hex| std::str::from_utf8(hex).ok())
-            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match hex {
-            Some(decoded) if byte == b'%' => {
-                bytes.push(decoded);
-                rest = &tail[2..];
-            }
-            _ => {
-                bytes.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+/// A stream of messages in both directions.
+pub(crate) struct MessageStream {
+    call: Call,
+    buffer: Vec<u8>,
 }
 
-/// The message of a finished call, as the DATA frames that carried it.
-#[derive(Default)]
-pub(crate) struct Reply {
-    first: Bytes,
-    rest: Vec<Bytes>,
-}
-
-impl Reply {
-    fn push(&mut self, chunk: Bytes) {
-        if self.first.is_empty() {
-            self.first = chunk;
-        } else {
-            self.rest.push(chunk);
-        }
+impl MessageStream {
+    /// Sends a message.
+    pub(crate) fn send(&self, message: Bytes) {
+        self.call.user.shared.lock().send(self.call.id, message, false);
     }
 
-    /// Length of the message without its prefix.
-    pub(crate) fn len(&self) -> usize {
-        (self.first.len() + self.rest.iter().map(Bytes::len).sum::<usize>()).saturating_sub(PREFIX_BYTES)
-    }
-
-    /// The message in one piece; copies only when it came in several frames.
-    pub(crate) fn message(&self) -> Result<Bytes, CallError> {
-        let whole = if self.rest.is_empty() {
-            self.first.clone()
-        } else {
-            let mut whole = BytesMut::from(&*self.first);
-            self.rest.iter().for_each(|chunk| whole.extend_from_slice(chunk));
-            whole.freeze()
-        };
-        if whole.len() < PREFIX_BYTES {
-            return Err(CallError::Unexpected("the answer has no message".to_owned()));
-        }
-        Ok(whole.slice(PREFIX_BYTES..))
-    }
-}
-
-/// The receiving half of a stream.
-pub(crate) struct Incoming {
-    body: RecvStream,
-    buffer: BytesMut,
-}
-
-impl Incoming {
     /// Waits for the next bytes and passes every whole message in them to `each`; false at the end of the stream.
     pub(crate) async fn receive(
         &mut self,
         mut each: impl FnMut(&[u8]) -> Result<(), CallError>,
     ) -> Result<bool, CallError> {
-        let Some(chunk) = poll_fn(|cx| self.body.poll_data(cx)).await else {
-            let trailers = poll_fn(|cx| self.body.poll_trailers(cx)).await?;
-            check_status(http::StatusCode::OK, &trailers.unwrap_or_default())?;
+        let Self { call, buffer } = self;
+        if !poll_fn(|cx| call.user.shared.lock().poll_body(cx.waker(), call.id, buffer)).await? {
             return Ok(false);
-        };
-        let chunk = chunk?;
-        self.body.flow_control().release_capacity(chunk.len())?;
-        if self.buffer.is_empty() {
-            let used = split_messages(&chunk, &mut each)?;
-            self.buffer.extend_from_slice(&chunk[used..]);
-        } else {
-            self.buffer.extend_from_slice(&chunk);
-            let used = split_messages(&self.buffer, &mut each)?;
-            drop(self.buffer.split_to(used));
         }
+        let used = split_messages(buffer, &mut each)?;
+        buffer.drain(..used);
         Ok(true)
     }
 }
@@ -327,6 +239,9 @@ fn split_messages(bytes: &[u8], each: &mut impl FnMut(&[u8]) -> Result<(), CallE
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -362,22 +277,145 @@ mod tests {
     }
 
     #[test]
-    fn error_texts_are_decoded() {
-        assert_eq!(percent_decode("etcdserver: 100%25 full"), "etcdserver: 100% full");
-        assert_eq!(percent_decode("50% of"), "50% of");
-        let mut headers = HeaderMap::new();
-        assert!(matches!(check_status(http::StatusCode::OK, &headers), Err(CallError::Unexpected(_))));
-        headers.insert("grpc-status", http::HeaderValue::from_static("8"));
-        headers.insert("grpc-message", http::HeaderValue::from_static("mvcc: database space exceeded"));
-        assert_eq!(
-            check_status(http::StatusCode::OK, &headers),
-            Err(CallError::Status { code: 8, message: "mvcc: database space exceeded".to_owned() })
-        );
-    }
-
-    #[test]
     fn a_frame_has_its_length_in_front() {
         let request = api::etcdserverpb::LeaseRevokeRequest { id: 1 };
         assert_eq!(frame(&request), &[0, 0, 0, 0, 2, 8, 1][..]);
+    }
+
+    /// Answers by path with the `h2` crate, with settings that make the client wait: few streams and small windows.
+    async fn serve(listener: TcpListener) {
+        let (socket, _) = listener.accept().await.expect("a client");
+        socket.set_nodelay(true).expect("a socket");
+        let mut builder = h2::server::Builder::new();
+        builder.max_concurrent_streams(2).initial_window_size(1_000).initial_connection_window_size(70_000);
+        let mut connection = builder.handshake::<_, Bytes>(socket).await.expect("a handshake");
+        while let Some(request) = connection.accept().await {
+            let Ok((request, respond)) = request else { return };
+            tokio::spawn(answer(request, respond));
+        }
+    }
+
+    async fn answer(request: http::Request<h2::RecvStream>, mut respond: h2::server::SendResponse<Bytes>) {
+        let path = request.uri().path().to_owned();
+        assert_eq!(request.headers()["content-type"], "application/grpc");
+        let mut body = request.into_body();
+        let response = || http::Response::new(());
+        let trailers = |code: &'static str, message: &'static str| {
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", http::HeaderValue::from_static(code));
+            trailers.insert("grpc-message", http::HeaderValue::from_static(message));
+            trailers
+        };
+        match &*path {
+            "/echo" | "/stream" => {
+                let mut stream = respond.send_response(response(), false).expect("open");
+                while let Some(chunk) = body.data().await {
+                    let chunk = chunk.expect("data");
+                    body.flow_control().release_capacity(chunk.len()).expect("capacity");
+                    stream.send_data(chunk, false).expect("open");
+                }
+                stream.send_trailers(trailers("0", "")).expect("open");
+            }
+            "/error" => {
+                let mut refusal = response();
+                *refusal.headers_mut() = trailers("8", "100%25 full");
+                respond.send_response(refusal, true).expect("open");
+            }
+            "/reset" => respond.send_reset(h2::Reason::INTERNAL_ERROR),
+            "/plain" => drop(respond.send_response(response(), true).expect("open")),
+            _ => std::future::pending().await,
+        }
+    }
+
+    async fn connect() -> (Endpoint, Connection) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let endpoint: Endpoint = listener.local_addr().expect("bound").to_string().parse().expect("an address");
+        tokio::spawn(serve(listener));
+        let connection = Connection::open(&endpoint).await.expect("a server");
+        (endpoint, connection)
+    }
+
+    fn framed(length: usize) -> Bytes {
+        let mut bytes = BytesMut::new();
+        bytes.put_u8(0);
+        bytes.put_u32(length as u32);
+        bytes.extend((0..length).map(|position| position as u8));
+        bytes.freeze()
+    }
+
+    #[tokio::test]
+    async fn calls_wait_for_streams_and_windows() {
+        let (endpoint, connection) = connect().await;
+        let echo = Method::new(&endpoint, "/echo");
+        let other = Method::new(&endpoint, "/stream");
+        let lengths = [0, 1, 9_995, 16_384, 200_000, 20];
+        let calls = lengths.into_iter().cycle().take(40).enumerate().map(|(number, length)| {
+            let (connection, method) = (connection.clone(), if number % 3 == 0 { &other } else { &echo });
+            async move {
+                let reply = connection.call(method, framed(length)).await.expect("an echo");
+                assert_eq!(reply, framed(length).slice(PREFIX_BYTES..), "call {number}");
+                assert_eq!(connection.call_for_length(method, framed(length)).await, Ok(length));
+            }
+        });
+        let all = futures::future::join_all(calls);
+        tokio::time::timeout(Duration::from_secs(20), all).await.expect("no call hangs");
+    }
+
+    #[tokio::test]
+    async fn failures_are_told_apart() {
+        let (endpoint, connection) = connect().await;
+        for _ in 0..3 {
+            let call = |path| {
+                let (connection, method) = (connection.clone(), Method::new(&endpoint, path));
+                async move { connection.call(&method, framed(3)).await }
+            };
+            let full = CallError::Status { code: 8, message: "100% full".to_owned() };
+            assert_eq!(call("/error").await, Err(full));
+            let reset = call("/reset").await;
+            assert!(matches!(&reset, Err(CallError::Status { code: 14, .. })), "{reset:?}");
+            let plain = call("/plain").await;
+            assert!(matches!(&plain, Err(CallError::Unexpected(_))), "{plain:?}");
+            // More calls than the server's two streams: given up, each must free its own.
+            let hang = tokio::time::timeout(Duration::from_millis(20), call("/hang")).await;
+            assert!(hang.is_err());
+        }
+        let echo = Method::new(&endpoint, "/echo");
+        assert_eq!(connection.call_for_length(&echo, framed(3)).await, Ok(3));
+    }
+
+    #[tokio::test]
+    async fn streams_carry_messages_both_ways() {
+        let (endpoint, connection) = connect().await;
+        let method = Method::new(&endpoint, "/stream");
+        let mut stream = connection.stream(&method, framed(5)).await.expect("a stream");
+        for length in [70_000, 1, 2] {
+            stream.send(framed(length));
+        }
+        let mut seen = Vec::new();
+        while seen.len() < 4 {
+            let open = stream.receive(|message| {
+                seen.push(message.len());
+                Ok(())
+            });
+            assert_eq!(open.await, Ok(true));
+        }
+        assert_eq!(seen, [5, 70_000, 1, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_is_no_server_is_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let endpoint: Endpoint = listener.local_addr().expect("bound").to_string().parse().expect("an address");
+        let peer = async {
+            let (mut socket, _) = listener.accept().await.expect("a client");
+            socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.expect("written");
+            socket
+        };
+        let (opened, _socket) = tokio::join!(Connection::open(&endpoint), peer);
+        let error = opened.err().expect("not HTTP/2").to_string();
+        assert!(error.contains(&endpoint.to_string()) && error.contains("without TLS"), "{error}");
+        drop(listener);
+        let refused = Connection::open(&endpoint).await.err().expect("nobody listens").to_string();
+        assert!(refused.contains("refused") && refused.contains("is the server running"), "{refused}");
     }
 }

@@ -95,7 +95,7 @@ fn groups(command: Command) -> anyhow::Result<(LoadArgs, Vec<Group>)> {
                 watchers: watchers as usize,
                 streams: streams as usize,
                 stream_connections: stream_connections as usize,
-                in_flight: if load.rate.is_some() { u64::from(u32::MAX) } else { in_flight },
+                in_flight: if load.rate.is_some() { u64::from(u32::MAX) } else { in_flight.unwrap_or(load.clients) },
                 writers: load.clients as usize,
                 writer_connections: load.connections as usize,
                 rate: load.rate,

@@ -161,11 +161,11 @@ impl Drop for Server {
 
 /// One linearizable read.
 async fn read(endpoint: &Endpoint, key: Option<&Bytes>) -> Result<(), CallError> {
-    let mut connection = Connection::open(endpoint).await?;
-    let method = Method::new(endpoint, "/etcdserverpb.KV/Range")?;
+    let connection = Connection::open(endpoint).await?;
+    let method = Method::new(endpoint, "/etcdserverpb.KV/Range");
     let asked = key.cloned().unwrap_or_else(|| Bytes::from_static(b"cleat-bench-ready"));
     let reply = connection.call(&method, frame(&RangeRequest { key: asked, ..Default::default() })).await?;
-    let response = RangeResponse::decode(reply.message()?).map_err(|error| CallError::Unexpected(error.to_string()))?;
+    let response = RangeResponse::decode(reply).map_err(|error| CallError::Unexpected(error.to_string()))?;
     if key.is_some() && response.kvs.is_empty() {
         return Err(CallError::Unexpected("the server lost a key over its restart".to_owned()));
     }

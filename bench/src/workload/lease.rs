@@ -7,12 +7,11 @@ use api::etcdserverpb::{LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveReq
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use h2::SendStream;
 use prost::Message as _;
 use tokio::time::Instant;
 
 use super::{Client, ClientLoop, Context, Traffic, Watchdog};
-use crate::connection::{CallError, Connection, Incoming, Method, frame};
+use crate::connection::{CallError, Connection, MessageStream, Method, frame};
 use crate::wire;
 
 /// Time to live of the leases, in seconds: longer than any run, and short enough that they go when revoking fails.
@@ -34,16 +33,16 @@ impl Traffic for Keepalive {
     fn prepare(&self, client: Client) -> BoxFuture<'static, Result<ClientLoop, CallError>> {
         let count = (client.index..self.leases).step_by(self.clients).count().max(1);
         async move {
-            let Client { mut connection, endpoint, context, .. } = client;
-            let grant = Method::new(&endpoint, "/etcdserverpb.Lease/LeaseGrant")?;
-            let revoke = Method::new(&endpoint, "/etcdserverpb.Lease/LeaseRevoke")?;
-            let keepalive = Method::new(&endpoint, "/etcdserverpb.Lease/LeaseKeepAlive")?;
+            let Client { connection, endpoint, context, .. } = client;
+            let grant = Method::new(&endpoint, "/etcdserverpb.Lease/LeaseGrant");
+            let revoke = Method::new(&endpoint, "/etcdserverpb.Lease/LeaseRevoke");
+            let keepalive = Method::new(&endpoint, "/etcdserverpb.Lease/LeaseKeepAlive");
             let mut watchdog = Watchdog::new(context.deadline);
             let mut leases = Vec::with_capacity(count);
             for _ in 0..count {
                 let request = frame(&LeaseGrantRequest { ttl: TTL_SECONDS, ..Default::default() });
                 let reply = watchdog.guard(connection.call(&grant, request)).await?;
-                let granted = LeaseGrantResponse::decode(reply.message()?)
+                let granted = LeaseGrantResponse::decode(reply)
                     .map_err(|error| CallError::Unexpected(format!("cannot decode a lease grant: {error}")))?;
                 leases.push(granted.id);
             }
@@ -54,7 +53,7 @@ impl Traffic for Keepalive {
 }
 
 /// The loop of one client.
-async fn drive(mut connection: Connection, keepalive: Method, revoke: Method, leases: Vec<i64>, context: Arc<Context>) {
+async fn drive(connection: Connection, keepalive: Method, revoke: Method, leases: Vec<i64>, context: Arc<Context>) {
     let mut watchdog = Watchdog::new(context.deadline);
     let requests: Vec<Bytes> = leases.iter().map(|&id| frame(&LeaseKeepAliveRequest { id })).collect();
     let mut stream = None;
@@ -62,7 +61,7 @@ async fn drive(mut connection: Connection, keepalive: Method, revoke: Method, le
     while let Some((_, start)) = context.turn().await {
         let request = requests[turn % requests.len()].clone();
         turn += 1;
-        let renewal = renew(&mut connection, &keepalive, &mut stream, request);
+        let renewal = renew(&connection, &keepalive, &mut stream, request);
         let outcome = watchdog.guard(renewal).await;
         if outcome.is_err() {
             // A failed or late stream would give the next request an earlier answer.
@@ -83,14 +82,14 @@ async fn drive(mut connection: Connection, keepalive: Method, revoke: Method, le
 
 /// Sends one keepalive and waits for its answer, on a new stream when there is none.
 async fn renew(
-    connection: &mut Connection,
+    connection: &Connection,
     method: &Method,
-    stream: &mut Option<(SendStream<Bytes>, Incoming)>,
+    stream: &mut Option<MessageStream>,
     request: Bytes,
 ) -> Result<(), CallError> {
-    let (_, incoming) = match stream {
+    let stream = match stream {
         Some(open) => {
-            open.0.send_data(request, false)?;
+            open.send(request);
             open
         }
         None => stream.insert(connection.stream(method, request).await?),
@@ -102,7 +101,7 @@ async fn renew(
             ttl = Some(matches!(found, Some((_, wire::Value::Number(1..)))));
             Ok(())
         };
-        if !incoming.receive(each).await? {
+        if !stream.receive(each).await? {
             return Err(CallError::Unexpected("the server ended the keepalive stream".to_owned()));
         }
     }

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use rand::rngs::SmallRng;
 
 use super::keys::KeySpace;
-use super::unary::RequestSource;
-use crate::connection::{CallError, Reply, frame};
+use super::unary::{Check, RequestSource};
+use crate::connection::{CallError, frame};
 
 /// Makes put requests.
 pub(crate) struct Put {
@@ -26,11 +26,11 @@ impl RequestSource for Put {
         frame(&PutRequest { key, value: self.value.clone(), ..Default::default() })
     }
 
-    fn check(&self, reply: &Reply) -> Result<(), CallError> {
+    fn check(&self) -> Check<'_> {
         // The header with its revision is never empty.
-        if reply.len() == 0 {
-            return Err(CallError::Unexpected("the answer to a put has no header".to_owned()));
-        }
-        Ok(())
+        Check::Length(Box::new(|length| match length {
+            0 => Err(CallError::Unexpected("the answer to a put has no header".to_owned())),
+            _ => Ok(()),
+        }))
     }
 }

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use rand::rngs::SmallRng;
 
 use super::keys::KeySpace;
-use super::unary::RequestSource;
-use crate::connection::{CallError, Reply, frame};
+use super::unary::{Check, RequestSource};
+use crate::connection::{CallError, frame};
 
 /// Makes range requests.
 pub(crate) struct Range {
@@ -35,17 +35,19 @@ impl RequestSource for Range {
         frame(&RangeRequest { key, range_end, limit, serializable: self.is_serializable, ..Default::default() })
     }
 
-    fn check(&self, reply: &Reply) -> Result<(), CallError> {
+    fn check(&self) -> Check<'_> {
         // Keys have one size and values may be empty: fewer bytes cannot hold the keys, and nothing needs decoding.
-        let (found, asked) = (reply.len(), self.limit as usize * self.keys.key_size);
-        if found < asked {
-            return Err(CallError::Unexpected(format!(
+        let asked = self.limit as usize * self.keys.key_size;
+        Check::Length(Box::new(move |found| {
+            if found >= asked {
+                return Ok(());
+            }
+            Err(CallError::Unexpected(format!(
                 "the range lacks keys ({found} bytes instead of at least {asked}); \
                  fill the key space first: put --sequential --total {}",
                 self.keys.count
-            )));
-        }
-        Ok(())
+            )))
+        }))
     }
 }
 

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use rand::rngs::SmallRng;
 
 use super::keys::KeySpace;
-use super::unary::RequestSource;
-use crate::connection::{CallError, Reply, frame};
+use super::unary::{Check, RequestSource};
+use crate::connection::{CallError, frame};
 use crate::wire;
 
 /// `TxnResponse.succeeded`.
@@ -44,8 +44,8 @@ impl RequestSource for CompareAndPut {
         })
     }
 
-    fn check(&self, reply: &Reply) -> Result<(), CallError> {
-        check_succeeded(reply)
+    fn check(&self) -> Check<'_> {
+        Check::Message(Box::new(|message| check_succeeded(&message)))
     }
 }
 
@@ -74,8 +74,8 @@ impl RequestSource for Fill {
         frame(&TxnRequest { success: (0..self.puts).map(put).collect(), ..Default::default() })
     }
 
-    fn check(&self, reply: &Reply) -> Result<(), CallError> {
-        check_succeeded(reply)
+    fn check(&self) -> Check<'_> {
+        Check::Message(Box::new(|message| check_succeeded(&message)))
     }
 }
 
@@ -83,9 +83,8 @@ fn put(key: Bytes, value: Bytes) -> RequestOp {
     RequestOp { request: Some(Request::RequestPut(PutRequest { key, value, ..Default::default() })) }
 }
 
-fn check_succeeded(reply: &Reply) -> Result<(), CallError> {
-    let message = reply.message()?;
-    match wire::fields(&message).find(|(field, _)| *field == SUCCEEDED_FIELD) {
+fn check_succeeded(message: &[u8]) -> Result<(), CallError> {
+    match wire::fields(message).find(|(field, _)| *field == SUCCEEDED_FIELD) {
         Some((_, wire::Value::Number(1))) => Ok(()),
         _ => Err(CallError::Unexpected("the transaction's compare did not hold".to_owned())),
     }

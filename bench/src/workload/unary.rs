@@ -9,7 +9,18 @@ use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 
 use super::{Client, ClientLoop, Context, Traffic, Watchdog};
-use crate::connection::{CallError, Connection, Method, Reply};
+use crate::connection::{CallError, Connection, Method};
+
+/// A check of what a reply gives: its length or its message.
+type ReplyCheck<'a, T> = Box<dyn Fn(T) -> Result<(), CallError> + Send + Sync + 'a>;
+
+/// What a check of a reply needs.
+pub(crate) enum Check<'a> {
+    /// Only its length, so that the reply's bytes need not be kept.
+    Length(ReplyCheck<'a, usize>),
+    /// The message.
+    Message(ReplyCheck<'a, Bytes>),
+}
 
 /// Makes the requests of a method and checks its replies.
 pub(crate) trait RequestSource: Send + Sync {
@@ -24,8 +35,8 @@ pub(crate) trait RequestSource: Send + Sync {
     /// The framed request of call `call`.
     fn request(&self, call: u64, random: &mut SmallRng) -> Bytes;
 
-    /// Checks a reply with as little work as proves that it is an answer to the request.
-    fn check(&self, reply: &Reply) -> Result<(), CallError>;
+    /// How a reply is checked: with as little work as proves that it is an answer to the request.
+    fn check(&self) -> Check<'_>;
 }
 
 /// Traffic of unary calls.
@@ -41,7 +52,7 @@ impl<S: RequestSource + 'static> Traffic for Unary<S> {
         let source = self.source.clone();
         let random = SmallRng::seed_from_u64(self.seed.wrapping_add(client.index as u64));
         async move {
-            let method = Method::new(&client.endpoint, source.path())?;
+            let method = Method::new(&client.endpoint, source.path());
             Ok(drive(client.connection, method, source, random, client.context).boxed())
         }
         .boxed()
@@ -50,17 +61,20 @@ impl<S: RequestSource + 'static> Traffic for Unary<S> {
 
 /// The loop of one client.
 async fn drive<S: RequestSource>(
-    mut connection: Connection,
+    connection: Connection,
     method: Method,
     source: Arc<S>,
     mut random: SmallRng,
     context: Arc<Context>,
 ) {
+    let check = source.check();
     let mut watchdog = Watchdog::new(context.deadline);
     while let Some((call, start)) = context.turn().await {
         let request = source.request(call, &mut random);
-        let reply = watchdog.guard(connection.call(&method, request)).await;
-        let outcome = reply.and_then(|reply| source.check(&reply));
+        let outcome = match &check {
+            Check::Length(check) => watchdog.guard(connection.call_for_length(&method, request)).await.and_then(check),
+            Check::Message(check) => watchdog.guard(connection.call(&method, request)).await.and_then(check),
+        };
         if !context.record(outcome, start, source.operations_per_call()).await {
             return;
         }

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::keys::KeySpace;
 use super::{Client, ClientLoop, Context, Stage, Traffic, Watchdog};
-use crate::connection::{CallError, Connection, Incoming, Method, frame};
+use crate::connection::{CallError, Connection, MessageStream, Method, frame};
 use crate::wire;
 
 /// Fields of `WatchResponse`.
@@ -112,12 +112,12 @@ impl Traffic for Watchers {
         let requests: Vec<Bytes> = own.map(|watcher| self.create_request(watcher as u64)).collect();
         let deliveries = self.deliveries.clone();
         async move {
-            let Client { mut connection, endpoint, context, .. } = client;
-            let method = Method::new(&endpoint, "/etcdserverpb.Watch/Watch")?;
+            let Client { connection, endpoint, context, .. } = client;
+            let method = Method::new(&endpoint, "/etcdserverpb.Watch/Watch");
             // An error of one watcher would otherwise leave the others waiting for events that never come.
             let mut watchdog = Watchdog::new(context.deadline.max(Duration::from_secs(30)));
-            let (stream, incoming) = watchdog.guard(create(&mut connection, &method, requests)).await?;
-            Ok(receive(stream, incoming, deliveries, context).boxed())
+            let stream = watchdog.guard(create(&connection, &method, requests)).await?;
+            Ok(receive(stream, deliveries, context).boxed())
         }
         .boxed()
     }
@@ -132,21 +132,17 @@ impl Watchers {
 }
 
 /// Opens a stream, creates its watchers and waits until the server has confirmed each.
-async fn create(
-    connection: &mut Connection,
-    method: &Method,
-    requests: Vec<Bytes>,
-) -> Result<(h2::SendStream<Bytes>, Incoming), CallError> {
+async fn create(connection: &Connection, method: &Method, requests: Vec<Bytes>) -> Result<MessageStream, CallError> {
     let count = requests.len();
     let mut requests = requests.into_iter();
     let first = requests.next().ok_or_else(|| CallError::Unexpected("a stream needs a watcher".to_owned()))?;
-    let (mut stream, mut incoming) = connection.stream(method, first).await?;
+    let mut stream = connection.stream(method, first).await?;
     for request in requests {
-        stream.send_data(request, false)?;
+        stream.send(request);
     }
     let mut created = HashSet::with_capacity(count);
     while created.len() < count {
-        let is_open = incoming
+        let is_open = stream
             .receive(|message| {
                 let (mut id, mut is_created, mut is_canceled) = (0, false, false);
                 for field in wire::fields(message) {
@@ -170,20 +166,15 @@ async fn create(
             return Err(CallError::Unexpected("the server ended the watch stream".to_owned()));
         }
     }
-    Ok((stream, incoming))
+    Ok(stream)
 }
 
 /// The loop of one stream: counts events and their latencies until it is dropped.
-async fn receive(
-    _stream: h2::SendStream<Bytes>,
-    mut incoming: Incoming,
-    deliveries: Arc<Deliveries>,
-    context: Arc<Context>,
-) {
+async fn receive(mut stream: MessageStream, deliveries: Arc<Deliveries>, context: Arc<Context>) {
     loop {
         let mut events = 0;
         let mut arrival = None;
-        let outcome = incoming.receive(|message| {
+        let outcome = stream.receive(|message| {
             for (field, value) in wire::fields(message) {
                 match (field, value) {
                     (EVENTS_FIELD, wire::Value::Bytes(event)) => {
@@ -239,7 +230,7 @@ impl Traffic for Writers {
         let (keys, value) = (self.keys.clone(), self.value.clone());
         let deliveries = self.deliveries.clone();
         async move {
-            let method = Method::new(&client.endpoint, "/etcdserverpb.KV/Put")?;
+            let method = Method::new(&client.endpoint, "/etcdserverpb.KV/Put");
             Ok(write(client, method, keys, value, deliveries, random).boxed())
         }
         .boxed()
@@ -255,7 +246,7 @@ async fn write(
     deliveries: Arc<Deliveries>,
     mut random: SmallRng,
 ) {
-    let Client { mut connection, context, .. } = client;
+    let Client { connection, context, .. } = client;
     let mut watchdog = Watchdog::new(context.deadline);
     let paced = context.pace.is_paced();
     while let Some((call, start)) = context.turn().await {
