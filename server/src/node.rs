@@ -194,6 +194,16 @@ impl Node {
         }
     }
 
+    /// Waits until there is a leader and this member has caught up with it: the first barrier after a start.
+    ///
+    /// # Errors
+    /// As [`Node::read_barrier`], after the request timeout.
+    pub(crate) async fn ready(&self) -> Result<(), Error> {
+        let wait = self.0.raft.wait(Some(self.0.limits.request_timeout));
+        wait.metrics(|now| now.current_leader.is_some(), "a leader is known").await.map_err(|_| Error::NoLeader)?;
+        self.read_barrier().await
+    }
+
     /// This member's state. Linearizable only behind [`Node::read_barrier`].
     pub(crate) fn reader(&self) -> &Reader {
         &self.0.reader
@@ -243,7 +253,7 @@ impl Node {
         self.0.view.leader_changes.load(Ordering::Relaxed)
     }
 
-    /// Index of the last entry known to be committed.
+    /// Index of the last entry known to be committed, counted from 1 as etcd does.
     pub(crate) fn committed(&self) -> u64 {
         self.0.view.committed.load(Ordering::Relaxed)
     }
@@ -348,7 +358,7 @@ impl Node {
                     view.leader_changes.fetch_add(1, Ordering::Relaxed);
                     tracing::info!(leader = format_args!("{leader:x}"), term = now.current_term, "elected leader");
                 }
-                view.committed.store(now.local_committed.map_or(0, |id| id.index), Ordering::Relaxed);
+                view.committed.store(now.local_committed.map_or(0, |id| id.index + 1), Ordering::Relaxed);
                 let me = self.0.identity.member_id;
                 let only_voter = now.membership_config.membership().voter_ids().eq([me]);
                 let applied_own = now.last_applied.is_some_and(|id| id.leader_id.term == now.current_term);

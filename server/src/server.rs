@@ -8,7 +8,7 @@ use crate::bootstrap::{self, BootstrapError};
 use crate::compactor;
 use crate::config::{Config, MetricsLevel};
 use crate::data_dir::{DataDir, DataDirError};
-use crate::health::{Alarm, HealthChecks, HealthService};
+use crate::health::{Alarm, GrpcHealth, HealthChecks};
 use crate::http::{self, AccessRules, HttpState};
 use crate::listen::{Bound, Front, GrpcRoutes, ListenError, ListenSettings, Listeners};
 use crate::metrics::Metrics;
@@ -27,6 +27,7 @@ use api::cleatpb::MemberAttributes;
 use api::cleatpb::command::Op;
 use api::etcdserverpb::{AlarmType, RangeRequest};
 use api::server::cluster_server::ClusterServer;
+use api::server::health_server::HealthServer;
 use api::server::kv_server::KvServer;
 use api::server::maintenance_server::MaintenanceServer;
 use openraft::SnapshotPolicy;
@@ -35,7 +36,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use store::{Applied, Fault, Reader};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -88,6 +89,8 @@ pub struct Server {
     listeners: Listeners,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// False once the member stops: gRPC health checks send clients elsewhere.
+    serving: watch::Sender<bool>,
     faults: mpsc::Receiver<String>,
     /// Holds the lock on the data directory until the end.
     _data_dir: DataDir,
@@ -117,11 +120,8 @@ impl Server {
         let metrics = Metrics::new(config.metrics == MetricsLevel::Extensive)
             .map_err(|error| StartError::Internal(error.to_string()))?;
         let data_dir = DataDir::open(&config.data_dir)?;
-        let identity = bootstrap::identity(
-            data_dir.path(),
-            &config.initial_advertise_peer_urls,
-            &config.initial_cluster_token,
-        )?;
+        let identity =
+            bootstrap::identity(data_dir.path(), &config.initial_advertise_peer_urls, &config.initial_cluster_token)?;
         let (fault_sender, faults) = mpsc::channel(1);
         let core = open_core(&config, &data_dir, identity, &metrics, fault_sender.clone()).await?;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -138,6 +138,7 @@ impl Server {
             listeners: Listeners::new(&ListenSettings::new(&config), &metrics),
             tasks,
             stop,
+            serving: watch::Sender::new(true),
             faults,
             _data_dir: data_dir,
         };
@@ -149,14 +150,9 @@ impl Server {
     }
 
     /// Everything that needs the node: leadership, tasks, services, listeners.
-    async fn serve(
-        &mut self,
-        config: &Config,
-        metrics: &Arc<Metrics>,
-        faults: &FaultSender,
-    ) -> Result<(), StartError> {
+    async fn serve(&mut self, config: &Config, metrics: &Arc<Metrics>, faults: &FaultSender) -> Result<(), StartError> {
         let node = self.node.clone();
-        node.read_barrier().await.map_err(|error| StartError::Raft(error.text().to_owned()))?;
+        node.ready().await.map_err(|error| StartError::Raft(error.text().to_owned()))?;
         let quota = Arc::new(Quota::new(config.quota_bytes, &node));
         export_metrics(metrics, &node, &quota);
         self.tasks.spawn(watch_raft(node.clone(), faults.clone(), self.stop.clone()));
@@ -205,10 +201,12 @@ impl Server {
         };
         let maintenance =
             MaintenanceService { node: node.clone(), storage: self.storage.clone(), quota: Arc::clone(quota) };
+        let health = GrpcHealth::new(self.serving.subscribe());
         let routes = GrpcRoutes::new(Arc::clone(metrics), max_message)
-            .add(KvServer::new(kv).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
-            .add(MaintenanceServer::new(maintenance).max_decoding_message_size(decode))
-            .add(ClusterServer::new(ClusterService { node }).max_decoding_message_size(decode));
+            .with(KvServer::new(kv).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
+            .with(MaintenanceServer::new(maintenance).max_decoding_message_size(decode))
+            .with(HealthServer::new(health))
+            .with(ClusterServer::new(ClusterService { node }).max_decoding_message_size(decode));
         Arc::new(routes)
     }
 
@@ -225,6 +223,7 @@ impl Server {
 
     /// Stops the member: ends calls and streams, then flushes and closes the store.
     pub async fn shutdown(self) {
+        self.serving.send_replace(false);
         self.stop.cancel();
         self.listeners.shutdown(SHUTDOWN_GRACE).await;
         self.stop_parts().await;
@@ -337,11 +336,8 @@ async fn lead(raft: &Raft<StateMachine>, identity: Identity, config: &Config) ->
 /// Tells the cluster this member's name and client URLs, unless it knows them.
 async fn publish(node: &Node, config: &Config) {
     let member_id = node.identity().member_id;
-    let attributes = MemberAttributes {
-        member_id,
-        name: config.name.clone(),
-        client_urls: config.advertise_client_urls.clone(),
-    };
+    let attributes =
+        MemberAttributes { member_id, name: config.name.clone(), client_urls: config.advertise_client_urls.clone() };
     if node.reader().member(member_id).as_ref() == Some(&attributes) {
         return;
     }

@@ -11,6 +11,7 @@ use crate::mvcc::compact::Walk;
 use crate::mvcc::revision::Revision;
 use crate::mvcc::state::{Shared, stored_size};
 use crate::mvcc::tail::TailRecord;
+use crate::open::build;
 use crate::schema::{self, meta};
 use api::cleatpb::MemberAttributes;
 use api::encoded::KeyValue;
@@ -131,28 +132,15 @@ impl Flusher {
     /// # Errors
     /// A fault of the old database. When the new file cannot be written (a full disk) the old one stays in use and
     /// the error is [`Fault::Io`] or [`Fault::Database`]; the caller decides by [`Flusher::flush`] working afterwards.
+    /// When only the directory cannot be synced, the new file is in use already.
     pub fn defragment(&mut self) -> Result<(), Fault> {
         self.flush()?;
-        let shared = Arc::clone(&self.shared);
-        let _history = shared.history.lock();
-        let temporary = shared.path.with_extension("defragmenting");
-        let copied = copy(&shared.database(), &temporary, &shared.options).and_then(|db| {
-            std::fs::rename(&temporary, &shared.path)
-                .and_then(|()| sync_directory(&shared.path))
-                .map_err(|source| Fault::Io { context: format!("replace {}", shared.path.display()), source })?;
-            Ok(db)
-        });
-        match copied {
-            Ok(db) => {
-                *shared.db.write() = Arc::new(db);
-                Ok(())
-            }
-            Err(fault) => {
-                // Best effort: the next start removes it too.
-                drop(std::fs::remove_file(&temporary));
-                Err(fault)
-            }
-        }
+        let shared = &self.shared;
+        let db = build(&shared.path, &shared.options, |to| copy(&shared.database(), to))?;
+        let old = std::mem::replace(&mut *shared.db.write(), Arc::new(db));
+        // Closed outside the lock, unless a reader still holds it.
+        drop(old);
+        sync_directory(&shared.path)
     }
 }
 
@@ -213,16 +201,10 @@ fn write(txn: &WriteTransaction, changes: &Changes) -> Result<u64, Fault> {
     Ok(freed)
 }
 
-/// Copies every table into a new database file and syncs it.
-fn copy(from: &Database, path: &std::path::Path, options: &crate::Options) -> Result<Database, Fault> {
-    // A copy that a crash left behind.
-    if path.exists() {
-        std::fs::remove_file(path)
-            .map_err(|source| Fault::Io { context: format!("remove {}", path.display()), source })?;
-    }
-    let to = crate::open::create_database(path, options)?;
+/// Copies every table into a new database and syncs it.
+fn copy(from: &Database, to: &Database) -> Result<(), Fault> {
     let source = from.begin_read()?;
-    let txn = begin(&to)?;
+    let txn = begin(to)?;
     {
         let mut revisions = txn.open_table(schema::REVISIONS)?;
         for row in source.open_table(schema::REVISIONS)?.range::<&[u8; 12]>(..)? {
@@ -250,10 +232,26 @@ fn copy(from: &Database, path: &std::path::Path, options: &crate::Options) -> Re
         }
     }
     txn.commit()?;
-    Ok(to)
+    Ok(())
 }
 
-/// Makes a rename in the file's directory durable.
-pub(crate) fn sync_directory(path: &std::path::Path) -> std::io::Result<()> {
-    path.parent().map_or(Ok(()), |directory| std::fs::File::open(directory)?.sync_all())
+/// Makes a new name in the file's directory durable.
+pub(crate) fn sync_directory(path: &std::path::Path) -> Result<(), Fault> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => std::path::Path::new("."),
+    };
+    let synced = std::fs::File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(|source| Fault::Io { context: format!("sync {}", directory.display()), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sync_directory;
+    use std::path::Path;
+
+    #[test]
+    fn a_file_of_the_working_directory_has_a_directory() {
+        sync_directory(Path::new("db")).unwrap();
+    }
 }

@@ -21,6 +21,8 @@ mod lease;
 mod members;
 mod mvcc;
 mod open;
+#[cfg(test)]
+mod power_loss;
 mod reader;
 mod schema;
 pub mod snapshot;

@@ -17,18 +17,69 @@ use api::encoded::KeyValue;
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(crate) fn create_database(path: &Path, options: &Options) -> Result<Database, Fault> {
+fn create_database(path: &Path, options: &Options) -> Result<Database, Fault> {
+    // Without the check redb trusts a file that was closed cleanly: a flipped bit becomes a panic or other data.
     Database::builder()
         .set_cache_size(options.database_cache_bytes)
+        .set_check_integrity_on_open(true)
         .create(path)
         .map_err(|source| Fault::Open { path: path.display().to_string(), source })
 }
 
+/// The name that a database has until it is whole.
+pub(crate) fn unfinished(path: &Path) -> PathBuf {
+    path.with_extension("unfinished")
+}
+
+/// Removes what a crash left of a creation, an import or a defragmentation.
+fn remove_unfinished(path: &Path) -> Result<(), Fault> {
+    match std::fs::remove_file(unfinished(path)) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Fault::Io { context: format!("remove {}", unfinished(path).display()), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Builds a database under another name, and puts it at `path` once it is whole and synced: at no moment is there
+/// half a database, which redb would refuse to open or would take for an empty one. After an error `path` is as it
+/// was. The caller makes the new name durable with [`flush::sync_directory`].
+pub(crate) fn build(
+    path: &Path,
+    options: &Options,
+    fill: impl FnOnce(&Database) -> Result<(), Fault>,
+) -> Result<Database, Fault> {
+    remove_unfinished(path)?;
+    let temporary = unfinished(path);
+    let built = create_database(&temporary, options).and_then(|db| {
+        fill(&db)?;
+        std::fs::rename(&temporary, path)
+            .map_err(|source| Fault::Io { context: format!("replace {}", path.display()), source })?;
+        Ok(db)
+    });
+    if built.is_err() {
+        // Best effort: the next start removes it too.
+        drop(std::fs::remove_file(&temporary));
+    }
+    built
+}
+
 pub(crate) fn open(path: &Path, options: Options) -> Result<Shared, Fault> {
-    let db = create_database(path, &options)?;
+    let db = if path.exists() {
+        remove_unfinished(path)?;
+        create_database(path, &options)?
+    } else {
+        let db = build(path, &options, create_tables)?;
+        flush::sync_directory(path)?;
+        db
+    };
+    from_database(db, path, options)
+}
+
+pub(crate) fn from_database(db: Database, path: &Path, options: Options) -> Result<Shared, Fault> {
     create_tables(&db)?;
     let txn = db.begin_read()?;
     let state = read_state(&txn)?;

@@ -4,15 +4,16 @@
 //! `Snapshot` RPC, a member that is too far behind for the log, and offline tools.
 //!
 //! ```text
-//! stream = "CLEATSNP" version:u32 frame*          all integers big endian
+//! stream = "CLEATSNP" version:u32 frame* zeros    all integers big endian
 //! frame  = length:u32 crc32c:u32 row*             length counts the rows; a frame without rows is the last
+//! crc32c covers the rows of this frame and of all frames before it
 //! row    = table:u8 key_length:u32 key value_length:u32 value
 //! ```
 
 use crate::command::Position;
 use crate::error::Fault;
 use crate::flush::{self, sync_directory};
-use crate::open::create_database;
+use crate::open::build;
 use crate::reader::Reader;
 use crate::schema::{self, meta};
 use crate::{Options, Revision};
@@ -23,6 +24,10 @@ use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"CLEATSNP";
 const VERSION: u32 = 1;
+
+/// The stream is padded with zeros to a multiple of this, so that etcdctl, which appends a SHA-256 to what it saves,
+/// finds it by the file's size as in etcd's snapshots.
+const PADDING: u64 = 512;
 
 /// Rows are gathered until a frame has this size. One large value can exceed it.
 const FRAME_BYTES: usize = 32 << 10;
@@ -42,9 +47,13 @@ pub struct Snapshot {
     /// A dropped database fails the reads that are still under way, and a defragmentation replaces it at any time.
     _database: Arc<Database>,
     stage: Stage,
+    /// Checksum of all rows so far.
+    crc: u32,
     position: Position,
     membership: Vec<u8>,
     revision: i64,
+    /// Bytes of the stream so far.
+    sent: u64,
 }
 
 enum Stage {
@@ -69,7 +78,7 @@ impl Reader {
         let membership = bytes(meta::MEMBERSHIP)?.unwrap_or_default();
         let revision = bytes(meta::REVISION)?.map(|b| schema::decode_int("meta", &b)).transpose()?.unwrap_or(1);
         drop(table);
-        Ok(Snapshot { txn, _database: database, stage: Stage::Header, position, membership, revision })
+        Ok(Snapshot { txn, _database: database, stage: Stage::Header, crc: 0, sent: 0, position, membership, revision })
     }
 }
 
@@ -100,6 +109,7 @@ impl Snapshot {
             len += frame.len() as u64;
         }
         self.stage = Stage::Header;
+        self.sent = 0;
         Ok(len)
     }
 
@@ -108,24 +118,31 @@ impl Snapshot {
     /// # Errors
     /// A fault.
     pub fn next_frame(&mut self) -> Result<Option<Vec<u8>>, Fault> {
-        match self.stage {
+        let piece = match self.stage {
             Stage::Header => {
                 self.stage = Stage::Tables;
+                self.crc = 0;
                 let mut header = MAGIC.to_vec();
                 header.extend(VERSION.to_be_bytes());
-                Ok(Some(header))
+                header
             }
             Stage::Tables => {
                 self.stage = Stage::Revisions(Revision::default());
-                Ok(Some(frame(&self.table_rows()?)))
+                let rows = self.table_rows()?;
+                self.frame(&rows)
             }
-            Stage::Revisions(from) => self.revisions_frame(from).map(Some),
+            Stage::Revisions(from) => self.revisions_frame(from)?,
             Stage::End => {
                 self.stage = Stage::Done;
-                Ok(Some(frame(&[])))
+                let mut last = self.frame(&[]);
+                let end = self.sent + last.len() as u64;
+                last.resize(last.len() + (end.next_multiple_of(PADDING) - end) as usize, 0);
+                last
             }
-            Stage::Done => Ok(None),
-        }
+            Stage::Done => return Ok(None),
+        };
+        self.sent += piece.len() as u64;
+        Ok(Some(piece))
     }
 
     /// All tables but the revisions, in one frame.
@@ -163,11 +180,18 @@ impl Snapshot {
             }
             push_row(&mut rows, REVISIONS, key.value(), value.value());
         }
-        if rows.is_empty() {
-            // Nothing is stored: this frame is the last one itself.
-            self.stage = Stage::Done;
-        }
-        Ok(frame(&rows))
+        drop(table);
+        // Nothing is stored: the last frame comes next, and there is none of revisions.
+        Ok(if rows.is_empty() { Vec::new() } else { self.frame(&rows) })
+    }
+
+    fn frame(&mut self, rows: &[u8]) -> Vec<u8> {
+        self.crc = crc32c::crc32c_append(self.crc, rows);
+        let mut frame = Vec::with_capacity(rows.len() + 8);
+        frame.extend((rows.len() as u32).to_be_bytes());
+        frame.extend(self.crc.to_be_bytes());
+        frame.extend(rows);
+        frame
     }
 }
 
@@ -179,14 +203,6 @@ fn push_row(rows: &mut Vec<u8>, table: u8, key: &[u8], value: &[u8]) {
     }
 }
 
-fn frame(rows: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(rows.len() + 8);
-    frame.extend((rows.len() as u32).to_be_bytes());
-    frame.extend(crc32c::crc32c(rows).to_be_bytes());
-    frame.extend(rows);
-    frame
-}
-
 /// Writes a snapshot into a new database file and makes it durable. The caller opens it.
 ///
 /// # Errors
@@ -195,15 +211,11 @@ pub fn import(stream: impl Read, path: &Path, options: &Options) -> Result<(), F
     if path.exists() {
         return Err(Fault::Snapshot(format!("{} exists already", path.display())));
     }
-    let imported = import_into(stream, path, options);
-    if imported.is_err() {
-        // Best effort: the error that is reported matters more.
-        drop(std::fs::remove_file(path));
-    }
-    imported
+    build(path, options, |db| fill(stream, db))?;
+    sync_directory(path)
 }
 
-fn import_into(mut stream: impl Read, path: &Path, options: &Options) -> Result<(), Fault> {
+fn fill(mut stream: impl Read, db: &Database) -> Result<(), Fault> {
     let mut header = [0; 12];
     read_exact(&mut stream, &mut header)?;
     let (magic, version) = header.split_at(8);
@@ -213,8 +225,7 @@ fn import_into(mut stream: impl Read, path: &Path, options: &Options) -> Result<
     if version != VERSION.to_be_bytes() {
         return Err(Fault::Snapshot(format!("version {version:?} is not known to this release")));
     }
-    let db = create_database(path, options)?;
-    let txn = flush::begin(&db)?;
+    let txn = flush::begin(db)?;
     {
         let mut tables = Tables {
             meta: txn.open_table(schema::META)?,
@@ -223,7 +234,8 @@ fn import_into(mut stream: impl Read, path: &Path, options: &Options) -> Result<
             members: txn.open_table(schema::MEMBERS)?,
             revisions: txn.open_table(schema::REVISIONS)?,
         };
-        while let Some(rows) = read_frame(&mut stream)? {
+        let mut crc = 0;
+        while let Some(rows) = read_frame(&mut stream, &mut crc)? {
             let mut rest = &*rows;
             while !rest.is_empty() {
                 tables.insert(&mut rest)?;
@@ -231,8 +243,7 @@ fn import_into(mut stream: impl Read, path: &Path, options: &Options) -> Result<
         }
     }
     txn.commit()?;
-    drop(db);
-    sync_directory(path).map_err(|source| Fault::Io { context: format!("sync {}", path.display()), source })
+    Ok(())
 }
 
 struct Tables<'txn> {
@@ -292,8 +303,8 @@ fn read_exact(stream: &mut impl Read, bytes: &mut [u8]) -> Result<(), Fault> {
     stream.read_exact(bytes).map_err(|error| Fault::Snapshot(format!("it ends too early: {error}")))
 }
 
-/// The rows of the next frame, `None` for the last one.
-fn read_frame(stream: &mut impl Read) -> Result<Option<Vec<u8>>, Fault> {
+/// The rows of the next frame, `None` for the last one. `sum` is the checksum of all rows so far.
+fn read_frame(stream: &mut impl Read, sum: &mut u32) -> Result<Option<Vec<u8>>, Fault> {
     let mut head = [0; 8];
     read_exact(stream, &mut head)?;
     let (len, crc) = head.split_at(4);
@@ -310,8 +321,9 @@ fn read_frame(stream: &mut impl Read) -> Result<Option<Vec<u8>>, Fault> {
     if rows.len() != len as usize {
         return Err(Fault::Snapshot("it ends too early".into()));
     }
-    if crc32c::crc32c(&rows) != crc {
-        return Err(Fault::Snapshot("a frame's checksum is wrong".into()));
+    *sum = crc32c::crc32c_append(*sum, &rows);
+    if *sum != crc {
+        return Err(Fault::Snapshot("a checksum is wrong: a frame is damaged, missing or out of place".into()));
     }
     Ok((!rows.is_empty()).then_some(rows))
 }

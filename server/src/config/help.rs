@@ -58,7 +58,7 @@ fn wrapped(help: &str) -> String {
         if line.len() + 1 + word.len() > WIDTH {
             text += line.trim_end();
             text.push('\n');
-            line = INDENT.to_owned();
+            INDENT.clone_into(&mut line);
         }
         line += word;
         line.push(' ');
@@ -76,7 +76,11 @@ mod tests {
     /// `cargo run -p cleat-server -- --help > server/src/config/help.txt`.
     #[test]
     fn the_help_text_is_as_recorded() {
-        assert_eq!(help(), include_str!("help.txt"));
+        let (found, recorded) = (help(), include_str!("help.txt"));
+        for (found, recorded) in found.lines().zip(recorded.lines()) {
+            assert_eq!(found, recorded);
+        }
+        assert_eq!(found.len(), recorded.len());
     }
 
     #[test]

@@ -84,8 +84,8 @@ pub struct Config {
     pub max_request_bytes: usize,
     /// Most concurrent streams of one connection.
     pub max_concurrent_streams: u32,
-    /// Pings on quiet connections.
-    pub grpc_keepalive: GrpcKeepalive,
+    /// Pings on quiet connections; None means never.
+    pub grpc_keepalive: Option<GrpcKeepalive>,
     /// Bind listeners with `SO_REUSEPORT`.
     pub socket_reuse_port: bool,
     /// What history is removed by itself; None means nothing.
@@ -119,10 +119,10 @@ pub struct Config {
 /// Pings that the server sends on quiet connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GrpcKeepalive {
-    /// Ping after this much silence; None means never.
-    pub interval: Option<Duration>,
-    /// Close the connection if the answer takes longer; None means never.
-    pub timeout: Option<Duration>,
+    /// Ping after this much silence.
+    pub interval: Duration,
+    /// Close the connection if the answer takes longer.
+    pub timeout: Duration,
 }
 
 /// What history is removed by itself.
@@ -228,10 +228,7 @@ impl Config {
             max_txn_ops: values.number::<u32>("max-txn-ops") as usize,
             max_request_bytes: max_request_bytes as usize,
             max_concurrent_streams: values.number("max-concurrent-streams"),
-            grpc_keepalive: GrpcKeepalive {
-                interval: Some(values.duration("grpc-keepalive-interval")?).filter(|d| !d.is_zero()),
-                timeout: Some(values.duration("grpc-keepalive-timeout")?).filter(|d| !d.is_zero()),
-            },
+            grpc_keepalive: keepalive(&values)?,
             socket_reuse_port: values.boolean("socket-reuse-port"),
             auto_compaction: auto_compaction(&values)?,
             compaction_batch_limit: at_least_one(&values, "compaction-batch-limit")? as usize,
@@ -405,6 +402,12 @@ fn progress_interval(values: &Values, warnings: &mut Vec<String>) -> Result<Dura
         warnings.push(format!("watch-progress-notify-interval is raised to {}", parse::show(MIN_PROGRESS_INTERVAL)));
     }
     Ok(interval.max(MIN_PROGRESS_INTERVAL))
+}
+
+fn keepalive(values: &Values) -> Result<Option<GrpcKeepalive>, String> {
+    let interval = values.duration("grpc-keepalive-interval")?;
+    let timeout = values.duration("grpc-keepalive-timeout")?;
+    Ok((!interval.is_zero() && !timeout.is_zero()).then_some(GrpcKeepalive { interval, timeout }))
 }
 
 fn unless_all(text: &str) -> Option<Vec<String>> {

@@ -51,10 +51,10 @@ fn defaults_are_etcds() {
     assert_eq!(config.max_concurrent_streams, u32::MAX);
     assert_eq!(config.flush_interval, Duration::from_millis(100));
     assert_eq!(config.flush_changes, 10_000);
-    assert_eq!(config.grpc_keepalive.interval, Some(Duration::from_secs(7200)));
-    assert_eq!(config.grpc_keepalive.timeout, Some(Duration::from_secs(20)));
+    let keepalive = GrpcKeepalive { interval: Duration::from_hours(2), timeout: Duration::from_secs(20) };
+    assert_eq!(config.grpc_keepalive, Some(keepalive));
     assert_eq!(config.auto_compaction, None);
-    assert_eq!(config.watch_progress_notify_interval, Duration::from_secs(600));
+    assert_eq!(config.watch_progress_notify_interval, Duration::from_mins(10));
     assert_eq!(config.log.format, None);
     assert_eq!(config.log.outputs, [LogOutput::Stderr]);
     assert_eq!(config.metrics, MetricsLevel::Basic);
@@ -263,9 +263,9 @@ fn retention_is_read_by_mode() {
     let cases: [(&[&str], Option<AutoCompaction>); 7] = [
         (&["--auto-compaction-retention=0"], None),
         (&["--auto-compaction-retention=0s"], None),
-        (&["--auto-compaction-retention=2"], Some(AutoCompaction::Periodic(Duration::from_secs(7200)))),
-        (&["--auto-compaction-retention=1h30m"], Some(AutoCompaction::Periodic(Duration::from_secs(5400)))),
-        (&["--auto-compaction-retention=5m"], Some(AutoCompaction::Periodic(Duration::from_secs(300)))),
+        (&["--auto-compaction-retention=2"], Some(AutoCompaction::Periodic(Duration::from_hours(2)))),
+        (&["--auto-compaction-retention=1h30m"], Some(AutoCompaction::Periodic(Duration::from_mins(90)))),
+        (&["--auto-compaction-retention=5m"], Some(AutoCompaction::Periodic(Duration::from_mins(5)))),
         (
             &["--auto-compaction-mode=revision", "--auto-compaction-retention=1000"],
             Some(AutoCompaction::Revision(1000)),
@@ -279,8 +279,9 @@ fn retention_is_read_by_mode() {
 
 #[test]
 fn zero_means_never_or_the_default() {
-    let config = config(&["--grpc-keepalive-interval=0s", "--grpc-keepalive-timeout=0", "--backend-batch-interval=0"]);
-    assert_eq!(config.grpc_keepalive, GrpcKeepalive { interval: None, timeout: None });
+    let config = config(&["--grpc-keepalive-timeout=0", "--backend-batch-interval=0"]);
+    assert_eq!(config.grpc_keepalive, None);
+    assert_eq!(self::config(&["--grpc-keepalive-interval=0s"]).grpc_keepalive, None);
     assert_eq!(config.flush_interval, Duration::from_millis(100));
     assert_eq!(self::config(&["--quota-backend-bytes=-1"]).quota_bytes, None);
 }

@@ -133,7 +133,8 @@ mod tests {
 
     #[test]
     fn urls_are_checked_as_in_etcd() {
-        let cases: [(&str, Result<(&str, Option<u16>), &str>); 12] = [
+        type Parsed = (&'static str, Option<u16>);
+        let cases: [(&str, Result<Parsed, &str>); 12] = [
             ("http://127.0.0.1:2379", Ok(("127.0.0.1", Some(2379)))),
             ("https://[::1]:1", Ok(("::1", Some(1)))),
             ("http://etcd-0.etcd:2379", Ok(("etcd-0.etcd", Some(2379)))),

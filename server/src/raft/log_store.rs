@@ -332,7 +332,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         self.wal.room().await?;
         let mut recent = self.log.recent.lock();
-        let result = self.wal.append(entries, callback, |entry, len, position| recent.push(entry, len, position));
+        let next = recent.last.map(|id| id.index + 1);
+        let result = self.wal.append(entries, next, callback, |entry, len, position| recent.push(entry, len, position));
         recent.shrink(self.log.disk.flushed());
         result
     }

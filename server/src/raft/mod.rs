@@ -3,8 +3,8 @@
 //! ```text
 //!             ┌───────────── openraft ─────────────┐
 //!             ▼                                    ▼
-//!        [`log_store`]                       state machine
-//!   entries in memory, bounded            applies, far from here
+//!        [`log_store`]                     `state_machine`
+//!   entries in memory, bounded            drives the store
 //!             │
 //!             ▼
 //!          [`wal`]

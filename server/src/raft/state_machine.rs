@@ -46,9 +46,14 @@ impl StateMachine {
     }
 }
 
+/// The store counts entries from 1, as etcd does, and has 0 for "none"; openraft counts from 0.
+fn position(id: &LogId) -> Position {
+    Position { term: id.leader_id.term, index: id.index + 1 }
+}
+
 fn store_entry(entry: &Entry) -> store::Entry<'_> {
     let id = entry.log_id();
-    let position = Position { term: id.leader_id.term, index: id.index };
+    let position = position(&id);
     match &entry.payload {
         EntryContent::Blank => store::Entry { position, commands: &[], membership: None },
         EntryContent::Normal(payload) => {
@@ -63,7 +68,7 @@ fn store_entry(entry: &Entry) -> store::Entry<'_> {
 
 /// The raft view of a position in the store; nothing before the first entry.
 fn raft_state(position: Position, membership: &[u8]) -> io::Result<(Option<LogId>, StoredMembership)> {
-    let at = (position.index > 0 || position.term > 0).then(|| log_id(position.term, position.index));
+    let at = position.index.checked_sub(1).map(|index| log_id(position.term, index));
     let membership = if membership.is_empty() {
         StoredMembership::default()
     } else {

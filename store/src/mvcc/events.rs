@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub struct Past {
     /// In revision order; revisions that changed no key that still has history are missing.
     pub changes: Vec<Change>,
-    /// The revision to go on from.
+    /// The revision to go on from; never below the one that was asked for.
     pub next: i64,
     /// The store revision when this was read: when `next` is above it, everything was read.
     pub current: i64,
@@ -32,7 +32,7 @@ impl Gathered {
     /// Takes a change; false when the revision it begins no longer fits.
     fn push(&mut self, revision: Revision, kv: &KeyValue, tombstone: bool) -> Result<bool, Fault> {
         if self.changes.last().is_none_or(|last| last.revision != revision.main) {
-            if self.bytes >= self.max_bytes {
+            if self.bytes >= self.max_bytes && !self.changes.is_empty() {
                 self.cut = Some(revision.main);
                 return Ok(false);
             }
@@ -55,14 +55,15 @@ impl Gathered {
 }
 
 impl Gathered {
-    fn finish(self, current: i64) -> Past {
-        let next = self.cut.unwrap_or(current + 1);
+    fn finish(self, from: i64, current: i64) -> Past {
+        let next = self.cut.unwrap_or(from.max(current + 1));
         Past { changes: self.changes.into_iter().map(Arc::new).collect(), next, current }
     }
 }
 
 impl Shared {
-    /// Reads the events from revision `from` on, in whole revisions, until about `max_bytes` were read.
+    /// Reads the events from revision `from` on, in whole revisions, until about `max_bytes` were read, but at
+    /// least one revision when there is one.
     ///
     /// # Errors
     /// [`Rejection::Compacted`] when `from` lies below the compacted revision.
@@ -86,7 +87,7 @@ impl Shared {
                         break;
                     }
                 }
-                return Ok(gathered.finish(current));
+                return Ok(gathered.finish(from, current));
             }
             on_disk = self.revisions()?;
             // Enough to fill the answer even if the disk has nothing.
@@ -113,7 +114,7 @@ impl Shared {
             }
         }
         gathered.cut = gathered.cut.or(tail_cut);
-        Ok(gathered.finish(current))
+        Ok(gathered.finish(from, current))
     }
 
     /// The key-value of `key` just before `revision`, unless it did not exist or was compacted away.

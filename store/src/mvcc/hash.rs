@@ -1,5 +1,6 @@
 //! Hashes over the stored history, equal to etcd's for equal histories.
 
+use super::key_range::{KeyRange, RangeEnd};
 use super::revision::Revision;
 use super::state::{Shared, fields, is_tombstone};
 use crate::error::{Fault, ReadError, Rejection};
@@ -22,15 +23,17 @@ pub struct HashKv {
 const STEP: usize = 1000;
 
 impl Shared {
-    /// Hashes every change up to `revision` (0 for the latest) that a finished compaction would have kept: CRC-32C
-    /// of the literal `key`, then for each change etcd's revision key and the stored key-value.
+    /// CRC-32C of the literal `key`, then for each change up to `revision` (0 for the latest) etcd's revision key and
+    /// the stored key-value. Of the changes up to the compacted revision only those count that are still visible at
+    /// `revision`; when no key exists at `revision`, those that a finished compaction keeps. Both rules are etcd's,
+    /// and make the hash the same before and after history was removed.
     ///
     /// # Errors
     /// A future revision, or one below the compacted revision.
     pub(crate) fn hash_kv(&self, asked: i64) -> Result<HashKv, ReadError> {
         // A compaction step in the middle would drop changes that the first half has counted.
         let _history = self.history.lock();
-        let (on_disk, tail, hashed);
+        let (on_disk, tail, hashed, kept_at);
         {
             let state = self.state.read();
             let revision = if asked == 0 { state.revision } else { asked };
@@ -41,6 +44,9 @@ impl Shared {
                 return Err(Rejection::FutureRevision.into());
             }
             hashed = HashKv { hash: 0, revision, current: state.revision, compacted: state.compacted };
+            let everything = KeyRange { key: &[], end: RangeEnd::Open };
+            let any = state.index.range(everything, None).any(|(_, entry)| entry.at(revision).is_some());
+            kept_at = if any { revision } else { state.compacted };
             on_disk = self.revisions()?;
             tail = state.tail.from(Revision::default()).cloned().collect::<Vec<_>>();
         }
@@ -61,19 +67,25 @@ impl Shared {
             }
             step.push((revision, kv));
             if step.len() == STEP {
-                hash = self.hash_step(hash, &mut step, hashed.compacted)?;
+                hash = self.hash_step(hash, &mut step, hashed.compacted, kept_at)?;
             }
         }
-        let hash = self.hash_step(hash, &mut step, hashed.compacted)?;
+        let hash = self.hash_step(hash, &mut step, hashed.compacted, kept_at)?;
         Ok(HashKv { hash, ..hashed })
     }
 
-    fn hash_step(&self, mut hash: u32, rows: &mut Vec<(Revision, KeyValue)>, compacted: i64) -> Result<u32, Fault> {
+    fn hash_step(
+        &self,
+        mut hash: u32,
+        rows: &mut Vec<(Revision, KeyValue)>,
+        compacted: i64,
+        kept_at: i64,
+    ) -> Result<u32, Fault> {
         let state = self.state.read();
         for (revision, kv) in rows.drain(..) {
             if revision.main <= compacted {
                 let entry = state.index.get(fields(&kv)?.key);
-                if !entry.is_some_and(|entry| entry.survives(revision, compacted)) {
+                if !entry.is_some_and(|entry| entry.is_visible(revision, kept_at)) {
                     continue;
                 }
             }

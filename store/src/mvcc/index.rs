@@ -90,18 +90,9 @@ impl KeyEntry {
         self.last = stamp;
     }
 
-    /// The newest change at or below `at`, tombstones included.
-    fn newest_at(&self, at: i64) -> Option<Stamp> {
-        if self.last.main <= at {
-            return Some(self.last);
-        }
-        let older = self.older.as_deref()?;
-        older.get(older.partition_point(|s| s.main <= at).checked_sub(1)?).copied()
-    }
-
-    /// True when a compaction at `at` keeps the change: it is newer, or the newest one of a key that exists then.
-    pub(crate) fn survives(&self, revision: Revision, at: i64) -> bool {
-        revision.main > at || self.newest_at(at).is_some_and(|s| s.revision() == revision && !s.is_tombstone())
+    /// True when the key exists at `at` and this is the change that made it what it is.
+    pub(crate) fn is_visible(&self, revision: Revision, at: i64) -> bool {
+        self.at(at).is_some_and(|stamp| stamp.revision() == revision)
     }
 }
 

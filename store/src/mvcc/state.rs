@@ -72,7 +72,7 @@ pub(crate) struct Shared {
     pub(crate) db: RwLock<Arc<Database>>,
     pub(crate) path: std::path::PathBuf,
     pub(crate) options: Options,
-    /// Held by whoever needs history to stay as it is (hash, defragmentation), and by each step of a compaction.
+    /// Held by whoever needs history to stay as it is (a hash), and by each step of a compaction.
     pub(crate) history: Mutex<()>,
     /// What proposers look at before every request, without the lock.
     pub(crate) gauges: Gauges,

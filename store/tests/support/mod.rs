@@ -1,5 +1,9 @@
 //! A store in a temporary directory, with the log that a member would replay after a restart.
 
+pub(crate) mod model;
+pub(crate) mod random;
+pub(crate) mod script;
+
 use api::cleatpb::Command;
 use api::cleatpb::command::Op;
 use api::etcdserverpb::{CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest};
@@ -7,35 +11,35 @@ use std::path::PathBuf;
 use store::{Applied, Entry, Flusher, Options, Outcome, Position, Reader, Writer};
 use tempfile::TempDir;
 
-pub struct Member {
-    pub directory: TempDir,
-    pub options: Options,
+pub(crate) struct Member {
+    pub(crate) directory: TempDir,
+    pub(crate) options: Options,
     handles: Option<(Writer, Flusher, Reader)>,
     /// The payload of every log entry; the first has index 1.
-    pub log: Vec<Vec<Command>>,
+    pub(crate) log: Vec<Vec<Command>>,
 }
 
 impl Member {
-    pub fn new(options: Options) -> Self {
+    pub(crate) fn new(options: Options) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let handles = Some(store::open(&directory.path().join("db"), options).unwrap());
         Self { directory, options, handles, log: Vec::new() }
     }
 
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.directory.path().join("db")
     }
 
-    pub fn reader(&self) -> &Reader {
+    pub(crate) fn reader(&self) -> &Reader {
         &self.handles.as_ref().expect("the store is open").2
     }
 
-    pub fn flusher(&mut self) -> &mut Flusher {
+    pub(crate) fn flusher(&mut self) -> &mut Flusher {
         &mut self.handles.as_mut().expect("the store is open").1
     }
 
     /// Appends an entry to the log and applies it.
-    pub fn apply_entry(&mut self, commands: Vec<Command>) -> Applied {
+    pub(crate) fn apply_entry(&mut self, commands: Vec<Command>) -> Applied {
         self.log.push(commands);
         self.apply_logged(self.log.len() as u64)
     }
@@ -46,22 +50,22 @@ impl Member {
         self.handles.as_mut().expect("the store is open").0.apply([entry]).unwrap()
     }
 
-    pub fn apply(&mut self, op: Op) -> (Outcome, Applied) {
+    pub(crate) fn apply(&mut self, op: Op) -> (Outcome, Applied) {
         let mut applied = self.apply_entry(vec![command(op)]);
         let outcome = applied.outcomes.remove(0).remove(0);
         (outcome, applied)
     }
 
-    pub fn put(&mut self, key: &[u8], value: &[u8]) -> Outcome {
+    pub(crate) fn put(&mut self, key: &[u8], value: &[u8]) -> Outcome {
         self.apply(put(key, value, 0)).0
     }
 
-    pub fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         while self.flusher().flush().unwrap().more {}
     }
 
     /// Removes all compacted history.
-    pub fn finish_compaction(&mut self) {
+    pub(crate) fn finish_compaction(&mut self) {
         while self.flusher().compact_step(100) {
             self.flusher().flush().unwrap();
         }
@@ -69,25 +73,25 @@ impl Member {
     }
 
     /// Closes the store as a crash of the process would: what was not flushed is lost.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.handles = None;
     }
 
     /// Opens the store again and applies the log from its durable position on.
-    pub fn open(&mut self) {
+    pub(crate) fn open(&mut self) {
         self.handles = Some(store::open(&self.path(), self.options).unwrap());
         for index in self.reader().applied().0.index + 1..=self.log.len() as u64 {
             self.apply_logged(index);
         }
     }
 
-    pub fn reopen(&mut self) {
+    pub(crate) fn reopen(&mut self) {
         self.close();
         self.open();
     }
 
     /// Replaces the store by an imported snapshot of itself.
-    pub fn reimport(&mut self) {
+    pub(crate) fn reimport(&mut self) {
         let stream = export(self.reader());
         self.close();
         std::fs::remove_file(self.path()).unwrap();
@@ -96,7 +100,7 @@ impl Member {
     }
 }
 
-pub fn export(reader: &Reader) -> Vec<u8> {
+pub(crate) fn export(reader: &Reader) -> Vec<u8> {
     let mut snapshot = reader.snapshot().unwrap();
     let announced = snapshot.stream_bytes().unwrap();
     let mut stream = Vec::new();
@@ -107,19 +111,19 @@ pub fn export(reader: &Reader) -> Vec<u8> {
     stream
 }
 
-pub fn position(index: u64) -> Position {
+pub(crate) fn position(index: u64) -> Position {
     Position { term: 1 + index / 100, index }
 }
 
-pub fn command(op: Op) -> Command {
+pub(crate) fn command(op: Op) -> Command {
     Command { header: None, op: Some(op) }
 }
 
-pub fn put(key: &[u8], value: &[u8], lease: i64) -> Op {
+pub(crate) fn put(key: &[u8], value: &[u8], lease: i64) -> Op {
     Op::Put(PutRequest { key: key.to_vec().into(), value: value.to_vec().into(), lease, ..Default::default() })
 }
 
-pub fn delete(key: &[u8], range_end: &[u8]) -> Op {
+pub(crate) fn delete(key: &[u8], range_end: &[u8]) -> Op {
     Op::DeleteRange(DeleteRangeRequest {
         key: key.to_vec().into(),
         range_end: range_end.to_vec().into(),
@@ -127,14 +131,14 @@ pub fn delete(key: &[u8], range_end: &[u8]) -> Op {
     })
 }
 
-pub fn compaction(revision: i64) -> Op {
+pub(crate) fn compaction(revision: i64) -> Op {
     Op::Compaction(CompactionRequest { revision, ..Default::default() })
 }
 
-pub fn grant(id: i64, ttl: i64) -> Op {
+pub(crate) fn grant(id: i64, ttl: i64) -> Op {
     Op::LeaseGrant(LeaseGrantRequest { id, ttl })
 }
 
-pub fn revoke(id: i64) -> Op {
+pub(crate) fn revoke(id: i64) -> Op {
     Op::LeaseRevoke(LeaseRevokeRequest { id })
 }

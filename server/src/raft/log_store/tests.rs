@@ -5,10 +5,16 @@ use crate::raft::types::{EntryContent, Outcomes, Payload, SnapshotMeta, StoredMe
 use api::cleatpb::{Batch, Command, command::Op};
 use api::etcdserverpb::PutRequest;
 use openraft::alias::{SnapshotOf, StoredMembershipOf};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkV2};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::storage::{EntryResponder, IOFlushed, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::TypeConfigExt;
 use openraft::{Snapshot, StorageError};
+use std::future::Future;
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// A state machine that knows its position and membership, all that the suite asks of one.
@@ -70,8 +76,8 @@ fn options(segment_bytes: u64, memory_bytes: usize) -> LogStoreOptions {
     LogStoreOptions { segment_bytes, memory_bytes, ..Default::default() }
 }
 
-struct Build(LogStoreOptionsOf);
-type LogStoreOptionsOf = fn() -> LogStoreOptions;
+struct Build(MakeOptions);
+type MakeOptions = fn() -> LogStoreOptions;
 
 impl StoreBuilder<TypeConfig, LogStore, Positioned, TempDir> for Build {
     async fn build(&self) -> Result<(TempDir, LogStore, Positioned), StorageError<TypeConfig>> {
@@ -81,7 +87,7 @@ impl StoreBuilder<TypeConfig, LogStore, Positioned, TempDir> for Build {
     }
 }
 
-fn suite(options: LogStoreOptionsOf) {
+fn suite(options: MakeOptions) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async { Suite::test_all(Build(options)).await }).unwrap();
 }
@@ -197,4 +203,107 @@ async fn truncated_entries_stay_gone_and_are_replaced() {
     let mut store = LogStore::open(dir.path(), options(2 << 10, 0)).unwrap();
     let mut reader = store.get_log_reader().await;
     assert_eq!(reader.try_get_log_entries(..).await.unwrap(), expected);
+}
+
+/// A cluster of one has nobody to reach.
+struct Nobody;
+
+impl openraft::RaftNetworkFactory<TypeConfig> for Nobody {
+    type Network = Self;
+
+    async fn new_client(&mut self, _target: u64, _peer: &crate::raft::types::Peer) -> Self {
+        Self
+    }
+}
+
+fn nobody() -> Unreachable<TypeConfig> {
+    Unreachable::new(&io::Error::other("nobody"))
+}
+
+impl RaftNetworkV2<TypeConfig> for Nobody {
+    type SnapshotData = ();
+
+    async fn append_entries(
+        &mut self,
+        _: AppendEntriesRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        Err(nobody().into())
+    }
+
+    async fn vote(
+        &mut self,
+        _: VoteRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        Err(nobody().into())
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        _: Vote,
+        _: SnapshotOf<TypeConfig, ()>,
+        _: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        Err(nobody().into())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_raft_node_keeps_its_writes_over_restarts() {
+    const WRITES: u64 = 300;
+    let deadline = Some(Duration::from_secs(20));
+    let dir = tempfile::tempdir().unwrap();
+    let config = openraft::Config {
+        heartbeat_interval: 50,
+        election_timeout_min: 150,
+        election_timeout_max: 300,
+        snapshot_policy: openraft::SnapshotPolicy::Never,
+        ..Default::default()
+    };
+    let config = Arc::new(config.validate().unwrap());
+    let mut written = 0;
+    for start in 0..3 {
+        let store = LogStore::open(dir.path(), options(16 << 10, 5_000)).unwrap();
+        let machine = Positioned::default();
+        let raft = crate::raft::types::Raft::new(1, Arc::clone(&config), Nobody, store, machine.clone()).await.unwrap();
+        if start == 0 {
+            raft.initialize(std::collections::BTreeMap::from([(1, crate::raft::types::Peer::default())]))
+                .await
+                .unwrap();
+        }
+        raft.wait(deadline).current_leader(1, "leads").await.unwrap();
+        let writes = (0..WRITES).map(|write| {
+            let EntryContent::Normal(payload) = put(write, 100).payload else { unreachable!() };
+            raft.client_write(payload)
+        });
+        for result in futures::future::join_all(writes).await {
+            let index = result.unwrap().log_id.index;
+            written = index.max(written);
+        }
+        assert!(written >= (start + 1) * WRITES);
+        let metrics = raft.metrics().borrow_watched().clone();
+        assert_eq!(metrics.last_log_index, Some(written));
+        assert_eq!(machine.0.lock().last_log_id.map(|id| id.index), Some(written));
+        raft.shutdown().await.unwrap();
+        drop(raft);
+    }
+    let mut store = LogStore::open(dir.path(), options(16 << 10, 5_000)).unwrap();
+    let mut reader = store.get_log_reader().await;
+    let entries = reader.try_get_log_entries(..).await.unwrap();
+    assert_eq!(entries.iter().map(|e| e.log_id.index).collect::<Vec<_>>(), (0..=written).collect::<Vec<_>>());
+    let puts = entries.iter().filter(|entry| matches!(entry.payload, EntryContent::Normal(_))).count();
+    assert_eq!(puts as u64, 3 * WRITES);
+}
+
+#[tokio::test]
+async fn a_hole_in_the_log_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = LogStore::open(dir.path(), options(64 << 10, 0)).unwrap();
+    append(&mut store, vec![put(0, 1), put(1, 1)]).await.unwrap();
+    for entries in [vec![put(3, 1)], vec![put(1, 1)], vec![put(2, 1), put(4, 1)]] {
+        let error = append(&mut store, entries).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
 }

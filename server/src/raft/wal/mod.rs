@@ -152,14 +152,17 @@ impl Wal {
         self.shared.queue.room().await
     }
 
-    /// Queues entries and tells `done` when they are durable. For every entry, `placed` learns its
+    /// Queues entries, the first with the index `next` unless that is `None`, and tells `done` when they
+    /// are durable. For every entry, `placed` learns its
     /// encoded length and the stream position after which the entry can be read from disk.
     ///
     /// # Errors
-    /// After the log has failed, or when an entry is larger than a record can be.
+    /// After the log has failed; when the entries would leave a hole, or one is larger than a record can
+    /// be.
     pub(super) fn append(
         &self,
         entries: impl IntoIterator<Item = Entry>,
+        mut next: Option<u64>,
         done: IoFlushed,
         mut placed: impl FnMut(Entry, usize, u64),
     ) -> io::Result<()> {
@@ -168,10 +171,13 @@ impl Wal {
         let start = queued.len();
         for entry in entries {
             let len = queued.add(|buf| record::encode_entry(buf, &entry));
-            if len > record::MAX_PAYLOAD_BYTES {
+            let index = entry.log_id.index;
+            if len > record::MAX_PAYLOAD_BYTES || next.is_some_and(|next| next != index) {
                 queued.undo(start);
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "entry is larger than a record can be"));
+                let text = format!("entry {index} of {len} bytes cannot follow the log's end at {next:?}");
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
             }
+            next = Some(index + 1);
             placed(entry, len, queued.position());
         }
         self.shared.queue.submit(queued, Some(Waiting::Append(done)));

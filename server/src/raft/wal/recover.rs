@@ -1,6 +1,7 @@
 //! Opening a log: lock, walk, cut the torn end, start the threads.
 
 use std::fs::{self, File};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -94,7 +95,7 @@ fn create_dir(dir: &Path) -> Result<(), WalError> {
     }
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     create_dir(parent)?;
-    match fs::create_dir(dir) {
+    match fs::DirBuilder::new().mode(segment::DIR_MODE).create(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(WalError::io(dir)(error)),
         Ok(()) | Err(_) => segment::sync_dir(parent).map_err(WalError::io(parent)),
     }

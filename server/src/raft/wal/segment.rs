@@ -14,6 +14,11 @@ pub(super) const HEADER_BYTES: usize = 64;
 /// Written into every header; a segment of another version is refused.
 pub(super) const FORMAT_VERSION: u32 = 1;
 
+/// Entries hold values and passwords: only the member's user reads them.
+pub(super) const FILE_MODE: u32 = 0o600;
+/// The same for the log's directory.
+pub(super) const DIR_MODE: u32 = 0o700;
+
 const MAGIC: &[u8; 8] = b"CLEATWAL";
 const CHECK: usize = 60;
 /// How much is read or zeroed at once.

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -160,19 +161,28 @@ impl Shared {
 
     fn make(&self, number: u64, recycled: Option<Segment>) -> io::Result<Spare> {
         let path = self.dir.join(format!("spare-{number}.{SUFFIX}"));
+        self.fill(&path, recycled).map(|file| Spare { file, path: path.clone() }).inspect_err(|_| {
+            // Half a spare would only take room. What cannot be deleted goes at the next start.
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::debug!(%error, "no spare to delete");
+            }
+        })
+    }
+
+    fn fill(&self, path: &Path, recycled: Option<Segment>) -> io::Result<File> {
         let file = if let Some(segment) = recycled {
-            fs::rename(&segment.path, &path)?;
+            fs::rename(&segment.path, path)?;
             segment::sync_dir(&self.dir)?;
             segment.file.set_len(self.segment_bytes)?;
             segment.file
         } else {
-            File::options().read(true).write(true).create_new(true).open(&path)?
+            File::options().read(true).write(true).create_new(true).mode(segment::FILE_MODE).open(path)?
         };
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.segment_bytes) {
             Err(rustix::io::Errno::NOSPC) => return Err(io::ErrorKind::StorageFull.into()),
             // Writing the zeros allocates as well, where the file system cannot reserve.
             Ok(()) | Err(_) => segment::zero(&file, 0, self.segment_bytes)?,
         }
-        Ok(Spare { file, path })
+        Ok(file)
     }
 }

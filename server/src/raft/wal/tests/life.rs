@@ -90,10 +90,10 @@ async fn a_failed_sync_is_final_and_told_to_everyone() {
     wal.append_durably([put(1, 0, 1)]).await.unwrap();
     wal.shared.fails_syncs.store(true, Relaxed);
     let (first, second) = (TypeConfig::oneshot(), TypeConfig::oneshot());
-    wal.append([put(1, 1, 1)], IOFlushed::signal(first.0), |_, _, _| ()).unwrap();
+    wal.append([put(1, 1, 1)], None, IOFlushed::signal(first.0), |_, _, _| ()).unwrap();
     // Either queued behind the failing group or refused: an error both ways.
     let vote = wal.vote(&Vote::new(2, 1));
-    let refused = wal.append([put(1, 2, 1)], IOFlushed::signal(second.0), |_, _, _| ()).is_err();
+    let refused = wal.append([put(1, 2, 1)], None, IOFlushed::signal(second.0), |_, _, _| ()).is_err();
     assert!(first.1.await.unwrap().is_err());
     assert!(refused || second.1.await.unwrap().is_err());
     if let Ok(vote) = vote {
@@ -122,4 +122,41 @@ async fn syncs_and_bytes_are_counted() {
     drop(wal);
     assert_eq!((stats.syncs(), observed.load(Relaxed)), (1, 1));
     assert_eq!(stats.sync_in_flight(), None);
+}
+
+#[tokio::test]
+async fn positions_cut_off_by_a_crash_outlive_the_segments_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let vote = Vote::new_committed(4, 2);
+    {
+        let (wal, _) = open(dir.path()).unwrap();
+        wal.vote_durably(vote).await.unwrap();
+        wal.purge(log_id(1, 0)).unwrap();
+        for index in 1..20 {
+            wal.append_durably([put(4, index, 400)]).await.unwrap();
+        }
+    }
+    // As after a crash in the middle of a rotation: the new segment has a header and nothing else.
+    let last = segments(dir.path()).pop().unwrap();
+    edit(&last, |bytes| bytes[segment::HEADER_BYTES..].fill(0));
+    let (wal, opened) = open(dir.path()).unwrap();
+    let kept = opened.last.unwrap();
+    wal.purge(kept).unwrap();
+    wal.append_durably([put(4, kept.index + 1, 10)]).await.unwrap();
+    drop(wal);
+    for path in segments(dir.path()).iter().filter(|path| **path != last) {
+        // Whether or not the thread got round to it before the end: all of them may go.
+        fs::remove_file(path).unwrap();
+    }
+    let (wal, opened) = open(dir.path()).unwrap();
+    assert_eq!((opened.vote, opened.purged), (Some(vote), Some(kept)));
+    assert_eq!(wal.entries(), [put(4, kept.index + 1, 10)]);
+}
+
+#[test]
+fn a_sync_in_flight_is_visible() {
+    let stats = WalStats::new(Box::new(|_| ()));
+    assert_eq!(stats.sync_in_flight(), None);
+    stats.time(|| assert!(stats.sync_in_flight().is_some()));
+    assert_eq!((stats.sync_in_flight(), stats.syncs()), (None, 1));
 }
