@@ -10,6 +10,7 @@ use crate::config::{Config, MetricsLevel};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::health::{Alarm, GrpcHealth, HealthChecks};
 use crate::http::{self, AccessRules, HttpState};
+use crate::lessor::Lessor;
 use crate::listen::{Bound, Front, GrpcRoutes, ListenError, ListenSettings, Listeners};
 use crate::metrics::Metrics;
 use crate::node::{Identity, Limits, Node};
@@ -22,16 +23,21 @@ use crate::raft::wal::{WalError, WalStats};
 use crate::storage::{FLUSH_EARLY_BYTES, FaultSender, Pace, Storage};
 use crate::v3::cluster::ClusterService;
 use crate::v3::kv::KvService;
+use crate::v3::lease::{LeaseService, proposer};
 use crate::v3::maintenance::MaintenanceService;
+use crate::v3::watch::WatchService;
+use crate::watch::hub::Hub;
 use api::cleatpb::MemberAttributes;
 use api::cleatpb::command::Op;
 use api::etcdserverpb::{AlarmType, RangeRequest};
 use api::server::cluster_server::ClusterServer;
 use api::server::health_server::HealthServer;
 use api::server::kv_server::KvServer;
+use api::server::lease_server::LeaseServer;
 use api::server::maintenance_server::MaintenanceServer;
-use openraft::SnapshotPolicy;
+use api::server::watch_server::WatchServer;
 use openraft::async_runtime::WatchReceiver;
+use openraft::{ServerState, SnapshotPolicy};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,6 +92,8 @@ pub struct Server {
     node: Node,
     storage: Storage,
     storage_thread: std::thread::JoinHandle<()>,
+    hub: Arc<Hub>,
+    lessor: Arc<Lessor>,
     listeners: Listeners,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -109,6 +117,8 @@ struct Core {
     log: Arc<WalStats>,
     storage: Storage,
     storage_thread: std::thread::JoinHandle<()>,
+    hub: Arc<Hub>,
+    lessor: Arc<Lessor>,
 }
 
 impl Server {
@@ -135,6 +145,8 @@ impl Server {
             node,
             storage: core.storage,
             storage_thread: core.storage_thread,
+            hub: core.hub,
+            lessor: core.lessor,
             listeners: Listeners::new(&ListenSettings::new(&config), &metrics),
             tasks,
             stop,
@@ -154,7 +166,11 @@ impl Server {
         let node = self.node.clone();
         node.ready().await.map_err(|error| StartError::Raft(error.text().to_owned()))?;
         let quota = Arc::new(Quota::new(config.quota_bytes, &node));
-        export_metrics(metrics, &node, &quota);
+        export_metrics(metrics, &node, &quota, Arc::clone(&self.hub));
+        self.tasks.spawn(lead_leases(node.clone(), Arc::clone(&self.lessor), self.stop.clone()));
+        let lessor = Arc::clone(&self.lessor);
+        let (propose, stop) = (proposer(node.clone()), self.stop.clone());
+        self.tasks.spawn(async move { lessor.run(propose, stop).await });
         self.tasks.spawn(watch_raft(node.clone(), faults.clone(), self.stop.clone()));
         self.tasks.spawn(purge_log(node.clone(), config.snapshot_count, self.stop.clone()));
         self.tasks.spawn(Arc::clone(&quota).watch_space(node.clone(), self.stop.clone()));
@@ -201,10 +217,19 @@ impl Server {
         };
         let maintenance =
             MaintenanceService { node: node.clone(), storage: self.storage.clone(), quota: Arc::clone(quota) };
+        let watch = WatchService {
+            node: node.clone(),
+            hub: Arc::clone(&self.hub),
+            progress_interval: config.watch_progress_notify_interval,
+            stop: self.stop.clone(),
+        };
+        let lease = LeaseService::new(node.clone(), Arc::clone(&self.lessor), Arc::clone(quota));
         let health = GrpcHealth::new(self.serving.subscribe());
         let routes = GrpcRoutes::new(Arc::clone(metrics), max_message)
             .with(KvServer::new(kv).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
             .with(MaintenanceServer::new(maintenance).max_decoding_message_size(decode))
+            .with(WatchServer::new(watch).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
+            .with(LeaseServer::new(lease).max_decoding_message_size(decode))
             .with(HealthServer::new(health))
             .with(ClusterServer::new(ClusterService { node }).max_decoding_message_size(decode));
         Arc::new(routes)
@@ -271,13 +296,15 @@ async fn open_core(
     };
     let (storage, storage_thread) = Storage::start(flusher, pace, Box::new(on_flush), faults)
         .map_err(|error| StartError::Internal(error.to_string()))?;
-    let observer = observer(reader.clone(), storage.clone());
+    let hub = Arc::new(Hub::new(reader.revision()));
+    let lessor = Arc::new(Lessor::new(config.election_timeout));
+    let observer = observer(reader.clone(), storage.clone(), Arc::clone(&hub), Arc::clone(&lessor));
     let state_machine = StateMachine::new(writer, reader.clone(), observer);
     let raft = Raft::new(identity.member_id, raft_config(config)?, Alone, log, state_machine)
         .await
         .map_err(|error| StartError::Raft(error.to_string()))?;
     lead(&raft, identity, config).await?;
-    Ok(Core { raft, reader, log: log_stats, storage, storage_thread })
+    Ok(Core { raft, reader, log: log_stats, storage, storage_thread, hub, lessor })
 }
 
 fn log_options(metrics: &Arc<Metrics>, faults: FaultSender) -> LogStoreOptions {
@@ -293,8 +320,15 @@ fn log_options(metrics: &Arc<Metrics>, faults: FaultSender) -> LogStoreOptions {
 }
 
 /// Told of every applied batch.
-fn observer(reader: Reader, storage: Storage) -> crate::raft::state_machine::Observer {
-    Box::new(move |_applied: &Applied| {
+fn observer(
+    reader: Reader,
+    storage: Storage,
+    hub: Arc<Hub>,
+    lessor: Arc<Lessor>,
+) -> crate::raft::state_machine::Observer {
+    Box::new(move |applied: &Applied| {
+        hub.publish(&applied.changes);
+        lessor.observe(&applied.notices);
         if reader.tail_bytes() > FLUSH_EARLY_BYTES {
             storage.flush_soon();
         }
@@ -364,6 +398,31 @@ async fn watch_raft(node: Node, faults: FaultSender, stop: CancellationToken) {
     }
 }
 
+/// Runs the lease clock while this member leads.
+async fn lead_leases(node: Node, lessor: Arc<Lessor>, stop: CancellationToken) {
+    let mut metrics = node.raft().metrics();
+    let mut led_in = None;
+    loop {
+        let leads_in = {
+            let now = metrics.borrow_watched();
+            // Not before an entry of its own term is applied: until then the store lacks what others committed.
+            let applied_own = now.last_applied.is_some_and(|id| id.leader_id.term == now.current_term);
+            (now.state == ServerState::Leader && applied_own).then_some(now.current_term)
+        };
+        if leads_in != led_in {
+            match leads_in {
+                Some(_) => lessor.promote(|| node.reader().leases()),
+                None => lessor.demote(),
+            }
+            led_in = leads_in;
+        }
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
 /// Lets raft drop the part of the log that the store holds durably.
 async fn purge_log(node: Node, snapshot_count: u64, stop: CancellationToken) {
     let mut purged = node.reader().durable().0.index;
@@ -420,7 +479,7 @@ fn read_something(node: &Node) -> Result<(), String> {
 }
 
 /// Sets the gauges that are read from state when somebody asks.
-fn export_metrics(metrics: &Arc<Metrics>, node: &Node, quota: &Arc<Quota>) {
+fn export_metrics(metrics: &Arc<Metrics>, node: &Node, quota: &Arc<Quota>, hub: Arc<Hub>) {
     let server_id = format!("{:x}", node.identity().member_id);
     metrics.server.id.with_label_values(&[&server_id]).set(1);
     metrics.server.quota_bytes.set(quota.limit_bytes() as i64);
@@ -437,6 +496,11 @@ fn export_metrics(metrics: &Arc<Metrics>, node: &Node, quota: &Arc<Quota>) {
         metrics.mvcc.db_size_bytes.set(store.file_bytes as i64);
         metrics.mvcc.db_size_in_use_bytes.set(store.stored_bytes as i64);
         metrics.mvcc.keys.set(store.keys as i64);
+        let watch = hub.stats();
+        metrics.mvcc.watch_streams.set(watch.streams.get() as i64);
+        metrics.mvcc.watchers.set(watch.watchers.get() as i64);
+        metrics.mvcc.slow_watchers.set(watch.unsynced.get() as i64);
+        metrics.mvcc.pending_events.set(watch.pending.get() as i64);
         metrics.mvcc.current_revision.set(store.revision);
         metrics.mvcc.compact_revision.set(store.compacted);
     });

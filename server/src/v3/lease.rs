@@ -4,6 +4,7 @@
 use super::status::{mismatched, status};
 use crate::lessor::{Lessor, Propose};
 use crate::node::Node;
+use crate::quota::{LEASE_COST, Quota};
 use api::cleatpb::command::Op;
 use api::error::Error;
 use api::etcdserverpb::{
@@ -24,6 +25,7 @@ use tonic::{Request, Response, Status, Streaming};
 pub(crate) struct LeaseService {
     node: Node,
     lessor: Arc<Lessor>,
+    quota: Arc<Quota>,
     propose: Arc<Propose>,
 }
 
@@ -36,9 +38,9 @@ pub(crate) fn proposer(node: Node) -> Propose {
 }
 
 impl LeaseService {
-    pub(crate) fn new(node: Node, lessor: Arc<Lessor>) -> Self {
+    pub(crate) fn new(node: Node, lessor: Arc<Lessor>, quota: Arc<Quota>) -> Self {
         let propose = Arc::new(proposer(node.clone()));
-        Self { node, lessor, propose }
+        Self { node, lessor, quota, propose }
     }
 
     /// Makes sure that this member leads, and that its lessor knows.
@@ -109,6 +111,7 @@ impl Lease for LeaseService {
         while request.id == 0 {
             request.id = rand::random::<i64>() & i64::MAX;
         }
+        self.quota.admit(&self.node, LEASE_COST).await.map_err(status)?;
         let outcome = self.node.propose(Op::LeaseGrant(request)).await.map_err(status)?;
         match outcome.result.map_err(status)? {
             Reply::LeaseGrant { id, ttl } => {

@@ -66,7 +66,7 @@ impl Member {
         let address = listener.local_addr().unwrap();
         let server = tonic::transport::Server::builder()
             .add_service(WatchServer::new(watch))
-            .add_service(LeaseServer::new(LeaseService::new(node.clone(), lessor)));
+            .add_service(LeaseServer::new(LeaseService::new(node.clone(), lessor, Arc::new(Quota::new(None, &node)))));
         let (stopped, incoming) = (stop.clone().cancelled_owned(), TcpListenerStream::new(listener));
         tasks.spawn(async move { server.serve_with_incoming_shutdown(incoming, stopped).await.unwrap() });
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
