@@ -55,6 +55,7 @@ impl Member {
         let identity = Identity { cluster_id: 1, member_id: 1 };
         let limits = Limits { request_bytes: 1 << 20, request_timeout: Duration::from_secs(7) };
         let node = Node::start(raft, reader, log_stats, identity, limits, &tasks, &stop);
+        node.raft().wait(Some(DEADLINE)).state(openraft::ServerState::Leader, "elected").await.unwrap();
         node.read_barrier().await.unwrap();
         lessor.promote(|| node.reader().leases());
         let (clock, propose, token) = (Arc::clone(&lessor), proposer(node.clone()), stop.clone());
