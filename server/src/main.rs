@@ -1,11 +1,11 @@
 //! `cleat`: reads the settings, runs a member until a signal comes, and ends the way etcd ends.
 
 use server::config::{self, Command, Config};
+use server::server::Server;
 use server::{logging, notify, version};
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use wiring::Server;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -112,7 +112,7 @@ fn welcome(config: &Config) -> String {
     let urls: Vec<_> = config.listen_client_urls.iter().map(ToString::to_string).collect();
     let endpoint = &config.advertise_client_urls[0];
     format!(
-        "\ncleat {} serves etcd's v3 API\n  clients  {}\n  data     {}\n  try      cleatctl --endpoints {endpoint} put greeting hello\n\n",
+        "\ncleat {} serves etcd's v3 API\n  clients  {}\n  data     {}\n  try      etcdctl --endpoints {endpoint} put greeting hello\n\n",
         version::CLEAT_VERSION,
         urls.join(", "),
         config.data_dir.display(),
@@ -134,75 +134,5 @@ fn print(text: &str) -> ExitCode {
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
-    }
-}
-
-/// Serves the HTTP endpoints and gRPC health: what exists without a store.
-mod wiring {
-    use api::server::health_server::HealthServer;
-    use server::config::{Config, MetricsLevel};
-    use server::data_dir::DataDir;
-    use server::health::{GrpcHealth, HealthChecks};
-    use server::http::{AccessRules, HttpState, guarded, metrics_router, router};
-    use server::listen::{Bound, Front, GrpcRoutes, ListenSettings, Listeners};
-    use server::metrics::Metrics;
-    use std::sync::Arc;
-    use std::time::Duration;
-    use tokio::sync::watch;
-
-    const GRACE: Duration = Duration::from_secs(5);
-
-    pub(crate) struct Server {
-        listeners: Listeners,
-        serving: watch::Sender<bool>,
-        _data: DataDir,
-    }
-
-    impl Server {
-        pub(crate) async fn start(config: Config) -> anyhow::Result<Self> {
-            let data = DataDir::open(&config.data_dir)?;
-            let metrics = Metrics::new(config.metrics == MetricsLevel::Extensive)?;
-            let listeners = Listeners::new(&ListenSettings::new(&config), &metrics);
-            let (serving, receiver) = watch::channel(true);
-            let checks = HealthChecks {
-                has_leader: Box::new(|| true),
-                is_learner: Box::new(|| false),
-                alarms: Box::new(Vec::new),
-                serializable_read: Box::new(|| Box::pin(async { Ok(()) })),
-                linearizable_read: Box::new(|| Box::pin(async { Ok(()) })),
-            };
-            let state = HttpState { metrics: Arc::clone(&metrics), checks: Arc::new(checks) };
-            let rules = AccessRules { cors: config.cors.clone(), host_whitelist: config.host_whitelist.clone() };
-            let http = guarded(router(state.clone()), rules.clone());
-            let max = config.max_request_bytes + 512 * 1024;
-            let routes = GrpcRoutes::new(metrics, max).with(HealthServer::new(GrpcHealth::new(receiver)));
-            let routes = Arc::new(routes);
-            let client_front = if config.listen_client_http_urls.is_empty() {
-                Front::both(routes, http.clone())
-            } else {
-                Front::grpc_only(routes)
-            };
-            let http_front = Front::http_only(http);
-            let metrics_front = Front::http_only(guarded(metrics_router(state), rules));
-            for (urls, front) in [
-                (&config.listen_client_urls, &client_front),
-                (&config.listen_client_http_urls, &http_front),
-                (&config.listen_metrics_urls, &metrics_front),
-            ] {
-                for url in urls {
-                    listeners.serve(Bound::new(url, config.socket_reuse_port).await?, front);
-                }
-            }
-            Ok(Self { listeners, serving, _data: data })
-        }
-
-        pub(crate) async fn fault(&mut self) -> String {
-            std::future::pending().await
-        }
-
-        pub(crate) async fn shutdown(self) {
-            drop(self.serving);
-            self.listeners.shutdown(GRACE).await;
-        }
     }
 }

@@ -1,0 +1,7 @@
+//! etcd's v3 services over [`crate::node::Node`]: shape, propose or read, header.
+
+pub(crate) mod check;
+pub(crate) mod cluster;
+pub(crate) mod kv;
+pub(crate) mod maintenance;
+pub(crate) mod status;
