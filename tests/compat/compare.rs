@@ -115,12 +115,7 @@ pub(crate) fn compare_events(
     if theirs != ours {
         let (theirs, ours, fields) = differing_lines(&format!("{theirs:#?}"), &format!("{ours:#?}"));
         let name = format!("events of {}", crate::show::watch(0, request));
-        return Some(Difference::new(
-            "Watch",
-            &format!("events, fields {fields}"),
-            format!("{name}\n{theirs}"),
-            ours,
-        ));
+        return Some(Difference::new("Watch", &format!("events, fields {fields}"), format!("{name}\n{theirs}"), ours));
     }
     let end = |log: &WatcherLog, ids: &Ids| {
         log.canceled.clone().map(|canceled| {

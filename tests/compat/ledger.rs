@@ -7,6 +7,8 @@
 use crate::answer::Answer;
 use crate::op::Op;
 use crate::pair::World;
+use api::etcdserverpb::TxnRequest;
+use api::etcdserverpb::request_op::Request;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tonic::Code;
 
@@ -34,8 +36,11 @@ const ENTRIES: [Entry; 2] = [
 ];
 
 fn undecodable_text(op: &Op, etcd: &mut Answer, cleat: &mut Answer) -> bool {
-    let (Op::Raw { .. }, Answer::Error { code: Code::Internal, message }, Answer::Error { code: Code::Internal, message: ours }) =
-        (op, etcd, cleat)
+    let (
+        Op::Raw { .. },
+        Answer::Error { code: Code::Internal, message },
+        Answer::Error { code: Code::Internal, message: ours },
+    ) = (op, etcd, cleat)
     else {
         return false;
     };
@@ -83,12 +88,34 @@ impl Ledger {
 
 /// Requests that are left out, because etcd 3.4 itself answers by chance or not at all.
 pub(crate) fn not_asked(op: &Op, world: &World) -> bool {
+    let compacted = world.revisions.compacted;
     match op {
-        // etcd keeps or drops the delete at the compacted revision depending on how far its background
-        // compaction has come.
         Op::WatchCreate { request, .. } => {
-            world.resolve(request.start_revision) == world.revisions.compacted && world.compacted_at_delete
+            let start = world.resolve(request.start_revision);
+            // etcd keeps or drops the delete at the compacted revision depending on how far its background
+            // compaction has come.
+            let by_chance = start == compacted && world.compacted_at_delete;
+            // A watcher that a compaction ended keeps its id until it is cancelled as well, so the id can not
+            // be used again in the meantime.
+            let keeps_id = request.watch_id != 0 && start != 0 && start < compacted;
+            by_chance || keeps_id
         }
+        // etcd checks that a put with `ignore_value` or `ignore_lease` has a key to keep something of before it
+        // runs the transaction. When the transaction deletes the key first, the server panics.
+        Op::Txn(txn) => {
+            has_op(txn, &|op| matches!(op, Request::RequestDeleteRange(_)))
+                && has_op(txn, &|op| matches!(op, Request::RequestPut(put) if put.ignore_value || put.ignore_lease))
+        }
+        // The same watcher as above: cancelling it is answered a second time.
+        Op::WatchCancel { slot, id } => world.ended_by_compaction.contains(&(*slot, *id)),
         _ => false,
     }
+}
+
+/// True when some operation of the transaction, at any depth, is like that.
+fn has_op(txn: &TxnRequest, like: &dyn Fn(&Request) -> bool) -> bool {
+    txn.success.iter().chain(&txn.failure).filter_map(|op| op.request.as_ref()).any(|op| match op {
+        Request::RequestTxn(inner) => has_op(inner, like),
+        op => like(op),
+    })
 }

@@ -10,6 +10,7 @@ use api::etcdserverpb::WatchCreateRequest;
 use api::mvccpb::Event;
 use api::mvccpb::event::EventType;
 use harness::Kind;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// etcd brings a watcher with a start in the past up to date every 100 ms.
@@ -21,6 +22,8 @@ pub(crate) struct World {
     pub(crate) revisions: Revisions,
     /// The compacted revision deleted something.
     pub(crate) compacted_at_delete: bool,
+    /// Slot and id of the watchers that ended because of a compaction.
+    pub(crate) ended_by_compaction: BTreeSet<(usize, i64)>,
     /// Number of lease ids that the servers chose.
     pub(crate) chosen_leases: usize,
 }
@@ -79,6 +82,8 @@ pub(crate) struct Pair {
     watched: Vec<Watched>,
     /// Watchers made so far on each stream.
     made: Vec<usize>,
+    /// A watcher was created with a start in the past, and it is not known to have caught up.
+    behind: bool,
 }
 
 impl Pair {
@@ -86,7 +91,7 @@ impl Pair {
     pub(crate) async fn start() -> Result<Self> {
         let (etcd, cleat) = tokio::try_join!(Side::start(Kind::Etcd), Side::start(Kind::Cleat))?;
         let world = World { revisions: Revisions { current: 1, compacted: 0 }, ..World::default() };
-        let mut pair = Self { etcd, cleat, world, watched: Vec::new(), made: vec![0; HISTORY + 1] };
+        let mut pair = Self { etcd, cleat, world, watched: Vec::new(), made: vec![0; HISTORY + 1], behind: false };
         let everything =
             WatchCreateRequest { key: "\0".into(), range_end: "\0".into(), start_revision: 1, ..Default::default() };
         pair.add_watched(HISTORY, 0, everything);
@@ -103,6 +108,9 @@ impl Pair {
         {
             return Ok(Some(difference));
         }
+        if matches!(op, Op::Compact(_)) {
+            self.catch_up().await?;
+        }
         let revisions = self.world.revisions;
         let (mut etcd, mut cleat) = tokio::join!(self.etcd.ask(op, revisions), self.cleat.ask(op, revisions));
         if let Some(log) = self.etcd.death() {
@@ -116,6 +124,10 @@ impl Pair {
             return Ok(Some(difference));
         }
         self.learn(op, &answered);
+        if matches!(op, Op::WatchCancel { .. }) {
+            // Its answer carries the revision of the moment, so nothing may follow before it.
+            return self.settle().await;
+        }
         Ok(None)
     }
 
@@ -132,6 +144,7 @@ impl Pair {
             (Op::Grant(request), Answer::Grant(_)) if request.id == 0 => self.world.chosen_leases += 1,
             (Op::WatchOpen(slot), _) => {
                 self.watched.retain(|watched| watched.slot != *slot);
+                self.world.ended_by_compaction.retain(|(other, _)| other != slot);
                 self.made[*slot] = 0;
             }
             (Op::WatchCreate { slot, request }, Answer::Watch(created)) if !created.canceled => {
@@ -155,6 +168,10 @@ impl Pair {
         let compacted = self.world.revisions.compacted;
         let start = request.start_revision;
         let end = if start != 0 && start < compacted { End::Canceled } else { End::Never };
+        if end == End::Canceled {
+            self.world.ended_by_compaction.insert((slot, id));
+        }
+        self.behind |= start != 0;
         let index = self.made[slot];
         self.made[slot] += 1;
         let mut watched = Watched { slot, id, index, request, end, owed: 0, scanned: 0, compared: 0 };
@@ -162,6 +179,15 @@ impl Pair {
             watched.request.start_revision = self.world.revisions.current + 1;
         }
         self.watched.push(watched);
+    }
+
+    /// A compaction ends the watchers that still have to read what it removes, so none may be left.
+    async fn catch_up(&mut self) -> Result<()> {
+        let current = self.world.revisions.current;
+        if std::mem::take(&mut self.behind) && current > 1 {
+            tokio::try_join!(self.etcd.catch_up(current), self.cleat.catch_up(current))?;
+        }
+        Ok(())
     }
 
     /// Every event since the start of the servers, as etcd told it.

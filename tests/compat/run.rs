@@ -23,6 +23,8 @@ const WORKERS: usize = 3;
 /// More kinds of differences than anyone reads at once.
 const MAX_FAILURES: usize = 12;
 const SHOWN_OPS: usize = 10;
+/// Most differences need nothing before the last request, or little.
+const FIRST_TRIES: [usize; 4] = [1, 4, 16, 64];
 /// All shrinking of one run together.
 const SHRINK_BUDGET: Duration = Duration::from_mins(1);
 
@@ -143,29 +145,49 @@ async fn sequence(seed: u64, count: usize, failures: &Failures, ledger: &Ledger)
 
 /// Takes requests out of a failing sequence for as long as the same kind of difference remains.
 async fn shrink(failure: &mut Failure, deadline: Instant) -> Result<()> {
+    let all = failure.ops.len();
+    for length in FIRST_TRIES.into_iter().filter(|n| *n < all).chain([all]) {
+        let last = failure.ops[failure.ops.len() - length..].to_vec();
+        if Instant::now() < deadline && still_fails(failure, last).await? {
+            break;
+        }
+    }
+    if !failure.shrunk {
+        // It depends on timing: taking requests out would shrink towards chance.
+        return Ok(());
+    }
     let mut chunk = failure.ops.len().div_ceil(2).max(1);
     loop {
         let mut from = 0;
+        // The last request shows the difference and stays.
         while from + 1 < failure.ops.len() {
             if Instant::now() > deadline {
                 return Ok(());
             }
-            // The last request shows the difference and stays.
             let to = (from + chunk).min(failure.ops.len() - 1);
             let fewer = [&failure.ops[..from], &failure.ops[to..]].concat();
-            match replay(&fewer).await? {
-                Some((length, difference)) if difference.signature == failure.difference.signature => {
-                    failure.ops = fewer[..length].to_vec();
-                    failure.difference = difference;
-                    failure.shrunk = true;
-                }
-                _ => from = to,
+            if !still_fails(failure, fewer).await? {
+                from = to;
             }
         }
         if chunk == 1 {
             return Ok(());
         }
         chunk = chunk.div_ceil(4);
+    }
+}
+
+/// Replaces a failure's requests by fewer ones if they show the same kind of difference.
+async fn still_fails(failure: &mut Failure, mut ops: Vec<Op>) -> Result<bool> {
+    match replay(&ops).await? {
+        Some((length, difference)) if difference.signature == failure.difference.signature => {
+            ops.truncate(length);
+            failure.ops = ops;
+            failure.difference = difference;
+            failure.shrunk = true;
+            Ok(true)
+        }
+        _ => Ok(false),
     }
 }
 

@@ -51,10 +51,7 @@ fn range(r: &RangeRequest) -> String {
             ("max_create", r.max_create_revision),
         ],
     );
-    flags(
-        &mut out,
-        &[("serializable", r.serializable), ("keys_only", r.keys_only), ("count_only", r.count_only)],
-    );
+    flags(&mut out, &[("serializable", r.serializable), ("keys_only", r.keys_only), ("count_only", r.count_only)]);
     out
 }
 
@@ -63,10 +60,7 @@ fn put(p: &PutRequest) -> String {
     if p.lease != 0 {
         write!(out, " lease={}", show_lease(p.lease)).expect("writing to a string");
     }
-    flags(
-        &mut out,
-        &[("prev_kv", p.prev_kv), ("ignore_value", p.ignore_value), ("ignore_lease", p.ignore_lease)],
-    );
+    flags(&mut out, &[("prev_kv", p.prev_kv), ("ignore_value", p.ignore_value), ("ignore_lease", p.ignore_lease)]);
     out
 }
 
@@ -132,10 +126,7 @@ pub(crate) fn watch(slot: usize, w: &WatchCreateRequest) -> String {
     if !w.filters.is_empty() {
         write!(out, " filters={:?}", w.filters).expect("writing to a string");
     }
-    flags(
-        &mut out,
-        &[("prev_kv", w.prev_kv), ("progress_notify", w.progress_notify), ("fragment", w.fragment)],
-    );
+    flags(&mut out, &[("prev_kv", w.prev_kv), ("progress_notify", w.progress_notify), ("fragment", w.fragment)]);
     out
 }
 

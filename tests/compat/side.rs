@@ -121,14 +121,10 @@ impl Side {
             }
             Op::Leases => Answer::of(lease.lease_leases(LeaseLeasesRequest {}).await, Answer::Leases),
             Op::KeepAlive(ids) => self.keep_alive(ids).await,
-            Op::HashKv(revision) => {
-                Answer::of(maintenance.hash_kv(HashKvRequest { revision }).await, Answer::HashKv)
-            }
+            Op::HashKv(revision) => Answer::of(maintenance.hash_kv(HashKvRequest { revision }).await, Answer::HashKv),
             Op::Status => Answer::of(maintenance.status(StatusRequest {}).await, Answer::Status),
             Op::Alarm(request) => Answer::of(maintenance.alarm(request).await, Answer::Alarm),
-            Op::Defragment => {
-                Answer::of(maintenance.defragment(DefragmentRequest {}).await, Answer::Defragment)
-            }
+            Op::Defragment => Answer::of(maintenance.defragment(DefragmentRequest {}).await, Answer::Defragment),
             Op::MoveLeader(target_id) => {
                 Answer::of(maintenance.move_leader(MoveLeaderRequest { target_id }).await, Answer::MoveLeader)
             }
@@ -220,5 +216,33 @@ impl Side {
             })
             .await;
         taken.unwrap_or(Answer::Silence)
+    }
+
+    /// Waits until every watcher that was created with a start in the past has caught up.
+    ///
+    /// That shows in nothing when such a watcher is owed no event. So one more is created that is owed one:
+    /// etcd brings all of them up to date in one pass.
+    pub(crate) async fn catch_up(&mut self, revision: i64) -> Result<()> {
+        let request = WatchCreateRequest {
+            key: Bytes::from_static(b"\0"),
+            range_end: Bytes::from_static(b"\0"),
+            start_revision: revision,
+            ..WatchCreateRequest::default()
+        };
+        let Answer::Watch(created) = self.create_watcher(HISTORY, request).await else {
+            anyhow::bail!("{}: no further watcher on the history stream", self.kind());
+        };
+        let index = self.streams[HISTORY].log().watchers.len() - 1;
+        let arrived = self.streams[HISTORY].wait(ANSWER_DEADLINE, |log| {
+            let watcher = &log.watchers[index];
+            (!watcher.events.is_empty()).then_some(())
+        });
+        anyhow::ensure!(arrived.await.is_some(), "{}: a watcher from revision {revision} got nothing", self.kind());
+        let cancel = WatchCancelRequest { watch_id: created.watch_id };
+        self.watch_request(HISTORY, Some(RequestUnion::CancelRequest(cancel))).await;
+        let canceled =
+            self.streams[HISTORY].wait(ANSWER_DEADLINE, |log| log.watchers[index].canceled.as_ref().map(|_| ()));
+        anyhow::ensure!(canceled.await.is_some(), "{}: cancelling a watcher was not answered", self.kind());
+        Ok(())
     }
 }

@@ -136,7 +136,11 @@ impl Stream {
     }
 
     /// Waits until `found` returns something or the limit passes.
-    pub(crate) async fn wait<T>(&self, limit: Duration, mut found: impl FnMut(&mut StreamLog) -> Option<T>) -> Option<T> {
+    pub(crate) async fn wait<T>(
+        &self,
+        limit: Duration,
+        mut found: impl FnMut(&mut StreamLog) -> Option<T>,
+    ) -> Option<T> {
         let waiting = async {
             loop {
                 let changed = self.shared.changed.notified();

@@ -50,9 +50,7 @@ pub async fn run(mut command: Command, stdin: &[u8], limit: Duration) -> Result<
         }
         Ok(output)
     };
-    let Ok(output) = tokio::time::timeout(limit, work).await else {
-        bail!("{what} did not end in {limit:?}")
-    };
+    let Ok(output) = tokio::time::timeout(limit, work).await else { bail!("{what} did not end in {limit:?}") };
     let output = output?;
     Ok(Output {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -11,8 +11,21 @@ use rand::Rng;
 
 /// Keys of three prefixes, with the bytes where orders and prefixes have their edges.
 const KEYS: [&[u8]; 15] = [
-    b"a", b"a\0", b"a\xff", b"ab", b"a/", b"a/1", b"a/2", b"a/\xff\xff", b"b", b"b/\0", b"b\xff", b"\0", b"\0a",
-    b"\xff", b"\xff\xff",
+    b"a",
+    b"a\0",
+    b"a\xff",
+    b"ab",
+    b"a/",
+    b"a/1",
+    b"a/2",
+    b"a/\xff\xff",
+    b"b",
+    b"b/\0",
+    b"b\xff",
+    b"\0",
+    b"\0a",
+    b"\xff",
+    b"\xff\xff",
 ];
 const VALUES: [&[u8]; 8] = [b"", b"1", b"2", b"3", b"10", b"\0", b"\xff\xfe", b"a longer value"];
 

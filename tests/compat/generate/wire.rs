@@ -25,7 +25,8 @@ impl Generator {
     }
 
     pub(super) fn bad_cluster_change(&mut self) -> Op {
-        let bad_url = self.pick(&["", "127.0.0.1:1", "ftp://127.0.0.1:1", "http://127.0.0.1", "http://127.0.0.1:1/path"]);
+        let bad_url =
+            self.pick(&["", "127.0.0.1:1", "ftp://127.0.0.1:1", "http://127.0.0.1", "http://127.0.0.1:1/path"]);
         match self.rng.random_range(0..7) {
             0 => Op::MemberAdd(MemberAddRequest { peer_urls: vec![bad_url.to_owned()], is_learner: true }),
             1 => Op::MemberAdd(MemberAddRequest { peer_urls: Vec::new(), is_learner: true }),
