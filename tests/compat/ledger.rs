@@ -98,7 +98,10 @@ pub(crate) fn not_asked(op: &Op, world: &World) -> bool {
             // A watcher that a compaction ended keeps its id until it is cancelled as well, so the id can not
             // be used again in the meantime.
             let keeps_id = request.watch_id != 0 && start != 0 && start < compacted;
-            by_chance || keeps_id
+            // On a store that was never compacted, etcd reads nothing for a start at -1 and forgets the past of
+            // all watchers that are catching up at the time.
+            let forgets = start == -1 && compacted == 0;
+            by_chance || keeps_id || forgets
         }
         // etcd checks that a put with `ignore_value` or `ignore_lease` has a key to keep something of before it
         // runs the transaction. When the transaction deletes the key first, the server panics.

@@ -92,8 +92,7 @@ impl Pair {
         let (etcd, cleat) = tokio::try_join!(Side::start(Kind::Etcd), Side::start(Kind::Cleat))?;
         let world = World { revisions: Revisions { current: 1, compacted: 0 }, ..World::default() };
         let mut pair = Self { etcd, cleat, world, watched: Vec::new(), made: vec![0; HISTORY + 1], behind: false };
-        let everything =
-            WatchCreateRequest { key: "\0".into(), range_end: "\0".into(), start_revision: 1, ..Default::default() };
+        let everything = WatchCreateRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
         pair.add_watched(HISTORY, 0, everything);
         Ok(pair)
     }
@@ -203,7 +202,9 @@ impl Pair {
             (newest >= target).then_some(())
         };
         if self.etcd.stream(HISTORY).wait(SETTLE_DEADLINE, seen).await.is_none() {
-            bail!("etcd's history watcher did not reach revision {target}");
+            let log = self.etcd.stream(HISTORY).log();
+            let newest = log.watchers[0].events.last().map_or(1, revision_of);
+            bail!("etcd's history watcher is at revision {newest} of {target}; its stream: {:?}", log.ended);
         }
         let mut watched = std::mem::take(&mut self.watched);
         self.history(|events| {

@@ -129,7 +129,11 @@ async fn sequence(seed: u64, count: usize, failures: &Failures, ledger: &Ledger)
         let op = generator.next(&pair.world);
         ops.push(op);
         let op = &ops[ops.len() - 1];
+        let t = Instant::now();
         difference = pair.step(op, ledger).await.with_context(|| format!("seed {seed}, step {}", ops.len()))?;
+        if t.elapsed() > Duration::from_millis(700) {
+            eprintln!("slow {:?} {op}", t.elapsed());
+        }
     }
     let difference = match difference {
         None => pair.settle().await?,

@@ -53,7 +53,6 @@ impl Side {
         let everything = WatchCreateRequest {
             key: Bytes::from_static(b"\0"),
             range_end: Bytes::from_static(b"\0"),
-            start_revision: 1,
             prev_kv: true,
             ..WatchCreateRequest::default()
         };
