@@ -17,14 +17,16 @@ const SHOWN_LINES: usize = 60;
 pub(crate) struct Difference {
     /// Equal for differences that have the same cause, as far as that can be seen.
     pub(crate) signature: String,
+    /// The servers may hold different data from here on.
+    pub(crate) fatal: bool,
     etcd: String,
     cleat: String,
 }
 
 impl Difference {
-    /// A difference of one kind of request.
+    /// A difference of one kind of request, after which nothing can be compared.
     pub(crate) fn new(kind: &str, what: &str, etcd: String, cleat: String) -> Self {
-        Self { signature: format!("{kind}: {what}"), etcd, cleat }
+        Self { signature: format!("{kind}: {what}"), fatal: true, etcd, cleat }
     }
 }
 
@@ -44,7 +46,9 @@ pub(crate) fn compare(op: &Op, etcd: &mut Answer, cleat: &mut Answer, ledger: &L
     if etcd == cleat {
         return None;
     }
-    Some(describe(op.kind(), etcd, cleat))
+    let refused = |answer: &Answer| matches!(answer, Answer::Error { .. });
+    let fatal = !op.only_reads() && !(refused(etcd) && refused(cleat));
+    Some(Difference { fatal, ..describe(op.kind(), etcd, cleat) })
 }
 
 fn tolerate(etcd: &Answer, cleat: &mut Answer) {

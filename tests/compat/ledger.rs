@@ -22,7 +22,12 @@ struct Entry {
     erase: Erase,
 }
 
-const ENTRIES: [Entry; 2] = [
+const ENTRIES: [Entry; 3] = [
+    Entry {
+        name: "malformed method path: code",
+        reason: "etcd's gRPC library answers ResourceExhausted, newer releases of it Unimplemented",
+        erase: malformed_path_code,
+    },
     Entry {
         name: "undecodable request: text",
         reason: "the text names the decoder's internals; the code is the same",
@@ -47,6 +52,17 @@ fn undecodable_text(op: &Op, etcd: &mut Answer, cleat: &mut Answer) -> bool {
     let applies = message != ours && message.starts_with("grpc: error unmarshalling request");
     if applies {
         message.clone_from(ours);
+    }
+    applies
+}
+
+fn malformed_path_code(op: &Op, etcd: &mut Answer, cleat: &mut Answer) -> bool {
+    let (Op::Raw { .. }, Answer::Error { code, message }, Answer::Error { code: ours, .. }) = (op, etcd, cleat) else {
+        return false;
+    };
+    let applies = message.starts_with("malformed method name") && *ours == Code::Unimplemented;
+    if applies {
+        *code = *ours;
     }
     applies
 }

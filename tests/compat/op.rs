@@ -91,6 +91,22 @@ impl Op {
         }
     }
 
+    /// True when the request changes nothing that a later request can see.
+    pub(crate) fn only_reads(&self) -> bool {
+        matches!(
+            self,
+            Self::Range(_)
+                | Self::TimeToLive { .. }
+                | Self::Leases
+                | Self::KeepAlive(_)
+                | Self::HashKv(_)
+                | Self::Members
+                | Self::Status
+                | Self::WatchProgress(_)
+                | Self::Raw { .. }
+        )
+    }
+
     /// True when the answer depends on every watcher having received what it is owed.
     pub(crate) fn needs_settled_watchers(&self) -> bool {
         matches!(self, Self::Compact(_) | Self::WatchCancel { .. } | Self::WatchProgress(_) | Self::WatchOpen(_))

@@ -119,10 +119,11 @@ impl Pair {
             return Ok(Some(Difference::new(op.kind(), "the server died", format!("{etcd:#?}"), log)));
         }
         let answered = etcd.clone();
-        if let Some(difference) = compare(op, &mut etcd, &mut cleat, ledger) {
-            return Ok(Some(difference));
-        }
+        let difference = compare(op, &mut etcd, &mut cleat, ledger);
         self.learn(op, &answered);
+        if difference.is_some() {
+            return Ok(difference);
+        }
         if matches!(op, Op::WatchCancel { .. }) {
             // Its answer carries the revision of the moment, so nothing may follow before it.
             return self.settle().await;

@@ -1,7 +1,7 @@
 //! Runs sequences on pairs of servers and makes failures short.
 //!
-//! A sequence ends at its first difference, because nothing after it can be compared; the next one starts on
-//! fresh servers. So one run shows several kinds of differences, each kind once.
+//! A sequence ends at the first difference after which the servers may hold different data; the next one starts
+//! on fresh servers. So one run shows several kinds of differences, each kind once.
 
 use crate::compare::Difference;
 use crate::generate::Generator;
@@ -11,7 +11,8 @@ use crate::pair::Pair;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter, Write as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
@@ -25,14 +26,16 @@ const MAX_FAILURES: usize = 12;
 const SHOWN_OPS: usize = 10;
 /// Most differences need nothing before the last request, or little.
 const FIRST_TRIES: [usize; 4] = [1, 4, 16, 64];
-/// All shrinking of one run together.
-const SHRINK_BUDGET: Duration = Duration::from_mins(1);
+/// Enough to shrink what does not depend on a long past.
+const SHRINK_BUDGET: Duration = Duration::from_secs(8);
+/// No new sequence starts after this, however slow the servers are.
+const RUN_BUDGET: Duration = Duration::from_secs(150);
 
 /// What to run.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    seeds: Vec<u64>,
-    /// Requests of each sequence.
+    /// One sequence to replay; otherwise seeds are drawn until enough requests were made.
+    seed: Option<u64>,
     ops: usize,
 }
 
@@ -43,13 +46,8 @@ impl Plan {
             let Ok(text) = std::env::var(name) else { return Ok(None) };
             Ok(Some(text.parse().with_context(|| format!("{name}={text}"))?))
         };
-        let total = number("CLEAT_DIFF_OPS")?.map_or(DEFAULT_OPS, |ops| ops as usize);
-        let ops = total.min(SEQUENCE_OPS);
-        let seeds = match number("CLEAT_SEED")? {
-            Some(seed) => vec![seed],
-            None => (0..total.div_ceil(ops.max(1))).map(|_| rand::random_range(0..1_000_000_000)).collect(),
-        };
-        Ok(Self { seeds, ops })
+        let ops = number("CLEAT_DIFF_OPS")?.map_or(DEFAULT_OPS, |ops| ops as usize);
+        Ok(Self { seed: number("CLEAT_SEED")?, ops })
     }
 }
 
@@ -76,75 +74,91 @@ impl Display for Failure {
     }
 }
 
-/// Failures by signature.
-type Failures = Arc<Mutex<BTreeMap<String, Failure>>>;
+/// What the workers of a run share.
+struct Run {
+    plan: Plan,
+    ledger: Arc<Ledger>,
+    started: Instant,
+    done: AtomicUsize,
+    /// By signature.
+    failures: Mutex<BTreeMap<String, Failure>>,
+}
 
 /// Runs a plan; returns one failure per kind of difference.
 pub(crate) async fn run(plan: Plan, ledger: Arc<Ledger>) -> Result<Vec<Failure>> {
-    let started = Instant::now();
-    let failures = Failures::default();
-    let queue = Arc::new(Mutex::new(plan.seeds.clone()));
-    let mut workers = JoinSet::new();
-    for _ in 0..WORKERS.min(plan.seeds.len()) {
-        let (queue, failures, ledger) = (Arc::clone(&queue), Arc::clone(&failures), Arc::clone(&ledger));
-        workers.spawn(async move {
-            let mut done = 0;
-            while lock(&failures).len() < MAX_FAILURES
-                && let Some(seed) = pop(&queue)
-            {
-                done += sequence(seed, plan.ops, &failures, &ledger).await?;
-            }
-            Ok::<usize, anyhow::Error>(done)
-        });
+    let workers = if plan.seed.is_some() { 1 } else { WORKERS };
+    let (started, done, failures) = (Instant::now(), AtomicUsize::new(0), Mutex::default());
+    let run = Arc::new(Run { plan, ledger, started, done, failures });
+    let mut tasks = JoinSet::new();
+    for _ in 0..workers {
+        let run = Arc::clone(&run);
+        tasks.spawn(async move { run.work().await });
     }
-    let mut done = 0;
-    while let Some(worker) = workers.join_next().await {
-        done += worker??;
+    while let Some(worker) = tasks.join_next().await {
+        worker??;
     }
-    eprintln!("{done} requests in {:.0?}", started.elapsed());
-    let mut found: Vec<Failure> = std::mem::take(&mut *lock(&failures)).into_values().collect();
-    let deadline = Instant::now() + SHRINK_BUDGET;
+    eprintln!("{} requests in {:.0?}", run.done.load(Ordering::Relaxed), started.elapsed());
+    let mut found: Vec<Failure> = std::mem::take(&mut *run.failures()).into_values().collect();
     for failure in &mut found {
-        shrink(failure, deadline).await?;
+        shrink(failure, Instant::now() + SHRINK_BUDGET).await?;
     }
     Ok(found)
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+impl Run {
+    fn failures(&self) -> MutexGuard<'_, BTreeMap<String, Failure>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
-fn pop(queue: &Mutex<Vec<u64>>) -> Option<u64> {
-    lock(queue).pop()
-}
-
-/// Runs one seed to its end or to its first difference; returns the number of requests.
-async fn sequence(seed: u64, count: usize, failures: &Failures, ledger: &Ledger) -> Result<usize> {
-    eprintln!("CLEAT_SEED={seed}");
-    let mut pair = Pair::start().await?;
-    let mut generator = Generator::new(seed);
-    let mut ops = Vec::with_capacity(count);
-    let mut difference = None;
-    while difference.is_none() && ops.len() < count {
-        let op = generator.next(&pair.world);
-        ops.push(op);
-        let op = &ops[ops.len() - 1];
-        let t = Instant::now();
-        difference = pair.step(op, ledger).await.with_context(|| format!("seed {seed}, step {}", ops.len()))?;
-        if t.elapsed() > Duration::from_millis(700) {
-            eprintln!("slow {:?} {op}", t.elapsed());
+    async fn work(&self) -> Result<()> {
+        if let Some(seed) = self.plan.seed {
+            return self.sequence(seed).await;
         }
+        while self.failures().len() < MAX_FAILURES
+            && self.done.load(Ordering::Relaxed) < self.plan.ops
+            && self.started.elapsed() < RUN_BUDGET
+        {
+            self.sequence(rand::random_range(0..1_000_000_000)).await?;
+        }
+        Ok(())
     }
-    let difference = match difference {
-        None => pair.settle().await?,
-        found => found,
-    };
-    let step = ops.len();
-    if let Some(difference) = difference {
-        let failure = Failure { seed, step, ops, difference: difference.clone(), shrunk: false };
-        lock(failures).entry(difference.signature).or_insert(failure);
+
+    /// Runs one seed to its end, or until the servers can no longer be compared.
+    async fn sequence(&self, seed: u64) -> Result<()> {
+        eprintln!("CLEAT_SEED={seed}");
+        let mut pair = Pair::start().await?;
+        let mut generator = Generator::new(seed);
+        let count = self.plan.ops.min(SEQUENCE_OPS);
+        let mut ops = Vec::with_capacity(count);
+        while ops.len() < count {
+            let op = generator.next(&pair.world);
+            ops.push(op.clone());
+            self.done.fetch_add(1, Ordering::Relaxed);
+            let outcome = pair.step(&op, &self.ledger).await;
+            let Some(difference) = outcome.with_context(|| format!("seed {seed}, step {}", ops.len()))? else {
+                continue;
+            };
+            let fatal = difference.fatal;
+            self.fail(seed, &ops, difference);
+            if fatal {
+                return Ok(());
+            }
+        }
+        if let Some(difference) = pair.settle().await? {
+            self.fail(seed, &ops, difference);
+        }
+        Ok(())
     }
-    Ok(step)
+
+    fn fail(&self, seed: u64, ops: &[Op], difference: Difference) {
+        self.failures().entry(difference.signature.clone()).or_insert_with(|| Failure {
+            seed,
+            step: ops.len(),
+            ops: ops.to_vec(),
+            difference,
+            shrunk: false,
+        });
+    }
 }
 
 /// Takes requests out of a failing sequence for as long as the same kind of difference remains.

@@ -21,7 +21,7 @@ pub(crate) const SLOTS: usize = 2;
 pub(crate) const HISTORY: usize = SLOTS;
 
 /// Every answer comes within milliseconds, unless the machine stalls.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Revisions that placeholders stand for at this step.
 #[derive(Clone, Copy, Debug, Default)]

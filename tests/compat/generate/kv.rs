@@ -10,23 +10,11 @@ use bytes::Bytes;
 use rand::Rng;
 
 /// Keys of three prefixes, with the bytes where orders and prefixes have their edges.
-const KEYS: [&[u8]; 15] = [
-    b"a",
-    b"a\0",
-    b"a\xff",
-    b"ab",
-    b"a/",
-    b"a/1",
-    b"a/2",
-    b"a/\xff\xff",
-    b"b",
-    b"b/\0",
-    b"b\xff",
-    b"\0",
-    b"\0a",
-    b"\xff",
-    b"\xff\xff",
-];
+///
+/// At most 12 keys exist (these and `big`): beyond that etcd's sort is not stable, and the order of keys that
+/// are equal in the sort target says nothing.
+const KEYS: [&[u8]; 11] =
+    [b"a", b"a\0", b"a\xff", b"ab", b"a/", b"a/1", b"a/\xff\xff", b"b", b"\0", b"\xff", b"\xff\xff"];
 const VALUES: [&[u8]; 8] = [b"", b"1", b"2", b"3", b"10", b"\0", b"\xff\xfe", b"a longer value"];
 
 /// One more than `--max-txn-ops`.
@@ -153,20 +141,21 @@ impl Generator {
 
     fn crowded_txn(&mut self) -> TxnRequest {
         let many = TOO_MANY_OPS - usize::from(self.rng.random_bool(0.5));
-        let put = |n: usize| {
+        let delete = |n: usize| {
             let key = format!("many/{n}").into();
-            RequestOp { request: Some(request_op::Request::RequestPut(PutRequest { key, ..Default::default() })) }
+            let request = request_op::Request::RequestDeleteRange(DeleteRangeRequest { key, ..Default::default() });
+            RequestOp { request: Some(request) }
         };
-        let puts: Vec<RequestOp> = (0..many).map(put).collect();
+        let ops: Vec<RequestOp> = (0..many).map(delete).collect();
         match self.rng.random_range(0..4) {
-            0 => TxnRequest { success: puts, ..Default::default() },
-            1 => TxnRequest { failure: puts, ..Default::default() },
+            0 => TxnRequest { success: ops, ..Default::default() },
+            1 => TxnRequest { failure: ops, ..Default::default() },
             2 => {
                 let compare = Compare { key: "a".into(), ..Default::default() };
                 TxnRequest { compare: vec![compare; many], ..Default::default() }
             }
             _ => {
-                let inner = TxnRequest { success: puts, ..Default::default() };
+                let inner = TxnRequest { success: ops, ..Default::default() };
                 let nested = RequestOp { request: Some(request_op::Request::RequestTxn(inner)) };
                 TxnRequest { success: vec![nested], ..Default::default() }
             }
