@@ -47,8 +47,8 @@ pub(crate) fn compare(op: &Op, etcd: &mut Answer, cleat: &mut Answer, ledger: &L
         return None;
     }
     let refused = |answer: &Answer| matches!(answer, Answer::Error { .. });
-    let fatal = !op.only_reads() && !(refused(etcd) && refused(cleat));
-    Some(Difference { fatal, ..describe(op.kind(), etcd, cleat) })
+    let harmless = op.only_reads() || (refused(etcd) && refused(cleat));
+    Some(Difference { fatal: !harmless, ..describe(op.kind(), etcd, cleat) })
 }
 
 fn tolerate(etcd: &Answer, cleat: &mut Answer) {
