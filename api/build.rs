@@ -6,7 +6,8 @@
 use prost_types::FileDescriptorSet;
 use std::path::PathBuf;
 
-const PROTOS: [&str; 6] = ["kv.proto", "auth.proto", "rpc.proto", "v3lock.proto", "v3election.proto", "command.proto"];
+const PROTOS: [&str; 7] =
+    ["kv.proto", "auth.proto", "rpc.proto", "v3lock.proto", "v3election.proto", "command.proto", "health.proto"];
 
 /// Field names whose snake case would be unreadable (`peer_ur_ls`). The binary format has no names.
 const READABLE: [(&str, &str); 2] = [("peerURLs", "peer_urls"), ("clientURLs", "client_urls")];
@@ -38,6 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for package in ["mvccpb", "authpb", "etcdserverpb", "v3lockpb", "v3electionpb", "cleatpb"] {
             server = server.extern_path(format!(".{package}"), format!("crate::{package}"));
         }
+        server = server.extern_path(".grpc.health.v1", "crate::health");
         server.compile_fds(files)?;
     }
     Ok(())

@@ -7,6 +7,7 @@
 //! - [`mvccpb`], [`authpb`], [`etcdserverpb`], [`v3lockpb`], [`v3electionpb`]: messages, and with the
 //!   feature `services` the clients.
 //! - [`cleatpb`]: the commands that members replicate.
+//! - [`health`]: gRPC's own health service.
 //! - [`encoded`]: the same responses with key-values as stored bytes, for the server.
 //! - `server` (feature `services`): the service traits, answering with [`encoded`] types.
 //! - [`error`]: every error that etcd can answer, with its gRPC code and exact text.
@@ -16,17 +17,21 @@ pub mod error;
 
 macro_rules! generated {
     ($package:ident) => {
+        generated!($package, stringify!($package));
+    };
+    ($module:ident, $package:expr) => {
         #[allow(
             missing_docs,
             clippy::all,
             clippy::pedantic,
+            clippy::allow_attributes_without_reason,
             unreachable_pub,
             unused_qualifications,
             reason = "generated"
         )]
-        #[doc = concat!("Generated from package `", stringify!($package), "`.")]
-        pub mod $package {
-            include!(concat!(env!("OUT_DIR"), "/", stringify!($package), ".rs"));
+        #[doc = concat!("Generated from package `", $package, "`.")]
+        pub mod $module {
+            include!(concat!(env!("OUT_DIR"), "/", $package, ".rs"));
         }
     };
 }
@@ -37,12 +42,22 @@ generated!(etcdserverpb);
 generated!(v3lockpb);
 generated!(v3electionpb);
 generated!(cleatpb);
+generated!(health, "grpc.health.v1");
 
 /// The service traits and their tower services.
 #[cfg(feature = "services")]
 pub mod server {
-    #![allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications, reason = "generated")]
+    #![allow(
+        missing_docs,
+        clippy::all,
+        clippy::pedantic,
+        clippy::allow_attributes_without_reason,
+        unreachable_pub,
+        unused_qualifications,
+        reason = "generated"
+    )]
     include!(concat!(env!("OUT_DIR"), "/server/etcdserverpb.rs"));
     include!(concat!(env!("OUT_DIR"), "/server/v3lockpb.rs"));
     include!(concat!(env!("OUT_DIR"), "/server/v3electionpb.rs"));
+    include!(concat!(env!("OUT_DIR"), "/server/grpc.health.v1.rs"));
 }

@@ -1,2 +1,135 @@
-//! The member process.
-fn main() {}
+//! `cleat`: reads the settings, runs a member until a signal comes, and ends the way etcd ends.
+
+use server::config::{self, Command, Config};
+use server::server::Server;
+use server::{logging, version};
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// More workers than this do not make one member faster, but cost memory.
+const MAX_WORKERS: usize = 8;
+
+fn main() -> ExitCode {
+    let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
+    let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    let config = match config::load(args, environment) {
+        Ok(Command::Help) => return print(&config::help()),
+        Ok(Command::Version) => return print(&version::long_version()),
+        Ok(Command::Run(config)) => *config,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(error.exit_code());
+        }
+    };
+    if let Err(error) = logging::init(&config.log) {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| {
+            let result = runtime.block_on(run(config));
+            // A member that is broken must not wait for the part that hangs.
+            runtime.shutdown_background();
+            result
+        });
+    match result {
+        Ok(signal) => end_by(signal),
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "member failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a member until a signal asks it to stop, and returns that signal. A broken member is an error at once: it
+/// must not answer anything more.
+async fn run(config: Config) -> anyhow::Result<SignalKind> {
+    let mut signals = Signals::new()?;
+    for warning in &config.warnings {
+        tracing::warn!(warning, "check the settings");
+    }
+    tracing::info!(
+        cleat_version = version::CLEAT_VERSION,
+        etcd_version = version::COMPATIBLE_ETCD_VERSION,
+        git_sha = version::GIT_SHA,
+        name = config.name,
+        data_dir = %config.data_dir.display(),
+        "starting a member"
+    );
+    let welcome = welcome(&config);
+    let mut member = tokio::select! {
+        started = Box::pin(Server::start(config)) => started?,
+        stop = signals.next() => return Ok(stop),
+    };
+    tracing::info!("ready to serve client requests");
+    if std::io::stdout().is_terminal() {
+        print(&welcome);
+    }
+    let stop = tokio::select! {
+        stop = signals.next() => stop,
+        fault = member.fault() => anyhow::bail!(fault),
+    };
+    tracing::info!(signal = stop.as_raw_value(), "stopping; a second signal ends at once");
+    tokio::select! {
+        () = member.shutdown() => Ok(stop),
+        second = signals.next() => Ok(second),
+    }
+}
+
+/// The signals that ask a member to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> SignalKind {
+        tokio::select! {
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+        }
+    }
+}
+
+/// What is served, where the data is, and what to type next.
+fn welcome(config: &Config) -> String {
+    let urls: Vec<_> = config.listen_client_urls.iter().map(ToString::to_string).collect();
+    let endpoint = &config.advertise_client_urls[0];
+    format!(
+        "\ncleat {} serves etcd's v3 API\n  clients  {}\n  data     {}\n  try      etcdctl --endpoints {endpoint} put greeting hello\n\n",
+        version::CLEAT_VERSION,
+        urls.join(", "),
+        config.data_dir.display(),
+    )
+}
+
+/// Dies by the signal, so that a supervisor sees why; process 1 has no default actions and exits with 0.
+fn end_by(stop: SignalKind) -> ExitCode {
+    if std::process::id() != 1
+        && let Err(error) = signal_hook::low_level::emulate_default_handler(stop.as_raw_value())
+    {
+        tracing::warn!(%error, "cannot end by the signal");
+    }
+    ExitCode::SUCCESS
+}
+
+fn print(text: &str) -> ExitCode {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}

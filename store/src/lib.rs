@@ -1,1 +1,72 @@
-//! The replicated state machine.
+//! Cleat's replicated state machine.
+//!
+//! Deterministic and synchronous: it knows no clock, no randomness, no network and no raft library. Everything that
+//! depends on those is decided by whoever proposes a [`api::cleatpb::Command`] and travels inside it, so that the
+//! same log gives the same state on every member.
+//!
+//! [`open`] gives three handles on one store:
+//!
+//! - [`Writer`] applies committed log entries. There is one.
+//! - [`Flusher`] brings what was applied to the database file, and removes compacted history. There is one.
+//! - [`Reader`] answers everything else. Clone it freely.
+//!
+//! Failures are of two kinds, see [`error`].
+
+mod alarm;
+mod apply;
+pub mod command;
+pub mod error;
+mod flush;
+mod lease;
+mod members;
+mod mvcc;
+mod open;
+#[cfg(test)]
+mod power_loss;
+mod reader;
+mod schema;
+pub mod snapshot;
+
+pub use apply::{MAX_LEASE_TTL, Writer};
+pub use command::{Applied, Change, Entry, KeyEvent, Notice, Outcome, Position, Reply, RevisionEvents};
+pub use error::{Fault, ReadError, Rejection};
+pub use flush::{Flushed, Flusher};
+pub use lease::Lease;
+pub use mvcc::events::Past;
+pub use mvcc::hash::HashKv;
+pub use mvcc::key_range::{KeyRange, RangeEnd};
+pub use mvcc::revision::Revision;
+pub use mvcc::txn::is_read_only;
+pub use reader::{Reader, Status};
+
+use std::path::Path;
+use std::sync::Arc;
+
+/// Memory that the store may use beside its index.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Key-values kept in memory for reads, bytes.
+    pub cache_bytes: usize,
+    /// The database's own page cache, bytes.
+    pub database_cache_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cache_bytes: 64 << 20, database_cache_bytes: 32 << 20 }
+    }
+}
+
+/// Opens the database file, or creates it, and rebuilds the index from it. Blocking: about half a second for a
+/// million keys.
+///
+/// # Errors
+/// A file that is not a database, of another format, damaged or open elsewhere.
+pub fn open(path: &Path, options: Options) -> Result<(Writer, Flusher, Reader), Fault> {
+    let shared = Arc::new(open::open(path, options)?);
+    Ok((
+        Writer { shared: Arc::clone(&shared) },
+        Flusher { shared: Arc::clone(&shared), walk: mvcc::compact::Walk::default() },
+        Reader { shared },
+    ))
+}

@@ -1,0 +1,113 @@
+//! Decides who this member is: at the first start from the flags, later from what the data directory says.
+//!
+//! Ids are etcd's: a member id is the first eight bytes of SHA-1 over its peer URLs and the cluster token, a cluster
+//! id the same over the member ids. They are written down before anything else, so that a start that was cut off is
+//! taken up again, and flags that change later change nothing.
+
+use crate::node::Identity;
+use sha1::{Digest, Sha1};
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+
+const FILE: &str = "IDENTITY";
+
+/// Why the identity is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    /// A file could not be read or written.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// Read or write.
+        action: &'static str,
+        /// The file.
+        path: String,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
+    /// The file does not say who this member is.
+    #[error("{path} does not hold a cluster id and a member id; restore the file, or the member from a snapshot")]
+    Damaged {
+        /// The file.
+        path: String,
+    },
+}
+
+/// Reads the identity, or makes and writes it at the first start.
+///
+/// # Errors
+/// The file cannot be read, written or understood.
+pub(crate) fn identity(data_dir: &Path, peer_urls: &[String], token: &str) -> Result<Identity, BootstrapError> {
+    let path = data_dir.join(FILE);
+    let io = |action, source| BootstrapError::Io { action, path: path.display().to_string(), source };
+    match fs::read_to_string(&path) {
+        Ok(text) => parse(&text).ok_or_else(|| BootstrapError::Damaged { path: path.display().to_string() }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let member_id = member_id(peer_urls, token);
+            let identity = Identity { cluster_id: cluster_id(&[member_id]), member_id };
+            write(&path, identity).map_err(|source| io("write", source))?;
+            Ok(identity)
+        }
+        Err(source) => Err(io("read", source)),
+    }
+}
+
+/// The id of a member of the first cluster.
+fn member_id(peer_urls: &[String], token: &str) -> u64 {
+    let mut sorted: Vec<&str> = peer_urls.iter().map(String::as_str).collect();
+    sorted.sort_unstable();
+    first_eight_bytes(sorted.into_iter().chain([token]).map(str::as_bytes))
+}
+
+fn cluster_id(member_ids: &[u64]) -> u64 {
+    let mut sorted = member_ids.to_vec();
+    sorted.sort_unstable();
+    first_eight_bytes(sorted.iter().map(|id| id.to_be_bytes()))
+}
+
+fn first_eight_bytes(parts: impl Iterator<Item = impl AsRef<[u8]>>) -> u64 {
+    let mut digest = Sha1::new();
+    for part in parts {
+        digest.update(part);
+    }
+    let digest: [u8; 20] = digest.finalize().into();
+    digest.iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
+}
+
+fn parse(text: &str) -> Option<Identity> {
+    let mut lines = text.lines();
+    let mut id = |name: &str| u64::from_str_radix(lines.next()?.strip_prefix(name)?.trim(), 16).ok();
+    Some(Identity { cluster_id: id("cluster_id:")?, member_id: id("member_id:")? })
+}
+
+/// Writes the file beside its name and renames it, so that it is there whole or not at all.
+fn write(path: &Path, identity: Identity) -> std::io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = fs::File::create(&temporary)?;
+    write!(file, "cluster_id: {:016x}\nmember_id: {:016x}\n", identity.cluster_id, identity.member_id)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_etcds() {
+        // What etcd 3.4.23 reports for its default flags.
+        let member = member_id(&["http://localhost:2380".to_owned()], "etcd-cluster");
+        assert_eq!(member, 0x8e9e_05c5_2164_694d);
+        assert_eq!(cluster_id(&[member]), 0xcdf8_1819_4e3a_8c32);
+    }
+
+    #[test]
+    fn the_first_start_decides() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = identity(dir.path(), &["http://a:2380".to_owned()], "t").unwrap();
+        assert_eq!(identity(dir.path(), &["http://b:2380".to_owned()], "u").unwrap(), first);
+        fs::write(dir.path().join(FILE), "cluster_id: x\n").unwrap();
+        assert!(matches!(identity(dir.path(), &[], "t"), Err(BootstrapError::Damaged { .. })));
+    }
+}

@@ -1,0 +1,30 @@
+//! From command line, environment and file to a validated [`Config`].
+//!
+//! The flags are etcd's: names, defaults, `ETCD_*` variables and YAML keys. One table (`flags`) describes them all;
+//! the parser, the environment, the file, `--help` and the "not supported yet" check read it, so a flag cannot
+//! exist in one place and be forgotten in another. The command line is read by Go's rules (`-name`, `--name`,
+//! `--name=value`, booleans only with `=`), because charts and unit files are written for them.
+//!
+//! Precedence: a flag wins over its variable, a variable wins over the file. (etcd ignores flags and variables
+//! when a file is given.) A set flag is never silently without effect: it is acted on, answered with a warning,
+//! or refused.
+//!
+//! Only this module reads the environment or a configuration file. It opens no socket and creates nothing.
+
+mod file;
+mod flags;
+mod help;
+mod parse;
+mod settings;
+mod url;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+pub use help::help;
+pub use settings::{
+    AutoCompaction, Config, FeatureGates, GrpcKeepalive, LogConfig, LogFormat, LogLevel, LogOutput, MetricsLevel,
+};
+pub use url::{ListenUrl, Place};
+pub use values::{Command, ConfigError, load};

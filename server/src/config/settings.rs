@@ -1,0 +1,467 @@
+//! The validated settings of a member.
+//!
+//! Made once from the merged texts; everything behind it can rely on the checks made here. Nothing in here is read
+//! from the machine: whether directories and addresses are usable shows when they are opened.
+
+use super::parse;
+use super::url::{ListenUrl, Url};
+use super::values::Values;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const DEFAULT_QUOTA_BYTES: u64 = 2 << 30;
+const LARGE_QUOTA_BYTES: u64 = 8 << 30;
+const LARGE_REQUEST_BYTES: u32 = 10 << 20;
+const DEFAULT_FLUSH_INTERVAL: Duration = Duration::from_millis(100);
+const DEFAULT_FLUSH_CHANGES: usize = 10_000;
+const MAX_ELECTION_TIMEOUT_MS: u64 = 50_000;
+const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Names of the gates that etcd 3.5 to 3.7 know.
+const GATES: [&str; 11] = [
+    "AllAlpha",
+    "AllBeta",
+    "CompactHashCheck",
+    "FastLeaseKeepAlive",
+    "InitialCorruptCheck",
+    "LeaseCheckpoint",
+    "LeaseCheckpointPersist",
+    "PriorityRequest",
+    "SetMemberLocalAddr",
+    "StopGRPCServiceOnDefrag",
+    "TxnModeWriteWithSharedBuffer",
+];
+
+/// Gates that are on by themselves.
+const ON_BY_DEFAULT: [&str; 2] = ["FastLeaseKeepAlive", "TxnModeWriteWithSharedBuffer"];
+
+/// The feature gates that were set, by name.
+pub type FeatureGates = BTreeMap<String, bool>;
+
+/// The settings of a member.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The member's name.
+    pub name: String,
+    /// Directory of all data.
+    pub data_dir: PathBuf,
+    /// Directory of the write-ahead log, if not inside `data_dir`.
+    pub wal_dir: Option<PathBuf>,
+    /// Where clients are served.
+    pub listen_client_urls: Vec<ListenUrl>,
+    /// Where HTTP alone is served; if any, `listen_client_urls` serve gRPC alone.
+    pub listen_client_http_urls: Vec<ListenUrl>,
+    /// Where other members are served.
+    pub listen_peer_urls: Vec<ListenUrl>,
+    /// Where metrics and health alone are served.
+    pub listen_metrics_urls: Vec<ListenUrl>,
+    /// Client URLs that are told to others, sorted.
+    pub advertise_client_urls: Vec<String>,
+    /// Peer URLs that are told to others at the first start, sorted.
+    pub initial_advertise_peer_urls: Vec<String>,
+    /// Part of the cluster's and members' ids.
+    pub initial_cluster_token: String,
+    /// Time between heartbeats.
+    pub heartbeat_interval: Duration,
+    /// Time without a leader before an election.
+    pub election_timeout: Duration,
+    /// Refuse membership changes that would lose the quorum.
+    pub strict_reconfig_check: bool,
+    /// Ask before an election whether it could be won.
+    pub pre_vote: bool,
+    /// Applied entries between snapshots.
+    pub snapshot_count: u64,
+    /// Longest time until changes reach the store file.
+    pub flush_interval: Duration,
+    /// Most changes until they are written to the store file.
+    pub flush_changes: usize,
+    /// Size of the store that raises the NOSPACE alarm; None means no limit.
+    pub quota_bytes: Option<u64>,
+    /// Most operations in one transaction.
+    pub max_txn_ops: usize,
+    /// Largest request.
+    pub max_request_bytes: usize,
+    /// Most concurrent streams of one connection.
+    pub max_concurrent_streams: u32,
+    /// Pings on quiet connections; None means never.
+    pub grpc_keepalive: Option<GrpcKeepalive>,
+    /// Bind listeners with `SO_REUSEPORT`.
+    pub socket_reuse_port: bool,
+    /// What history is removed by itself; None means nothing.
+    pub auto_compaction: Option<AutoCompaction>,
+    /// Most revisions removed in one step of a compaction.
+    pub compaction_batch_limit: usize,
+    /// Pause between steps.
+    pub compaction_sleep_interval: Duration,
+    /// How often idle watchers that asked for it hear the revision.
+    pub watch_progress_notify_interval: Duration,
+    /// Warn about requests that take longer to apply.
+    pub warning_apply_duration: Duration,
+    /// Warn about requests that take longer altogether.
+    pub warning_unary_request_duration: Duration,
+    /// How much is measured.
+    pub metrics: MetricsLevel,
+    /// Origins that browsers may call from; None means all.
+    pub cors: Option<Vec<String>>,
+    /// Host names that HTTP requests may carry; None means all.
+    pub host_whitelist: Option<Vec<String>>,
+    /// Do not wait for the disk.
+    pub unsafe_no_fsync: bool,
+    /// Gates that were set.
+    pub feature_gates: FeatureGates,
+    /// Where and how to log.
+    pub log: LogConfig,
+    /// What to tell the user once logging works.
+    pub warnings: Vec<String>,
+}
+
+/// Pings that the server sends on quiet connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrpcKeepalive {
+    /// Ping after this much silence.
+    pub interval: Duration,
+    /// Close the connection if the answer takes longer.
+    pub timeout: Duration,
+}
+
+/// What history is removed by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AutoCompaction {
+    /// Keep this much time.
+    Periodic(Duration),
+    /// Keep this many revisions.
+    Revision(i64),
+}
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricsLevel {
+    /// Counters of every RPC.
+    Basic,
+    /// A latency histogram of every RPC as well.
+    Extensive,
+}
+
+/// Where and how to log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Least severe level to write.
+    pub level: LogLevel,
+    /// Shape of a line; None means that a terminal gets text and anything else JSON.
+    pub format: Option<LogFormat>,
+    /// Where lines go.
+    pub outputs: Vec<LogOutput>,
+}
+
+/// A level of severity. etcd's `panic` and `fatal` are [`LogLevel::Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Everything.
+    Debug,
+    /// What happens rarely.
+    Info,
+    /// What may heal.
+    Warn,
+    /// What lost data or failed.
+    Error,
+}
+
+/// The shape of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// Text for people.
+    Console,
+}
+
+/// Where log lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogOutput {
+    /// Standard error.
+    Stderr,
+    /// Standard output.
+    Stdout,
+    /// The end of this file.
+    File(PathBuf),
+}
+
+impl Config {
+    /// Validates the merged texts.
+    pub(super) fn from_values(mut values: Values) -> Result<Self, String> {
+        let mut warnings = std::mem::take(&mut values.warnings);
+        let name = values.text("name").to_owned();
+        let advertise_peer = advertised(&values, "initial-advertise-peer-urls")?;
+        check_initial_cluster(&values, &name, &advertise_peer)?;
+        let (heartbeat_interval, election_timeout) = timing(&values)?;
+        let data_dir = match values.text("data-dir") {
+            "" => PathBuf::from(format!("{name}.cleat")),
+            dir => PathBuf::from(dir),
+        };
+        let max_request_bytes: u32 = values.number("max-request-bytes");
+        if max_request_bytes > LARGE_REQUEST_BYTES {
+            warnings
+                .push(format!("max-request-bytes {max_request_bytes} is above the recommended {LARGE_REQUEST_BYTES}"));
+        }
+        let config = Self {
+            listen_client_urls: client_listeners(&values)?,
+            listen_client_http_urls: listeners(&values, "listen-client-http-urls")?,
+            listen_peer_urls: listeners(&values, "listen-peer-urls")?,
+            listen_metrics_urls: listeners(&values, "listen-metrics-urls")?,
+            advertise_client_urls: advertised(&values, "advertise-client-urls")?,
+            initial_advertise_peer_urls: advertise_peer,
+            initial_cluster_token: values.text("initial-cluster-token").to_owned(),
+            heartbeat_interval,
+            election_timeout,
+            strict_reconfig_check: values.boolean("strict-reconfig-check"),
+            pre_vote: values.boolean("pre-vote"),
+            snapshot_count: at_least_one(&values, "snapshot-count")?,
+            flush_interval: Some(values.duration("backend-batch-interval")?)
+                .filter(|interval| !interval.is_zero())
+                .unwrap_or(DEFAULT_FLUSH_INTERVAL),
+            flush_changes: usize::try_from(values.number::<i64>("backend-batch-limit"))
+                .ok()
+                .filter(|limit| *limit > 0)
+                .unwrap_or(DEFAULT_FLUSH_CHANGES),
+            quota_bytes: quota(&values, &mut warnings),
+            max_txn_ops: values.number::<u32>("max-txn-ops") as usize,
+            max_request_bytes: max_request_bytes as usize,
+            max_concurrent_streams: values.number("max-concurrent-streams"),
+            grpc_keepalive: keepalive(&values)?,
+            socket_reuse_port: values.boolean("socket-reuse-port"),
+            auto_compaction: auto_compaction(&values)?,
+            compaction_batch_limit: at_least_one(&values, "compaction-batch-limit")? as usize,
+            compaction_sleep_interval: values.duration("compaction-sleep-interval")?,
+            watch_progress_notify_interval: progress_interval(&values, &mut warnings)?,
+            warning_apply_duration: values.duration("warning-apply-duration")?,
+            warning_unary_request_duration: values.duration("warning-unary-request-duration")?,
+            metrics: match values.text("metrics") {
+                "extensive" => MetricsLevel::Extensive,
+                _ => MetricsLevel::Basic,
+            },
+            cors: unless_all(values.text("cors")),
+            host_whitelist: unless_all(values.text("host-whitelist")),
+            unsafe_no_fsync: values.boolean("unsafe-no-fsync"),
+            feature_gates: feature_gates(values.text("feature-gates"), &mut warnings)?,
+            log: log(&values)?,
+            name,
+            data_dir,
+            wal_dir: Some(values.text("wal-dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
+            warnings,
+        };
+        Ok(config)
+    }
+}
+
+/// etcd lets only one of the ways to find the first members be given.
+pub(super) fn check_bootstrap(values: &Values) -> Result<(), String> {
+    let ways = ["initial-cluster", "discovery", "discovery-srv"];
+    let set = ways.iter().filter(|name| values.is_set(name) && !values.text(name).is_empty()).count();
+    if set > 1 {
+        return Err(
+            "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery\" or \
+                    \"discovery-srv\""
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
+
+fn check_initial_cluster(values: &Values, name: &str, advertised: &[String]) -> Result<(), String> {
+    let text = values.text("initial-cluster");
+    if text.is_empty() {
+        return Ok(());
+    }
+    let mut members: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        let (member, url) = part.split_once('=').unwrap_or((part, ""));
+        if url.is_empty() {
+            return Err(format!("empty URL given for {member:?}"));
+        }
+        members.entry(member).or_default().push(Url::parse(url)?.text);
+    }
+    let Some(own) = members.get_mut(name) else {
+        return Err(format!("couldn't find local name {name:?} in the initial cluster configuration"));
+    };
+    own.sort();
+    if own != advertised {
+        let own: Vec<String> = own.iter().map(|url| format!("{name}={url}")).collect();
+        return Err(format!(
+            "--initial-cluster has {} but missing from --initial-advertise-peer-urls={}",
+            own.join(","),
+            advertised.join(",")
+        ));
+    }
+    if members.len() > 1 {
+        return Err("--initial-cluster with more than one member is not supported yet".to_owned());
+    }
+    Ok(())
+}
+
+fn timing(values: &Values) -> Result<(Duration, Duration), String> {
+    let heartbeat: u64 = values.number("heartbeat-interval");
+    let election: u64 = values.number("election-timeout");
+    if heartbeat == 0 {
+        return Err("--heartbeat-interval must be >0 (set to 0ms)".to_owned());
+    }
+    if election == 0 {
+        return Err("--election-timeout must be >0 (set to 0ms)".to_owned());
+    }
+    if heartbeat.saturating_mul(5) > election {
+        return Err(format!(
+            "--election-timeout[{election}ms] should be at least as 5 times as --heartbeat-interval[{heartbeat}ms]"
+        ));
+    }
+    if election > MAX_ELECTION_TIMEOUT_MS {
+        return Err(format!(
+            "--election-timeout[{election}ms] is too long, and should be set less than {MAX_ELECTION_TIMEOUT_MS}ms"
+        ));
+    }
+    Ok((Duration::from_millis(heartbeat), Duration::from_millis(election)))
+}
+
+fn listeners(values: &Values, name: &'static str) -> Result<Vec<ListenUrl>, String> {
+    let urls = Url::parse_list(values.text(name))?;
+    if let Some(url) = urls.iter().find(|url| url.is_tls) {
+        return Err(format!("TLS is not supported yet (--{name} has {})", url.text));
+    }
+    urls.into_iter().map(ListenUrl::new).collect()
+}
+
+fn client_listeners(values: &Values) -> Result<Vec<ListenUrl>, String> {
+    let urls = listeners(values, "listen-client-urls")?;
+    if values.is_set("listen-client-urls") && !values.is_set("advertise-client-urls") {
+        return Err("--advertise-client-urls is required when --listen-client-urls is set explicitly".to_owned());
+    }
+    if urls.is_empty() {
+        return Err("--listen-client-urls must name at least one URL".to_owned());
+    }
+    Ok(urls)
+}
+
+fn advertised(values: &Values, name: &'static str) -> Result<Vec<String>, String> {
+    let urls = Url::parse_list(values.text(name))?;
+    if let Some(url) = urls.iter().find(|url| url.host.is_empty()) {
+        return Err(format!("unexpected empty host ({})", url.text));
+    }
+    if urls.is_empty() {
+        return Err(format!("--{name} must name at least one URL"));
+    }
+    Ok(urls.into_iter().map(|url| url.text).collect())
+}
+
+fn at_least_one(values: &Values, name: &'static str) -> Result<u64, String> {
+    match values.number(name) {
+        0 => Err(format!("--{name} must be >0 (set to 0)")),
+        number => Ok(number),
+    }
+}
+
+fn quota(values: &Values, warnings: &mut Vec<String>) -> Option<u64> {
+    let quota = match values.number::<i64>("quota-backend-bytes") {
+        0 => DEFAULT_QUOTA_BYTES,
+        negative if negative < 0 => return None,
+        quota => quota as u64,
+    };
+    if quota > LARGE_QUOTA_BYTES {
+        warnings.push(format!("quota-backend-bytes {quota} is above the recommended {LARGE_QUOTA_BYTES}"));
+    }
+    Some(quota)
+}
+
+fn auto_compaction(values: &Values) -> Result<Option<AutoCompaction>, String> {
+    let text = values.text("auto-compaction-retention");
+    let number: Option<i64> = text.parse().ok();
+    if text.starts_with('-') {
+        return Err(format!("--auto-compaction-retention must not be negative (set to {text})"));
+    }
+    let compaction = match (values.text("auto-compaction-mode"), number) {
+        (_, Some(0)) => return Ok(None),
+        ("revision", Some(revisions)) => AutoCompaction::Revision(revisions),
+        ("revision", None) => {
+            return Err(format!("--auto-compaction-retention must be a number of revisions (set to {text})"));
+        }
+        (_, Some(hours)) => match u64::try_from(hours).ok().and_then(|hours| hours.checked_mul(3600)) {
+            // A century in seconds; beyond it instants may overflow.
+            Some(seconds) if seconds < 3_200_000_000 => AutoCompaction::Periodic(Duration::from_secs(seconds)),
+            _ => return Err(format!("--auto-compaction-retention is too long (set to {text})")),
+        },
+        (_, None) => match parse::duration(text) {
+            Ok(Duration::ZERO) => return Ok(None),
+            Ok(period) => AutoCompaction::Periodic(period),
+            Err(reason) => return Err(format!("error parsing CompactionRetention: time: {reason}")),
+        },
+    };
+    Ok(Some(compaction))
+}
+
+fn progress_interval(values: &Values, warnings: &mut Vec<String>) -> Result<Duration, String> {
+    let interval = values.duration("watch-progress-notify-interval")?;
+    if interval < MIN_PROGRESS_INTERVAL {
+        warnings.push(format!("watch-progress-notify-interval is raised to {}", parse::show(MIN_PROGRESS_INTERVAL)));
+    }
+    Ok(interval.max(MIN_PROGRESS_INTERVAL))
+}
+
+fn keepalive(values: &Values) -> Result<Option<GrpcKeepalive>, String> {
+    let interval = values.duration("grpc-keepalive-interval")?;
+    let timeout = values.duration("grpc-keepalive-timeout")?;
+    Ok((!interval.is_zero() && !timeout.is_zero()).then_some(GrpcKeepalive { interval, timeout }))
+}
+
+fn unless_all(text: &str) -> Option<Vec<String>> {
+    let items: Vec<String> =
+        text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect();
+    (!items.is_empty() && items.iter().all(|item| item != "*")).then_some(items)
+}
+
+fn feature_gates(text: &str, warnings: &mut Vec<String>) -> Result<FeatureGates, String> {
+    let mut gates = FeatureGates::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let Some((name, value)) = part.split_once('=') else {
+            return Err(format!("missing bool value for feature gate {part:?}"));
+        };
+        let name = name.trim();
+        let Some(on) = parse::boolean(value.trim()) else {
+            return Err(format!("invalid value of {name}={value}: parse error"));
+        };
+        if !GATES.contains(&name) {
+            return Err(format!("unrecognized feature gate: {name}"));
+        }
+        if on != ON_BY_DEFAULT.contains(&name) {
+            warnings.push(format!("feature gate {name}={on} has no effect in this release"));
+        }
+        gates.insert(name.to_owned(), on);
+    }
+    Ok(gates)
+}
+
+fn log(values: &Values) -> Result<LogConfig, String> {
+    let is_chosen = ["log-format", "log-outputs", "logger"].iter().any(|name| values.is_set(name));
+    let format = match values.text("log-format") {
+        "console" => LogFormat::Console,
+        _ => LogFormat::Json,
+    };
+    let mut outputs = Vec::new();
+    for output in values.text("log-outputs").split(',').map(str::trim).filter(|output| !output.is_empty()) {
+        let output = match output {
+            "default" | "stderr" | "/dev/stderr" => LogOutput::Stderr,
+            "stdout" | "/dev/stdout" => LogOutput::Stdout,
+            path => LogOutput::File(PathBuf::from(path)),
+        };
+        if !outputs.contains(&output) {
+            outputs.push(output);
+        }
+    }
+    if outputs.is_empty() {
+        return Err("--log-outputs must name at least one output".to_owned());
+    }
+    let level = match values.text("log-level") {
+        "debug" => LogLevel::Debug,
+        "info" => LogLevel::Info,
+        "warn" => LogLevel::Warn,
+        _ => LogLevel::Error,
+    };
+    Ok(LogConfig { level, format: is_chosen.then_some(format), outputs })
+}

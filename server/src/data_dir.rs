@@ -1,0 +1,290 @@
+//! The data directory: who may read it, who uses it, and which format it has.
+//!
+//! [`DataDir::open`] is the first thing a starting member does with the disk; everything below the directory belongs
+//! to `store` and `raft`. While a [`DataDir`] lives, no other process can open the same directory.
+
+use rustix::fs::{FlockOperation, flock};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// The format of everything below the directory. A release that cannot read the previous one changes it.
+pub const FORMAT: u32 = 1;
+
+const FORMAT_FILE: &str = "FORMAT";
+const NEW_FORMAT_FILE: &str = "FORMAT.new";
+const LOCK_FILE: &str = "LOCK";
+/// The same name as in etcd, so that backups and volume mounts need not be changed.
+const MEMBER_DIR: &str = "member";
+const PRIVATE_DIR: u32 = 0o700;
+const PRIVATE_FILE: u32 = 0o600;
+/// Everybody but the owner.
+const OTHERS: u32 = 0o077;
+
+/// Why a directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// It cannot be created, read or locked.
+    #[error("cannot use data directory {}: {what}: {reason}", dir.display())]
+    Io {
+        /// The directory.
+        dir: PathBuf,
+        /// What failed.
+        what: &'static str,
+        /// Why.
+        reason: io::Error,
+    },
+    /// Another process has it open.
+    #[error("data directory {} is used by another process{}", dir.display(), pid.as_ref().map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
+    Locked {
+        /// The directory.
+        dir: PathBuf,
+        /// The process, if it wrote its id.
+        pid: Option<u32>,
+    },
+    /// It was written by a release with another format.
+    #[error(
+        "data directory {} has format {found}, this release reads format {FORMAT}: start the release that wrote it, \
+         or restore a snapshot into a new directory",
+        dir.display()
+    )]
+    OtherFormat {
+        /// The directory.
+        dir: PathBuf,
+        /// Its format.
+        found: String,
+    },
+    /// It is etcd's.
+    #[error(
+        "data directory {} belongs to etcd: convert it into a new directory with `cleatctl migrate`, and start with that",
+        dir.display()
+    )]
+    Etcd {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// It has files, but not ours.
+    #[error(
+        "data directory {} is not empty and not a Cleat data directory (it has no {FORMAT_FILE} file): choose another",
+        dir.display()
+    )]
+    Foreign {
+        /// The directory.
+        dir: PathBuf,
+    },
+}
+
+/// A locked data directory of our format.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    /// The lock ends when the file is closed.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Creates the directory if needed, makes it private, locks it and checks its format.
+    ///
+    /// # Errors
+    /// [`DataDirError`]; the directory is unchanged then, except for its mode and the lock file.
+    pub fn open(path: &Path) -> Result<Self, DataDirError> {
+        let failed = |what| move |reason| DataDirError::Io { dir: path.to_owned(), what, reason };
+        if is_etcds(path) {
+            return Err(DataDirError::Etcd { dir: path.to_owned() });
+        }
+        make_private(path).map_err(failed("cannot make it private"))?;
+        let lock = lock(path)?;
+        match std::fs::read_to_string(path.join(FORMAT_FILE)) {
+            Ok(text) if text.trim().parse() == Ok(FORMAT) => {}
+            Ok(text) => {
+                let found = text.trim().chars().take(20).collect();
+                return Err(DataDirError::OtherFormat { dir: path.to_owned(), found });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if has_foreign_files(path).map_err(failed("cannot list it"))? {
+                    return Err(DataDirError::Foreign { dir: path.to_owned() });
+                }
+                write_format(path).map_err(failed("cannot write its format"))?;
+            }
+            Err(error) => return Err(failed("cannot read its format")(error)),
+        }
+        make_private(&path.join(MEMBER_DIR)).map_err(failed("cannot make the member's directory"))?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Where this member's log and store are; it exists.
+    pub fn member(&self) -> PathBuf {
+        self.path.join(MEMBER_DIR)
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Creates a directory for its owner only, or takes the access of others away. Keys and password hashes are in it.
+///
+/// # Errors
+/// If that is not possible, for example because another user owns it.
+pub fn make_private(path: &Path) -> io::Result<()> {
+    let metadata = match std::fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            DirBuilder::new().recursive(true).mode(PRIVATE_DIR).create(path)?;
+            return sync_parent(path);
+        }
+        other => other?,
+    };
+    if !metadata.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    let mode = metadata.permissions().mode();
+    if mode & OTHERS != 0 {
+        std::fs::set_permissions(path, Permissions::from_mode(mode & !OTHERS & 0o7777))?;
+        tracing::warn!(
+            dir = %path.display(),
+            mode = %format_args!("{:o}", mode & 0o7777),
+            "others had access to the data directory; it is private now"
+        );
+    }
+    Ok(())
+}
+
+/// Makes a new directory survive a power cut.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => return Ok(()),
+    };
+    File::open(parent)?.sync_all()
+}
+
+fn lock(dir: &Path) -> Result<File, DataDirError> {
+    let failed = |reason| DataDirError::Io { dir: dir.to_owned(), what: "cannot lock it", reason };
+    let path = dir.join(LOCK_FILE);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(PRIVATE_FILE);
+    let mut file = options.open(path).map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut pid = String::new();
+            let read = (&mut file).take(32).read_to_string(&mut pid);
+            let pid = read.ok().and_then(|_| pid.trim().parse().ok());
+            return Err(DataDirError::Locked { dir: dir.to_owned(), pid });
+        }
+        Err(errno) => return Err(failed(errno.into())),
+    }
+    let write_pid = |mut file: &File| {
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())
+    };
+    write_pid(&file).map_err(failed)?;
+    Ok(file)
+}
+
+/// True for a directory of etcd's, which is not touched at all.
+fn is_etcds(dir: &Path) -> bool {
+    let member = dir.join(MEMBER_DIR);
+    !dir.join(FORMAT_FILE).exists() && (member.join("snap/db").exists() || member.join("wal").exists())
+}
+
+/// True if there is anything that a start that was cut short cannot have left behind.
+fn has_foreign_files(dir: &Path) -> io::Result<bool> {
+    for entry in std::fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        // A new ext4 volume has lost+found.
+        if ![LOCK_FILE, NEW_FORMAT_FILE, "lost+found"].iter().any(|known| name == *known) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn write_format(dir: &Path) -> io::Result<()> {
+    let new = dir.join(NEW_FORMAT_FILE);
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE_FILE).open(&new)?;
+    writeln!(file, "{FORMAT}")?;
+    file.sync_all()?;
+    std::fs::rename(new, dir.join(FORMAT_FILE))?;
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    fn refused(path: &Path) -> String {
+        DataDir::open(path).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_new_directory_is_private_and_can_be_reopened() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("a/b");
+        let opened = DataDir::open(&path).unwrap();
+        assert_eq!(opened.path(), path);
+        assert_eq!(mode(&opened.member()), 0o700);
+        std::fs::create_dir(opened.member().join("wal")).unwrap();
+        assert_eq!(mode(&path), 0o700);
+        assert_eq!(std::fs::read_to_string(path.join("FORMAT")).unwrap(), "1\n");
+        drop(opened);
+        DataDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn access_of_others_is_taken_away() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(temp.path(), Permissions::from_mode(0o755)).unwrap();
+        DataDir::open(temp.path()).unwrap();
+        assert_eq!(mode(temp.path()), 0o700);
+    }
+
+    #[test]
+    fn a_second_opener_is_told_who_has_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let _first = DataDir::open(temp.path()).unwrap();
+        let expected =
+            format!("data directory {} is used by another process (pid {})", temp.path().display(), std::process::id());
+        assert_eq!(refused(temp.path()), expected);
+    }
+
+    #[test]
+    fn other_formats_are_refused_with_advice() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::write(temp.path().join("FORMAT"), "2\n").unwrap();
+        let refusal = refused(temp.path());
+        assert!(refusal.contains("has format 2, this release reads format 1: start the release"), "{refusal}");
+    }
+
+    #[test]
+    fn etcds_and_foreign_directories_are_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(temp.path().join("member/snap")).unwrap();
+        std::fs::write(temp.path().join("member/snap/db"), "").unwrap();
+        let refusal = refused(temp.path());
+        assert!(refusal.contains("belongs to etcd") && refusal.contains("cleatctl migrate"), "{refusal}");
+        assert!(!temp.path().join("LOCK").exists());
+
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::write(temp.path().join("photo.jpg"), "").unwrap();
+        assert!(refused(temp.path()).contains("is not empty and not a Cleat data directory"));
+
+        let volume = tempfile::tempdir().unwrap();
+        std::fs::create_dir(volume.path().join("lost+found")).unwrap();
+        DataDir::open(volume.path()).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_not_a_directory() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(refused(file.path()).contains("cannot use data directory"));
+    }
+}

@@ -1,0 +1,408 @@
+//! When leases expire: the clock that only the leader runs.
+//!
+//! The store knows which leases exist ([`store::Reader::leases`]); this knows, while this member leads, until when
+//! each of them lives. The state machine tells it of grants and revocations ([`Lessor::observe`]), keepalives push an
+//! expiry forward in memory ([`Lessor::renew`]), and [`Lessor::run`] proposes the revocation of what has expired.
+//! Nothing expires but by an applied revocation, so every member agrees on which keys are gone.
+//!
+//! A new leader does not know the keepalives that the old one answered, so [`Lessor::promote`] gives every lease its
+//! full time again, or the rest of it that was checkpointed, and spreads what would expire at once.
+//!
+//! Order of locks: [`Lessor::promote`] reads the store under the lessor's lock. The state machine must not hold the
+//! store's lock when it calls [`Lessor::observe`].
+
+use api::cleatpb::command::Op;
+use api::error::Error;
+use api::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use parking_lot::Mutex;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::time::Duration;
+use store::{Lease, Notice, Outcome};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Revocations proposed a second. Each is a log entry that may delete many keys.
+const REVOKES_PER_SECOND: u32 = 1000;
+
+/// Revocations that may follow each other without a pause.
+const REVOKES_AT_ONCE: u32 = 100;
+
+/// Proposals under way.
+const IN_FLIGHT: usize = 16;
+
+/// After how long a failed proposal is tried again.
+const RETRY: Duration = Duration::from_secs(3);
+
+/// How often the remaining time of a long lease is written down.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5 * 60);
+
+/// Leases in one checkpoint entry.
+const CHECKPOINTS_IN_ENTRY: usize = 1000;
+
+/// Leases that may expire in a second after a promotion: below the rate of revocations, so that others are not held up.
+const SMOOTH_PER_SECOND: usize = 750;
+
+/// How the lessor proposes a command.
+pub(crate) type Propose = Box<dyn Fn(Op) -> BoxFuture<'static, Result<Outcome, Error>> + Send + Sync>;
+
+/// The life of one lease.
+struct Clock {
+    ttl: i64,
+    /// Checkpointed rest, 0 when a new leader should start from the full time.
+    remaining_ttl: i64,
+    expiry: Instant,
+    /// When the remaining time is next written down.
+    checkpoint: Instant,
+    /// The one entry of `State::due` that counts for this lease.
+    scheduled: Instant,
+}
+
+#[derive(Default)]
+struct State {
+    leading: bool,
+    leases: HashMap<i64, Clock>,
+    /// When to look at a lease again: never later than it has to be, often earlier, because a keepalive only moves
+    /// `Clock::expiry`.
+    due: BinaryHeap<Reverse<(Instant, i64)>>,
+}
+
+/// What the clock has found to do.
+#[derive(Debug, Default, PartialEq)]
+struct Step {
+    expired: Vec<i64>,
+    checkpoints: Vec<LeaseCheckpoint>,
+    /// When there will be more to do.
+    wake: Option<Instant>,
+}
+
+/// See the module.
+pub(crate) struct Lessor {
+    state: Mutex<State>,
+    election_timeout: Duration,
+    /// The clock has to look again.
+    rescheduled: Notify,
+    /// A lease is gone, or leadership changed.
+    settled: Notify,
+}
+
+fn seconds(ttl: i64) -> Duration {
+    Duration::from_secs(ttl.max(0) as u64)
+}
+
+impl Clock {
+    fn new(ttl: i64, remaining_ttl: i64, expiry: Instant, now: Instant) -> Self {
+        Self { ttl, remaining_ttl, expiry, checkpoint: now + CHECKPOINT_INTERVAL, scheduled: now }
+    }
+
+    fn next_look(&self) -> Instant {
+        self.expiry.min(self.checkpoint)
+    }
+}
+
+impl State {
+    fn schedule(&mut self, id: i64, at: Instant) {
+        if let Some(clock) = self.leases.get_mut(&id) {
+            clock.scheduled = at;
+            self.due.push(Reverse((at, id)));
+        }
+    }
+
+    /// Takes what is due, at most `revokes` expired leases.
+    fn step(&mut self, now: Instant, revokes: usize) -> Step {
+        let mut step = Step::default();
+        while let Some(Reverse((at, id))) = self.due.peek().copied() {
+            if at > now || step.expired.len() >= revokes || step.checkpoints.len() >= CHECKPOINTS_IN_ENTRY {
+                step.wake = Some(at);
+                break;
+            }
+            self.due.pop();
+            let Some(clock) = self.leases.get_mut(&id).filter(|clock| clock.scheduled == at) else { continue };
+            if clock.expiry <= now {
+                // Not scheduled again: the revocation's outcome does that.
+                step.expired.push(id);
+                continue;
+            }
+            if clock.checkpoint <= now {
+                let left = (clock.expiry - now).as_secs() as i64;
+                if left < clock.ttl {
+                    step.checkpoints.push(LeaseCheckpoint { id, remaining_ttl: left.max(1) });
+                }
+                clock.checkpoint = now + CHECKPOINT_INTERVAL;
+            }
+            let next = clock.next_look();
+            self.schedule(id, next);
+        }
+        step
+    }
+}
+
+/// Delays expiries so that no more than the smooth rate fall into any second.
+fn smooth(expiries: &mut [(Instant, i64)]) {
+    expiries.sort_unstable();
+    for at in SMOOTH_PER_SECOND..expiries.len() {
+        let earliest = expiries[at - SMOOTH_PER_SECOND].0 + Duration::from_secs(1);
+        expiries[at].0 = expiries[at].0.max(earliest);
+    }
+}
+
+impl Lessor {
+    /// A lessor that does not lead yet.
+    pub(crate) fn new(election_timeout: Duration) -> Self {
+        Self { state: Mutex::default(), election_timeout, rescheduled: Notify::new(), settled: Notify::new() }
+    }
+
+    /// The shortest time to live that is granted, seconds: a new leader must be found before a lease expires.
+    pub(crate) fn minimum_ttl(&self) -> i64 {
+        self.election_timeout.mul_f64(1.5).as_secs_f64().ceil() as i64
+    }
+
+    /// Begins to lead. `leases` reads the store's leases; it is called under the lessor's lock, so that no grant or
+    /// revocation falls between.
+    pub(crate) fn promote(&self, leases: impl FnOnce() -> Vec<(i64, Lease)>) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let leases: HashMap<i64, Lease> = leases().into_iter().collect();
+        let rest = |lease: &Lease| if lease.remaining_ttl > 0 { lease.remaining_ttl } else { lease.ttl };
+        let mut expiries: Vec<(Instant, i64)> =
+            leases.iter().map(|(id, lease)| (now + seconds(rest(lease)) + self.election_timeout, *id)).collect();
+        smooth(&mut expiries);
+        *state = State { leading: true, ..State::default() };
+        for (expiry, id) in expiries {
+            let lease = &leases[&id];
+            let clock = Clock::new(lease.ttl, lease.remaining_ttl, expiry, now);
+            let at = clock.next_look();
+            state.leases.insert(id, clock);
+            state.schedule(id, at);
+        }
+        drop(state);
+        self.rescheduled.notify_one();
+        self.settled.notify_waiters();
+    }
+
+    /// Ceases to lead: forgets everything.
+    pub(crate) fn demote(&self) {
+        *self.state.lock() = State::default();
+        self.settled.notify_waiters();
+    }
+
+    /// Follows what was applied. Called by the state machine, on every member; does not wait.
+    pub(crate) fn observe(&self, notices: &[Notice]) {
+        if notices.is_empty() {
+            return;
+        }
+        let mut state = self.state.lock();
+        if !state.leading {
+            return;
+        }
+        let (mut sooner, mut gone) = (false, false);
+        for notice in notices {
+            match *notice {
+                Notice::LeaseGranted { id, ttl } => {
+                    let now = Instant::now();
+                    let clock = Clock::new(ttl, 0, now + seconds(ttl), now);
+                    let at = clock.next_look();
+                    sooner |= state.due.peek().is_none_or(|Reverse((first, _))| at < *first);
+                    state.leases.insert(id, clock);
+                    state.schedule(id, at);
+                }
+                Notice::LeaseRevoked { id } => gone |= state.leases.remove(&id).is_some(),
+                Notice::LeaseCheckpointed { id, remaining_ttl } => {
+                    if let Some(clock) = state.leases.get_mut(&id) {
+                        clock.remaining_ttl = remaining_ttl;
+                    }
+                }
+                Notice::Compacted { .. } | Notice::AlarmsChanged => {}
+            }
+        }
+        drop(state);
+        if sooner {
+            self.rescheduled.notify_one();
+        }
+        if gone {
+            self.settled.notify_waiters();
+        }
+    }
+
+    /// Gives a lease its full time again, and returns that time in seconds. The caller has made sure that this member
+    /// still leads. A lease whose revocation is under way is waited for: the caller bounds the wait.
+    ///
+    /// # Errors
+    /// [`Error::LeaseNotFound`]; [`Error::NotLeader`]; what the proposal says that undoes a checkpoint.
+    pub(crate) async fn renew(&self, id: i64, propose: &Propose) -> Result<i64, Error> {
+        loop {
+            let mut settled = std::pin::pin!(self.settled.notified());
+            settled.as_mut().enable();
+            let checkpointed = {
+                let mut state = self.state.lock();
+                if !state.leading {
+                    return Err(Error::NotLeader);
+                }
+                let now = Instant::now();
+                let Some(clock) = state.leases.get_mut(&id) else { return Err(Error::LeaseNotFound) };
+                let expired = clock.expiry <= now;
+                if !expired && clock.remaining_ttl == 0 {
+                    clock.expiry = now + seconds(clock.ttl);
+                    return Ok(clock.ttl);
+                }
+                !expired
+            };
+            if checkpointed {
+                // Else a new leader would give the lease only the rest, while the client counts on the whole.
+                let outcome = propose(checkpoint(vec![LeaseCheckpoint { id, remaining_ttl: 0 }])).await?;
+                outcome.result?;
+                if let Some(clock) = self.state.lock().leases.get_mut(&id) {
+                    clock.remaining_ttl = 0;
+                }
+            } else {
+                settled.await;
+            }
+        }
+    }
+
+    /// Waits until this member's lessor leads. Cancellation safe; the caller bounds the wait.
+    pub(crate) async fn promoted(&self) {
+        loop {
+            let mut settled = std::pin::pin!(self.settled.notified());
+            settled.as_mut().enable();
+            if self.state.lock().leading {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    /// The granted and the remaining time of a lease in seconds; none when it does not exist or has expired.
+    ///
+    /// # Errors
+    /// [`Error::NotLeader`].
+    pub(crate) fn remaining(&self, id: i64) -> Result<Option<(i64, i64)>, Error> {
+        let state = self.state.lock();
+        if !state.leading {
+            return Err(Error::NotLeader);
+        }
+        let now = Instant::now();
+        let alive = state.leases.get(&id).filter(|clock| clock.expiry > now);
+        Ok(alive.map(|clock| (clock.ttl, (clock.expiry - now).as_secs() as i64)))
+    }
+
+    /// The leases by expiry, the next to expire first; none when this member does not lead.
+    pub(crate) fn by_expiry(&self) -> Option<Vec<i64>> {
+        let mut leases: Vec<(Instant, i64)> = {
+            let state = self.state.lock();
+            state.leading.then(|| state.leases.iter().map(|(id, clock)| (clock.expiry, *id)).collect())?
+        };
+        leases.sort_unstable();
+        Some(leases.into_iter().map(|(_, id)| id).collect())
+    }
+
+    /// Looks at a lease again after its revocation failed, or forgets it when it is gone already.
+    fn revocation_ended(&self, id: i64, outcome: Result<Outcome, Error>) {
+        match outcome.and_then(|outcome| outcome.result) {
+            Ok(_) | Err(Error::LeaseNotFound) => {
+                if self.state.lock().leases.remove(&id).is_some() {
+                    self.settled.notify_waiters();
+                }
+            }
+            Err(error) => {
+                tracing::warn!(lease_id = format_args!("{id:x}"), %error, "cannot revoke an expired lease, will retry");
+                self.state.lock().schedule(id, Instant::now() + RETRY);
+            }
+        }
+    }
+
+    /// Revokes what expires and writes checkpoints, while this member leads. Ends at `stop`.
+    pub(crate) async fn run(&self, propose: Propose, stop: CancellationToken) {
+        let mut under_way: FuturesUnordered<BoxFuture<'static, Ended>> = FuturesUnordered::new();
+        let mut allowance = Allowance::new(Instant::now());
+        loop {
+            let room = IN_FLIGHT - under_way.len().min(IN_FLIGHT);
+            if room > 0 {
+                let now = Instant::now();
+                let step = self.state.lock().step(now, room.min(allowance.at(now)));
+                allowance.take(step.expired.len());
+                for id in step.expired {
+                    let revoked = propose(Op::LeaseRevoke(LeaseRevokeRequest { id }));
+                    under_way.push(Box::pin(async move { Ended::Revocation(id, revoked.await) }));
+                }
+                if !step.checkpoints.is_empty() {
+                    let written = propose(checkpoint(step.checkpoints));
+                    under_way.push(Box::pin(async move { Ended::Checkpoint(written.await.map(drop)) }));
+                }
+                if step.wake.is_some_and(|wake| wake <= now) && under_way.len() < IN_FLIGHT {
+                    // Something is due that the allowance does not cover yet.
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(Allowance::REFILL) => {}
+                        Some(ended) = under_way.next() => self.end(ended),
+                    }
+                    continue;
+                }
+                let far = now + CHECKPOINT_INTERVAL;
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep_until(step.wake.unwrap_or(far).min(far)), if under_way.len() < IN_FLIGHT => {}
+                    () = self.rescheduled.notified() => {}
+                    Some(ended) = under_way.next() => self.end(ended),
+                }
+            } else {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    Some(ended) = under_way.next() => self.end(ended),
+                }
+            }
+        }
+    }
+
+    fn end(&self, ended: Ended) {
+        match ended {
+            Ended::Revocation(id, outcome) => self.revocation_ended(id, outcome),
+            Ended::Checkpoint(Ok(())) => {}
+            // The next interval writes a newer one.
+            Ended::Checkpoint(Err(error)) => tracing::warn!(%error, "cannot checkpoint leases"),
+        }
+    }
+}
+
+/// A proposal of the clock that has ended.
+enum Ended {
+    Revocation(i64, Result<Outcome, Error>),
+    Checkpoint(Result<(), Error>),
+}
+
+fn checkpoint(checkpoints: Vec<LeaseCheckpoint>) -> Op {
+    Op::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints })
+}
+
+/// How many revocations may be proposed now.
+struct Allowance {
+    left: f64,
+    since: Instant,
+}
+
+impl Allowance {
+    /// How long to wait when nothing is left.
+    const REFILL: Duration = Duration::from_millis(20);
+
+    fn new(now: Instant) -> Self {
+        Self { left: f64::from(REVOKES_AT_ONCE), since: now }
+    }
+
+    fn at(&mut self, now: Instant) -> usize {
+        let gained = now.duration_since(self.since).as_secs_f64() * f64::from(REVOKES_PER_SECOND);
+        self.left = (self.left + gained).min(f64::from(REVOKES_AT_ONCE));
+        self.since = now;
+        self.left as usize
+    }
+
+    fn take(&mut self, revokes: usize) {
+        self.left -= revokes as f64;
+    }
+}
+
+#[cfg(test)]
+mod tests;

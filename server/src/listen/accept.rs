@@ -1,0 +1,243 @@
+//! Accepts connections, serves each on a task of its own, and ends them all.
+
+use super::front::{ConnectionFront, Front};
+use super::socket::{Bound, Connection, Listener, Socket, Traffic};
+use crate::config::{Config, GrpcKeepalive};
+use crate::metrics::Metrics;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::process::{Resource, getrlimit};
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A connection that has not shown what it speaks by then is closed.
+const FIRST_BYTES_DEADLINE: Duration = Duration::from_secs(10);
+/// The head of an HTTP/1 request must be complete by then; an idle connection is closed then as well.
+const HTTP1_HEAD_DEADLINE: Duration = Duration::from_secs(10);
+const HTTP1_MAX_HEAD_BYTES: usize = 64 * 1024;
+/// Tokens and client metadata fit easily.
+const HTTP2_MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
+/// Measured: smaller windows slow down large values, larger ones only hold memory.
+const HTTP2_STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// Streams that a client may have reset before we looked at them. Clients with hundreds of calls under one short
+/// deadline do that; more is the rapid reset attack.
+const HTTP2_MAX_PENDING_RESETS: usize = 256;
+/// Descriptors kept back from clients for logs, the store and peers, as in etcd.
+const RESERVED_DESCRIPTORS: u64 = 150;
+/// A limit for machines that have none.
+const MAX_CONNECTIONS: u64 = 1 << 20;
+const MIN_CONNECTIONS: u64 = 16;
+/// After an accept error that concerns the whole process, such as no free descriptor.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// Time for the tasks of dropped connections to notice.
+const ABORT_DEADLINE: Duration = Duration::from_secs(1);
+/// The same trouble is logged once in this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What listeners need to know of the configuration.
+#[derive(Clone, Debug)]
+pub struct ListenSettings {
+    /// Most concurrent streams of one connection.
+    pub max_concurrent_streams: u32,
+    /// Pings on quiet connections; None means never.
+    pub grpc_keepalive: Option<GrpcKeepalive>,
+    /// Most connections of all listeners together.
+    pub max_connections: usize,
+}
+
+impl ListenSettings {
+    /// Takes the limits from the configuration and from the process's descriptor limit.
+    pub fn new(config: &Config) -> Self {
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(MAX_CONNECTIONS);
+        let connections = descriptors.saturating_sub(RESERVED_DESCRIPTORS).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS);
+        Self {
+            max_concurrent_streams: config.max_concurrent_streams,
+            grpc_keepalive: config.grpc_keepalive,
+            max_connections: connections as usize,
+        }
+    }
+}
+
+/// All listeners of a member and the connections they accepted.
+#[derive(Debug)]
+pub struct Listeners {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    http1: http1::Builder,
+    http2: http2::Builder<Tracked>,
+    traffic: Traffic,
+    slots: Arc<Semaphore>,
+    tracker: TaskTracker,
+    /// Accept no more, and end each connection after its running calls.
+    stop: CancellationToken,
+    /// End connections at once.
+    abort: CancellationToken,
+}
+
+/// Spawns the tasks of HTTP/2 streams where shutdown can wait for them.
+#[derive(Clone, Debug)]
+struct Tracked(TaskTracker);
+
+impl<F> Executor<F> for Tracked
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}
+
+impl Listeners {
+    /// Prepares listeners; nothing is open yet.
+    pub fn new(settings: &ListenSettings, metrics: &Metrics) -> Self {
+        let tracker = TaskTracker::new();
+        let mut http1 = http1::Builder::new();
+        http1.timer(TokioTimer::new()).header_read_timeout(HTTP1_HEAD_DEADLINE).max_buf_size(HTTP1_MAX_HEAD_BYTES);
+        let mut http2 = http2::Builder::new(Tracked(tracker.clone()));
+        http2
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(settings.max_concurrent_streams)
+            .max_header_list_size(HTTP2_MAX_HEADER_LIST_BYTES)
+            .max_pending_accept_reset_streams(HTTP2_MAX_PENDING_RESETS);
+        if let Some(keepalive) = settings.grpc_keepalive {
+            http2.keep_alive_interval(keepalive.interval).keep_alive_timeout(keepalive.timeout);
+        }
+        let traffic = Traffic {
+            received: metrics.network.client_received_bytes.clone(),
+            sent: metrics.network.client_sent_bytes.clone(),
+        };
+        let slots = Arc::new(Semaphore::new(settings.max_connections));
+        let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
+        Self { shared: Arc::new(Shared { http1, http2, traffic, slots, tracker, stop, abort }) }
+    }
+
+    /// Serves what was bound.
+    pub fn serve(&self, bound: Bound, front: &Front) {
+        let url: Arc<str> = bound.url.into();
+        for listener in bound.listeners {
+            let shared = Arc::clone(&self.shared);
+            let accepting = accept(shared, listener, front.clone(), Arc::clone(&url));
+            self.shared.tracker.spawn(accepting);
+        }
+    }
+
+    /// Stops accepting, tells clients to go away, waits up to `grace` for running calls and then drops them.
+    ///
+    /// Streams that never end by themselves (watch, keepalive) should be ended before.
+    pub async fn shutdown(&self, grace: Duration) {
+        self.shared.stop.cancel();
+        self.shared.tracker.close();
+        if tokio::time::timeout(grace, self.shared.tracker.wait()).await.is_err() {
+            tracing::warn!(tasks = self.shared.tracker.len(), "closing connections whose calls did not end in time");
+        }
+        self.shared.abort.cancel();
+        // Dropped connections end their tasks by themselves; what the tasks hold should be free when this returns.
+        if tokio::time::timeout(ABORT_DEADLINE, self.shared.tracker.wait()).await.is_err() {
+            tracing::warn!(tasks = self.shared.tracker.len(), "tasks of connections are still running");
+        }
+    }
+}
+
+async fn accept(shared: Arc<Shared>, listener: Listener, front: Front, url: Arc<str>) {
+    let mut last_logged: Option<Instant> = None;
+    let mut is_due = move || {
+        let due = last_logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL);
+        if due {
+            last_logged = Some(Instant::now());
+        }
+        due
+    };
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let socket = match accepted {
+            Ok(socket) => socket,
+            // The client left while it was waiting.
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {
+                continue;
+            }
+            Err(error) => {
+                if is_due() {
+                    tracing::warn!(url = &*url, %error, "cannot accept connections");
+                }
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+                continue;
+            }
+        };
+        match Arc::clone(&shared.slots).try_acquire_owned() {
+            Ok(slot) => {
+                let connection = serve(Arc::clone(&shared), socket, front.clone(), slot);
+                shared.tracker.spawn(connection);
+            }
+            // Closing tells the client at once; in the queue it would wait without knowing why.
+            Err(_) => {
+                if is_due() {
+                    tracing::warn!(url = &*url, "refusing connections: as many are open as descriptors allow");
+                }
+            }
+        }
+    }
+}
+
+/// Serves one connection until it ends. Holds its slot.
+async fn serve(shared: Arc<Shared>, socket: Socket, front: Front, slot: OwnedSemaphorePermit) {
+    let (local, remote) = socket.addresses();
+    let opened = async {
+        socket.set_nodelay()?;
+        tokio::time::timeout(FIRST_BYTES_DEADLINE, Connection::open(socket)).await?
+    };
+    let (connection, is_http2) = tokio::select! {
+        opened = opened => match opened {
+            Ok(opened) => opened,
+            Err(error) => return tracing::debug!(?remote, %error, "connection ended before it began"),
+        },
+        () = shared.stop.cancelled() => return,
+    };
+    let front = ConnectionFront::new(front, local, remote);
+    let served = if is_http2 {
+        let io = TokioIo::new(connection.counted(shared.traffic.clone()));
+        let mut connection = pin!(shared.http2.serve_connection(io, front));
+        tokio::select! {
+            served = connection.as_mut() => served,
+            () = shared.stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    served = connection => served,
+                    () = shared.abort.cancelled() => Ok(()),
+                }
+            }
+        }
+    } else {
+        let mut connection = pin!(shared.http1.serve_connection(TokioIo::new(connection), front));
+        tokio::select! {
+            served = connection.as_mut() => served,
+            () = shared.stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    served = connection => served,
+                    () = shared.abort.cancelled() => Ok(()),
+                }
+            }
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(?remote, %error, "connection ended with an error");
+    }
+    drop(slot);
+}

@@ -1,0 +1,137 @@
+//! The bodies that pass a listener, wrapped to count messages and to see how a call ends.
+
+use super::frame::{MessageCounter, TooLarge};
+use crate::metrics::{Call, MethodMetrics};
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use prometheus::IntCounter;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tonic::{Code, Status};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of a gRPC request: counts messages and refuses the ones that are too large before they are buffered.
+#[derive(Debug)]
+pub struct RequestBody {
+    incoming: Incoming,
+    messages: MessageCounter,
+    max_message_bytes: usize,
+    received: IntCounter,
+}
+
+impl RequestBody {
+    pub(super) fn new(incoming: Incoming, max_message_bytes: usize, method: &MethodMetrics) -> Self {
+        Self { incoming, messages: MessageCounter::default(), max_message_bytes, received: method.received.clone() }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        let Some(frame) = ready!(Pin::new(&mut this.incoming).poll_frame(cx)?) else { return Poll::Ready(None) };
+        if let Some(data) = frame.data_ref() {
+            match this.messages.feed(data, this.max_message_bytes) {
+                Ok(0) => {}
+                Ok(messages) => this.received.inc_by(messages),
+                Err(TooLarge(length)) => {
+                    let limit = this.max_message_bytes;
+                    let text = format!("grpc: received message larger than max ({length} vs. {limit})");
+                    return Poll::Ready(Some(Err(Status::resource_exhausted(text).into())));
+                }
+            }
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// The body of any response.
+#[derive(Debug)]
+pub enum ResponseBody {
+    /// Of a call that is counted until its body ends.
+    Grpc {
+        /// What the service answers.
+        inner: tonic::body::Body,
+        /// Follows the messages in it.
+        messages: Messages,
+        /// The call.
+        call: Call,
+    },
+    /// Of a call to a method that does not exist.
+    Refused,
+    /// Of everything else.
+    Http(axum::body::Body),
+}
+
+/// Follows the messages of a response.
+#[derive(Debug, Default)]
+pub struct Messages(MessageCounter);
+
+impl ResponseBody {
+    /// Wraps the answer of a service.
+    pub(super) fn grpc(headers: &HeaderMap, inner: tonic::body::Body, mut call: Call) -> Self {
+        // An answer without messages carries its status in the headers.
+        if let Some(code) = status_in(headers) {
+            call.finish(code);
+        }
+        Self::Grpc { inner, messages: Messages::default(), call }
+    }
+}
+
+fn status_in(headers: &HeaderMap) -> Option<Code> {
+    headers.get(Status::GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut *self {
+            Self::Refused => Poll::Ready(None),
+            Self::Http(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Grpc { inner, messages, call } => {
+                let frame = ready!(Pin::new(inner).poll_frame(cx)?);
+                if let Some(frame) = &frame {
+                    if let Some(data) = frame.data_ref() {
+                        if let Ok(begun @ 1..) = messages.0.feed(data, usize::MAX) {
+                            call.sent(begun);
+                        }
+                    } else if let Some(code) = frame.trailers_ref().and_then(status_in) {
+                        call.finish(code);
+                    }
+                }
+                Poll::Ready(frame.map(Ok))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Refused => true,
+            Self::Http(body) => body.is_end_stream(),
+            Self::Grpc { inner, .. } => inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Refused => SizeHint::with_exact(0),
+            Self::Http(body) => body.size_hint(),
+            Self::Grpc { inner, .. } => inner.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Decides for each request whether it is a gRPC call, to which service, or plain HTTP.
+
+use super::body::{RequestBody, ResponseBody};
+use crate::metrics::{Call, METHODS, MethodMetrics, Metrics};
+use axum::Router;
+use axum::routing::future::RouteFuture;
+use http::{HeaderValue, Request, Response, Version, header};
+use hyper::body::Incoming;
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::fmt;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tonic::Code;
+use tonic::codegen::BoxFuture;
+use tonic::server::NamedService;
+use tonic::transport::server::TcpConnectInfo;
+use tower::Service;
+
+const GRPC: &[u8] = b"application/grpc";
+
+type GrpcFuture = BoxFuture<Response<tonic::body::Body>, Infallible>;
+type Serve = Arc<dyn Fn(Request<RequestBody>) -> GrpcFuture + Send + Sync>;
+
+struct Route {
+    serve: Serve,
+    metrics: Arc<MethodMetrics>,
+}
+
+/// The gRPC services of a port, by method.
+pub struct GrpcRoutes {
+    routes: HashMap<&'static str, Route>,
+    metrics: Arc<Metrics>,
+    max_message_bytes: usize,
+}
+
+impl fmt::Debug for GrpcRoutes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.routes.keys()).finish()
+    }
+}
+
+impl GrpcRoutes {
+    /// Starts with no service. Request messages above `max_message_bytes` are refused with etcd's text; services
+    /// should be generated with a higher limit of their own, so that this one answers.
+    pub fn new(metrics: Arc<Metrics>, max_message_bytes: usize) -> Self {
+        Self { routes: HashMap::new(), metrics, max_message_bytes }
+    }
+
+    /// Serves a generated service as well.
+    ///
+    /// # Panics
+    /// If the service has no method in [`METHODS`]: it could not be reached.
+    #[must_use]
+    pub fn with<S>(mut self, service: S) -> Self
+    where
+        S: Service<
+                Request<RequestBody>,
+                Response = Response<tonic::body::Body>,
+                Error = Infallible,
+                Future = GrpcFuture,
+            > + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+    {
+        // A generated service is an Arc and a few numbers; cloning it saves a lock.
+        let serve: Serve = Arc::new(move |request| service.clone().call(request));
+        let methods: Vec<_> = METHODS.iter().filter(|method| method.service() == S::NAME).collect();
+        assert!(!methods.is_empty(), "no known method in {}", S::NAME);
+        for method in methods {
+            let metrics = self.metrics.grpc.method(method.path).expect("invariant: every method has metrics");
+            let route = Route { serve: Arc::clone(&serve), metrics: Arc::clone(metrics) };
+            self.routes.insert(method.path, route);
+        }
+        self
+    }
+
+    fn call(&self, request: Request<Incoming>, peer: Option<&TcpConnectInfo>) -> FrontFuture {
+        let Some(route) = self.routes.get(request.uri().path()) else {
+            return FrontFuture::Ready(Some(self.refuse(request.uri().path())));
+        };
+        let version = request.headers().get("client-api-version").and_then(|value| value.to_str().ok());
+        self.metrics.grpc.count_client(&route.metrics, version);
+        let call = Call::start(&route.metrics);
+        let mut request = request.map(|body| RequestBody::new(body, self.max_message_bytes, &route.metrics));
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer.clone());
+        }
+        FrontFuture::Grpc { future: (route.serve)(request), call: Some(call) }
+    }
+
+    /// Answers a call to a method that is not served, in the words of grpc-go.
+    fn refuse(&self, path: &str) -> Response<ResponseBody> {
+        let text = match path.strip_prefix('/').and_then(|path| path.rsplit_once('/')) {
+            None => format!("malformed method name: {path:?}"),
+            Some((service, method)) => {
+                let is_known =
+                    METHODS.iter().any(|known| known.service() == service && self.routes.contains_key(known.path));
+                if is_known {
+                    format!("unknown method {method} for service {service}")
+                } else {
+                    format!("unknown service {service}")
+                }
+            }
+        };
+        let status = tonic::Status::new(Code::Unimplemented, text);
+        let response: Response<()> = status.into_http();
+        response.map(|()| ResponseBody::Refused)
+    }
+}
+
+/// What a port serves: gRPC, HTTP or both.
+#[derive(Clone, Debug)]
+pub struct Front {
+    grpc: Option<Arc<GrpcRoutes>>,
+    http: Option<Router>,
+}
+
+impl Front {
+    /// Serves gRPC and HTTP on one port.
+    pub fn both(grpc: Arc<GrpcRoutes>, http: Router) -> Self {
+        Self { grpc: Some(grpc), http: Some(http) }
+    }
+
+    /// Serves gRPC only; other requests are answered with 404.
+    pub fn grpc_only(grpc: Arc<GrpcRoutes>) -> Self {
+        Self { grpc: Some(grpc), http: None }
+    }
+
+    /// Serves HTTP only; a gRPC call is answered as an unknown path.
+    pub fn http_only(http: Router) -> Self {
+        Self { grpc: None, http: Some(http) }
+    }
+
+    fn call(&self, request: Request<Incoming>, peer: Option<&TcpConnectInfo>) -> FrontFuture {
+        let is_grpc = request.version() == Version::HTTP_2
+            && request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| is_grpc(kind.as_bytes()));
+        if is_grpc && let Some(grpc) = &self.grpc {
+            return grpc.call(request, peer);
+        }
+        match &self.http {
+            Some(router) => {
+                let request = request.map(axum::body::Body::new);
+                FrontFuture::Http(Box::pin(router.clone().call(request)))
+            }
+            None => FrontFuture::Ready(Some(not_found())),
+        }
+    }
+}
+
+/// `application/grpc` with or without an encoding or parameters, but not `application/grpc-web`.
+fn is_grpc(content_type: &[u8]) -> bool {
+    content_type.strip_prefix(GRPC).is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+}
+
+fn not_found() -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Http("404 page not found\n".into()));
+    *response.status_mut() = http::StatusCode::NOT_FOUND;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// The front as one connection sees it.
+#[derive(Debug)]
+pub(super) struct ConnectionFront {
+    front: Front,
+    peer: Option<TcpConnectInfo>,
+}
+
+impl ConnectionFront {
+    pub(super) fn new(front: Front, local: Option<SocketAddr>, remote: Option<SocketAddr>) -> Self {
+        let peer = remote.map(|_| TcpConnectInfo { local_addr: local, remote_addr: remote });
+        Self { front, peer }
+    }
+}
+
+impl hyper::service::Service<Request<Incoming>> for ConnectionFront {
+    type Response = Response<ResponseBody>;
+    type Error = Infallible;
+    type Future = FrontFuture;
+
+    fn call(&self, request: Request<Incoming>) -> FrontFuture {
+        self.front.call(request, self.peer.as_ref())
+    }
+}
+
+/// The answer to come.
+pub(super) enum FrontFuture {
+    Grpc {
+        future: GrpcFuture,
+        /// Taken when the answer's head is there; dropped with the future if the client leaves before.
+        call: Option<Call>,
+    },
+    Http(Pin<Box<RouteFuture<Infallible>>>),
+    Ready(Option<Response<ResponseBody>>),
+}
+
+impl Future for FrontFuture {
+    type Output = Result<Response<ResponseBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(Ok(match &mut *self {
+            Self::Grpc { future, call } => {
+                let Ok(response) = ready!(future.as_mut().poll(cx));
+                let call = call.take().expect("invariant: a finished future is not polled again");
+                let (head, body) = response.into_parts();
+                let body = ResponseBody::grpc(&head.headers, body, call);
+                Response::from_parts(head, body)
+            }
+            Self::Http(future) => {
+                let Ok(response) = ready!(future.as_mut().poll(cx));
+                response.map(ResponseBody::Http)
+            }
+            Self::Ready(response) => response.take().expect("invariant: a finished future is not polled again"),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_grpc;
+
+    #[test]
+    fn content_types_are_told_apart() {
+        for yes in ["application/grpc", "application/grpc+proto", "application/grpc;charset=x"] {
+            assert!(is_grpc(yes.as_bytes()), "{yes}");
+        }
+        for no in ["application/json", "application/grpc-web", "application/grpc-web+proto", ""] {
+            assert!(!is_grpc(no.as_bytes()), "{no}");
+        }
+    }
+}

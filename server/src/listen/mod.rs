@@ -1,0 +1,25 @@
+//! The listeners of a member: gRPC and HTTP on one port.
+//!
+//! [`Listeners`] accepts connections and serves each with hyper; [`Front`] decides per request: HTTP/2 with an
+//! `application/grpc` content type goes straight to the generated services of [`GrpcRoutes`], everything else to an
+//! axum router. Every put passes here, so the gRPC way does one map look-up, no routing layers and no boxing of its
+//! own.
+//!
+//! Nothing a client does may cost more than its own connection: connections are limited in number, have a deadline
+//! for their first bytes and for the head of a request, and garbage closes only the connection it came on.
+//!
+//! `server` makes the services, starts listeners and shuts them down.
+
+mod accept;
+mod body;
+mod frame;
+mod front;
+mod socket;
+
+#[cfg(test)]
+mod tests;
+
+pub use accept::{ListenSettings, Listeners};
+pub use body::{RequestBody, ResponseBody};
+pub use front::{Front, GrpcRoutes};
+pub use socket::{Bound, ListenError};

@@ -1,0 +1,253 @@
+//! Sockets: binding them from URLs, and the connection that hyper reads and writes.
+
+use crate::config::{ListenUrl, Place};
+use bytes::Bytes;
+use prometheus::IntCounter;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+
+/// Connections that may wait to be accepted; the kernel cuts it to `net.core.somaxconn`.
+const BACKLOG: u32 = 4096;
+
+/// What an HTTP/2 client sends first.
+pub(super) const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A listener could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {url}: {reason}")]
+pub struct ListenError {
+    url: String,
+    reason: io::Error,
+}
+
+/// The open sockets of one URL.
+#[derive(Debug)]
+pub struct Bound {
+    pub(super) url: String,
+    pub(super) listeners: Vec<Listener>,
+}
+
+impl Bound {
+    /// Binds a URL. Of `localhost`, the second address family is skipped if the machine does not have it.
+    ///
+    /// # Errors
+    /// [`ListenError`] with the URL and the reason.
+    pub async fn new(url: &ListenUrl, reuse_port: bool) -> Result<Self, ListenError> {
+        let failed = |reason| ListenError { url: url.to_string(), reason };
+        let mut listeners = Vec::new();
+        match url.place() {
+            Place::Unix(path) => listeners.push(bind_unix(path).await.map_err(failed)?),
+            Place::Tcp(addresses) => {
+                for (index, address) in addresses.iter().enumerate() {
+                    match bind_tcp(*address, reuse_port) {
+                        Ok(listener) => listeners.push(Listener::Tcp(listener)),
+                        Err(error) if index > 0 && is_missing_family(&error) => {}
+                        Err(error) => return Err(failed(error)),
+                    }
+                }
+            }
+        }
+        Ok(Self { url: url.to_string(), listeners })
+    }
+
+    /// The addresses, for ports that the system chose.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let address = |listener: &Listener| match listener {
+            Listener::Tcp(listener) => listener.local_addr().ok(),
+            Listener::Unix { .. } => None,
+        };
+        self.listeners.iter().filter_map(address).collect()
+    }
+}
+
+fn is_missing_family(error: &io::Error) -> bool {
+    let kinds = [io::ErrorKind::AddrNotAvailable, io::ErrorKind::Unsupported];
+    kinds.contains(&error.kind()) || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
+
+fn bind_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(reuse_port)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Binds a Unix socket, and takes over the file of a process that is gone.
+async fn bind_unix(path: &Path) -> io::Result<Listener> {
+    let is_stale = || async {
+        let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+        is_socket && UnixStream::connect(path).await.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+    };
+    let listener = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale().await => {
+            std::fs::remove_file(path)?;
+            UnixListener::bind(path)?
+        }
+        other => other?,
+    };
+    Ok(Listener::Unix { listener, _file: SocketFile(path.to_owned()) })
+}
+
+/// Removes the socket's file with the listener.
+#[derive(Debug)]
+pub(super) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::debug!(path = %self.0.display(), %error, "cannot remove socket file");
+        }
+    }
+}
+
+/// One listening socket.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    Unix { listener: UnixListener, _file: SocketFile },
+}
+
+impl Listener {
+    pub(super) async fn accept(&self) -> io::Result<Socket> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Socket::Tcp(stream)),
+            Self::Unix { listener, .. } => listener.accept().await.map(|(stream, _)| Socket::Unix(stream)),
+        }
+    }
+}
+
+/// One accepted socket.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    pub(super) fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        match self {
+            Self::Tcp(stream) => (stream.local_addr().ok(), stream.peer_addr().ok()),
+            Self::Unix(_) => (None, None),
+        }
+    }
+
+    /// Without this, answers wait for the client's delayed acknowledgement.
+    pub(super) fn set_nodelay(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_nodelay(true),
+            Self::Unix(_) => Ok(()),
+        }
+    }
+}
+
+/// Counts the bytes of gRPC connections.
+#[derive(Clone, Debug)]
+pub(super) struct Traffic {
+    pub(super) received: IntCounter,
+    pub(super) sent: IntCounter,
+}
+
+/// An accepted connection: first the bytes that were read to tell HTTP/1 from HTTP/2, then the socket.
+#[derive(Debug)]
+pub(super) struct Connection {
+    socket: Socket,
+    head: Bytes,
+    traffic: Option<Traffic>,
+}
+
+impl Connection {
+    /// Reads the first bytes; true means HTTP/2. Ends with an error if the client closes before it sends anything.
+    pub(super) async fn open(mut socket: Socket) -> io::Result<(Self, bool)> {
+        let mut head = [0; HTTP2_PREFACE.len()];
+        let mut len = 0;
+        while len < head.len() && head[..len] == HTTP2_PREFACE[..len] {
+            let more = socket.read(&mut head[len..]).await?;
+            if more == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            len += more;
+        }
+        let is_http2 = head[..len] == HTTP2_PREFACE[..];
+        Ok((Self { socket, head: Bytes::copy_from_slice(&head[..len]), traffic: None }, is_http2))
+    }
+
+    /// Counts from here on.
+    pub(super) fn counted(mut self, traffic: Traffic) -> Self {
+        traffic.received.inc_by(self.head.len() as u64);
+        self.traffic = Some(traffic);
+        self
+    }
+
+    fn sent(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let (Poll::Ready(Ok(bytes)), Some(traffic)) = (&result, &self.traffic) {
+            traffic.sent.inc_by(*bytes as u64);
+        }
+        result
+    }
+}
+
+macro_rules! on_stream {
+    ($socket:expr, $stream:ident => $call:expr) => {
+        match $socket {
+            Socket::Tcp($stream) => $call,
+            Socket::Unix($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        on_stream!(&mut *self, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.head.is_empty() {
+            let len = self.head.len().min(buf.remaining());
+            buf.put_slice(&self.head.split_to(len));
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.socket).poll_read(cx, buf);
+        if let Some(traffic) = &self.traffic {
+            traffic.received.inc_by((buf.filled().len() - before) as u64);
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = on_stream!(&mut self.socket, stream => Pin::new(stream).poll_write(cx, buf));
+        self.sent(result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = on_stream!(&mut self.socket, stream => Pin::new(stream).poll_write_vectored(cx, bufs));
+        self.sent(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        on_stream!(&self.socket, stream => stream.is_write_vectored())
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_stream!(&mut self.socket, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_stream!(&mut self.socket, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}

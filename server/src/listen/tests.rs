@@ -1,0 +1,239 @@
+//! Real connections to a listener with the health service and the plain endpoints.
+
+use super::*;
+use crate::config::{Command, Config, load};
+use crate::health::{GrpcHealth, HealthChecks};
+use crate::http::{HttpState, router};
+use crate::metrics::Metrics;
+use api::health::health_client::HealthClient;
+use api::health::{HealthCheckRequest, HealthCheckResponse};
+use api::server::health_server::HealthServer;
+use futures::FutureExt as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+fn config(urls: &str) -> Config {
+    let args = ["--listen-client-urls", urls, "--advertise-client-urls=http://localhost:1"];
+    match load(args.map(str::to_owned), []) {
+        Ok(Command::Run(config)) => *config,
+        other => panic!("{other:?}"),
+    }
+}
+
+struct Server {
+    listeners: Listeners,
+    metrics: Arc<Metrics>,
+    address: SocketAddr,
+    serving: watch::Sender<bool>,
+}
+
+fn checks() -> HealthChecks {
+    HealthChecks {
+        has_leader: Box::new(|| true),
+        is_learner: Box::new(|| false),
+        alarms: Box::new(Vec::new),
+        serializable_read: Box::new(|| async { Ok(()) }.boxed()),
+        linearizable_read: Box::new(|| async { Ok(()) }.boxed()),
+    }
+}
+
+fn front(metrics: &Arc<Metrics>, serving: watch::Receiver<bool>) -> Front {
+    let health = HealthServer::new(GrpcHealth::new(serving));
+    let routes = GrpcRoutes::new(Arc::clone(metrics), 1000).with(health);
+    let state = HttpState { metrics: Arc::clone(metrics), checks: Arc::new(checks()) };
+    Front::both(Arc::new(routes), router(state))
+}
+
+async fn start(max_connections: usize) -> Server {
+    let config = config("http://127.0.0.1:0");
+    let metrics = Metrics::new(false).unwrap();
+    let mut settings = ListenSettings::new(&config);
+    settings.max_connections = max_connections;
+    let listeners = Listeners::new(&settings, &metrics);
+    let bound = Bound::new(&config.listen_client_urls[0], false).await.unwrap();
+    let address = bound.addresses()[0];
+    let (serving, receiver) = watch::channel(true);
+    listeners.serve(bound, &front(&metrics, receiver));
+    Server { listeners, metrics, address, serving }
+}
+
+async fn channel(address: SocketAddr) -> Channel {
+    Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
+}
+
+async fn exchange(address: SocketAddr, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer)).await.expect("the server closes").unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+async fn get(address: SocketAddr, path: &str) -> String {
+    exchange(address, format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes()).await
+}
+
+async fn call(channel: Channel, path: &'static str, service: String) -> Result<HealthCheckResponse, Status> {
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.unwrap();
+    let codec = tonic_prost::ProstCodec::default();
+    let request = tonic::Request::new(HealthCheckRequest { service });
+    grpc.unary(request, http::uri::PathAndQuery::from_static(path), codec).await.map(tonic::Response::into_inner)
+}
+
+#[tokio::test]
+async fn grpc_and_http_share_a_port_and_are_counted() {
+    let server = start(100).await;
+    let mut client = HealthClient::new(channel(server.address).await);
+    let answer = client.check(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(answer.status, 1);
+    let unknown = client.check(HealthCheckRequest { service: "x".to_owned() }).await.unwrap_err();
+    assert_eq!((unknown.code(), unknown.message()), (Code::NotFound, "unknown service"));
+
+    let version = get(server.address, "/version").await;
+    assert!(version.starts_with("HTTP/1.1 200 OK\r\n"), "{version}");
+    assert!(version.ends_with(r#"{"etcdserver":"3.5.21","etcdcluster":"3.5.0","cleat":"0.1.0"}"#), "{version}");
+
+    let metrics = get(server.address, "/metrics").await;
+    let labels = r#"grpc_method="Check",grpc_service="grpc.health.v1.Health",grpc_type="unary""#;
+    for expected in [
+        format!("grpc_server_started_total{{{labels}}} 2\n"),
+        format!("grpc_server_handled_total{{grpc_code=\"OK\",{labels}}} 1\n"),
+        format!("grpc_server_handled_total{{grpc_code=\"NotFound\",{labels}}} 1\n"),
+        format!("grpc_server_msg_received_total{{{labels}}} 2\n"),
+        format!("grpc_server_msg_sent_total{{{labels}}} 1\n"),
+        "etcd_server_client_requests_total{client_api_version=\"unknown\",type=\"unary\"} 2\n".to_owned(),
+    ] {
+        assert!(metrics.contains(&expected), "{expected}");
+    }
+    assert!(server.metrics.network.client_received_bytes.get() > 100);
+    assert!(server.metrics.network.client_sent_bytes.get() > 100);
+    server.listeners.shutdown(DEADLINE).await;
+}
+
+#[tokio::test]
+async fn unknown_methods_are_refused_in_the_words_of_grpc_go() {
+    let server = start(100).await;
+    let channel = channel(server.address).await;
+    for (path, text) in [
+        ("/x.Y/Z", "unknown service x.Y"),
+        ("/etcdserverpb.KV/Put", "unknown service etcdserverpb.KV"),
+        ("/grpc.health.v1.Health/Nope", "unknown method Nope for service grpc.health.v1.Health"),
+        ("/nope", "malformed method name: \"/nope\""),
+    ] {
+        let status = call(channel.clone(), path, String::new()).await.unwrap_err();
+        assert_eq!((status.code(), status.message()), (Code::Unimplemented, text));
+    }
+}
+
+#[tokio::test]
+async fn large_messages_are_refused_before_they_are_read() {
+    let server = start(100).await;
+    let channel = channel(server.address).await;
+    // Two bytes of field tag and length precede the text.
+    let status = call(channel.clone(), "/grpc.health.v1.Health/Check", "x".repeat(2000)).await.unwrap_err();
+    let text = "grpc: received message larger than max (2003 vs. 1000)";
+    assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, text));
+    assert!(call(channel, "/grpc.health.v1.Health/Check", String::new()).await.is_ok());
+}
+
+#[tokio::test]
+async fn garbage_closes_only_its_connection() {
+    let server = start(100).await;
+    let channel = channel(server.address).await;
+    for garbage in [
+        "\x16\x03\x01\x02\x00\x01\x00",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nnonsense, and enough of it",
+        "GET \x00\r\n\r\n",
+    ] {
+        exchange(server.address, garbage.as_bytes()).await;
+    }
+    let large = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(100_000));
+    let answer = exchange(server.address, large.as_bytes()).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    assert!(call(channel, "/grpc.health.v1.Health/Check", String::new()).await.is_ok());
+    assert!(get(server.address, "/nope").await.ends_with("404 page not found\n"));
+}
+
+#[tokio::test]
+async fn connections_above_the_limit_are_closed() {
+    let server = start(1).await;
+    let channel = channel(server.address).await;
+    assert!(call(channel.clone(), "/grpc.health.v1.Health/Check", String::new()).await.is_ok());
+    let mut refused = TcpStream::connect(server.address).await.unwrap();
+    let mut answer = Vec::new();
+    // A reset is a refusal as well.
+    let read = tokio::time::timeout(DEADLINE, refused.read_to_end(&mut answer)).await.expect("the server closes");
+    assert!(answer.is_empty(), "{read:?}");
+    assert!(call(channel, "/grpc.health.v1.Health/Check", String::new()).await.is_ok());
+}
+
+#[tokio::test]
+async fn shutdown_waits_for_streams_and_then_drops_them() {
+    let server = start(100).await;
+    let mut client = HealthClient::new(channel(server.address).await);
+    let mut ending = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(ending.message().await.unwrap().unwrap().status, 1);
+    server.serving.send(false).unwrap();
+    assert_eq!(ending.message().await.unwrap().unwrap().status, 2);
+
+    // The stream does not end by itself, so a short grace drops it.
+    let started = std::time::Instant::now();
+    server.listeners.shutdown(Duration::from_millis(50)).await;
+    assert!(started.elapsed() < DEADLINE);
+    assert!(tokio::time::timeout(DEADLINE, ending.message()).await.expect("the stream ends").is_err());
+    assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+#[tokio::test]
+async fn shutdown_is_quick_when_streams_end() {
+    let server = start(100).await;
+    let mut client = HealthClient::new(channel(server.address).await);
+    let mut stream = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    stream.message().await.unwrap();
+    drop(server.serving);
+    let grace = Duration::from_mins(1);
+    tokio::time::timeout(DEADLINE, server.listeners.shutdown(grace)).await.expect("nothing holds the shutdown");
+    assert!(stream.message().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_taken_over_from_a_dead_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cleat.sock");
+    // Leaves the file behind, as a killed process does.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let url = format!("unix://{}", path.display());
+    let config = config(&url);
+    let bound = Bound::new(&config.listen_client_urls[0], false).await.unwrap();
+    let second = Bound::new(&config.listen_client_urls[0], false).await.unwrap_err().to_string();
+    assert!(second.starts_with(&format!("cannot listen on {url}: ")), "{second}");
+
+    let metrics = Metrics::new(false).unwrap();
+    let listeners = Listeners::new(&ListenSettings::new(&config), &metrics);
+    let (_serving, receiver) = watch::channel(true);
+    listeners.serve(bound, &front(&metrics, receiver));
+    let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+    stream.write_all(b"GET /health HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with(r#"{"health":"true","reason":""}"#), "{answer}");
+    listeners.shutdown(DEADLINE).await;
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_named() {
+    let server = start(1).await;
+    let url = format!("http://{}", server.address);
+    let error = Bound::new(&config(&url).listen_client_urls[0], false).await.unwrap_err().to_string();
+    assert!(error.starts_with(&format!("cannot listen on {url}: Address already in use")), "{error}");
+}

@@ -1,0 +1,250 @@
+//! The write-ahead log: what makes a write durable, and the only thing on its path that syncs.
+//!
+//! ```text
+//! append, vote, truncate, purge ──> queue ──> writer thread ──> segment ──> one sync ──> callbacks
+//!                                               │    ▲
+//!                                 obsolete segments  │ zero-filled spare
+//!                                               ▼    │
+//!                                            spare thread
+//! ```
+//!
+//! Entries, votes and positions are records of one stream, so the disk sees them in the order in which
+//! raft asked for them. [`log_store`](super::log_store) drives it and keeps the entries in memory; the
+//! files are described in `docs/format.md`.
+//!
+//! A torn end, the trace of a crash, is cut when the log is opened. Damage anywhere else is an error and
+//! nothing is changed. An error of a write or a sync ends the log: it is reported once, to every waiting
+//! and later call and to the member, which stops.
+
+mod index;
+mod inspect;
+mod record;
+mod recover;
+mod segment;
+mod spare;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod walk;
+mod writer;
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::types::{Entry, IoFlushed, LogId, Vote};
+use index::EntryIndex;
+pub(super) use index::Located;
+pub use inspect::{RecordInfo, Summary, inspect};
+use record::Kind;
+pub use stats::{SyncObserver, WalStats};
+use stats::{Watchdog, join};
+use writer::{Queue, Waiting};
+
+/// Told once when the log fails; the member must stop.
+pub type FaultObserver = Box<dyn Fn(&WalError) + Send + Sync>;
+
+/// Why the log cannot be opened or has ended.
+#[derive(Debug, thiserror::Error)]
+pub enum WalError {
+    /// The disk or the file system refused.
+    #[error("raft log {path}: {source}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What it answered.
+        source: io::Error,
+    },
+    /// Another process has the log open.
+    #[error("raft log {0} is in use by another process")]
+    Locked(PathBuf),
+    /// Something that was durable cannot be read. Nothing was changed.
+    #[error(
+        "raft log {file} is damaged at offset {offset}: {reason}; the member cannot vouch for what it acknowledged: \
+         put the data directory back from an intact copy, or remove the member from the cluster and add it again \
+         with an empty data directory (a cluster of one member: restore a snapshot)"
+    )]
+    Damaged {
+        /// The segment.
+        file: PathBuf,
+        /// Where in the segment.
+        offset: u64,
+        /// What is wrong there.
+        reason: String,
+    },
+}
+
+impl WalError {
+    fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { path: path.to_owned(), source }
+    }
+
+    fn damaged(file: &Path, offset: u64, reason: impl Into<String>) -> Self {
+        Self::Damaged { file: file.to_owned(), offset, reason: reason.into() }
+    }
+}
+
+/// How a log is kept.
+pub struct WalOptions {
+    /// Size of a segment; a single larger entry makes its segment larger.
+    pub segment_bytes: u64,
+    /// Told the duration of every sync.
+    pub on_sync: SyncObserver,
+    /// Told when the log fails.
+    pub on_fault: FaultObserver,
+}
+
+impl Default for WalOptions {
+    /// Segments of 64 MiB; nobody is told anything.
+    fn default() -> Self {
+        Self { segment_bytes: 64 << 20, on_sync: Box::new(|_| ()), on_fault: Box::new(|_| ()) }
+    }
+}
+
+/// What a log held when it was opened.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(super) struct Opened {
+    pub(super) vote: Option<Vote>,
+    pub(super) committed: Option<LogId>,
+    pub(super) purged: Option<LogId>,
+    pub(super) last: Option<LogId>,
+    /// Index of the first entry that is held.
+    pub(super) first: Option<u64>,
+}
+
+/// State of the log that its threads and readers share.
+struct Shared {
+    queue: Queue,
+    index: Mutex<EntryIndex>,
+    /// Position in the stream up to which everything is durable and in the index.
+    flushed: AtomicU64,
+    stats: Arc<WalStats>,
+    #[cfg(test)]
+    fails_syncs: std::sync::atomic::AtomicBool,
+}
+
+/// An open log. Dropping it writes what is queued and ends its threads, which blocks.
+pub(super) struct Wal {
+    shared: Arc<Shared>,
+    writer: Option<JoinHandle<()>>,
+    _watchdog: Watchdog,
+    /// Locked for as long as the log is open.
+    _lock: File,
+}
+
+impl Drop for Wal {
+    fn drop(&mut self) {
+        self.shared.queue.stop();
+        join(self.writer.take());
+    }
+}
+
+impl Wal {
+    /// Waits until there is room in the queue.
+    pub(super) async fn room(&self) -> io::Result<()> {
+        self.shared.queue.room().await
+    }
+
+    /// Queues entries, the first with the index `next` unless that is `None`, and tells `done` when they
+    /// are durable. For every entry, `placed` learns its
+    /// encoded length and the stream position after which the entry can be read from disk.
+    ///
+    /// # Errors
+    /// After the log has failed; when the entries would leave a hole, or one is larger than a record can
+    /// be.
+    pub(super) fn append(
+        &self,
+        entries: impl IntoIterator<Item = Entry>,
+        mut next: Option<u64>,
+        done: IoFlushed,
+        mut placed: impl FnMut(Entry, usize, u64),
+    ) -> io::Result<()> {
+        let mut queued = self.shared.queue.lock();
+        queued.check()?;
+        let start = queued.len();
+        for entry in entries {
+            let len = queued.add(|buf| record::encode_entry(buf, &entry));
+            let index = entry.log_id.index;
+            if len > record::MAX_PAYLOAD_BYTES || next.is_some_and(|next| next != index) {
+                queued.undo(start);
+                let text = format!("entry {index} of {len} bytes cannot follow the log's end at {next:?}");
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            }
+            next = Some(index + 1);
+            placed(entry, len, queued.position());
+        }
+        self.shared.queue.submit(queued, Some(Waiting::Append(done)));
+        Ok(())
+    }
+
+    /// Queues a vote; the receiver is told when it is durable.
+    pub(super) fn vote(&self, vote: &Vote) -> io::Result<oneshot::Receiver<io::Result<()>>> {
+        let (done, durable) = oneshot::channel();
+        let mut queued = self.shared.queue.lock();
+        queued.check()?;
+        queued.add(|buf| record::encode_vote(buf, vote));
+        self.shared.queue.submit(queued, Some(Waiting::Vote(done)));
+        Ok(durable)
+    }
+
+    /// Remembers the committed position; it is written with the next record.
+    pub(super) fn committed(&self, id: LogId) -> io::Result<()> {
+        let mut queued = self.shared.queue.lock();
+        queued.check()?;
+        queued.set_committed(id);
+        Ok(())
+    }
+
+    /// Queues the end of the log: entries after `last` are gone. Written with the next record, which
+    /// is enough, because it stands before it.
+    pub(super) fn truncate_after(&self, last: Option<LogId>) -> io::Result<()> {
+        let mut queued = self.shared.queue.lock();
+        queued.check()?;
+        queued.add(|buf| match last {
+            Some(id) => record::encode_position(buf, Kind::Truncate, id),
+            None => record::encode_position(buf, Kind::Clear, super::types::log_id(0, 0)),
+        });
+        Ok(())
+    }
+
+    /// Queues a purge up to `id`; segments without live entries go once it is durable.
+    pub(super) fn purge(&self, id: LogId) -> io::Result<()> {
+        let mut queued = self.shared.queue.lock();
+        queued.check()?;
+        queued.add(|buf| record::encode_position(buf, Kind::Purge, id));
+        self.shared.queue.submit(queued, None);
+        Ok(())
+    }
+
+    pub(super) fn stats(&self) -> Arc<WalStats> {
+        Arc::clone(&self.shared.stats)
+    }
+
+    /// Access for readers, which may outlive the log's threads.
+    pub(super) fn reader(&self) -> WalReader {
+        WalReader(Arc::clone(&self.shared))
+    }
+}
+
+/// Finds entries on disk.
+#[derive(Clone)]
+pub(super) struct WalReader(Arc<Shared>);
+
+impl WalReader {
+    /// Stream position up to which entries can be located.
+    pub(super) fn flushed(&self) -> u64 {
+        self.0.flushed.load(Ordering::Acquire)
+    }
+
+    /// Where the entries of `range` are. Does not read.
+    pub(super) fn locate(&self, range: Range<u64>) -> Located {
+        self.0.index.lock().locate(range)
+    }
+}

@@ -1,0 +1,172 @@
+//! Opening a log: lock, walk, cut the torn end, start the threads.
+
+use std::fs::{self, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use parking_lot::Mutex;
+use rustix::fs::FlockOperation;
+
+use super::index::{EntryIndex, Location};
+use super::record::{Header, Kind};
+use super::segment::{self, SegmentHeader};
+use super::spare::Spares;
+use super::stats::{WalStats, Watchdog};
+use super::walk::{Tail, walk};
+use super::writer::{self, Positions, Queue, Writer};
+use super::{Opened, Shared, Wal, WalError, WalOptions};
+
+/// Offsets are 32 bits wide, and the last record may be one of the largest.
+const MAX_SEGMENT_BYTES: u64 = 1 << 30;
+
+impl Wal {
+    /// Opens the log in `dir`, creating it when there is none. Blocks.
+    ///
+    /// # Errors
+    /// [`WalError`]; nothing is changed when the log is damaged or in use.
+    pub(in crate::raft) fn open(dir: &Path, options: WalOptions) -> Result<(Self, Opened), WalError> {
+        create_dir(dir)?;
+        let lock = lock(dir)?;
+        let mut positions = Positions::default();
+        let mut index = EntryIndex::default();
+        let segment_bytes = options.segment_bytes.min(MAX_SEGMENT_BYTES);
+        let tail = replay(dir, &mut positions, &mut index)?;
+        if let Some(tail) = &tail {
+            check_start(tail, &positions, &index)?;
+            cut(tail)?;
+        }
+        let spares = Spares::start(dir, segment_bytes).map_err(WalError::io(dir))?;
+        let queue = Queue::default();
+        let (segment, offset, chain) = if let Some(tail) = tail {
+            // A crash may have cut off the positions at the start of the last segment, so they are
+            // repeated before any earlier segment may go.
+            queue.add_positions(&positions);
+            (tail.segment, tail.offset, tail.chain)
+        } else {
+            let first = SegmentHeader { sequence: 1, first_index: 0, previous_chain: 0 };
+            let begun = spares.take().and_then(|spare| writer::begin(dir, spare, &first));
+            let segment = begun.map_err(WalError::io(dir))?;
+            let chain = segment.salt;
+            (Arc::new(segment), segment::HEADER_BYTES as u32, chain)
+        };
+        index.add_segment(Arc::clone(&segment));
+        let opened = Opened {
+            vote: positions.vote,
+            committed: positions.committed,
+            purged: positions.purged,
+            last: positions.last.or(positions.purged),
+            first: index.first(),
+        };
+
+        let stats = Arc::new(WalStats::new(options.on_sync));
+        let shared = Arc::new(Shared {
+            queue,
+            index: Mutex::new(index),
+            flushed: AtomicU64::new(0),
+            stats: Arc::clone(&stats),
+            #[cfg(test)]
+            fails_syncs: std::sync::atomic::AtomicBool::new(false),
+        });
+        let writer = Writer {
+            dir: dir.to_owned(),
+            segment_bytes,
+            shared: Arc::clone(&shared),
+            spares,
+            positions,
+            segment,
+            offset,
+            empty_end: offset,
+            chain,
+        };
+        let watchdog = Watchdog::start(stats).map_err(WalError::io(dir))?;
+        let on_fault = options.on_fault;
+        let thread = std::thread::Builder::new().name("wal-writer".to_owned());
+        let thread = thread.spawn(move || writer.run(&*on_fault)).map_err(WalError::io(dir))?;
+        Ok((Self { shared, writer: Some(thread), _watchdog: watchdog, _lock: lock }, opened))
+    }
+}
+
+/// Creates the directory and makes it and its new parents durable.
+fn create_dir(dir: &Path) -> Result<(), WalError> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_dir(parent)?;
+    match fs::DirBuilder::new().mode(segment::DIR_MODE).create(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(WalError::io(dir)(error)),
+        Ok(()) | Err(_) => segment::sync_dir(parent).map_err(WalError::io(parent)),
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, WalError> {
+    let file = File::open(dir).map_err(WalError::io(dir))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(WalError::Locked(dir.to_owned())),
+        Err(error) => Err(WalError::io(dir)(error.into())),
+    }
+}
+
+fn replay(dir: &Path, positions: &mut Positions, index: &mut EntryIndex) -> Result<Option<Tail>, WalError> {
+    let mut is_empty = true;
+    let tail = walk(dir, File::options().read(true).write(true), |found| {
+        if is_empty {
+            is_empty = false;
+            positions.next = found.first_index;
+        }
+        let header = &found.header;
+        if let Some(expected) = index.expected().filter(|expected| header.kind.is_entry() && *expected != header.index)
+        {
+            return Err(format!("entry {} where entry {expected} must be", header.index));
+        }
+        positions.apply(header, found.payload)?;
+        index.add_segment(Arc::clone(found.segment));
+        let sequence = found.segment.sequence;
+        index.apply(header, Location { sequence, offset: found.offset, previous_chain: found.previous_chain });
+        Ok(())
+    })?;
+    if let Some(tail) = tail.as_ref().filter(|_| is_empty) {
+        positions.next = tail.first.first_index;
+    }
+    Ok(tail)
+}
+
+/// Segments at the start may be missing only when all their entries were purged.
+fn check_start(tail: &Tail, positions: &Positions, index: &EntryIndex) -> Result<(), WalError> {
+    let purged_to = positions.purged.map_or(0, |id| id.index + 1);
+    let first = index.first().unwrap_or(positions.next);
+    if tail.first.sequence > 1 && first > purged_to {
+        let reason = format!(
+            "the log begins with entry {first}, but only those before {purged_to} were purged: earlier segments are missing"
+        );
+        return Err(WalError::damaged(&tail.segment.path, 0, reason));
+    }
+    Ok(())
+}
+
+/// Zeroes a torn end, so that what it left can never be taken for a record of a later write.
+fn cut(tail: &Tail) -> Result<(), WalError> {
+    if !tail.is_torn {
+        return Ok(());
+    }
+    let segment = &tail.segment;
+    tracing::warn!(segment = %segment.path.display(), offset = tail.offset, "cutting the torn end of the raft log");
+    let len = segment.file.metadata().map_err(WalError::io(&segment.path))?.len();
+    segment::zero(&segment.file, tail.offset.into(), len).map_err(WalError::io(&segment.path))
+}
+
+impl EntryIndex {
+    /// Follows one durable record.
+    pub(super) fn apply(&mut self, header: &Header, location: Location) {
+        match header.kind {
+            Kind::Blank | Kind::Commands | Kind::Membership => self.push(header.index, location),
+            Kind::Truncate => self.truncate_from(header.index + 1),
+            Kind::Clear => self.truncate_from(0),
+            Kind::Purge => self.purge_before(header.index + 1),
+            Kind::Vote | Kind::Committed => {}
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What the writer tells of itself: bytes, syncs, and the sync that is in flight.
+//!
+//! A disk that hangs answers nothing, so the sync in flight is visible while it lasts: the watchdog
+//! warns about it, and health checks may ask.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+/// A sync that takes longer is worth a warning, as in etcd.
+const SLOW_SYNC: Duration = Duration::from_secs(1);
+
+/// Called with the duration of every sync, on the writer thread.
+pub type SyncObserver = Box<dyn Fn(Duration) + Send + Sync>;
+
+/// Counters of one log. Reading them never blocks.
+pub struct WalStats {
+    started: Instant,
+    bytes_written: AtomicU64,
+    syncs: AtomicU64,
+    /// Microseconds between `started` and the start of the sync in flight, plus one; 0 when idle.
+    in_flight: AtomicU64,
+    on_sync: SyncObserver,
+}
+
+impl WalStats {
+    pub(super) fn new(on_sync: SyncObserver) -> Self {
+        let zero = || AtomicU64::new(0);
+        Self { started: Instant::now(), bytes_written: zero(), syncs: zero(), in_flight: zero(), on_sync }
+    }
+
+    /// Bytes written to segments since the log was opened.
+    pub fn bytes_written(&self) -> u64 {
+        self.bytes_written.load(Relaxed)
+    }
+
+    /// Syncs finished since the log was opened.
+    pub fn syncs(&self) -> u64 {
+        self.syncs.load(Relaxed)
+    }
+
+    /// How long the sync in flight has been waiting for the disk, if there is one.
+    pub fn sync_in_flight(&self) -> Option<Duration> {
+        let since = Duration::from_micros(self.in_flight.load(Relaxed).checked_sub(1)?);
+        Some(self.started.elapsed().saturating_sub(since))
+    }
+
+    pub(super) fn written(&self, bytes: usize) {
+        self.bytes_written.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Runs `sync` and records how long it took.
+    pub(super) fn time<T>(&self, sync: impl FnOnce() -> T) -> T {
+        let begin = Instant::now();
+        let since = begin.duration_since(self.started).as_micros() as u64;
+        self.in_flight.store(since + 1, Relaxed);
+        let result = sync();
+        self.in_flight.store(0, Relaxed);
+        self.syncs.fetch_add(1, Relaxed);
+        let took = begin.elapsed();
+        (self.on_sync)(took);
+        if took > SLOW_SYNC {
+            tracing::warn!(took_ms = took.as_millis() as u64, expected_ms = 1000, "slow fdatasync");
+        }
+        result
+    }
+}
+
+/// Warns while a sync hangs. Looks once a second; stops and is joined when dropped.
+pub(super) struct Watchdog {
+    stop: Arc<(Mutex<bool>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watchdog {
+    pub(super) fn start(stats: Arc<WalStats>) -> std::io::Result<Self> {
+        let stop = Arc::new((Mutex::new(false), Condvar::new()));
+        let watched = Arc::clone(&stop);
+        let thread = std::thread::Builder::new().name("wal-watchdog".to_owned()).spawn(move || {
+            let (stop, wake) = &*watched;
+            let mut is_stopping = stop.lock();
+            while !*is_stopping {
+                wake.wait_for(&mut is_stopping, SLOW_SYNC);
+                if let Some(waiting) = stats.sync_in_flight().filter(|waiting| *waiting > SLOW_SYNC) {
+                    tracing::warn!(waiting_ms = waiting.as_millis() as u64, "slow fdatasync, still in flight");
+                }
+            }
+        })?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        *self.stop.0.lock() = true;
+        self.stop.1.notify_all();
+        join(self.thread.take());
+    }
+}
+
+/// Waits for a thread of the log. A panic in it has been reported by the panic hook already.
+pub(super) fn join(thread: Option<JoinHandle<()>>) {
+    if let Some(thread) = thread
+        && thread.join().is_err()
+    {
+        tracing::error!("a thread of the raft log panicked");
+    }
+}

@@ -1,0 +1,507 @@
+//! The whole member: the only place that wires its parts and spawns its tasks.
+//!
+//! Start order: data directory, identity, log, store, raft, leadership, services, listeners. Shutdown is the reverse:
+//! stop accepting, end streams and calls, stop the tasks, stop raft, flush and close the store. A part that breaks
+//! reports once through [`Server::fault`], and the process ends without answering anything more.
+
+use crate::bootstrap::{self, BootstrapError};
+use crate::compactor;
+use crate::config::{Config, MetricsLevel};
+use crate::data_dir::{DataDir, DataDirError};
+use crate::health::{Alarm, GrpcHealth, HealthChecks};
+use crate::http::{self, AccessRules, HttpState};
+use crate::lessor::Lessor;
+use crate::listen::{Bound, Front, GrpcRoutes, ListenError, ListenSettings, Listeners};
+use crate::metrics::Metrics;
+use crate::node::{Identity, Limits, Node};
+use crate::quota::Quota;
+use crate::raft::log_store::{LogStore, LogStoreOptions};
+use crate::raft::network::Alone;
+use crate::raft::state_machine::StateMachine;
+use crate::raft::types::{Peer, Raft};
+use crate::raft::wal::{WalError, WalStats};
+use crate::storage::{FLUSH_EARLY_BYTES, FaultSender, Pace, Storage};
+use crate::v3::cluster::ClusterService;
+use crate::v3::kv::KvService;
+use crate::v3::lease::{LeaseService, proposer};
+use crate::v3::maintenance::MaintenanceService;
+use crate::v3::watch::WatchService;
+use crate::watch::hub::Hub;
+use api::cleatpb::MemberAttributes;
+use api::cleatpb::command::Op;
+use api::etcdserverpb::{AlarmType, RangeRequest};
+use api::server::cluster_server::ClusterServer;
+use api::server::health_server::HealthServer;
+use api::server::kv_server::KvServer;
+use api::server::lease_server::LeaseServer;
+use api::server::maintenance_server::MaintenanceServer;
+use api::server::watch_server::WatchServer;
+use openraft::async_runtime::WatchReceiver;
+use openraft::{ServerState, SnapshotPolicy};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use store::{Applied, Fault, Reader};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What a request may take beside its payload: the gRPC frame limit is that much higher. etcd's figure.
+const REQUEST_OVERHEAD_BYTES: usize = 512 << 10;
+
+/// How long calls under way may take when the member stops.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+/// How often the log is looked at for what can be purged.
+const PURGE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Log written since the last purge that makes one due, however few entries it holds.
+const PURGE_BYTES: u64 = 64 << 20;
+
+/// Log entries kept behind what is durable in the store, for members that are a little behind.
+const CATCH_UP_ENTRIES: u64 = 5000;
+
+/// Why a member did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The member's ids are not known.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    /// The log cannot be used.
+    #[error(transparent)]
+    Log(#[from] WalError),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] Fault),
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Consensus did not start.
+    #[error("raft did not start: {0}")]
+    Raft(String),
+    /// The metrics could not be registered, or a thread not be started.
+    #[error("cannot start: {0}")]
+    Internal(String),
+}
+
+/// A running member.
+pub struct Server {
+    node: Node,
+    storage: Storage,
+    storage_thread: std::thread::JoinHandle<()>,
+    hub: Arc<Hub>,
+    lessor: Arc<Lessor>,
+    listeners: Listeners,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    /// False once the member stops: gRPC health checks send clients elsewhere.
+    serving: watch::Sender<bool>,
+    faults: mpsc::Receiver<String>,
+    /// Holds the lock on the data directory until the end.
+    _data_dir: DataDir,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("identity", &self.node.identity()).finish_non_exhaustive()
+    }
+}
+
+/// The open parts below the services.
+struct Core {
+    raft: Raft<StateMachine>,
+    reader: Reader,
+    log: Arc<WalStats>,
+    storage: Storage,
+    storage_thread: std::thread::JoinHandle<()>,
+    hub: Arc<Hub>,
+    lessor: Arc<Lessor>,
+}
+
+impl Server {
+    /// Starts a member and returns once it serves clients.
+    ///
+    /// # Errors
+    /// [`StartError`], with what to do about it. Nothing is left running.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let metrics = Metrics::new(config.metrics == MetricsLevel::Extensive)
+            .map_err(|error| StartError::Internal(error.to_string()))?;
+        let data_dir = DataDir::open(&config.data_dir)?;
+        let identity =
+            bootstrap::identity(data_dir.path(), &config.initial_advertise_peer_urls, &config.initial_cluster_token)?;
+        let (fault_sender, faults) = mpsc::channel(1);
+        let core = open_core(&config, &data_dir, identity, &metrics, fault_sender.clone()).await?;
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let limits = Limits {
+            request_bytes: config.max_request_bytes,
+            // etcd's: long enough for a change of leader.
+            request_timeout: Duration::from_secs(5) + 2 * config.election_timeout,
+        };
+        let node = Node::start(core.raft, core.reader, core.log, identity, limits, &tasks, &stop);
+        let mut server = Self {
+            node,
+            storage: core.storage,
+            storage_thread: core.storage_thread,
+            hub: core.hub,
+            lessor: core.lessor,
+            listeners: Listeners::new(&ListenSettings::new(&config), &metrics),
+            tasks,
+            stop,
+            serving: watch::Sender::new(true),
+            faults,
+            _data_dir: data_dir,
+        };
+        if let Err(error) = server.serve(&config, &metrics, &fault_sender).await {
+            server.stop_parts().await;
+            return Err(error);
+        }
+        Ok(server)
+    }
+
+    /// Everything that needs the node: leadership, tasks, services, listeners.
+    async fn serve(&mut self, config: &Config, metrics: &Arc<Metrics>, faults: &FaultSender) -> Result<(), StartError> {
+        let node = self.node.clone();
+        node.ready().await.map_err(|error| StartError::Raft(error.text().to_owned()))?;
+        let quota = Arc::new(Quota::new(config.quota_bytes, &node));
+        export_metrics(metrics, &node, &quota, Arc::clone(&self.hub));
+        self.tasks.spawn(lead_leases(node.clone(), Arc::clone(&self.lessor), self.stop.clone()));
+        let lessor = Arc::clone(&self.lessor);
+        let (propose, stop) = (proposer(node.clone()), self.stop.clone());
+        self.tasks.spawn(async move { lessor.run(propose, stop).await });
+        self.tasks.spawn(watch_raft(node.clone(), faults.clone(), self.stop.clone()));
+        self.tasks.spawn(purge_log(node.clone(), config.snapshot_count, self.stop.clone()));
+        self.tasks.spawn(Arc::clone(&quota).watch_space(node.clone(), self.stop.clone()));
+        if let Some(mode) = config.auto_compaction {
+            self.tasks.spawn(compactor::run(node.clone(), mode, self.stop.clone()));
+        }
+        publish(&node, config).await;
+
+        let routes = self.routes(config, metrics, &quota);
+        let checks = Arc::new(health_checks(&node));
+        let state = HttpState { metrics: Arc::clone(metrics), checks };
+        let rules = AccessRules { cors: config.cors.clone(), host_whitelist: config.host_whitelist.clone() };
+        let http = http::guarded(http::router(state.clone()), rules);
+        let clients = if config.listen_client_http_urls.is_empty() {
+            Front::both(routes, http.clone())
+        } else {
+            Front::grpc_only(routes)
+        };
+        let metrics_front = Front::http_only(http::metrics_router(state));
+        let http_front = Front::http_only(http);
+        for (urls, front) in [
+            (&config.listen_client_urls, &clients),
+            (&config.listen_client_http_urls, &http_front),
+            (&config.listen_metrics_urls, &metrics_front),
+        ] {
+            for url in urls {
+                let bound = Bound::new(url, config.socket_reuse_port).await?;
+                self.listeners.serve(bound, front);
+            }
+        }
+        Ok(())
+    }
+
+    fn routes(&self, config: &Config, metrics: &Arc<Metrics>, quota: &Arc<Quota>) -> Arc<GrpcRoutes> {
+        let node = self.node.clone();
+        let max_message = config.max_request_bytes + REQUEST_OVERHEAD_BYTES;
+        // The routes refuse larger messages in etcd's words; the generated services must not be stricter.
+        let decode = 2 * max_message;
+        let kv = KvService {
+            node: node.clone(),
+            storage: self.storage.clone(),
+            quota: Arc::clone(quota),
+            max_txn_ops: config.max_txn_ops,
+        };
+        let maintenance =
+            MaintenanceService { node: node.clone(), storage: self.storage.clone(), quota: Arc::clone(quota) };
+        let watch = WatchService {
+            node: node.clone(),
+            hub: Arc::clone(&self.hub),
+            progress_interval: config.watch_progress_notify_interval,
+            stop: self.stop.clone(),
+        };
+        let lease = LeaseService::new(node.clone(), Arc::clone(&self.lessor), Arc::clone(quota));
+        let health = GrpcHealth::new(self.serving.subscribe());
+        let routes = GrpcRoutes::new(Arc::clone(metrics), max_message)
+            .with(KvServer::new(kv).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
+            .with(MaintenanceServer::new(maintenance).max_decoding_message_size(decode))
+            .with(WatchServer::new(watch).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
+            .with(LeaseServer::new(lease).max_decoding_message_size(decode))
+            .with(HealthServer::new(health))
+            .with(ClusterServer::new(ClusterService { node }).max_decoding_message_size(decode));
+        Arc::new(routes)
+    }
+
+    /// Who this member is, for the log: member id and cluster id.
+    pub fn ids(&self) -> (u64, u64) {
+        let Identity { cluster_id, member_id } = self.node.identity();
+        (member_id, cluster_id)
+    }
+
+    /// Returns when a part of the member is broken, with the reason. The process must end then.
+    pub async fn fault(&mut self) -> String {
+        self.faults.recv().await.unwrap_or_else(|| "the fault channel is closed".to_owned())
+    }
+
+    /// Stops the member: ends calls and streams, then flushes and closes the store.
+    pub async fn shutdown(self) {
+        self.serving.send_replace(false);
+        self.stop.cancel();
+        self.listeners.shutdown(SHUTDOWN_GRACE).await;
+        self.stop_parts().await;
+    }
+
+    async fn stop_parts(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        if let Err(error) = self.node.raft().shutdown().await {
+            tracing::warn!(%error, "raft did not stop in order");
+        }
+        self.storage.stop();
+        let joined = tokio::task::spawn_blocking(move || self.storage_thread.join().is_ok()).await;
+        if !matches!(joined, Ok(true)) {
+            tracing::error!("the storage thread did not end in order");
+        }
+    }
+}
+
+/// Opens log and store and starts raft on them.
+async fn open_core(
+    config: &Config,
+    data_dir: &DataDir,
+    identity: Identity,
+    metrics: &Arc<Metrics>,
+    faults: FaultSender,
+) -> Result<Core, StartError> {
+    let wal_dir = config.wal_dir.clone().unwrap_or_else(|| data_dir.member().join("wal"));
+    let log = LogStore::open(&wal_dir, log_options(metrics, faults.clone()))?;
+    let log_stats = log.stats();
+    let (writer, flusher, reader) = store::open(&data_dir.member().join("store.redb"), store::Options::default())?;
+    let pace = Pace {
+        flush_interval: config.flush_interval,
+        compaction_keys: config.compaction_batch_limit,
+        compaction_pause: config.compaction_sleep_interval,
+    };
+    let commits = metrics.disk.backend_commit_seconds.clone();
+    let compacted_keys = metrics.mvcc.db_compaction_keys.clone();
+    let on_flush = move |flushed: &store::Flushed, took: Duration| {
+        if flushed.changes > 0 || flushed.deleted > 0 {
+            commits.observe(took.as_secs_f64());
+            compacted_keys.inc_by(flushed.deleted as u64);
+        }
+    };
+    let (storage, storage_thread) = Storage::start(flusher, pace, Box::new(on_flush), faults)
+        .map_err(|error| StartError::Internal(error.to_string()))?;
+    let hub = Arc::new(Hub::new(reader.revision()));
+    let lessor = Arc::new(Lessor::new(config.election_timeout));
+    let observer = observer(reader.clone(), storage.clone(), Arc::clone(&hub), Arc::clone(&lessor));
+    let state_machine = StateMachine::new(writer, reader.clone(), observer);
+    let raft = Raft::new(identity.member_id, raft_config(config)?, Alone, log, state_machine)
+        .await
+        .map_err(|error| StartError::Raft(error.to_string()))?;
+    lead(&raft, identity, config).await?;
+    Ok(Core { raft, reader, log: log_stats, storage, storage_thread, hub, lessor })
+}
+
+fn log_options(metrics: &Arc<Metrics>, faults: FaultSender) -> LogStoreOptions {
+    let fsync = metrics.disk.wal_fsync_seconds.clone();
+    LogStoreOptions {
+        on_sync: Box::new(move |took| fsync.observe(took.as_secs_f64())),
+        on_fault: Box::new(move |error| {
+            // A report that does not fit joins one that is being handled.
+            drop(faults.try_send(error.to_string()));
+        }),
+        ..LogStoreOptions::default()
+    }
+}
+
+/// Told of every applied batch.
+fn observer(
+    reader: Reader,
+    storage: Storage,
+    hub: Arc<Hub>,
+    lessor: Arc<Lessor>,
+) -> crate::raft::state_machine::Observer {
+    Box::new(move |applied: &Applied| {
+        hub.publish(&applied.changes);
+        lessor.observe(&applied.notices);
+        if reader.tail_bytes() > FLUSH_EARLY_BYTES {
+            storage.flush_soon();
+        }
+    })
+}
+
+fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, StartError> {
+    let election_ms = config.election_timeout.as_millis() as u64;
+    let raft = openraft::Config {
+        cluster_name: config.initial_cluster_token.clone(),
+        heartbeat_interval: config.heartbeat_interval.as_millis() as u64,
+        // A follower also waits for the leader's lease, as long as the maximum: the sum is etcd's range.
+        election_timeout_min: election_ms * 45 / 100,
+        election_timeout_max: election_ms * 60 / 100,
+        enable_pre_vote: Some(true),
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: CATCH_UP_ENTRIES,
+        ..openraft::Config::default()
+    };
+    raft.validate().map(Arc::new).map_err(|error| StartError::Raft(error.to_string()))
+}
+
+/// Makes a new cluster of this member, or takes up leadership after a restart without waiting for a timeout: the only
+/// voter has nobody to wait for.
+async fn lead(raft: &Raft<StateMachine>, identity: Identity, config: &Config) -> Result<(), StartError> {
+    let raft_error = |error: &dyn std::fmt::Display| StartError::Raft(error.to_string());
+    if raft.is_initialized().await.map_err(|error| raft_error(&error))? {
+        let only_voter = raft.voter_ids().eq([identity.member_id]);
+        if only_voter {
+            raft.trigger().elect(false).await.map_err(|error| raft_error(&error))?;
+        }
+        return Ok(());
+    }
+    let peer = Peer { peer_urls: config.initial_advertise_peer_urls.clone(), joins_as_voter: true };
+    let members = BTreeMap::from([(identity.member_id, peer)]);
+    raft.initialize(members).await.map_err(|error| raft_error(&error))
+}
+
+/// Tells the cluster this member's name and client URLs, unless it knows them.
+async fn publish(node: &Node, config: &Config) {
+    let member_id = node.identity().member_id;
+    let attributes =
+        MemberAttributes { member_id, name: config.name.clone(), client_urls: config.advertise_client_urls.clone() };
+    if node.reader().member(member_id).as_ref() == Some(&attributes) {
+        return;
+    }
+    match node.propose(Op::MemberAttributes(attributes)).await {
+        Ok(_) => tracing::info!(name = config.name, "published local member to cluster through raft"),
+        Err(error) => tracing::warn!(%error, "cannot publish this member's name and client URLs"),
+    }
+}
+
+/// Reports when raft stops by itself: its storage failed.
+async fn watch_raft(node: Node, faults: FaultSender, stop: CancellationToken) {
+    let mut metrics = node.raft().metrics();
+    loop {
+        if let Err(fatal) = &metrics.borrow_watched().running_state {
+            tracing::error!(error = %fatal, "raft stopped");
+            // A report that does not fit joins one that is being handled.
+            drop(faults.try_send(fatal.to_string()));
+            return;
+        }
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Runs the lease clock while this member leads.
+async fn lead_leases(node: Node, lessor: Arc<Lessor>, stop: CancellationToken) {
+    let mut metrics = node.raft().metrics();
+    let mut led_in = None;
+    loop {
+        let leads_in = {
+            let now = metrics.borrow_watched();
+            // Not before an entry of its own term is applied: until then the store lacks what others committed.
+            let applied_own = now.last_applied.is_some_and(|id| id.leader_id.term == now.current_term);
+            (now.state == ServerState::Leader && applied_own).then_some(now.current_term)
+        };
+        if leads_in != led_in {
+            match leads_in {
+                Some(_) => lessor.promote(|| node.reader().leases()),
+                None => lessor.demote(),
+            }
+            led_in = leads_in;
+        }
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Lets raft drop the part of the log that the store holds durably.
+async fn purge_log(node: Node, snapshot_count: u64, stop: CancellationToken) {
+    let mut purged = node.reader().durable().0.index;
+    let mut written = node.log_bytes();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(PURGE_INTERVAL) => {}
+            () = stop.cancelled() => return,
+        }
+        let durable = node.reader().durable().0.index;
+        let now_written = node.log_bytes();
+        if durable - purged < snapshot_count && (durable == purged || now_written - written < PURGE_BYTES) {
+            continue;
+        }
+        if node.raft().trigger().snapshot().await.is_err() {
+            return;
+        }
+        (purged, written) = (durable, now_written);
+    }
+}
+
+fn health_checks(node: &Node) -> HealthChecks {
+    let (leader, alarms, local, current) = (node.clone(), node.clone(), node.clone(), node.clone());
+    HealthChecks {
+        has_leader: Box::new(move || leader.leader() != 0),
+        is_learner: Box::new(|| false),
+        alarms: Box::new(move || {
+            let raised = alarms.reader().alarms(AlarmType::None as i32);
+            let known = |alarm: i32| match AlarmType::try_from(alarm) {
+                Ok(AlarmType::Nospace) => Some(Alarm::NoSpace),
+                Ok(AlarmType::Corrupt) => Some(Alarm::Corrupt),
+                _ => None,
+            };
+            raised.iter().filter_map(|member| known(member.alarm)).collect()
+        }),
+        serializable_read: Box::new(move || {
+            let node = local.clone();
+            Box::pin(async move { read_something(&node) })
+        }),
+        linearizable_read: Box::new(move || {
+            let node = current.clone();
+            Box::pin(async move {
+                node.read_barrier().await.map_err(|error| error.to_string())?;
+                read_something(&node)
+            })
+        }),
+    }
+}
+
+/// Reads a key that need not exist, as etcd's checks do.
+fn read_something(node: &Node) -> Result<(), String> {
+    let request = RangeRequest { key: "health".into(), limit: 1, ..Default::default() };
+    node.reader().range(&request).map(drop).map_err(|error| error.to_string())
+}
+
+/// Sets the gauges that are read from state when somebody asks.
+fn export_metrics(metrics: &Arc<Metrics>, node: &Node, quota: &Arc<Quota>, hub: Arc<Hub>) {
+    let server_id = format!("{:x}", node.identity().member_id);
+    metrics.server.id.with_label_values(&[&server_id]).set(1);
+    metrics.server.quota_bytes.set(quota.limit_bytes() as i64);
+    let node = node.clone();
+    metrics.on_scrape(move |metrics| {
+        let store = node.reader().status();
+        let server = &metrics.server;
+        server.has_leader.set(i64::from(node.leader() != 0));
+        server.is_leader.set(i64::from(node.is_leader()));
+        server.proposals_committed.set(node.committed() as i64);
+        server.proposals_applied.set(store.applied.index as i64);
+        server.proposals_pending.set(node.stats().pending() as i64);
+        metrics.disk.wal_write_bytes.set(node.log_bytes() as i64);
+        metrics.mvcc.db_size_bytes.set(store.file_bytes as i64);
+        metrics.mvcc.db_size_in_use_bytes.set(store.stored_bytes as i64);
+        metrics.mvcc.keys.set(store.keys as i64);
+        let watch = hub.stats();
+        metrics.mvcc.watch_streams.set(watch.streams.get() as i64);
+        metrics.mvcc.watchers.set(watch.watchers.get() as i64);
+        metrics.mvcc.slow_watchers.set(watch.unsynced.get() as i64);
+        metrics.mvcc.pending_events.set(watch.pending.get() as i64);
+        metrics.mvcc.current_revision.set(store.revision);
+        metrics.mvcc.compact_revision.set(store.compacted);
+    });
+}

@@ -1,0 +1,243 @@
+//! The KV service.
+
+use super::check;
+use super::status::{mismatched, read_status, status};
+use crate::node::Node;
+use crate::quota::Quota;
+use crate::storage::Storage;
+use api::cleatpb::command::Op;
+use api::encoded::{DeleteRangeResponse, PutResponse, RangeResponse, RangeStreamResponse, TxnResponse};
+use api::error::Error;
+use api::etcdserverpb::request_op::Request as RequestKind;
+use api::etcdserverpb::{
+    CompactionRequest, CompactionResponse, Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp,
+    TxnRequest, compare::TargetUnion,
+};
+use api::server::kv_server::Kv;
+use bytes::Bytes;
+use std::sync::Arc;
+use store::{Outcome, Reply};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+/// Chunks of a streamed range that wait for the connection.
+const STREAM_CHUNKS: usize = 4;
+
+/// Keys in the first chunk of a streamed range; later chunks adapt to the size of the values.
+const STREAM_FIRST_KEYS: i64 = 10;
+
+/// Keys in the largest chunk.
+const STREAM_KEYS_MAX: i64 = 10_000;
+
+pub(crate) struct KvService {
+    pub(crate) node: Node,
+    pub(crate) storage: Storage,
+    pub(crate) quota: Arc<Quota>,
+    pub(crate) max_txn_ops: usize,
+}
+
+impl KvService {
+    async fn propose(&self, op: Op) -> Result<Outcome, Status> {
+        self.node.propose(op).await.map_err(status)
+    }
+
+    /// A transaction that only reads needs no log entry.
+    async fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, Status> {
+        if !all_serializable(request) {
+            self.node.read_barrier().await.map_err(status)?;
+        }
+        let (mut response, revision) = self.node.reader().txn(request).map_err(read_status)?;
+        response.header = Some(self.node.header(revision));
+        Ok(response)
+    }
+}
+
+#[tonic::async_trait]
+impl Kv for KvService {
+    async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+        let request = request.into_inner();
+        check::range(&request).map_err(status)?;
+        if !request.serializable {
+            self.node.read_barrier().await.map_err(status)?;
+        }
+        let (mut response, revision) = self.node.reader().range(&request).map_err(read_status)?;
+        response.header = Some(self.node.header(revision));
+        Ok(Response::new(response))
+    }
+
+    type RangeStreamStream = ReceiverStream<Result<RangeStreamResponse, Status>>;
+
+    async fn range_stream(&self, request: Request<RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let request = request.into_inner();
+        check::range(&request).map_err(status)?;
+        check::range_stream(&request).map_err(super::status::unimplemented)?;
+        if !request.serializable {
+            self.node.read_barrier().await.map_err(status)?;
+        }
+        let (chunks, stream) = tokio::sync::mpsc::channel(STREAM_CHUNKS);
+        let node = self.node.clone();
+        // Ends with the range, or when the client is gone and the channel with it.
+        tokio::spawn(async move {
+            if let Err(error) = stream_range(&node, request, &chunks).await {
+                // The client may be gone: then nobody needs the error.
+                drop(chunks.send(Err(error)).await);
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let request = request.into_inner();
+        check::put(&request).map_err(status)?;
+        self.quota.admit(&self.node, crate::quota::put_cost(&request)).await.map_err(status)?;
+        let outcome = self.propose(Op::Put(own_put(request))).await?;
+        let revision = outcome.revision;
+        match outcome.result.map_err(status)? {
+            Reply::Put(mut response) => {
+                response.header = Some(self.node.header(revision));
+                Ok(Response::new(response))
+            }
+            _ => Err(mismatched(&self.node)),
+        }
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<DeleteRangeRequest>,
+    ) -> Result<Response<DeleteRangeResponse>, Status> {
+        let request = request.into_inner();
+        check::delete_range(&request).map_err(status)?;
+        let outcome = self.propose(Op::DeleteRange(own_delete(request))).await?;
+        let revision = outcome.revision;
+        match outcome.result.map_err(status)? {
+            Reply::DeleteRange(mut response) => {
+                response.header = Some(self.node.header(revision));
+                Ok(Response::new(response))
+            }
+            _ => Err(mismatched(&self.node)),
+        }
+    }
+
+    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        let request = request.into_inner();
+        check::txn(&request, self.max_txn_ops).map_err(status)?;
+        if store::is_read_only(&request) {
+            return self.read_txn(&request).await.map(Response::new);
+        }
+        self.quota.admit(&self.node, crate::quota::txn_cost(&request)).await.map_err(status)?;
+        let outcome = self.propose(Op::Txn(own_txn(request))).await?;
+        let revision = outcome.revision;
+        match outcome.result.map_err(status)? {
+            Reply::Txn(mut response) => {
+                response.header = Some(self.node.header(revision));
+                Ok(Response::new(response))
+            }
+            _ => Err(mismatched(&self.node)),
+        }
+    }
+
+    async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
+        let request = request.into_inner();
+        let outcome = self.propose(Op::Compaction(request)).await?;
+        let revision = outcome.revision;
+        outcome.result.map_err(status)?;
+        if request.physical && !self.storage.compaction_finished(request.revision).await {
+            return Err(status(Error::Stopped));
+        }
+        Ok(Response::new(CompactionResponse { header: Some(self.node.header(revision)) }))
+    }
+}
+
+/// Reads a range in chunks at the revision of the first one.
+async fn stream_range(
+    node: &Node,
+    mut request: RangeRequest,
+    chunks: &tokio::sync::mpsc::Sender<Result<RangeStreamResponse, Status>>,
+) -> Result<(), Status> {
+    let target = node.limits().request_bytes;
+    let mut left = if request.limit > 0 { request.limit } else { i64::MAX };
+    let mut keys = STREAM_FIRST_KEYS;
+    let mut count = None;
+    let mut header_revision = None;
+    loop {
+        request.limit = keys.min(left);
+        let (mut response, revision) = node.reader().range(&request).map_err(read_status)?;
+        if request.revision <= 0 {
+            request.revision = revision;
+        }
+        let revision = *header_revision.get_or_insert(revision);
+        let total = *count.get_or_insert(response.count);
+        left -= response.kvs.len() as i64;
+        let last = !response.more || left <= 0;
+        let more = response.more;
+        let bytes: usize = response.kvs.iter().map(|kv| kv.as_bytes().len()).sum();
+        if let Some(kv) = response.kvs.last() {
+            // The next chunk begins just after the last key.
+            let mut next = kv.fields().map_err(|_| status(Error::Corrupt))?.key.to_vec();
+            next.push(0);
+            request.key = next.into();
+        }
+        response.more = last && more;
+        response.count = if last { total } else { 0 };
+        response.header = last.then(|| node.header(revision));
+        let chunk = RangeStreamResponse { range_response: Some(response) };
+        if chunks.send(Ok(chunk)).await.is_err() || last {
+            return Ok(());
+        }
+        keys = if bytes > target { (keys / 2).max(1) } else { (keys * 2).min(STREAM_KEYS_MAX) };
+    }
+}
+
+/// True when every range of a read-only transaction may be answered from local state.
+fn all_serializable(request: &TxnRequest) -> bool {
+    request.success.iter().chain(&request.failure).all(|op| match &op.request {
+        Some(RequestKind::RequestRange(range)) => range.serializable,
+        // etcd asks only the ranges of the outer lists.
+        _ => false,
+    })
+}
+
+/// Copies what the store keeps: decoded fields are slices of the connection's receive buffer, and one kept key would
+/// pin all of it.
+fn own(bytes: &mut Bytes) {
+    *bytes = Bytes::copy_from_slice(bytes);
+}
+
+fn own_put(mut request: PutRequest) -> PutRequest {
+    own(&mut request.key);
+    own(&mut request.value);
+    request
+}
+
+fn own_delete(mut request: DeleteRangeRequest) -> DeleteRangeRequest {
+    own(&mut request.key);
+    own(&mut request.range_end);
+    request
+}
+
+fn own_txn(mut request: TxnRequest) -> TxnRequest {
+    for Compare { key, range_end, target_union, .. } in &mut request.compare {
+        own(key);
+        own(range_end);
+        if let Some(TargetUnion::Value(value)) = target_union {
+            own(value);
+        }
+    }
+    for op in request.success.iter_mut().chain(&mut request.failure) {
+        own_op(op);
+    }
+    request
+}
+
+fn own_op(op: &mut RequestOp) {
+    match &mut op.request {
+        Some(RequestKind::RequestRange(range)) => {
+            own(&mut range.key);
+            own(&mut range.range_end);
+        }
+        Some(RequestKind::RequestPut(put)) => *put = own_put(std::mem::take(put)),
+        Some(RequestKind::RequestDeleteRange(delete)) => *delete = own_delete(std::mem::take(delete)),
+        Some(RequestKind::RequestTxn(txn)) => *txn = own_txn(std::mem::take(txn)),
+        None => {}
+    }
+}

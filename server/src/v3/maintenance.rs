@@ -1,0 +1,172 @@
+//! The Maintenance service.
+
+use super::status::{failed, fault_status, mismatched, read_status, status, unimplemented};
+use crate::node::Node;
+use crate::quota::Quota;
+use crate::storage::Storage;
+use crate::version::COMPATIBLE_ETCD_VERSION;
+use api::cleatpb::command::Op;
+use api::error::Error;
+use api::etcdserverpb::alarm_request::AlarmAction;
+use api::etcdserverpb::{
+    AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeRequest, DowngradeResponse,
+    HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest,
+    SnapshotResponse, StatusRequest, StatusResponse,
+};
+use api::server::maintenance_server::Maintenance;
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use store::Reply;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+/// Bytes in one message of a snapshot. etcd's size.
+const SNAPSHOT_CHUNK: usize = 32 << 10;
+
+/// Messages of a snapshot that wait for the connection.
+const SNAPSHOT_CHUNKS_WAITING: usize = 16;
+
+pub(crate) struct MaintenanceService {
+    pub(crate) node: Node,
+    pub(crate) storage: Storage,
+    pub(crate) quota: Arc<Quota>,
+}
+
+/// The raised alarms and the lack of a leader, as `StatusResponse.errors` words them.
+fn errors(node: &Node) -> Vec<String> {
+    let no_leader = (node.leader() == 0).then(|| Error::NoLeader.text().to_owned());
+    let alarms = node.reader().alarms(AlarmType::None as i32);
+    let alarm = |member_id: u64, alarm: i32| {
+        let name = AlarmType::try_from(alarm).map_or("UNKNOWN", |alarm| alarm.as_str_name());
+        // The trailing space is in etcd's text form of the message.
+        format!("memberID:{member_id} alarm:{name} ")
+    };
+    no_leader.into_iter().chain(alarms.iter().map(|a| alarm(a.member_id, a.alarm))).collect()
+}
+
+#[tonic::async_trait]
+impl Maintenance for MaintenanceService {
+    async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
+        let request = request.into_inner();
+        if request.action == AlarmAction::Get as i32 {
+            self.node.read_barrier().await.map_err(status)?;
+            let alarms = self.node.reader().alarms(request.alarm);
+            let header = Some(self.node.header(self.node.reader().revision()));
+            return Ok(Response::new(AlarmResponse { header, alarms }));
+        }
+        let outcome = self.node.propose(Op::Alarm(request)).await.map_err(status)?;
+        let header = Some(self.node.header(outcome.revision));
+        match outcome.result.map_err(status)? {
+            Reply::Alarm(alarms) => Ok(Response::new(AlarmResponse { header, alarms })),
+            _ => Err(mismatched(&self.node)),
+        }
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let store = self.node.reader().status();
+        Ok(Response::new(StatusResponse {
+            header: Some(self.node.header(store.revision)),
+            version: COMPATIBLE_ETCD_VERSION.to_owned(),
+            db_size: store.file_bytes as i64,
+            db_size_in_use: store.stored_bytes.min(store.file_bytes) as i64,
+            leader: self.node.leader(),
+            raft_index: self.node.committed().max(store.applied.index),
+            raft_term: self.node.term(),
+            raft_applied_index: store.applied.index,
+            errors: errors(&self.node),
+            is_learner: false,
+            db_size_quota: self.quota.limit_bytes() as i64,
+            ..Default::default()
+        }))
+    }
+
+    async fn defragment(&self, _: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
+        let took = self.storage.defragment().await.map_err(failed)?;
+        tracing::info!(?took, "defragmented the database");
+        Ok(Response::new(DefragmentResponse::default()))
+    }
+
+    async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        let hashed = hash_kv(&self.node, 0).await?;
+        Ok(Response::new(HashResponse { header: Some(self.node.header(hashed.current)), hash: hashed.hash }))
+    }
+
+    async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
+        let hashed = hash_kv(&self.node, request.into_inner().revision).await?;
+        Ok(Response::new(HashKvResponse {
+            header: Some(self.node.header(hashed.current)),
+            hash: hashed.hash,
+            compact_revision: hashed.compacted,
+            hash_revision: hashed.revision,
+        }))
+    }
+
+    type SnapshotStream = ReceiverStream<Result<SnapshotResponse, Status>>;
+
+    async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        if !self.storage.flush().await {
+            return Err(status(Error::Stopped));
+        }
+        let snapshot = self.node.reader().snapshot().map_err(|fault| fault_status(&fault))?;
+        let header = self.node.header(snapshot.revision());
+        let (chunks, stream) = mpsc::channel(SNAPSHOT_CHUNKS_WAITING);
+        tokio::task::spawn_blocking(move || {
+            if let Err(fault) = send_snapshot(snapshot, header, &chunks) {
+                // The client may be gone: then nobody needs the error.
+                drop(chunks.blocking_send(Err(fault_status(&fault))));
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
+        if !self.node.is_leader() {
+            return Err(status(Error::NotLeader));
+        }
+        if request.into_inner().target_id != self.node.identity().member_id {
+            return Err(status(Error::BadLeaderTransferee));
+        }
+        // The leader itself is a valid target, and already there.
+        Ok(Response::new(MoveLeaderResponse::default()))
+    }
+
+    async fn downgrade(&self, _: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
+        Err(unimplemented("this release can not be downgraded in place"))
+    }
+}
+
+/// Reads all history, so off the runtime's workers.
+async fn hash_kv(node: &Node, revision: i64) -> Result<store::HashKv, Status> {
+    let reader = node.reader().clone();
+    let hashed = tokio::task::spawn_blocking(move || reader.hash_kv(revision)).await;
+    hashed.map_err(|_| status(Error::Stopped))?.map_err(read_status)
+}
+
+/// Sends the snapshot in chunks, and at last its SHA-256. Ends early when the client is gone.
+fn send_snapshot(
+    mut snapshot: store::snapshot::Snapshot,
+    header: api::etcdserverpb::ResponseHeader,
+    chunks: &mpsc::Sender<Result<SnapshotResponse, Status>>,
+) -> Result<(), store::Fault> {
+    let mut remaining = snapshot.stream_bytes()?;
+    let mut digest = Sha256::new();
+    let mut send = |blob: Bytes, remaining_bytes| {
+        let response = SnapshotResponse { header: Some(header), remaining_bytes, blob, version: String::new() };
+        chunks.blocking_send(Ok(response)).is_ok()
+    };
+    while let Some(frame) = snapshot.next_frame()? {
+        digest.update(&frame);
+        let mut frame = Bytes::from(frame);
+        while !frame.is_empty() {
+            let chunk = frame.split_to(frame.len().min(SNAPSHOT_CHUNK));
+            remaining -= chunk.len() as u64;
+            if !send(chunk, remaining) {
+                return Ok(());
+            }
+        }
+    }
+    send(Bytes::copy_from_slice(&digest.finalize()), 0);
+    Ok(())
+}

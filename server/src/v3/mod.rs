@@ -1,0 +1,9 @@
+//! etcd's v3 services over [`crate::node::Node`]: shape, propose or read, header.
+
+pub(crate) mod check;
+pub(crate) mod cluster;
+pub(crate) mod kv;
+pub(crate) mod lease;
+pub(crate) mod maintenance;
+pub(crate) mod status;
+pub(crate) mod watch;

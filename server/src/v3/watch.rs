@@ -1,0 +1,168 @@
+//! The Watch service: one response stream for each call, which is at the same time the reader of its requests.
+//!
+//! There is no task of our own behind a stream. The connection polls the response stream when the client can take
+//! more, and that poll reads requests, takes mail out of the hub, and reads history for watchers that are behind. A
+//! client that does not read is thus not served, and costs no more than its bounded mailbox. When the client goes
+//! away the stream is dropped, and its watchers with it.
+
+use super::status::{fault_status, status};
+use crate::node::Node;
+use crate::watch::hub::Hub;
+use crate::watch::stream::WatchStream;
+use api::encoded::WatchResponse;
+use api::error::Error;
+use api::etcdserverpb::WatchRequest;
+use api::etcdserverpb::watch_request::RequestUnion;
+use api::server::watch_server::Watch;
+use futures::{FutureExt, Stream};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+/// What etcd adds to the request limit for the frames around it: responses above the sum are fragmented.
+const FRAGMENT_OVERHEAD: usize = 512 << 10;
+
+/// How soon a progress request is looked at again while a watcher is not synced, or not at its first revision.
+const PROGRESS_RETRY: Duration = Duration::from_millis(100);
+
+pub(crate) struct WatchService {
+    pub(crate) node: Node,
+    pub(crate) hub: Arc<Hub>,
+    /// How often quiet watchers are told their progress.
+    pub(crate) progress_interval: Duration,
+    pub(crate) stop: CancellationToken,
+}
+
+type Responses = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Watch for WatchService {
+    type WatchStream = Responses;
+
+    async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
+        let node = self.node.clone();
+        let header = Arc::new(move |revision| node.header(revision));
+        let fragment_bytes = self.node.limits().request_bytes + FRAGMENT_OVERHEAD;
+        // Spread over time, so that streams opened together do not report together.
+        let interval = self.progress_interval.mul_f64(1.0 + 0.1 * rand::random::<f64>());
+        let session = Box::new(Session {
+            requests: Some(request.into_inner()),
+            watching: WatchStream::new(Arc::clone(&self.hub), self.node.reader().clone(), header, fragment_bytes),
+            interval,
+            next_progress: Instant::now() + interval,
+            stop: self.stop.clone(),
+            ended: false,
+        });
+        let responses = futures::stream::unfold(session, |mut session| async move {
+            let response = session.next().await?;
+            Some((response, session))
+        });
+        Ok(Response::new(Box::pin(responses)))
+    }
+}
+
+/// One call.
+struct Session {
+    /// None after the client closed its side; the watchers go on.
+    requests: Option<Streaming<WatchRequest>>,
+    watching: WatchStream,
+    interval: Duration,
+    next_progress: Instant,
+    stop: CancellationToken,
+    ended: bool,
+}
+
+impl Session {
+    /// The next response; an error is the last.
+    async fn next(&mut self) -> Option<Result<WatchResponse, Status>> {
+        if let Some(response) = self.watching.pop() {
+            return Some(Ok(response));
+        }
+        if self.ended {
+            return None;
+        }
+        match self.work().await {
+            Ok(response) => Some(Ok(response)),
+            Err(status) => {
+                self.ended = true;
+                Some(Err(status))
+            }
+        }
+    }
+
+    /// Works until there is a response.
+    async fn work(&mut self) -> Result<WatchResponse, Status> {
+        loop {
+            if self.stop.is_cancelled() {
+                return Err(status(Error::Stopped));
+            }
+            if self.next_progress <= Instant::now() {
+                self.next_progress = Instant::now() + self.interval;
+                self.watching.notify_progress().map_err(|fault| fault_status(&fault))?;
+            }
+            self.watching.settle_progress().map_err(|fault| fault_status(&fault))?;
+            if let Some(response) = self.watching.pop() {
+                return Ok(response);
+            }
+            if self.watching.has_unsynced() {
+                // Requests must not wait until a long history is read.
+                if let Some(request) = receive(&mut self.requests).now_or_never() {
+                    self.take(request?)?;
+                } else {
+                    self.watching.catch_up().await.map_err(|fault| fault_status(&fault))?;
+                }
+            } else {
+                self.wait().await?;
+            }
+        }
+    }
+
+    /// Waits for a request, mail, or a point in time.
+    async fn wait(&mut self) -> Result<(), Status> {
+        let (stop, next_progress) = (self.stop.clone(), self.next_progress);
+        let (notifies, pending) = (self.watching.notifies_progress(), self.watching.progress_pending());
+        let Self { requests, watching, .. } = self;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            request = receive(requests) => self.take(request?)?,
+            () = watching.filled() => {
+                watching.collect().map_err(|fault| fault_status(&fault))?;
+            }
+            () = tokio::time::sleep_until(next_progress), if notifies => {}
+            () = tokio::time::sleep(PROGRESS_RETRY), if pending => {}
+        }
+        Ok(())
+    }
+
+    /// Carries out a request; none means that no more will come.
+    fn take(&mut self, request: Option<WatchRequest>) -> Result<(), Status> {
+        match request.map(|request| request.request_union) {
+            None => self.requests = None,
+            // Whether the client may read the interval it asks for is to be decided here, on the request as it came:
+            // a refusal is `self.watching.refuse(text)`.
+            Some(Some(RequestUnion::CreateRequest(create))) => self.watching.create(&create),
+            Some(Some(RequestUnion::CancelRequest(cancel))) => self.watching.cancel(cancel.watch_id),
+            Some(Some(RequestUnion::ProgressRequest(_))) => {
+                self.watching.request_progress().map_err(|fault| fault_status(&fault))?;
+            }
+            // As etcd, which logs and ignores it.
+            Some(None) => {}
+        }
+        Ok(())
+    }
+}
+
+/// The next request; pends for ever once the client has closed its side. Cancellation safe.
+async fn receive(requests: &mut Option<Streaming<WatchRequest>>) -> Result<Option<WatchRequest>, Status> {
+    match requests {
+        Some(requests) => requests.message().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

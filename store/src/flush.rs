@@ -1,0 +1,257 @@
+//! Brings what was applied to the database: one durable transaction for the tail, every changed table and the
+//! applied position. Also everything else that rewrites the database: compaction and defragmentation.
+//!
+//! There is one [`Flusher`], driven by a thread of the server. It holds the state lock only to copy what changed and
+//! to trim the tail afterwards; apply and readers go on while it writes.
+
+use crate::command::Position;
+use crate::error::Fault;
+use crate::lease::Lease;
+use crate::mvcc::compact::Walk;
+use crate::mvcc::revision::Revision;
+use crate::mvcc::state::{Shared, stored_size};
+use crate::mvcc::tail::TailRecord;
+use crate::open::build;
+use crate::schema::{self, meta};
+use api::cleatpb::MemberAttributes;
+use api::encoded::KeyValue;
+use prost::Message;
+use redb::{Database, ReadableDatabase, WriteTransaction};
+use std::sync::Arc;
+
+/// Compacted revisions deleted in one flush: about 50 ms of work, so that the tail does not pile up meanwhile.
+const DELETES_PER_FLUSH: usize = 10_000;
+
+/// Cache slots visited for eviction after a flush.
+const EVICTION_STEPS: usize = 20_000;
+
+/// The one handle that writes the database.
+pub struct Flusher {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) walk: Walk,
+}
+
+/// What one flush wrote.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Flushed {
+    /// Changes written.
+    pub changes: usize,
+    /// Compacted changes deleted.
+    pub deleted: usize,
+    /// True when compacted changes are left to delete: flush again soon.
+    pub more: bool,
+    /// A compaction that is finished now.
+    pub compaction_finished: Option<i64>,
+}
+
+/// A consistent copy of everything that a flush writes.
+struct Changes {
+    tail: Vec<TailRecord>,
+    leases: Vec<(i64, Option<Lease>)>,
+    alarms: Option<Vec<(u64, i32)>>,
+    members: Vec<MemberAttributes>,
+    dropped: Vec<Revision>,
+    revision: i64,
+    compacted: i64,
+    compaction_finished: i64,
+    stored_bytes: u64,
+    applied: Position,
+    membership: Vec<u8>,
+}
+
+impl Flusher {
+    /// Writes everything applied so far. Blocking; the commit syncs the file.
+    ///
+    /// # Errors
+    /// A fault means that this member must stop.
+    pub fn flush(&mut self) -> Result<Flushed, Fault> {
+        let Some(changes) = self.take_changes() else { return Ok(Flushed::default()) };
+        let txn = begin(&self.shared.database())?;
+        let freed = write(&txn, &changes)?;
+        txn.commit()?;
+
+        let mut state = self.shared.state.write();
+        state.tail.trim(changes.tail.len());
+        state.stored_bytes -= freed;
+        state.index.evict(self.shared.options.cache_bytes, EVICTION_STEPS);
+        let more = !state.dropped.is_empty();
+        let finished = changes.compaction_finished > state.compaction_finished;
+        state.compaction_finished = changes.compaction_finished;
+        self.shared.gauges.publish(&state);
+        drop(state);
+        if finished {
+            self.walk.done = None;
+        }
+        *self.shared.durable.lock() = (changes.applied, changes.membership);
+        Ok(Flushed {
+            changes: changes.tail.len(),
+            deleted: changes.dropped.len(),
+            more,
+            compaction_finished: finished.then_some(changes.compaction_finished),
+        })
+    }
+
+    /// Visits up to `keys` keys of a compaction under way. Returns false when there is nothing to do now.
+    pub fn compact_step(&mut self, keys: usize) -> bool {
+        // What was dropped must not pile up faster than flushes delete it.
+        if self.shared.state.read().dropped.len() > 2 * DELETES_PER_FLUSH {
+            return false;
+        }
+        self.walk.step(&self.shared, keys)
+    }
+
+    fn take_changes(&self) -> Option<Changes> {
+        let mut guard = self.shared.state.write();
+        let state = &mut *guard;
+        let count = state.dropped.len().min(DELETES_PER_FLUSH);
+        let dropped: Vec<_> = state.dropped.drain(..count).collect();
+        let all_dropped = state.dropped.is_empty();
+        let finished = self.walk.done.filter(|_| all_dropped).unwrap_or(state.compaction_finished);
+        if state.applied == self.shared.durable.lock().0 && dropped.is_empty() && finished == state.compaction_finished
+        {
+            return None;
+        }
+        Some(Changes {
+            tail: state.tail.from(Revision::default()).cloned().collect(),
+            leases: state.leases.take_changed(),
+            alarms: state.alarms.take_changed(),
+            members: state.members.take_changed(),
+            dropped,
+            revision: state.revision,
+            compacted: state.compacted,
+            compaction_finished: finished,
+            stored_bytes: state.stored_bytes,
+            applied: state.applied,
+            membership: state.membership.clone(),
+        })
+    }
+
+    /// Copies the database to a new file without its free space and puts it in the old one's place. Apply and
+    /// readers go on: only the flush waits, so the tail grows meanwhile.
+    ///
+    /// # Errors
+    /// A fault of the old database. When the new file cannot be written (a full disk) the old one stays in use and
+    /// the error is [`Fault::Io`] or [`Fault::Database`]; the caller decides by [`Flusher::flush`] working afterwards.
+    /// When only the directory cannot be synced, the new file is in use already.
+    pub fn defragment(&mut self) -> Result<(), Fault> {
+        self.flush()?;
+        let shared = &self.shared;
+        let db = build(&shared.path, &shared.options, |to| copy(&shared.database(), to))?;
+        let old = std::mem::replace(&mut *shared.db.write(), Arc::new(db));
+        // Closed outside the lock, unless a reader still holds it.
+        drop(old);
+        sync_directory(&shared.path)
+    }
+}
+
+/// Starts a durable transaction that leaves the file quickly repairable.
+pub(crate) fn begin(db: &Database) -> Result<WriteTransaction, Fault> {
+    let mut txn = db.begin_write()?;
+    txn.set_quick_repair(true);
+    Ok(txn)
+}
+
+/// Writes the changes and returns how many stored bytes the deletes freed.
+fn write(txn: &WriteTransaction, changes: &Changes) -> Result<u64, Fault> {
+    let mut freed = 0;
+    {
+        let mut revisions = txn.open_table(schema::REVISIONS)?;
+        for record in &changes.tail {
+            revisions.insert(&record.revision.to_key(), record.kv.as_bytes())?;
+        }
+        for revision in &changes.dropped {
+            if let Some(old) = revisions.remove(&revision.to_key())? {
+                freed += stored_size(&KeyValue::from_stored(old.value()));
+            }
+        }
+    }
+    if !changes.leases.is_empty() {
+        let mut leases = txn.open_table(schema::LEASES)?;
+        for (id, lease) in &changes.leases {
+            match lease {
+                Some(lease) => drop(leases.insert(id, &schema::encode_pair(lease.ttl, lease.remaining_ttl))?),
+                None => drop(leases.remove(id)?),
+            }
+        }
+    }
+    if let Some(alarms) = &changes.alarms {
+        let mut table = txn.open_table(schema::ALARMS)?;
+        table.retain(|_, ()| false)?;
+        for alarm in alarms {
+            table.insert(alarm, ())?;
+        }
+    }
+    if !changes.members.is_empty() {
+        let mut members = txn.open_table(schema::MEMBERS)?;
+        for member in &changes.members {
+            members.insert(member.member_id, member.encode_to_vec().as_slice())?;
+        }
+    }
+    let mut table = txn.open_table(schema::META)?;
+    table.insert(meta::APPLIED, schema::encode_position(changes.applied).as_slice())?;
+    table.insert(meta::MEMBERSHIP, changes.membership.as_slice())?;
+    for (name, value) in [
+        (meta::REVISION, changes.revision),
+        (meta::COMPACTED, changes.compacted),
+        (meta::COMPACTION_FINISHED, changes.compaction_finished),
+        (meta::STORED_BYTES, (changes.stored_bytes - freed) as i64),
+    ] {
+        table.insert(name, value.to_be_bytes().as_slice())?;
+    }
+    Ok(freed)
+}
+
+/// Copies every table into a new database and syncs it.
+fn copy(from: &Database, to: &Database) -> Result<(), Fault> {
+    let source = from.begin_read()?;
+    let txn = begin(to)?;
+    {
+        let mut revisions = txn.open_table(schema::REVISIONS)?;
+        for row in source.open_table(schema::REVISIONS)?.range::<&[u8; 12]>(..)? {
+            let (key, value) = row?;
+            revisions.insert(key.value(), value.value())?;
+        }
+        let mut leases = txn.open_table(schema::LEASES)?;
+        for row in source.open_table(schema::LEASES)?.range::<i64>(..)? {
+            let (key, value) = row?;
+            leases.insert(key.value(), value.value())?;
+        }
+        let mut alarms = txn.open_table(schema::ALARMS)?;
+        for row in source.open_table(schema::ALARMS)?.range::<(u64, i32)>(..)? {
+            alarms.insert(row?.0.value(), ())?;
+        }
+        let mut members = txn.open_table(schema::MEMBERS)?;
+        for row in source.open_table(schema::MEMBERS)?.range::<u64>(..)? {
+            let (key, value) = row?;
+            members.insert(key.value(), value.value())?;
+        }
+        let mut table = txn.open_table(schema::META)?;
+        for row in source.open_table(schema::META)?.range::<&str>(..)? {
+            let (key, value) = row?;
+            table.insert(key.value(), value.value())?;
+        }
+    }
+    txn.commit()?;
+    Ok(())
+}
+
+/// Makes a new name in the file's directory durable.
+pub(crate) fn sync_directory(path: &std::path::Path) -> Result<(), Fault> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => std::path::Path::new("."),
+    };
+    let synced = std::fs::File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(|source| Fault::Io { context: format!("sync {}", directory.display()), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sync_directory;
+    use std::path::Path;
+
+    #[test]
+    fn a_file_of_the_working_directory_has_a_directory() {
+        sync_directory(Path::new("db")).unwrap();
+    }
+}

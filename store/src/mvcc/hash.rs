@@ -1,0 +1,98 @@
+//! Hashes over the stored history, equal to etcd's for equal histories.
+
+use super::key_range::{KeyRange, RangeEnd};
+use super::revision::Revision;
+use super::state::{Shared, fields, is_tombstone};
+use crate::error::{Fault, ReadError, Rejection};
+use api::encoded::KeyValue;
+
+/// A hash of the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashKv {
+    /// CRC-32C as etcd computes it.
+    pub hash: u32,
+    /// The revision that was hashed.
+    pub revision: i64,
+    /// Store revision when it was computed.
+    pub current: i64,
+    /// The last compaction, -1 for none.
+    pub compacted: i64,
+}
+
+/// Rows hashed under one hold of the state lock.
+const STEP: usize = 1000;
+
+impl Shared {
+    /// CRC-32C of the literal `key`, then for each change up to `revision` (0 for the latest) etcd's revision key and
+    /// the stored key-value. Of the changes up to the compacted revision only those count that are still visible at
+    /// `revision`; when no key exists at `revision`, those that a finished compaction keeps. Both rules are etcd's,
+    /// and make the hash the same before and after history was removed.
+    ///
+    /// # Errors
+    /// A future revision, or one below the compacted revision.
+    pub(crate) fn hash_kv(&self, asked: i64) -> Result<HashKv, ReadError> {
+        // A compaction step in the middle would drop changes that the first half has counted.
+        let _history = self.history.lock();
+        let (on_disk, tail, hashed, kept_at);
+        {
+            let state = self.state.read();
+            let revision = if asked == 0 { state.revision } else { asked };
+            if asked > 0 && asked < state.compacted {
+                return Err(Rejection::Compacted.into());
+            }
+            if asked > state.revision {
+                return Err(Rejection::FutureRevision.into());
+            }
+            hashed = HashKv { hash: 0, revision, current: state.revision, compacted: state.compacted };
+            let everything = KeyRange { key: &[], end: RangeEnd::Open };
+            let any = state.index.range(everything, None).any(|(_, entry)| entry.at(revision).is_some());
+            kept_at = if any { revision } else { state.compacted };
+            on_disk = self.revisions()?;
+            tail = state.tail.from(Revision::default()).cloned().collect::<Vec<_>>();
+        }
+        let mut hash = crc32c::crc32c(b"key");
+        let mut step = Vec::with_capacity(STEP);
+        let tail_first = tail.first().map(|record| record.revision);
+        let rows = on_disk.from(Revision::default())?;
+        let in_tail = tail.iter().map(|record| Ok((record.revision, record.kv.clone())));
+        for row in rows
+            .take_while(|row| {
+                row.as_ref().is_ok_and(|(r, _)| tail_first.is_none_or(|first| *r < first)) || row.is_err()
+            })
+            .chain(in_tail)
+        {
+            let (revision, kv) = row?;
+            if revision.main > hashed.revision {
+                break;
+            }
+            step.push((revision, kv));
+            if step.len() == STEP {
+                hash = self.hash_step(hash, &mut step, hashed.compacted, kept_at)?;
+            }
+        }
+        let hash = self.hash_step(hash, &mut step, hashed.compacted, kept_at)?;
+        Ok(HashKv { hash, ..hashed })
+    }
+
+    fn hash_step(
+        &self,
+        mut hash: u32,
+        rows: &mut Vec<(Revision, KeyValue)>,
+        compacted: i64,
+        kept_at: i64,
+    ) -> Result<u32, Fault> {
+        let state = self.state.read();
+        for (revision, kv) in rows.drain(..) {
+            if revision.main <= compacted {
+                let entry = state.index.get(fields(&kv)?.key);
+                if !entry.is_some_and(|entry| entry.is_visible(revision, kept_at)) {
+                    continue;
+                }
+            }
+            let (key, len) = revision.etcd_key(is_tombstone(&kv)?);
+            hash = crc32c::crc32c_append(hash, &key[..len]);
+            hash = crc32c::crc32c_append(hash, kv.as_bytes());
+        }
+        Ok(hash)
+    }
+}

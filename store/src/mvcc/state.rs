@@ -1,0 +1,153 @@
+//! The state machine's memory, and the one lock around it.
+//!
+//! Apply takes the lock for writing once per batch; readers take it for reading and let go of it every
+//! [`RANGE_CHUNK`] keys. What is on disk is read without the lock.
+
+use super::index::{Index, Stamp};
+use super::revision::Revision;
+use super::tail::Tail;
+use crate::Options;
+use crate::alarm::Alarms;
+use crate::command::Position;
+use crate::error::Fault;
+use crate::lease::Leases;
+use crate::members::Members;
+use crate::schema;
+use api::encoded::KeyValue;
+use parking_lot::{Mutex, RwLock};
+use redb::{Database, ReadableDatabase, ReadableTable};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// Keys that a reader visits under one hold of the lock.
+pub(crate) const RANGE_CHUNK: usize = 1000;
+
+/// What every stored change costs beside its key-value: its revision and its place in the index.
+const STORED_OVERHEAD: u64 = 32;
+
+/// Bytes that a stored change counts for in the space quota.
+pub(crate) fn stored_size(kv: &KeyValue) -> u64 {
+    kv.as_bytes().len() as u64 + STORED_OVERHEAD
+}
+
+pub(crate) struct State {
+    pub(crate) index: Index,
+    pub(crate) tail: Tail,
+    pub(crate) leases: Leases,
+    pub(crate) alarms: Alarms,
+    pub(crate) members: Members,
+    /// The store revision.
+    pub(crate) revision: i64,
+    /// Everything below was compacted away; -1 when nothing ever was, as in etcd.
+    pub(crate) compacted: i64,
+    /// Up to here history has been removed from the index and from disk.
+    pub(crate) compaction_finished: i64,
+    /// Revisions that a compaction dropped from the index and the flush has yet to delete.
+    pub(crate) dropped: Vec<Revision>,
+    /// Bytes kept, see [`stored_size`]. The same on every member that finished the same compactions.
+    pub(crate) stored_bytes: u64,
+    pub(crate) applied: Position,
+    /// The raft layer's membership, opaque here.
+    pub(crate) membership: Vec<u8>,
+}
+
+/// Numbers published after every apply and flush.
+#[derive(Default)]
+pub(crate) struct Gauges {
+    pub(crate) tail_bytes: AtomicUsize,
+    pub(crate) stored_bytes: AtomicU64,
+}
+
+impl Gauges {
+    pub(crate) fn publish(&self, state: &State) {
+        self.tail_bytes.store(state.tail.bytes(), Ordering::Relaxed);
+        self.stored_bytes.store(state.stored_bytes, Ordering::Relaxed);
+    }
+}
+
+/// Shared by the one writer, the flush and all readers.
+pub(crate) struct Shared {
+    pub(crate) state: RwLock<State>,
+    /// Replaced as a whole by a defragmentation. Readers hold on to the one they started with.
+    pub(crate) db: RwLock<Arc<Database>>,
+    pub(crate) path: std::path::PathBuf,
+    pub(crate) options: Options,
+    /// Held by whoever needs history to stay as it is (a hash), and by each step of a compaction.
+    pub(crate) history: Mutex<()>,
+    /// What proposers look at before every request, without the lock.
+    pub(crate) gauges: Gauges,
+    /// Position that is durable in the database, and the membership at that position.
+    pub(crate) durable: Mutex<(Position, Vec<u8>)>,
+}
+
+impl Shared {
+    pub(crate) fn database(&self) -> Arc<Database> {
+        self.db.read().clone()
+    }
+
+    /// Opens the revisions table for reading. Called with the state lock held, so that whatever the index names and
+    /// the tail no longer holds is in it.
+    pub(crate) fn revisions(&self) -> Result<Revisions, Fault> {
+        let database = self.database();
+        let table = database.begin_read()?.open_table(schema::REVISIONS)?;
+        Ok(Revisions { table, _database: database })
+    }
+
+    /// The key-value of a change, for callers that hold the state lock anyway.
+    pub(crate) fn key_value(&self, state: &State, key: &[u8], stamp: Stamp) -> Result<KeyValue, Fault> {
+        if let Some(kv) = state.in_memory(key, stamp) {
+            return Ok(kv);
+        }
+        self.revisions()?.get(stamp.revision())
+    }
+}
+
+impl State {
+    /// The key-value of a change when it is cached or in the tail.
+    pub(crate) fn in_memory(&self, key: &[u8], stamp: Stamp) -> Option<KeyValue> {
+        let cached = self.index.get(key).and_then(|entry| entry.cached(stamp));
+        cached.cloned().or_else(|| self.tail.get(stamp.revision()).map(|record| record.kv.clone()))
+    }
+}
+
+/// A consistent view of the revisions on disk.
+pub(crate) struct Revisions {
+    table: redb::ReadOnlyTable<&'static [u8; 12], &'static [u8]>,
+    /// A dropped database fails the reads that are still under way, and a defragmentation replaces it at any time.
+    _database: Arc<Database>,
+}
+
+impl Revisions {
+    pub(crate) fn get(&self, revision: Revision) -> Result<KeyValue, Fault> {
+        match ReadableTable::get(&self.table, &revision.to_key())? {
+            Some(bytes) => Ok(KeyValue::from_stored(bytes.value())),
+            None => Err(Fault::Damaged {
+                table: "revisions",
+                reason: format!("revision {}.{} is in the index but not on disk", revision.main, revision.sub),
+            }),
+        }
+    }
+
+    /// Changes from `from` on, ascending.
+    pub(crate) fn from(
+        &self,
+        from: Revision,
+    ) -> Result<impl Iterator<Item = Result<(Revision, KeyValue), Fault>> + '_, Fault> {
+        let start = from.to_key();
+        let range = ReadableTable::range::<&[u8; 12]>(&self.table, &start..)?;
+        Ok(range.map(|row| {
+            let (key, value) = row?;
+            Ok((Revision::from_key(key.value()), KeyValue::from_stored(value.value())))
+        }))
+    }
+}
+
+/// True when a stored key-value is a tombstone: a put always has a revision.
+pub(crate) fn is_tombstone(kv: &KeyValue) -> Result<bool, Fault> {
+    Ok(fields(kv)?.mod_revision == 0)
+}
+
+/// The fields of a stored key-value.
+pub(crate) fn fields(kv: &KeyValue) -> Result<api::encoded::KeyValueFields<'_>, Fault> {
+    kv.fields().map_err(|error| Fault::Damaged { table: "revisions", reason: error.to_string() })
+}

@@ -1,0 +1,227 @@
+//! The database after a power loss: every write since the last sync may be missing, also in part.
+//!
+//! A recording backend keeps the order of writes and syncs. For every point of the recording a file is made of what
+//! was synced and a random part of what was not, opened, and compared with a store that applied the log up to the
+//! position which that file reports.
+
+use crate::command::{Entry, Position};
+use crate::error::Fault;
+use crate::mvcc::compact::Walk;
+use crate::open::{from_database, unfinished};
+use crate::{Flusher, Options, Reader, Writer, open};
+use api::cleatpb::Command;
+use api::cleatpb::command::Op;
+use api::etcdserverpb::{
+    CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest,
+};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use redb::{BackendError, Database, StorageBackend};
+use std::io;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A write, a change of length or a sync.
+#[derive(Clone, Debug)]
+enum Step {
+    Write(usize, Vec<u8>),
+    Length(usize),
+    Sync,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Disk {
+    file: Arc<Mutex<Vec<u8>>>,
+    steps: Arc<Mutex<Vec<Step>>>,
+}
+
+impl Disk {
+    fn holding(bytes: Vec<u8>) -> Self {
+        Self { file: Arc::new(Mutex::new(bytes)), steps: Arc::default() }
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.lock().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let file = self.file.lock();
+        let range = offset as usize..offset as usize + out.len();
+        out.copy_from_slice(file.get(range).ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.lock().resize(len as usize, 0);
+        self.steps.lock().push(Step::Length(len as usize));
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.steps.lock().push(Step::Sync);
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.lock()[offset as usize..][..data.len()].copy_from_slice(data);
+        self.steps.lock().push(Step::Write(offset as usize, data.to_vec()));
+        Ok(())
+    }
+
+    fn try_lock_range(&self, _start: Bound<u64>, _end: Bound<u64>) -> Result<bool, BackendError> {
+        Ok(true)
+    }
+
+    fn unlock_range(&self, _start: Bound<u64>, _end: Bound<u64>) -> Result<(), BackendError> {
+        Ok(())
+    }
+}
+
+fn store_on(disk: Disk) -> Result<(Writer, Flusher, Reader), Fault> {
+    let options = Options { database_cache_bytes: 1 << 20, ..Options::default() };
+    let database = Database::builder()
+        .set_cache_size(options.database_cache_bytes)
+        .set_check_integrity_on_open(true)
+        .create_with_backend(disk)
+        .map_err(|source| Fault::Open { path: "memory".into(), source })?;
+    let shared = Arc::new(from_database(database, Path::new("memory"), options)?);
+    Ok((
+        Writer { shared: Arc::clone(&shared) },
+        Flusher { shared: Arc::clone(&shared), walk: Walk::default() },
+        Reader { shared },
+    ))
+}
+
+/// A log over few keys that also grants, revokes and compacts.
+fn log(random: &mut StdRng, entries: i64) -> Vec<Vec<Command>> {
+    let mut log = Vec::new();
+    for i in 0..entries {
+        let key = vec![b'a' + random.random_range(0..20)];
+        let lease = random.random_range(1..4);
+        let op = match random.random_range(0..20) {
+            0 => Op::LeaseGrant(LeaseGrantRequest { id: lease, ttl: 60 + i }),
+            1 => Op::LeaseRevoke(LeaseRevokeRequest { id: lease }),
+            2 => Op::Compaction(CompactionRequest { revision: i / 2, ..Default::default() }),
+            3..=6 => Op::DeleteRange(DeleteRangeRequest { key: key.into(), ..Default::default() }),
+            7 | 8 => Op::Put(PutRequest { key: key.into(), lease, ..Default::default() }),
+            _ => {
+                let value = vec![i as u8; random.random_range(0..3000)];
+                Op::Put(PutRequest { key: key.into(), value: value.into(), ..Default::default() })
+            }
+        };
+        log.push(vec![Command { header: None, op: Some(op) }]);
+    }
+    log
+}
+
+fn apply(writer: &mut Writer, log: &[Vec<Command>], from: u64, to: u64) {
+    for index in from + 1..=to {
+        let membership = (index % 10 == 0).then(|| index.to_be_bytes().to_vec());
+        let commands = &log[index as usize - 1];
+        writer.apply([Entry { position: Position { term: 3, index }, commands, membership }]).unwrap();
+    }
+}
+
+/// What clients and the raft layer can see.
+fn contents(reader: &Reader) -> String {
+    let all = RangeRequest { key: vec![0].into(), range_end: vec![0].into(), ..Default::default() };
+    let kvs: Vec<_> = reader.range(&all).unwrap().0.kvs.iter().map(|kv| kv.as_bytes().to_vec()).collect();
+    let leases: Vec<_> = reader.leases().into_iter().map(|(id, lease)| (id, lease, reader.lease_keys(id))).collect();
+    let hash = reader.hash_kv(0).unwrap();
+    format!("{:?} {hash:?} {leases:?} {:x}", reader.applied(), crc32c::crc32c(&kvs.concat()))
+}
+
+/// The file after a power loss at `at`: all that was synced, and some of what was not.
+fn after_power_loss(steps: &[Step], at: usize, random: &mut StdRng) -> Vec<u8> {
+    let synced = steps[..at].iter().rposition(|step| matches!(step, Step::Sync)).unwrap_or(0);
+    let mut file = Vec::new();
+    let put = |file: &mut Vec<u8>, offset: usize, data: &[u8]| {
+        if file.len() < offset + data.len() {
+            file.resize(offset + data.len(), 0);
+        }
+        file[offset..][..data.len()].copy_from_slice(data);
+    };
+    let luck = random.random_range(0..=100);
+    for (i, step) in steps[..at].iter().enumerate() {
+        match step {
+            Step::Sync => {}
+            Step::Length(len) => file.resize(*len, 0),
+            Step::Write(offset, data) if i < synced => put(&mut file, *offset, data),
+            // A disk writes whole sectors, in any order.
+            Step::Write(offset, data) => {
+                for (sector, part) in data.chunks(512).enumerate() {
+                    if random.random_range(0..100) < luck {
+                        put(&mut file, offset + 512 * sector, part);
+                    }
+                }
+            }
+        }
+    }
+    file
+}
+
+#[test]
+fn a_power_loss_leaves_the_durable_position() {
+    let seed = std::env::var("CLEAT_SEED").map_or_else(|_| rand::rng().random(), |seed| seed.parse().unwrap());
+    println!("CLEAT_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let log = log(&mut random, 150);
+
+    // The run: what was recorded, and which position was durable after how many steps.
+    let disk = Disk::default();
+    let (mut writer, mut flusher, reader) = store_on(disk.clone()).unwrap();
+    let created = disk.steps.lock().len();
+    let mut durable = vec![(created, 0)];
+    let mut applied = 0;
+    while applied < log.len() as u64 {
+        let next = (applied + random.random_range(1..20)).min(log.len() as u64);
+        apply(&mut writer, &log, applied, next);
+        applied = next;
+        flusher.compact_step(random.random_range(1..10));
+        flusher.flush().unwrap();
+        assert_eq!(reader.durable().0.index, applied);
+        durable.push((disk.steps.lock().len(), applied));
+    }
+    let end = contents(&reader);
+    let steps = disk.steps.lock().clone();
+
+    let mut reference = store_on(Disk::default()).unwrap();
+    let mut previous = 0;
+    for at in (created..=steps.len()).filter(|at| at % 3 == 0 || matches!(steps[at - 1], Step::Sync)) {
+        let (mut writer, _flusher, reader) =
+            store_on(Disk::holding(after_power_loss(&steps, at, &mut random))).unwrap();
+        let position = reader.applied().0.index;
+        let promised = durable.iter().rfind(|(step, _)| *step <= at).unwrap().1;
+        assert!(position >= promised, "step {at}: {position} is durable, {promised} was promised");
+        if position < previous {
+            reference = store_on(Disk::default()).unwrap();
+            previous = 0;
+        }
+        apply(&mut reference.0, &log, previous, position);
+        previous = position;
+        assert_eq!(contents(&reader), contents(&reference.2), "step {at}, position {position}");
+        apply(&mut writer, &log, position, log.len() as u64);
+        assert_eq!(contents(&reader), end, "step {at}, position {position}, then replayed");
+    }
+}
+
+/// What a power loss leaves of a database that is being created must not keep the member from starting.
+#[test]
+fn an_unfinished_database_is_forgotten() {
+    let mut random = StdRng::seed_from_u64(1);
+    let disk = Disk::default();
+    let empty = contents(&store_on(disk.clone()).unwrap().2);
+    let steps = disk.steps.lock().clone();
+    for at in 0..=steps.len() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("db");
+        std::fs::write(unfinished(&path), after_power_loss(&steps, at, &mut random)).unwrap();
+        let (_writer, _flusher, reader) = open(&path, Options::default()).unwrap();
+        assert_eq!(contents(&reader), empty, "step {at} of {}", steps.len());
+        assert!(!unfinished(&path).exists());
+    }
+}

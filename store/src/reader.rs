@@ -1,0 +1,178 @@
+//! The handle for everything that only reads.
+
+use crate::command::Position;
+use crate::error::{Fault, ReadError};
+use crate::lease::Lease;
+use crate::mvcc::events::Past;
+use crate::mvcc::hash::HashKv;
+use crate::mvcc::state::Shared;
+use crate::mvcc::txn;
+use crate::mvcc::write::WriteTxn;
+use api::cleatpb::MemberAttributes;
+use api::encoded::{KeyValue, RangeResponse, TxnResponse};
+use api::etcdserverpb::{AlarmMember, RangeRequest, TxnRequest};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Reads this member's state. Cheap to clone. Whether the state is recent enough is the caller's concern.
+#[derive(Clone)]
+pub struct Reader {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// The store in numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Status {
+    /// The store revision.
+    pub revision: i64,
+    /// The last compaction, -1 for none.
+    pub compacted: i64,
+    /// History is removed up to here.
+    pub compaction_finished: i64,
+    /// The last applied log entry.
+    pub applied: Position,
+    /// The last applied log entry that is durable in the database.
+    pub durable: Position,
+    /// Bytes that keys, values and their overhead take: what the quota limits.
+    pub stored_bytes: u64,
+    /// Bytes applied but not yet in the database.
+    pub tail_bytes: usize,
+    /// Changes applied but not yet in the database.
+    pub tail_changes: usize,
+    /// Key-values in memory, bytes.
+    pub cached_bytes: usize,
+    /// Keys that exist.
+    pub keys: usize,
+    /// Granted leases.
+    pub leases: usize,
+    /// Size of the database file.
+    pub file_bytes: u64,
+}
+
+impl Reader {
+    /// Answers a range and returns the store revision it was read at. The response's header is left out.
+    ///
+    /// # Errors
+    /// A compacted or future revision; a fault.
+    pub fn range(&self, request: &RangeRequest) -> Result<(RangeResponse, i64), ReadError> {
+        self.shared.range(request)
+    }
+
+    /// Answers a transaction that only reads, see [`crate::is_read_only`].
+    ///
+    /// # Errors
+    /// A compacted or future revision; a fault.
+    pub fn txn(&self, request: &TxnRequest) -> Result<(TxnResponse, i64), ReadError> {
+        debug_assert!(txn::is_read_only(request));
+        // Transactions of ranges are short and rare; the writer's code serves them, and nothing changes.
+        let mut state = self.shared.state.write();
+        let mut write = WriteTxn::new(&self.shared, &mut state);
+        let mut response = txn::txn(&mut write, request)?;
+        response.header = None;
+        let revision = write.revision();
+        Ok((response, revision))
+    }
+
+    /// Reads events from revision `from` on, in whole revisions, until about `max_bytes` were read.
+    ///
+    /// # Errors
+    /// [`crate::Rejection::Compacted`] when `from` lies below the compacted revision; a fault.
+    pub fn past(&self, from: i64, max_bytes: usize) -> Result<Past, ReadError> {
+        self.shared.past(from, max_bytes)
+    }
+
+    /// The key-value of `key` just before `revision`; none when it did not exist or was compacted away.
+    ///
+    /// # Errors
+    /// A fault.
+    pub fn previous(&self, key: &[u8], revision: i64) -> Result<Option<KeyValue>, Fault> {
+        self.shared.previous(key, revision)
+    }
+
+    /// etcd's hash of the history up to `revision`, 0 for the latest. Reads everything.
+    ///
+    /// # Errors
+    /// A compacted or future revision; a fault.
+    pub fn hash_kv(&self, revision: i64) -> Result<HashKv, ReadError> {
+        self.shared.hash_kv(revision)
+    }
+
+    /// The store revision.
+    pub fn revision(&self) -> i64 {
+        self.shared.state.read().revision
+    }
+
+    /// The compacted revision and the store revision, read together.
+    pub fn compacted_and_revision(&self) -> (i64, i64) {
+        let state = self.shared.state.read();
+        (state.compacted, state.revision)
+    }
+
+    /// A lease, and the store revision.
+    pub fn lease(&self, id: i64) -> (Option<Lease>, i64) {
+        let state = self.shared.state.read();
+        (state.leases.get(id).cloned(), state.revision)
+    }
+
+    /// The keys attached to a lease, in key order.
+    pub fn lease_keys(&self, id: i64) -> Vec<Box<[u8]>> {
+        self.shared.state.read().leases.keys(id).map(Into::into).collect()
+    }
+
+    /// Every granted lease by id.
+    pub fn leases(&self) -> Vec<(i64, Lease)> {
+        self.shared.state.read().leases.iter().map(|(id, lease)| (id, lease.clone())).collect()
+    }
+
+    /// The raised alarms of a type (`AlarmType`), or of all types for 0.
+    pub fn alarms(&self, alarm: i32) -> Vec<AlarmMember> {
+        self.shared.state.read().alarms.list(alarm)
+    }
+
+    /// What a member published of itself.
+    pub fn member(&self, member_id: u64) -> Option<MemberAttributes> {
+        self.shared.state.read().members.get(member_id).cloned()
+    }
+
+    /// The last applied position and the raft layer's membership.
+    pub fn applied(&self) -> (Position, Vec<u8>) {
+        let state = self.shared.state.read();
+        (state.applied, state.membership.clone())
+    }
+
+    /// The position and membership that are durable in the database: the log below may be purged.
+    pub fn durable(&self) -> (Position, Vec<u8>) {
+        self.shared.durable.lock().clone()
+    }
+
+    /// Bytes applied but not yet in the database.
+    pub fn tail_bytes(&self) -> usize {
+        self.shared.gauges.tail_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that keys, values and their overhead take: what the quota limits.
+    pub fn stored_bytes(&self) -> u64 {
+        self.shared.gauges.stored_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The store in numbers.
+    pub fn status(&self) -> Status {
+        let durable = self.shared.durable.lock().0;
+        let file_bytes = std::fs::metadata(&self.shared.path).map_or(0, |file| file.len());
+        let state = self.shared.state.read();
+        Status {
+            revision: state.revision,
+            compacted: state.compacted,
+            compaction_finished: state.compaction_finished,
+            applied: state.applied,
+            durable,
+            stored_bytes: state.stored_bytes,
+            tail_bytes: state.tail.bytes(),
+            tail_changes: state.tail.len(),
+            cached_bytes: state.index.cached_bytes(),
+            keys: state.index.live(),
+            leases: state.leases.len(),
+            file_bytes,
+        }
+    }
+}
