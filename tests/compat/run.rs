@@ -1,0 +1,222 @@
+//! Runs sequences on pairs of servers and makes failures short.
+//!
+//! A sequence ends at the first difference after which the servers may hold different data; the next one starts
+//! on fresh servers. So one run shows several kinds of differences, each kind once.
+
+use crate::compare::Difference;
+use crate::generate::Generator;
+use crate::ledger::Ledger;
+use crate::op::Op;
+use crate::pair::Pair;
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::fmt::{Display, Formatter, Write as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+
+const DEFAULT_OPS: usize = 20_000;
+/// Long enough for stores to become interesting, short enough to vary the sequence's settings within a run.
+const SEQUENCE_OPS: usize = 2_500;
+/// Pairs of servers at the same time: they mostly wait for each other.
+const WORKERS: usize = 3;
+/// More kinds of differences than anyone reads at once.
+const MAX_FAILURES: usize = 12;
+const SHOWN_OPS: usize = 10;
+/// Most differences need nothing before the last request, or little.
+const FIRST_TRIES: [usize; 4] = [1, 4, 16, 64];
+/// Enough to shrink what does not depend on a long past.
+const SHRINK_BUDGET: Duration = Duration::from_secs(8);
+/// No new sequence starts after this, however slow the servers are.
+const RUN_BUDGET: Duration = Duration::from_secs(150);
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// One sequence to replay; otherwise seeds are drawn until enough requests were made.
+    seed: Option<u64>,
+    ops: usize,
+}
+
+impl Plan {
+    /// Reads `CLEAT_SEED` and `CLEAT_DIFF_OPS`.
+    pub(crate) fn from_env() -> Result<Self> {
+        let number = |name: &str| -> Result<Option<u64>> {
+            let Ok(text) = std::env::var(name) else { return Ok(None) };
+            Ok(Some(text.parse().with_context(|| format!("{name}={text}"))?))
+        };
+        let ops = number("CLEAT_DIFF_OPS")?.map_or(DEFAULT_OPS, |ops| ops as usize);
+        Ok(Self { seed: number("CLEAT_SEED")?, ops })
+    }
+}
+
+/// A kind of difference, with a sequence that shows it.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    seed: u64,
+    step: usize,
+    ops: Vec<Op>,
+    difference: Difference,
+    shrunk: bool,
+}
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let Self { seed, step, ops, difference, shrunk } = self;
+        let from = ops.len().saturating_sub(if *shrunk { 4 * SHOWN_OPS } else { SHOWN_OPS });
+        let mut list = String::new();
+        for op in &ops[from..] {
+            writeln!(list, "  {op}")?;
+        }
+        let how = if *shrunk { "shortest sequence found" } else { "last requests" };
+        write!(f, "\n=== seed {seed}, step {step}: {difference}\n{how}:\n{list}")
+    }
+}
+
+/// What the workers of a run share.
+struct Run {
+    plan: Plan,
+    ledger: Arc<Ledger>,
+    started: Instant,
+    done: AtomicUsize,
+    /// By signature.
+    failures: Mutex<BTreeMap<String, Failure>>,
+}
+
+/// Runs a plan; returns one failure per kind of difference.
+pub(crate) async fn run(plan: Plan, ledger: Arc<Ledger>) -> Result<Vec<Failure>> {
+    let workers = if plan.seed.is_some() { 1 } else { WORKERS };
+    let (started, done, failures) = (Instant::now(), AtomicUsize::new(0), Mutex::default());
+    let run = Arc::new(Run { plan, ledger, started, done, failures });
+    let mut tasks = JoinSet::new();
+    for _ in 0..workers {
+        let run = Arc::clone(&run);
+        tasks.spawn(async move { run.work().await });
+    }
+    while let Some(worker) = tasks.join_next().await {
+        worker??;
+    }
+    eprintln!("{} requests in {:.0?}", run.done.load(Ordering::Relaxed), started.elapsed());
+    let mut found: Vec<Failure> = std::mem::take(&mut *run.failures()).into_values().collect();
+    for failure in &mut found {
+        shrink(failure, Instant::now() + SHRINK_BUDGET).await?;
+    }
+    Ok(found)
+}
+
+impl Run {
+    fn failures(&self) -> MutexGuard<'_, BTreeMap<String, Failure>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn work(&self) -> Result<()> {
+        if let Some(seed) = self.plan.seed {
+            return self.sequence(seed).await;
+        }
+        while self.failures().len() < MAX_FAILURES
+            && self.done.load(Ordering::Relaxed) < self.plan.ops
+            && self.started.elapsed() < RUN_BUDGET
+        {
+            self.sequence(rand::random_range(0..1_000_000_000)).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs one seed to its end, or until the servers can no longer be compared.
+    async fn sequence(&self, seed: u64) -> Result<()> {
+        eprintln!("CLEAT_SEED={seed}");
+        let mut pair = Pair::start().await?;
+        let mut generator = Generator::new(seed);
+        let count = self.plan.ops.min(SEQUENCE_OPS);
+        let mut ops = Vec::with_capacity(count);
+        while ops.len() < count {
+            let op = generator.next(&pair.world);
+            ops.push(op.clone());
+            self.done.fetch_add(1, Ordering::Relaxed);
+            let outcome = pair.step(&op, &self.ledger).await;
+            let Some(difference) = outcome.with_context(|| format!("seed {seed}, step {}", ops.len()))? else {
+                continue;
+            };
+            let fatal = difference.fatal;
+            self.fail(seed, &ops, difference);
+            if fatal {
+                return Ok(());
+            }
+        }
+        if let Some(difference) = pair.settle().await? {
+            self.fail(seed, &ops, difference);
+        }
+        Ok(())
+    }
+
+    fn fail(&self, seed: u64, ops: &[Op], difference: Difference) {
+        self.failures().entry(difference.signature.clone()).or_insert_with(|| Failure {
+            seed,
+            step: ops.len(),
+            ops: ops.to_vec(),
+            difference,
+            shrunk: false,
+        });
+    }
+}
+
+/// Takes requests out of a failing sequence for as long as the same kind of difference remains.
+async fn shrink(failure: &mut Failure, deadline: Instant) -> Result<()> {
+    let all = failure.ops.len();
+    for length in FIRST_TRIES.into_iter().filter(|n| *n < all).chain([all]) {
+        let last = failure.ops[failure.ops.len() - length..].to_vec();
+        if Instant::now() < deadline && still_fails(failure, last).await? {
+            break;
+        }
+    }
+    if !failure.shrunk {
+        // It depends on timing: taking requests out would shrink towards chance.
+        return Ok(());
+    }
+    let mut chunk = failure.ops.len().div_ceil(2).max(1);
+    loop {
+        let mut from = 0;
+        // The last request shows the difference and stays.
+        while from + 1 < failure.ops.len() {
+            if Instant::now() > deadline {
+                return Ok(());
+            }
+            let to = (from + chunk).min(failure.ops.len() - 1);
+            let fewer = [&failure.ops[..from], &failure.ops[to..]].concat();
+            if !still_fails(failure, fewer).await? {
+                from = to;
+            }
+        }
+        if chunk == 1 {
+            return Ok(());
+        }
+        chunk = chunk.div_ceil(4);
+    }
+}
+
+/// Replaces a failure's requests by fewer ones if they show the same kind of difference.
+async fn still_fails(failure: &mut Failure, mut ops: Vec<Op>) -> Result<bool> {
+    match replay(&ops).await? {
+        Some((length, difference)) if difference.signature == failure.difference.signature => {
+            ops.truncate(length);
+            failure.ops = ops;
+            failure.difference = difference;
+            failure.shrunk = true;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Runs requests on fresh servers; returns the first difference and how many requests it took.
+async fn replay(ops: &[Op]) -> Result<Option<(usize, Difference)>> {
+    let ledger = Ledger::default();
+    let mut pair = Pair::start().await?;
+    for (step, op) in ops.iter().enumerate() {
+        if let Some(difference) = pair.step(op, &ledger).await? {
+            return Ok(Some((step + 1, difference)));
+        }
+    }
+    Ok(pair.settle().await?.map(|difference| (ops.len(), difference)))
+}

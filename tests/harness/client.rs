@@ -1,0 +1,103 @@
+//! gRPC clients of one server, sharing a connection.
+
+use anyhow::{Context, Result};
+use api::etcdserverpb::auth_client::AuthClient;
+use api::etcdserverpb::cluster_client::ClusterClient;
+use api::etcdserverpb::kv_client::KvClient;
+use api::etcdserverpb::lease_client::LeaseClient;
+use api::etcdserverpb::maintenance_client::MaintenanceClient;
+use api::etcdserverpb::watch_client::WatchClient;
+use bytes::{Buf, BufMut, Bytes};
+use std::time::Duration;
+use tonic::Status;
+use tonic::client::Grpc;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::{Channel, Endpoint};
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The services of one server, without limits on message sizes.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "named by the services")]
+pub struct Client {
+    pub kv: KvClient<Channel>,
+    pub watch: WatchClient<Channel>,
+    pub lease: LeaseClient<Channel>,
+    pub cluster: ClusterClient<Channel>,
+    pub maintenance: MaintenanceClient<Channel>,
+    pub auth: AuthClient<Channel>,
+    channel: Channel,
+}
+
+macro_rules! unlimited {
+    ($client:ident, $channel:expr) => {
+        $client::new($channel.clone()).max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX)
+    };
+}
+
+impl Client {
+    /// Connects to a URL.
+    pub async fn connect(url: &str) -> Result<Self> {
+        let endpoint = Endpoint::from_shared(url.to_owned())?.connect_timeout(CONNECT_DEADLINE);
+        let channel = endpoint.connect().await.with_context(|| format!("connect to {url}"))?;
+        Ok(Self::over(channel))
+    }
+
+    fn over(channel: Channel) -> Self {
+        Self {
+            kv: unlimited!(KvClient, channel),
+            watch: unlimited!(WatchClient, channel),
+            lease: unlimited!(LeaseClient, channel),
+            cluster: unlimited!(ClusterClient, channel),
+            maintenance: unlimited!(MaintenanceClient, channel),
+            auth: unlimited!(AuthClient, channel),
+            channel,
+        }
+    }
+
+    /// Calls any path with any bytes, well-formed or not, and returns the bytes of the answer.
+    pub async fn raw(&self, path: &str, payload: Bytes) -> Result<Bytes, Status> {
+        let mut grpc = Grpc::new(self.channel.clone());
+        grpc.ready().await.map_err(|error| Status::unavailable(format!("transport error: {error}")))?;
+        let path = path.parse().map_err(|error| Status::invalid_argument(format!("bad path: {error}")))?;
+        Ok(grpc.unary(tonic::Request::new(payload), path, Bare).await?.into_inner())
+    }
+}
+
+/// Messages that are bytes already.
+#[derive(Clone, Copy, Debug)]
+struct Bare;
+
+impl Codec for Bare {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Bare {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, dst: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        dst.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for Bare {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, src: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(src.copy_to_bytes(src.remaining())))
+    }
+}

@@ -1,0 +1,303 @@
+//! One server process, Cleat or etcd, with its own data directory and ports.
+//!
+//! Both makers take the same flags, so a test names the [`Kind`] and nothing else. The process is killed and
+//! its directory removed on drop; when the test is failing, the end of the server's log is printed first.
+
+use crate::client::Client;
+use crate::ports::Port;
+use anyhow::{Context, Result, bail, ensure};
+use api::etcdserverpb::StatusRequest;
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Long enough for a debug build on a busy machine.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(20);
+const LOG_TAIL_LINES: usize = 60;
+
+/// Whose server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The server under test: `CLEAT_BIN`, else `cleat` of this build.
+    Cleat,
+    /// The reference: `ETCD_BIN`, else `etcd` from `PATH`.
+    Etcd,
+}
+
+impl Kind {
+    /// The program that this kind runs.
+    pub fn binary(self) -> Result<PathBuf> {
+        match self {
+            Self::Etcd => Ok(std::env::var_os("ETCD_BIN").map_or_else(|| PathBuf::from("etcd"), PathBuf::from)),
+            Self::Cleat => match std::env::var_os("CLEAT_BIN") {
+                Some(path) => Ok(path.into()),
+                None => built_binary("cleat"),
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Cleat => "cleat",
+            Self::Etcd => "etcd",
+        })
+    }
+}
+
+/// A binary of this workspace, in the profile directory that the running test was built into.
+pub fn built_binary(name: &str) -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let profile = test.parent().and_then(Path::parent).context("the test binary is not in a target directory")?;
+    let path = profile.join(name);
+    ensure!(path.exists(), "{} is missing; build it with `cargo build --workspace`", path.display());
+    Ok(path)
+}
+
+/// What a server is started with.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Member name; empty means `default`.
+    pub name: String,
+    /// Flags after the standard ones.
+    pub flags: Vec<String>,
+    /// `--initial-cluster`; empty means this member alone.
+    pub initial_cluster: String,
+    /// Parent of the data directory; `None` means the system's temporary directory.
+    pub parent: Option<PathBuf>,
+}
+
+/// A running server, or one that was stopped and can be started again.
+#[derive(Debug)]
+pub struct Server {
+    kind: Kind,
+    binary: PathBuf,
+    options: Options,
+    client_port: Port,
+    peer_port: Port,
+    dir: TempDir,
+    child: Option<Child>,
+}
+
+impl Server {
+    /// Starts a single member and waits until it answers.
+    pub async fn start(kind: Kind) -> Result<Self> {
+        Self::start_with(kind, Options::default()).await
+    }
+
+    /// Starts a member with options and waits until it answers and knows a leader.
+    pub async fn start_with(kind: Kind, options: Options) -> Result<Self> {
+        let mut server = Self::prepare(kind, options)?;
+        server.restart().await?;
+        Ok(server)
+    }
+
+    /// Reserves everything and starts nothing.
+    pub fn prepare(kind: Kind, mut options: Options) -> Result<Self> {
+        if options.name.is_empty() {
+            "default".clone_into(&mut options.name);
+        }
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("cleat-test-");
+        let dir = match &options.parent {
+            Some(parent) => builder.tempdir_in(parent),
+            None => builder.tempdir(),
+        }?;
+        let (client_port, peer_port) = (Port::reserve()?, Port::reserve()?);
+        Ok(Self { kind, binary: kind.binary()?, options, client_port, peer_port, dir, child: None })
+    }
+
+    /// Whose server this is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// `host:port` of the client listener, as `etcdctl --endpoints` takes it.
+    pub fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.client_port.number())
+    }
+
+    /// URL of the client listener.
+    pub fn client_url(&self) -> String {
+        format!("http://{}", self.endpoint())
+    }
+
+    /// URL of the peer listener.
+    pub fn peer_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.peer_port.number())
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// A directory that lives as long as this value, for files of the test.
+    pub fn scratch(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The command line that this server is started with.
+    pub fn args(&self) -> Vec<String> {
+        let (client, peer, name) = (self.client_url(), self.peer_url(), &self.options.name);
+        let cluster = match self.options.initial_cluster.as_str() {
+            "" => format!("{name}={peer}"),
+            cluster => cluster.to_owned(),
+        };
+        let pairs = [
+            ("--name", name.clone()),
+            ("--data-dir", self.data_dir().display().to_string()),
+            ("--listen-client-urls", client.clone()),
+            ("--advertise-client-urls", client),
+            ("--listen-peer-urls", peer.clone()),
+            ("--initial-advertise-peer-urls", peer),
+            ("--initial-cluster", cluster),
+        ];
+        let mut args: Vec<String> = pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
+        args.extend(self.options.flags.iter().cloned());
+        args
+    }
+
+    /// A command for this server's program, without the environment that would configure it.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.binary);
+        for (key, _) in std::env::vars_os() {
+            if key.to_str().is_some_and(|k| k.starts_with("ETCD_") || k.starts_with("CLEAT_")) {
+                command.env_remove(key);
+            }
+        }
+        command
+    }
+
+    /// Starts the process on the same directory and ports, and waits until it answers and knows a leader.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.spawn()?;
+        self.wait_ready().await
+    }
+
+    /// Starts the process without waiting for an answer.
+    pub fn spawn(&mut self) -> Result<()> {
+        ensure!(self.child.is_none(), "the server is already running");
+        let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
+        let child = self
+            .command()
+            .args(self.args())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("start {}", self.binary.display()))?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Waits until the server answers and knows a leader.
+    pub async fn wait_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START_DEADLINE;
+        loop {
+            if let Some(status) = self.exit_status()? {
+                bail!("{} exited with {status} while starting:\n{}", self.kind, self.log_tail());
+            }
+            if self.has_leader().await {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{} did not answer in time:\n{}", self.kind, self.log_tail());
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn has_leader(&self) -> bool {
+        let asked = async {
+            let mut client = self.client().await.ok()?;
+            let status = client.maintenance.status(StatusRequest {}).await.ok()?;
+            Some(status.into_inner().leader)
+        };
+        matches!(tokio::time::timeout(Duration::from_secs(2), asked).await, Ok(Some(leader)) if leader != 0)
+    }
+
+    /// A new connection.
+    pub async fn client(&self) -> Result<Client> {
+        Client::connect(&self.client_url()).await
+    }
+
+    /// The exit status, if the process has ended by itself.
+    pub fn exit_status(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(match &mut self.child {
+            Some(child) => child.try_wait()?,
+            None => None,
+        })
+    }
+
+    /// True while the process runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.is_some() && matches!(self.exit_status(), Ok(None))
+    }
+
+    /// Kills the process as a power cut would (SIGKILL), and waits for its end.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Asks the process to end (SIGTERM) and returns how it did.
+    pub async fn terminate(&mut self) -> Result<ExitStatus> {
+        let child = self.child.as_ref().context("the server is not running")?;
+        kill_process(Pid::from_child(child), Signal::TERM)?;
+        let status = self.wait_exit(STOP_DEADLINE).await?;
+        self.child = None;
+        Ok(status)
+    }
+
+    /// Waits for the process to end by itself.
+    pub async fn wait_exit(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.exit_status()? {
+                return Ok(status);
+            }
+            ensure!(Instant::now() < deadline, "{} did not end in {limit:?}:\n{}", self.kind, self.log_tail());
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    /// Everything that the process printed, over all its starts.
+    pub fn log(&self) -> String {
+        std::fs::read(self.log_path()).map_or_else(|_| String::new(), |log| String::from_utf8_lossy(&log).into_owned())
+    }
+
+    /// The end of the log.
+    pub fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
+    }
+
+    /// Opens a file beside the data directory.
+    pub fn create_file(&self, name: &str) -> Result<File> {
+        Ok(File::create(self.dir.path().join(name))?)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- end of the log of {} ---\n{}", self.kind, self.log_tail());
+        }
+        if let Err(error) = self.kill() {
+            eprintln!("could not stop {}: {error}", self.kind);
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Tests of a real single member over its v3 API: `etcdctl`, raw gRPC, bytes on the wire, kills under load.
+
+mod clients;
+mod crash;
+mod kubernetes;
+mod transcript;
+mod wire;
+
+use anyhow::{Result, ensure};
+use harness::{Kind, Server, etcdctl};
+use std::time::Duration;
+
+macro_rules! same_transcript {
+    ($($name:ident: $file:literal;)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() -> Result<()> {
+                transcript::check(include_str!(concat!("scripts/", $file, ".txt"))).await
+            }
+        )*
+    };
+}
+
+same_transcript! {
+    etcdctl_prints_the_same_for_keys: "kv";
+    etcdctl_prints_the_same_for_transactions: "txn";
+    etcdctl_prints_the_same_for_leases: "lease";
+    etcdctl_prints_the_same_for_watches: "watch";
+    etcdctl_prints_the_same_for_maintenance: "maintenance";
+}
+
+/// etcd's own load checks, the smallest size; they take a minute each.
+async fn load_check(args: &[&str]) -> Result<()> {
+    let server = Server::start(Kind::Cleat).await?;
+    let output = etcdctl(&server, args, b"", Duration::from_mins(4)).await?;
+    ensure!(output.code == Some(0) && output.stdout.contains("PASS"), "{output:#?}");
+    ensure!(!output.stdout.contains("FAIL"), "{output:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn check_perf_passes() -> Result<()> {
+    load_check(&["check", "perf", "--load=s"]).await
+}
+
+#[tokio::test]
+async fn check_datascale_passes() -> Result<()> {
+    // The check reads the process's memory from the metrics of the endpoint that it is given as a URL.
+    let server = Server::start(Kind::Cleat).await?;
+    let url = server.client_url();
+    let args = ["--endpoints", &url, "check", "datascale", "--load=s"];
+    let output = etcdctl(&server, &args, b"", Duration::from_mins(4)).await?;
+    ensure!(output.code == Some(0) && output.stdout.contains("PASS"), "{output:#?}");
+    Ok(())
+}
