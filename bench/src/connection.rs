@@ -64,6 +64,8 @@ pub(crate) enum CallError {
     Unexpected(String),
     /// The deadline passed.
     Deadline(Duration),
+    /// No connection could be made.
+    Unreachable(String),
     /// The connection cannot be used any more.
     Lost(String),
 }
@@ -73,7 +75,7 @@ impl std::fmt::Display for CallError {
         match self {
             Self::Status { code, message } if message.is_empty() => write!(f, "gRPC code {code}"),
             Self::Status { code, message } => write!(f, "{message} (gRPC code {code})"),
-            Self::Unexpected(what) => f.write_str(what),
+            Self::Unexpected(what) | Self::Unreachable(what) => f.write_str(what),
             Self::Deadline(after) => write!(f, "no answer within {after:?}"),
             Self::Lost(why) => write!(f, "connection lost: {why}"),
         }
@@ -135,16 +137,16 @@ impl Connection {
     /// Connects and exchanges settings; the task that drives the connection runs on the current runtime until it ends.
     pub(crate) async fn open(endpoint: &Endpoint) -> Result<Self, CallError> {
         let remedy = "is the server running, and is this its client URL (without TLS)?";
-        let lost = |why: &dyn std::fmt::Display| CallError::Lost(format!("{endpoint}: {why}; {remedy}"));
+        let failed = |why: &dyn std::fmt::Display| CallError::Unreachable(format!("{endpoint}: {why}; {remedy}"));
         let connect = async {
-            let socket = TcpStream::connect(&*endpoint.authority).await.map_err(|error| lost(&error))?;
-            socket.set_nodelay(true).map_err(|error| lost(&error))?;
+            let socket = TcpStream::connect(&*endpoint.authority).await.map_err(|error| failed(&error))?;
+            socket.set_nodelay(true).map_err(|error| failed(&error))?;
             let user = Arc::new(User { shared: driver::start(socket) });
             let ready = poll_fn(|cx| user.shared.lock().poll_ready(cx.waker())).await;
-            ready.map_err(|error| lost(&error))?;
+            ready.map_err(|error| failed(&error))?;
             Ok(Self { user })
         };
-        let late = |_| lost(&format!("no HTTP/2 settings within {CONNECT_DEADLINE:?}"));
+        let late = |_| failed(&format!("no HTTP/2 settings within {CONNECT_DEADLINE:?}"));
         tokio::time::timeout(CONNECT_DEADLINE, connect).await.map_err(late)?
     }
 

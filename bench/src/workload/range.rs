@@ -7,6 +7,12 @@ use rand::rngs::SmallRng;
 use super::keys::KeySpace;
 use super::unary::{Check, RequestSource};
 use crate::connection::{CallError, frame};
+use crate::wire;
+
+/// `RangeResponse.kvs`.
+const KVS_FIELD: u32 = 2;
+/// Up to so many keys are counted in every reply; of longer ones only the length is checked.
+const COUNTED_KEYS: u64 = 16;
 
 /// Makes range requests.
 pub(crate) struct Range {
@@ -36,18 +42,24 @@ impl RequestSource for Range {
     }
 
     fn check(&self) -> Check<'_> {
-        // Keys have one size and values may be empty: fewer bytes cannot hold the keys, and nothing needs decoding.
+        if self.limit <= COUNTED_KEYS {
+            return Check::Message(Box::new(|message: Bytes| {
+                let found = wire::fields(&message).filter(|(field, _)| *field == KVS_FIELD).count();
+                if found as u64 == self.limit { Ok(()) } else { Err(self.lacks_keys()) }
+            }));
+        }
+        // Keys have one size: fewer bytes cannot hold the keys, and nothing needs to be kept or decoded.
         let asked = self.limit as usize * self.keys.key_size;
-        Check::Length(Box::new(move |found| {
-            if found >= asked {
-                return Ok(());
-            }
-            Err(CallError::Unexpected(format!(
-                "the range lacks keys ({found} bytes instead of at least {asked}); \
-                 fill the key space first: put --sequential --total {}",
-                self.keys.count
-            )))
-        }))
+        Check::Length(Box::new(move |length| if length >= asked { Ok(()) } else { Err(self.lacks_keys()) }))
+    }
+}
+
+impl Range {
+    fn lacks_keys(&self) -> CallError {
+        let total = self.keys.count;
+        CallError::Unexpected(format!(
+            "the range found too few keys; fill the key space first: put --sequential --keys {total} --total {total}"
+        ))
     }
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct Outcome {
     pub(crate) groups: Vec<GroupOutcome>,
     /// Length of the measured phase.
     pub(crate) seconds: f64,
+    /// Whether all clients lost their connections before the time was over.
+    pub(crate) is_cut_short: bool,
     /// What the server used in it, when its process is known.
     pub(crate) server: Option<ProcessUse>,
     /// What this process used in it.
@@ -70,8 +72,12 @@ impl Outcome {
         (operations > 0).then(|| total / operations as f64)
     }
 
-    /// The first group without a single success, and why.
+    /// Why the figures are not those of the whole run: the clients were cut off, or a group had no success.
     pub(crate) fn failure(&self) -> Option<String> {
+        if self.is_cut_short {
+            let why = self.groups.iter().find_map(|group| group.summary.first_error.as_deref());
+            return Some(format!("all clients were cut off: {}", why.unwrap_or("unknown reason")));
+        }
         let failed = self.groups.iter().find(|group| group.summary.operations == 0)?;
         let why = failed.summary.first_error.as_deref().unwrap_or("no answer in the measured time");
         Some(format!("{}: no {} succeeded: {why}", failed.name, failed.unit))
@@ -157,10 +163,10 @@ pub(crate) async fn execute(run: Run, progress: &ProgressBar) -> anyhow::Result<
         Length::Total(_) => Duration::MAX,
     };
     let mut ended = 0;
-    tokio::select! {
-        () = observe(&shared, progress, limit, total) => {}
-        () = await_ended(&mut reports, threads, &mut ended) => {}
-    }
+    let is_ended_by_clients = tokio::select! {
+        () = observe(&shared, progress, limit, total) => false,
+        () = await_ended(&mut reports, threads, &mut ended) => true,
+    };
     let seconds = begin.elapsed();
     let after = (server(run.server_pid)?, ProcessSample::read(std::process::id())?);
     shared.stage.set(Stage::Over);
@@ -183,6 +189,7 @@ pub(crate) async fn execute(run: Run, progress: &ProgressBar) -> anyhow::Result<
     Ok(Outcome {
         groups: groups.collect(),
         seconds: seconds.as_secs_f64(),
+        is_cut_short: is_ended_by_clients && total.is_none(),
         server: before.0.zip(after.0).map(|(before, after)| ProcessUse::between(&before, &after)),
         generator: ProcessUse::between(&before.1, &after.1),
     })
@@ -245,7 +252,8 @@ fn work(
     mut go: watch::Receiver<bool>,
     over: watch::Receiver<bool>,
 ) {
-    let send = |value| report.try_send(value).expect("invariant: the channel has room for every thread's reports");
+    // The channel has room for every report; nobody listens any more when the run was given up.
+    let send = |value| drop(report.try_send(value));
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return send(Report::Prepared(Err(CallError::Lost(format!("cannot start a runtime: {error}"))))),
