@@ -115,6 +115,7 @@ fn follow(reader: &Reader, done: &AtomicBool) -> (Vec<i64>, i64) {
             Ok(past) => {
                 for change in &past.changes {
                     assert!((next..past.next).contains(&change.revision));
+                    assert_eq!(change.events.len(), if change.revision == 2 { ACCOUNTS } else { 2 });
                     for event in &change.events {
                         let fields = event.kv.fields().unwrap();
                         let i: usize = std::str::from_utf8(&fields.key[7..]).unwrap().parse().unwrap();
