@@ -182,7 +182,7 @@ async fn a_compacted_start_is_cancelled_with_the_compacted_revision() {
     let responses = settle(&mut stream).await;
     let of = |id| responses.iter().filter(move |response| response.watch_id == id);
     for id in [0, 2] {
-        let last = of(id).last().unwrap();
+        let last = of(id).next_back().unwrap();
         assert_eq!((last.canceled, last.compact_revision, last.header.unwrap().revision), (true, 4, 0), "{id}");
     }
     assert_eq!(revisions(&of(1).cloned().collect::<Vec<_>>()), [4, 5]);
