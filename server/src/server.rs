@@ -41,7 +41,7 @@ use openraft::{ServerState, SnapshotPolicy};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use store::{Applied, Fault, Reader};
+use store::{Applied, Fault, Notice, Reader};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -225,7 +225,7 @@ impl Server {
         };
         let lease = LeaseService::new(node.clone(), Arc::clone(&self.lessor), Arc::clone(quota));
         let health = GrpcHealth::new(self.serving.subscribe());
-        let routes = GrpcRoutes::new(Arc::clone(metrics), max_message)
+        let routes = GrpcRoutes::new(Arc::clone(metrics), max_message, config.warning_unary_request_duration)
             .with(KvServer::new(kv).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
             .with(MaintenanceServer::new(maintenance).max_decoding_message_size(decode))
             .with(WatchServer::new(watch).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
@@ -278,7 +278,7 @@ async fn open_core(
     faults: FaultSender,
 ) -> Result<Core, StartError> {
     let wal_dir = config.wal_dir.clone().unwrap_or_else(|| data_dir.member().join("wal"));
-    let log = LogStore::open(&wal_dir, log_options(metrics, faults.clone()))?;
+    let log = LogStore::open(&wal_dir, log_options(config, metrics, faults.clone()))?;
     let log_stats = log.stats();
     let (writer, flusher, reader) = store::open(&data_dir.member().join("store.redb"), store::Options::default())?;
     let pace = Pace {
@@ -298,7 +298,15 @@ async fn open_core(
         .map_err(|error| StartError::Internal(error.to_string()))?;
     let hub = Arc::new(Hub::new(reader.revision()));
     let lessor = Arc::new(Lessor::new(config.election_timeout));
-    let observer = observer(reader.clone(), storage.clone(), Arc::clone(&hub), Arc::clone(&lessor));
+    let parts = Observed {
+        metrics: Arc::clone(metrics),
+        reader: reader.clone(),
+        storage: storage.clone(),
+        hub: Arc::clone(&hub),
+        lessor: Arc::clone(&lessor),
+        slow_apply: config.warning_apply_duration,
+    };
+    let observer = parts.observer();
     let state_machine = StateMachine::new(writer, reader.clone(), observer);
     let raft = Raft::new(identity.member_id, raft_config(config)?, Alone, log, state_machine)
         .await
@@ -307,9 +315,13 @@ async fn open_core(
     Ok(Core { raft, reader, log: log_stats, storage, storage_thread, hub, lessor })
 }
 
-fn log_options(metrics: &Arc<Metrics>, faults: FaultSender) -> LogStoreOptions {
+fn log_options(config: &Config, metrics: &Arc<Metrics>, faults: FaultSender) -> LogStoreOptions {
     let fsync = metrics.disk.wal_fsync_seconds.clone();
+    if config.unsafe_no_fsync {
+        tracing::warn!("--unsafe-no-fsync: a crash loses acknowledged writes");
+    }
     LogStoreOptions {
+        sync: !config.unsafe_no_fsync,
         on_sync: Box::new(move |took| fsync.observe(took.as_secs_f64())),
         on_fault: Box::new(move |error| {
             // A report that does not fit joins one that is being handled.
@@ -319,20 +331,50 @@ fn log_options(metrics: &Arc<Metrics>, faults: FaultSender) -> LogStoreOptions {
     }
 }
 
-/// Told of every applied batch.
-fn observer(
+/// What hears of every applied batch.
+struct Observed {
+    metrics: Arc<Metrics>,
     reader: Reader,
     storage: Storage,
     hub: Arc<Hub>,
     lessor: Arc<Lessor>,
-) -> crate::raft::state_machine::Observer {
-    Box::new(move |applied: &Applied| {
-        hub.publish(&applied.changes);
-        lessor.observe(&applied.notices);
-        if reader.tail_bytes() > FLUSH_EARLY_BYTES {
-            storage.flush_soon();
+    slow_apply: Duration,
+}
+
+impl Observed {
+    fn observer(self) -> crate::raft::state_machine::Observer {
+        Box::new(move |applied, took| {
+            self.hub.publish(&applied.changes);
+            self.lessor.observe(&applied.notices);
+            if self.reader.tail_bytes() > FLUSH_EARLY_BYTES {
+                self.storage.flush_soon();
+            }
+            self.count(applied);
+            if took > self.slow_apply {
+                self.metrics.server.slow_apply.inc();
+                tracing::warn!(?took, expected = ?self.slow_apply, "apply request took too long");
+            }
+        })
+    }
+
+    fn count(&self, applied: &Applied) {
+        let (mut puts, mut deletes) = (0, 0);
+        for event in applied.changes.iter().flat_map(|change| &change.events) {
+            if event.deleted { deletes += 1 } else { puts += 1 }
         }
-    })
+        self.metrics.mvcc.puts.inc_by(puts);
+        self.metrics.mvcc.deletes.inc_by(deletes);
+        for notice in &applied.notices {
+            match notice {
+                Notice::LeaseGranted { ttl, .. } => {
+                    self.metrics.lease.granted.inc();
+                    self.metrics.lease.ttl_seconds.observe(*ttl as f64);
+                }
+                Notice::LeaseRevoked { .. } => self.metrics.lease.revoked.inc(),
+                Notice::LeaseCheckpointed { .. } | Notice::Compacted { .. } | Notice::AlarmsChanged => {}
+            }
+        }
+    }
 }
 
 fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, StartError> {
@@ -343,7 +385,7 @@ fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, StartError> {
         // A follower also waits for the leader's lease, as long as the maximum: the sum is etcd's range.
         election_timeout_min: election_ms * 45 / 100,
         election_timeout_max: election_ms * 60 / 100,
-        enable_pre_vote: Some(true),
+        enable_pre_vote: Some(config.pre_vote),
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: CATCH_UP_ENTRIES,
         ..openraft::Config::default()
@@ -504,6 +546,8 @@ fn export_metrics(metrics: &Arc<Metrics>, node: &Node, quota: &Arc<Quota>, hub: 
         metrics.mvcc.watch_streams.set(watch.streams.get() as i64);
         metrics.mvcc.watchers.set(watch.watchers.get() as i64);
         metrics.mvcc.slow_watchers.set(watch.unsynced.get() as i64);
+        metrics.mvcc.events.reset();
+        metrics.mvcc.events.inc_by(watch.events.get());
         metrics.mvcc.pending_events.set(watch.pending.get() as i64);
         metrics.mvcc.current_revision.set(store.revision);
         metrics.mvcc.compact_revision.set(store.compacted);

@@ -98,7 +98,7 @@ const MEMBER: &[Flag] = &[
         "backend-batch-limit",
         I64,
         "0",
-        Used,
+        Ignored("a flush takes everything that was applied; --backend-batch-interval sets how often"),
         "Most changes until they are written to the store file; 0 means 10000.",
     ),
     flag("config-file", Text, "", Used, "YAML file of settings; flags and environment win over it."),

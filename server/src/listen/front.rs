@@ -1,7 +1,7 @@
 //! Decides for each request whether it is a gRPC call, to which service, or plain HTTP.
 
 use super::body::{RequestBody, ResponseBody};
-use crate::metrics::{Call, METHODS, MethodMetrics, Metrics};
+use crate::metrics::{Call, CallType, METHODS, MethodMetrics, Metrics};
 use axum::Router;
 use axum::routing::future::RouteFuture;
 use http::{HeaderValue, Request, Response, Version, header};
@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tonic::Code;
 use tonic::codegen::BoxFuture;
@@ -26,6 +27,8 @@ type GrpcFuture = BoxFuture<Response<tonic::body::Body>, Infallible>;
 type Serve = Arc<dyn Fn(Request<RequestBody>) -> GrpcFuture + Send + Sync>;
 
 struct Route {
+    path: &'static str,
+    is_unary: bool,
     serve: Serve,
     metrics: Arc<MethodMetrics>,
 }
@@ -35,6 +38,8 @@ pub struct GrpcRoutes {
     routes: HashMap<&'static str, Route>,
     metrics: Arc<Metrics>,
     max_message_bytes: usize,
+    /// Unary calls that take longer are logged.
+    slow: Duration,
 }
 
 impl fmt::Debug for GrpcRoutes {
@@ -46,8 +51,8 @@ impl fmt::Debug for GrpcRoutes {
 impl GrpcRoutes {
     /// Starts with no service. Request messages above `max_message_bytes` are refused with etcd's text; services
     /// should be generated with a higher limit of their own, so that this one answers.
-    pub fn new(metrics: Arc<Metrics>, max_message_bytes: usize) -> Self {
-        Self { routes: HashMap::new(), metrics, max_message_bytes }
+    pub fn new(metrics: Arc<Metrics>, max_message_bytes: usize, slow: Duration) -> Self {
+        Self { routes: HashMap::new(), metrics, max_message_bytes, slow }
     }
 
     /// Serves a generated service as well.
@@ -74,7 +79,8 @@ impl GrpcRoutes {
         assert!(!methods.is_empty(), "no known method in {}", S::NAME);
         for method in methods {
             let metrics = self.metrics.grpc.method(method.path).expect("invariant: every method has metrics");
-            let route = Route { serve: Arc::clone(&serve), metrics: Arc::clone(metrics) };
+            let is_unary = method.call_type == CallType::Unary;
+            let route = Route { path: method.path, is_unary, serve: Arc::clone(&serve), metrics: Arc::clone(metrics) };
             self.routes.insert(method.path, route);
         }
         self
@@ -91,7 +97,8 @@ impl GrpcRoutes {
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer.clone());
         }
-        FrontFuture::Grpc { future: (route.serve)(request), call: Some(call) }
+        let timed = route.is_unary.then(|| Timed { path: route.path, started: Instant::now(), slow: self.slow });
+        FrontFuture::Grpc { future: (route.serve)(request), call: Some(call), timed }
     }
 
     /// Answers a call to a method that is not served, in the words of grpc-go.
@@ -209,12 +216,29 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionFront {
     }
 }
 
+/// A unary call whose slowness is worth a line in the log.
+pub(super) struct Timed {
+    path: &'static str,
+    started: Instant,
+    slow: Duration,
+}
+
+impl Timed {
+    fn end(&self) {
+        let took = self.started.elapsed();
+        if took > self.slow {
+            tracing::warn!(method = self.path, ?took, expected = ?self.slow, "request took too long");
+        }
+    }
+}
+
 /// The answer to come.
 pub(super) enum FrontFuture {
     Grpc {
         future: GrpcFuture,
         /// Taken when the answer's head is there; dropped with the future if the client leaves before.
         call: Option<Call>,
+        timed: Option<Timed>,
     },
     Http(Pin<Box<RouteFuture<Infallible>>>),
     Ready(Option<Response<ResponseBody>>),
@@ -225,8 +249,11 @@ impl Future for FrontFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(Ok(match &mut *self {
-            Self::Grpc { future, call } => {
+            Self::Grpc { future, call, timed } => {
                 let Ok(response) = ready!(future.as_mut().poll(cx));
+                if let Some(timed) = timed {
+                    timed.end();
+                }
                 let call = call.take().expect("invariant: a finished future is not polled again");
                 let (head, body) = response.into_parts();
                 let body = ResponseBody::grpc(&head.headers, body, call);

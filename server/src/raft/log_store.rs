@@ -32,6 +32,8 @@ pub struct LogStoreOptions {
     pub segment_bytes: u64,
     /// Entries kept in memory, as encoded. Entries that are not durable yet are kept beyond it.
     pub memory_bytes: usize,
+    /// See [`WalOptions::sync`].
+    pub sync: bool,
     /// Told the duration of every sync.
     pub on_sync: SyncObserver,
     /// Told when the log fails; the member must stop.
@@ -41,8 +43,8 @@ pub struct LogStoreOptions {
 impl Default for LogStoreOptions {
     /// Segments and memory of 64 MiB; nobody is told anything.
     fn default() -> Self {
-        let WalOptions { segment_bytes, on_sync, on_fault } = WalOptions::default();
-        Self { segment_bytes, memory_bytes: 64 << 20, on_sync, on_fault }
+        let WalOptions { segment_bytes, sync, on_sync, on_fault } = WalOptions::default();
+        Self { segment_bytes, memory_bytes: 64 << 20, sync, on_sync, on_fault }
     }
 }
 
@@ -90,8 +92,8 @@ impl LogStore {
     /// # Errors
     /// [`WalError`]: the log is damaged, in use, or the disk failed.
     pub fn open(dir: &Path, options: LogStoreOptions) -> Result<Self, WalError> {
-        let LogStoreOptions { segment_bytes, memory_bytes, on_sync, on_fault } = options;
-        let (wal, opened) = Wal::open(dir, WalOptions { segment_bytes, on_sync, on_fault })?;
+        let LogStoreOptions { segment_bytes, memory_bytes, sync, on_sync, on_fault } = options;
+        let (wal, opened) = Wal::open(dir, WalOptions { segment_bytes, sync, on_sync, on_fault })?;
         let recent = Recent {
             vote: opened.vote,
             committed: opened.committed,

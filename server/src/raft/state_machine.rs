@@ -13,13 +13,14 @@ use openraft::alias::SnapshotOf;
 use openraft::entry::RaftEntry;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use std::io;
+use std::time::{Duration, Instant};
 use store::{Applied, Position, Reader, Writer};
 
 /// Entries applied under one hold of the store's lock: readers wait no longer than that.
 const APPLY_BATCH: usize = 256;
 
-/// Called after every applied batch, before the proposers are answered. Must not block.
-pub(crate) type Observer = Box<dyn Fn(&Applied) + Send + Sync>;
+/// Called after every applied batch with what it did and how long that took, before the proposers are answered. Must not block.
+pub(crate) type Observer = Box<dyn Fn(&Applied, Duration) + Send + Sync>;
 
 pub(crate) struct StateMachine {
     writer: Writer,
@@ -34,9 +35,10 @@ impl StateMachine {
 
     fn apply_batch(&mut self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
         let entries = batch.iter().map(|(entry, _)| store_entry(entry));
+        let started = Instant::now();
         let mut applied = self.writer.apply(entries).map_err(io::Error::other)?;
         let outcomes = std::mem::take(&mut applied.outcomes);
-        (self.observer)(&applied);
+        (self.observer)(&applied, started.elapsed());
         for ((_, responder), outcomes) in batch.into_iter().zip(outcomes) {
             if let Some(responder) = responder {
                 responder.send(Outcomes(outcomes));

@@ -95,6 +95,8 @@ impl WalError {
 pub struct WalOptions {
     /// Size of a segment; a single larger entry makes its segment larger.
     pub segment_bytes: u64,
+    /// False acknowledges what the disk does not hold yet: a crash of the machine loses it.
+    pub sync: bool,
     /// Told the duration of every sync.
     pub on_sync: SyncObserver,
     /// Told when the log fails.
@@ -104,7 +106,7 @@ pub struct WalOptions {
 impl Default for WalOptions {
     /// Segments of 64 MiB; nobody is told anything.
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, on_sync: Box::new(|_| ()), on_fault: Box::new(|_| ()) }
+        Self { segment_bytes: 64 << 20, sync: true, on_sync: Box::new(|_| ()), on_fault: Box::new(|_| ()) }
     }
 }
 
@@ -126,6 +128,8 @@ struct Shared {
     /// Position in the stream up to which everything is durable and in the index.
     flushed: AtomicU64,
     stats: Arc<WalStats>,
+    /// See [`WalOptions::sync`].
+    sync: bool,
     #[cfg(test)]
     fails_syncs: std::sync::atomic::AtomicBool,
 }

@@ -66,6 +66,7 @@ impl Wal {
             index: Mutex::new(index),
             flushed: AtomicU64::new(0),
             stats: Arc::clone(&stats),
+            sync: options.sync,
             #[cfg(test)]
             fails_syncs: std::sync::atomic::AtomicBool::new(false),
         });

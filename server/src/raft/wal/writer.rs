@@ -324,7 +324,7 @@ impl Writer {
 
     #[cfg(not(test))]
     fn sync_file(&self) -> io::Result<()> {
-        self.segment.file.sync_data()
+        if self.shared.sync { self.segment.file.sync_data() } else { Ok(()) }
     }
 
     #[cfg(test)]
@@ -332,7 +332,7 @@ impl Writer {
         if self.shared.fails_syncs.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(io::Error::other("injected"));
         }
-        self.segment.file.sync_data()
+        if self.shared.sync { self.segment.file.sync_data() } else { Ok(()) }
     }
 
     /// Ends the segment and begins the next; returns the offset at which its first group begins.

@@ -43,7 +43,7 @@ impl Member {
         let hub = Arc::new(Hub::new(reader.revision()));
         let lessor = Arc::new(Lessor::new(Duration::from_secs(1)));
         let (to_hub, to_lessor) = (Arc::clone(&hub), Arc::clone(&lessor));
-        let observer = Box::new(move |applied: &store::Applied| {
+        let observer = Box::new(move |applied: &store::Applied, _took| {
             to_hub.publish(&applied.changes);
             to_lessor.observe(&applied.notices);
         });

@@ -303,7 +303,6 @@ impl Expected {
             assert!(fields.mod_revision <= response.header.unwrap().revision);
             self.heard.push((fields.mod_revision, event.kind == 1, fields.key.to_vec()));
         }
-        // Progress: everything up to here was told, checked by the caller against the log.
     }
 
     fn wants(&self, event: &(i64, bool, Vec<u8>)) -> bool {
@@ -345,7 +344,7 @@ async fn every_watcher_hears_everything_once_in_order() {
     let mut bench = Bench::new();
     let mut streams: Vec<(WatchStream, HashMap<i64, Expected>)> =
         (0..4).map(|_| (bench.stream(), HashMap::new())).collect();
-    for step in 0..12_000_usize {
+    for step in 0..5_000_usize {
         let op = random_op(&mut random, &bench);
         bench.run(op);
         if step % 50 == 0 {
