@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::{Client, Context, Group, Length, Pace, Run, Stage, StageCell};
 use crate::connection::{CallError, Connection, Endpoint};
-use crate::measure::{ProcessSample, ProcessUse, Recorder, Summary};
+use crate::measure::{self, ProcessSample, ProcessUse, Recorder, Summary};
 
 /// How long connecting and preparing all clients may take.
 const PREPARE_DEADLINE: Duration = Duration::from_mins(2);
@@ -42,6 +42,8 @@ pub(crate) struct Outcome {
     pub(crate) server: Option<ProcessUse>,
     /// What this process used in it.
     pub(crate) generator: ProcessUse,
+    /// Cores that everything else on the machine used in it, when the server's process is known.
+    pub(crate) other_cores: Option<f64>,
 }
 
 /// The figures of one group.
@@ -126,7 +128,7 @@ pub(crate) async fn execute(run: Run, progress: &ProgressBar) -> anyhow::Result<
         workers.go.send_replace(true);
         observe(&shared, progress, warmup, None).await;
     }
-    let before = (server_sample(server_pid)?, ProcessSample::read(std::process::id())?);
+    let before = Usage::read(server_sample(server_pid)?)?;
     shared.stage.set(Stage::Measured);
     let begin = Instant::now();
     workers.go.send_replace(true);
@@ -140,7 +142,7 @@ pub(crate) async fn execute(run: Run, progress: &ProgressBar) -> anyhow::Result<
     };
     let elapsed = begin.elapsed();
     // A server that died has no second sample; what its clients saw tells more.
-    let after = (server_sample(server_pid).ok().flatten(), ProcessSample::read(std::process::id())?);
+    let after = Usage::read(server_sample(server_pid).ok().flatten())?;
     shared.stage.set(Stage::Over);
     workers.end().await?;
 
@@ -148,9 +150,34 @@ pub(crate) async fn execute(run: Run, progress: &ProgressBar) -> anyhow::Result<
         groups: shared.groups.iter().map(|state| state.outcome(elapsed)).collect(),
         seconds: elapsed.as_secs_f64(),
         is_cut_short: is_ended_by_clients && total.is_none(),
-        server: before.0.zip(after.0).map(|(before, after)| ProcessUse::between(&before, &after)),
-        generator: ProcessUse::between(&before.1, &after.1),
+        server: before.server_until(&after),
+        generator: ProcessUse::between(&before.generator, &after.generator),
+        other_cores: before.other_cores_until(&after, elapsed),
     })
+}
+
+/// What the processes and the machine had used at one moment.
+struct Usage {
+    server: Option<ProcessSample>,
+    generator: ProcessSample,
+    machine: Duration,
+}
+
+impl Usage {
+    fn read(server: Option<ProcessSample>) -> anyhow::Result<Self> {
+        Ok(Self { server, generator: ProcessSample::read(std::process::id())?, machine: measure::machine_cpu()? })
+    }
+
+    fn server_until(&self, after: &Self) -> Option<ProcessUse> {
+        self.server.zip(after.server).map(|(before, after)| ProcessUse::between(&before, &after))
+    }
+
+    fn other_cores_until(&self, after: &Self, elapsed: Duration) -> Option<f64> {
+        let server = self.server_until(after)?;
+        let own = server.cpu_us + ProcessUse::between(&self.generator, &after.generator).cpu_us;
+        let all = after.machine.saturating_sub(self.machine).as_secs_f64() * 1e6;
+        Some(((all - own) / 1e6 / elapsed.as_secs_f64().max(1e-9)).max(0.0))
+    }
 }
 
 fn server_sample(pid: Option<u32>) -> anyhow::Result<Option<ProcessSample>> {
