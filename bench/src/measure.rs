@@ -132,7 +132,7 @@ impl ProcessSample {
         let malformed =
             || io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat has an unknown format"));
         let ticks = parse_cpu_ticks(&stat).ok_or_else(malformed)?;
-        let cpu = Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64);
+        let cpu = ticks_to_duration(ticks);
         let kibibytes = |field| parse_field(&status, field).unwrap_or(0) << 10;
         Ok(Self {
             cpu,
@@ -143,6 +143,29 @@ impl ProcessSample {
                 .and_then(|io| parse_field(&io, "write_bytes:")),
         })
     }
+}
+
+/// CPU time that all processes of the machine, the kernel and a hypervisor have used since its start.
+///
+/// # Errors
+/// `/proc/stat` cannot be read.
+pub(crate) fn machine_cpu() -> io::Result<Duration> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let malformed = || io::Error::new(io::ErrorKind::InvalidData, "/proc/stat has an unknown format");
+    parse_busy_ticks(&stat).map(ticks_to_duration).ok_or_else(malformed)
+}
+
+fn ticks_to_duration(ticks: u64) -> Duration {
+    Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// All ticks in the text of `/proc/stat` but those of idling and of waiting for a disk.
+fn parse_busy_ticks(stat: &str) -> Option<u64> {
+    let cpu = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    // user, nice, system, idle, iowait, irq, softirq, steal; guest time is part of user.
+    let ticks: Vec<u64> = cpu.split_ascii_whitespace().take(8).map_while(|field| field.parse().ok()).collect();
+    let idle = ticks.get(3)? + ticks.get(4)?;
+    Some(ticks.iter().sum::<u64>() - idle)
 }
 
 /// User plus system ticks in the text of `/proc/PID/stat`. The command name may hold blanks and parentheses.
@@ -195,6 +218,8 @@ mod tests {
         let stat = "42 (a (b) c) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 4 0 100 1000 10";
         assert_eq!(parse_cpu_ticks(stat), Some(300));
         assert_eq!(parse_cpu_ticks("42"), None);
+        assert_eq!(parse_busy_ticks("cpu  10 1 20 1000 500 3 4 5 7 0\ncpu0 1 1 1 1 1\n"), Some(43));
+        assert!(machine_cpu().is_ok_and(|cpu| cpu > Duration::ZERO));
         let status = "Name:\tx\nVmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n";
         assert_eq!(parse_field(status, "VmRSS:"), Some(1024));
         assert_eq!(parse_field(status, "VmSwap:"), None);

@@ -5,6 +5,9 @@ use std::time::Duration;
 use crate::measure::ProcessUse;
 use crate::workload::run::Outcome;
 
+/// Cores that other processes may use before the figures come with a warning; the kernel's own threads use less.
+pub(crate) const NOTABLE_CORES: f64 = 0.2;
+
 /// A table: the first column is left-aligned, the others right-aligned unless told otherwise.
 pub(crate) struct Table {
     left: Vec<usize>,
@@ -134,6 +137,11 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         outcome.counted_operations(),
         Duration::from_secs_f64(outcome.seconds),
     ));
+    let others = outcome.other_cores.filter(|cores| *cores > NOTABLE_CORES);
+    lines
+        .extend(others.map(|cores| {
+            format!("others:    {} cores: the figures are not those of an idle machine\n", number(cores))
+        }));
     table.render() + &lines.concat()
 }
 

@@ -16,7 +16,7 @@ use anyhow::{Context as _, bail};
 use serde::Serialize;
 
 use crate::args::CompareArgs;
-use crate::load;
+use crate::{load, table};
 use report::{Samples, Side};
 
 /// `f_type` of a file system in memory.
@@ -83,6 +83,14 @@ pub(crate) async fn execute(args: &CompareArgs) -> anyhow::Result<()> {
 
     let rows = report::rows(&workloads, &samples);
     print!("{}", report::table(&rows));
+    if let Some(others) = report::other_cores(&samples).filter(|others| others.median > table::NOTABLE_CORES) {
+        println!(
+            "note: other processes used {} cores while measuring ({} .. {}): ratios need an idle machine",
+            table::number(others.median),
+            table::number(others.min),
+            table::number(others.max)
+        );
+    }
     for failure in &samples.failures {
         println!("failed: {failure}");
     }

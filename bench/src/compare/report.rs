@@ -63,6 +63,11 @@ impl Samples {
     }
 }
 
+/// Cores that other processes used in each measured phase.
+pub(crate) fn other_cores(samples: &Samples) -> Option<Spread> {
+    Spread::of(samples.runs.iter().filter_map(|run| run.outcome.as_ref()?.other_cores).collect())
+}
+
 /// The median of several rounds and how far they spread.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Spread {

@@ -11,6 +11,7 @@ use crate::table::number;
 
 /// Positions and sizes in pixels.
 const ROW_HEIGHT: f64 = 22.0;
+const BASELINE: f64 = 14.0;
 const BAR_HEIGHT: f64 = 12.0;
 const TOP: f64 = 92.0;
 const BOTTOM: f64 = 34.0;
@@ -53,72 +54,93 @@ pub(crate) fn chart(rows: &[Row], note: &str) -> String {
     let shown: Vec<_> =
         rows.iter().filter_map(|row| Some((row, row.ratio.filter(|ratio| *ratio > 0.0)?, row.bounds?))).collect();
     let (width, height) = (LABEL_WIDTH + PLOT_WIDTH + RATIO_WIDTH, TOP + shown.len() as f64 * ROW_HEIGHT + BOTTOM);
-    let mut svg = String::new();
-    let mut draw = |element: std::fmt::Arguments<'_>| writeln!(svg, "{element}").expect("writing to a string succeeds");
-    draw(format_args!(
+    let mut canvas = Canvas(String::new());
+    canvas.draw(format_args!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
          role=\"img\" aria-label=\"Ratios of cleat to etcd\"><style>{STYLE}</style>"
     ));
-    draw(format_args!("<rect class=\"back\" width=\"{width}\" height=\"{height}\" rx=\"6\"/>"));
-    draw(format_args!("<text class=\"title\" x=\"16\" y=\"26\">cleat compared with etcd: times better</text>"));
-    draw(format_args!("<text class=\"dim\" x=\"16\" y=\"46\">{}</text>", escape(note)));
-    let legend = [("goal", "goal reached"), ("floor", "floor reached"), ("miss", "floor missed")];
-    for (position, (class, text)) in legend.iter().enumerate() {
-        let x = 16.0 + position as f64 * 116.0;
-        draw(format_args!("<rect class=\"{class}\" x=\"{x}\" y=\"56\" width=\"12\" height=\"12\" rx=\"2\"/>"));
-        draw(format_args!("<text class=\"dim\" x=\"{}\" y=\"66\">{text}</text>", x + 18.0));
-    }
-    draw(format_args!("<line class=\"mark\" x1=\"370\" x2=\"370\" y1=\"55\" y2=\"69\"/>"));
-    draw(format_args!("<text class=\"dim\" x=\"378\" y=\"66\">floor</text>"));
-    draw(format_args!("<circle class=\"ring\" cx=\"426\" cy=\"62\" r=\"4\"/>"));
-    draw(format_args!("<text class=\"dim\" x=\"436\" y=\"66\">goal</text>"));
-
-    let bottom = height - BOTTOM + 4.0;
-    let mut tick = AXIS.0;
-    while tick <= AXIS.1 {
-        let x = position(tick);
-        let class = if (tick - 1.0).abs() < 1e-9 { "one" } else { "grid" };
-        draw(format_args!(
-            "<line class=\"{class}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{}\" y2=\"{bottom}\"/>",
-            TOP - 4.0
-        ));
-        draw(format_args!("<text class=\"dim middle\" x=\"{x:.1}\" y=\"{}\">{tick}x</text>", bottom + 16.0));
-        tick *= 2.0;
-    }
+    canvas.draw(format_args!("<rect class=\"back\" width=\"{width}\" height=\"{height}\" rx=\"6\"/>"));
+    canvas.head(note);
+    canvas.axis(height - BOTTOM + 4.0);
     let mut last = "";
-    for (number_of_row, (row, ratio, bounds)) in shown.iter().enumerate() {
-        let y = TOP + number_of_row as f64 * ROW_HEIGHT;
-        let better = |ratio: f64| if row.metric.is_rate() { ratio } else { 1.0 / ratio };
-        let text_y = y + 14.0;
+    for (number, (row, ratio, bounds)) in shown.into_iter().enumerate() {
+        let y = TOP + number as f64 * ROW_HEIGHT;
         if row.workload != last {
-            draw(format_args!("<text x=\"16\" y=\"{text_y}\">{}</text>", row.workload));
+            canvas.draw(format_args!("<text x=\"16\" y=\"{}\">{}</text>", y + BASELINE, row.workload));
             last = row.workload;
         }
-        draw(format_args!(
-            "<text class=\"dim end\" x=\"{}\" y=\"{text_y}\">{}</text>",
-            LABEL_WIDTH - 12.0,
-            row.metric.label()
+        canvas.bar(y, row, ratio, bounds);
+    }
+    canvas.draw(format_args!("</svg>"));
+    canvas.0
+}
+
+/// The elements drawn so far.
+struct Canvas(String);
+
+impl Canvas {
+    fn draw(&mut self, element: std::fmt::Arguments<'_>) {
+        writeln!(self.0, "{element}").expect("invariant: writing to a string succeeds");
+    }
+
+    /// Title, note and legend.
+    fn head(&mut self, note: &str) {
+        self.draw(format_args!(
+            "<text class=\"title\" x=\"16\" y=\"26\">cleat compared with etcd: times better</text>"
         ));
-        let (one, end) = (position(1.0), position(better(*ratio)));
+        self.draw(format_args!("<text class=\"dim\" x=\"16\" y=\"46\">{}</text>", escape(note)));
+        let legend = [("goal", "goal reached"), ("floor", "floor reached"), ("miss", "floor missed")];
+        for (position, (class, text)) in legend.iter().enumerate() {
+            let x = 16.0 + position as f64 * 116.0;
+            self.draw(format_args!("<rect class=\"{class}\" x=\"{x}\" y=\"56\" width=\"12\" height=\"12\" rx=\"2\"/>"));
+            self.draw(format_args!("<text class=\"dim\" x=\"{}\" y=\"66\">{text}</text>", x + 18.0));
+        }
+        self.draw(format_args!("<line class=\"mark\" x1=\"370\" x2=\"370\" y1=\"55\" y2=\"69\"/>"));
+        self.draw(format_args!("<text class=\"dim\" x=\"378\" y=\"66\">floor</text>"));
+        self.draw(format_args!("<circle class=\"ring\" cx=\"426\" cy=\"62\" r=\"4\"/>"));
+        self.draw(format_args!("<text class=\"dim\" x=\"436\" y=\"66\">goal</text>"));
+    }
+
+    /// Vertical lines down to `bottom`, with their numbers.
+    fn axis(&mut self, bottom: f64) {
+        let top = TOP - 4.0;
+        let mut tick = AXIS.0;
+        while tick <= AXIS.1 {
+            let x = position(tick);
+            let class = if (tick - 1.0).abs() < 1e-9 { "one" } else { "grid" };
+            self.draw(format_args!(
+                "<line class=\"{class}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top}\" y2=\"{bottom}\"/>"
+            ));
+            self.draw(format_args!("<text class=\"dim middle\" x=\"{x:.1}\" y=\"{}\">{tick}x</text>", bottom + 16.0));
+            tick *= 2.0;
+        }
+    }
+
+    /// One row's figure, bar, marks, ratio and verdict.
+    fn bar(&mut self, y: f64, row: &Row, ratio: f64, bounds: (f64, f64)) {
+        let better = |ratio: f64| position(if row.metric.is_rate() { ratio } else { 1.0 / ratio });
+        let (text_y, label_end, ratio_end) = (y + BASELINE, LABEL_WIDTH - 12.0, LABEL_WIDTH + PLOT_WIDTH + 62.0);
+        let label = row.metric.label();
+        self.draw(format_args!("<text class=\"dim end\" x=\"{label_end}\" y=\"{text_y}\">{label}</text>"));
+        let (one, end) = (position(1.0), better(ratio));
         let bar_y = y + (ROW_HEIGHT - BAR_HEIGHT) / 2.0 - 1.0;
-        draw(format_args!(
+        self.draw(format_args!(
             "<rect class=\"{}\" x=\"{:.1}\" y=\"{bar_y}\" width=\"{:.1}\" height=\"{BAR_HEIGHT}\" rx=\"2\"/>",
             class(row.verdict),
             one.min(end),
             (end - one).abs().max(1.0)
         ));
-        let (floor, goal) = (position(better(bounds.0)), position(better(bounds.1)));
+        let (floor, goal) = (better(bounds.0), better(bounds.1));
         let (mark_top, mark_bottom) = (bar_y - 2.0, bar_y + BAR_HEIGHT + 2.0);
-        draw(format_args!(
+        self.draw(format_args!(
             "<line class=\"mark\" x1=\"{floor:.1}\" x2=\"{floor:.1}\" y1=\"{mark_top}\" y2=\"{mark_bottom}\"/>"
         ));
-        draw(format_args!("<circle class=\"ring\" cx=\"{goal:.1}\" cy=\"{}\" r=\"4\"/>", bar_y + BAR_HEIGHT / 2.0));
-        let ratio_end = LABEL_WIDTH + PLOT_WIDTH + 62.0;
-        draw(format_args!("<text class=\"end\" x=\"{ratio_end}\" y=\"{text_y}\">{}x</text>", number(*ratio)));
-        draw(format_args!("<text x=\"{}\" y=\"{text_y}\">{}</text>", ratio_end + 14.0, row.verdict.label()));
+        let goal_y = bar_y + BAR_HEIGHT / 2.0;
+        self.draw(format_args!("<circle class=\"ring\" cx=\"{goal:.1}\" cy=\"{goal_y}\" r=\"4\"/>"));
+        self.draw(format_args!("<text class=\"end\" x=\"{ratio_end}\" y=\"{text_y}\">{}x</text>", number(ratio)));
+        let verdict = row.verdict.label();
+        self.draw(format_args!("<text x=\"{}\" y=\"{text_y}\">{verdict}</text>", ratio_end + 14.0));
     }
-    draw(format_args!("</svg>"));
-    svg
 }
 
 /// Where `better` times better lies on the axis.

@@ -138,6 +138,11 @@ impl Pace {
         self.interval.is_some()
     }
 
+    /// Calls taken so far, for the progress bar.
+    pub(crate) fn taken(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
     /// Takes the next call: its number and, with a rate, the moment it is due; `None` when all are handed out.
     fn take(&self) -> Option<(u64, Option<Instant>)> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);

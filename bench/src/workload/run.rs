@@ -7,6 +7,7 @@
 //! Dropping the future of [`execute`] (an interrupt) ends the threads: their signals come from its channels.
 
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 
 use super::{Client, Context, Group, Length, Pace, Run, Stage, StageCell};
 use crate::connection::{CallError, Connection, Endpoint};
-use crate::measure::{ProcessSample, ProcessUse, Recorder, Summary};
+use crate::measure::{self, ProcessSample, ProcessUse, Recorder, Summary};
 
 /// How long connecting and preparing all clients may take.
 const PREPARE_DEADLINE: Duration = Duration::from_mins(2);
@@ -41,6 +42,8 @@ pub(crate) struct Outcome {
     pub(crate) server: Option<ProcessUse>,
     /// What this process used in it.
     pub(crate) generator: ProcessUse,
+    /// Cores that everything else on the machine used in it, when the server's process is known.
+    pub(crate) other_cores: Option<f64>,
 }
 
 /// The figures of one group.
@@ -111,110 +114,166 @@ enum Report {
 /// A connection or a preparation failed, or the server's process cannot be read. Failing calls are no error: they are
 /// counted in the outcome.
 pub(crate) async fn execute(run: Run, progress: &ProgressBar) -> anyhow::Result<Outcome> {
-    let threads = run.threads.max(1);
-    let server = |pid: Option<u32>| -> anyhow::Result<Option<ProcessSample>> {
-        let read =
-            |pid| ProcessSample::read(pid).with_context(|| format!("server process {pid}: is --server-pid right?"));
-        pid.map(read).transpose()
-    };
-    server(run.server_pid)?;
-    let total = match run.length {
+    let (length, server_pid) = (run.length, run.server_pid);
+    let total = match length {
         Length::Time { .. } => None,
         Length::Total(total) => Some(total),
     };
-    let state = |group: Group| GroupState {
-        pace: Arc::new(Pace::new(total, group.rate)),
-        recorders: (0..threads).map(|_| Arc::new(Recorder::new())).collect(),
-        group,
-    };
-    let shared = Arc::new(Shared {
-        endpoints: run.endpoints,
-        threads,
-        deadline: run.deadline,
-        groups: run.groups.into_iter().map(state).collect(),
-        stage: Arc::new(StageCell::new()),
-    });
-
-    let (go, go_signal) = watch::channel(false);
-    let (over, over_signal) = watch::channel(false);
-    // Each thread sends two reports.
-    let (report, mut reports) = mpsc::channel(2 * threads);
-    let mut workers = Vec::with_capacity(threads);
-    for thread in 0..threads {
-        let (shared, report) = (shared.clone(), report.clone());
-        let (go, over) = (go_signal.clone(), over_signal.clone());
-        let spawned = std::thread::Builder::new().name(format!("load-{thread}"));
-        workers.push(spawned.spawn(move || work(&shared, thread, &report, go, over))?);
-    }
-    drop(report);
+    let shared = Arc::new(Shared::new(run, total));
+    let mut workers = Workers::start(&shared)?;
     progress.set_message("preparing clients");
-    await_prepared(&mut reports, threads).await?;
+    workers.await_prepared().await?;
 
-    if let Length::Time { warmup, .. } = run.length {
-        go.send_replace(true);
+    if let Length::Time { warmup, .. } = length {
+        workers.go.send_replace(true);
         observe(&shared, progress, warmup, None).await;
     }
-    let before = (server(run.server_pid)?, ProcessSample::read(std::process::id())?);
+    let before = Usage::read(server_sample(server_pid)?)?;
     shared.stage.set(Stage::Measured);
     let begin = Instant::now();
-    go.send_replace(true);
-    let limit = match run.length {
+    workers.go.send_replace(true);
+    let limit = match length {
         Length::Time { measured, .. } => measured,
         Length::Total(_) => Duration::MAX,
     };
-    let mut ended = 0;
     let is_ended_by_clients = tokio::select! {
         () = observe(&shared, progress, limit, total) => false,
-        () = await_ended(&mut reports, threads, &mut ended) => true,
+        () = workers.await_ended() => true,
     };
-    let seconds = begin.elapsed();
-    let after = (server(run.server_pid)?, ProcessSample::read(std::process::id())?);
+    let elapsed = begin.elapsed();
+    // A server that died has no second sample; what its clients saw tells more.
+    let after = Usage::read(server_sample(server_pid).ok().flatten())?;
     shared.stage.set(Stage::Over);
-    over.send_replace(true);
-    await_ended(&mut reports, threads, &mut ended).await;
-    for worker in workers {
-        if worker.join().is_err() {
-            bail!("a load thread panicked");
-        }
-    }
+    workers.end().await?;
 
-    let groups = shared.groups.iter().map(|state| GroupOutcome {
-        name: state.group.name.clone(),
-        unit: state.group.unit,
-        clients: state.group.clients,
-        connections: state.group.connections,
-        is_counted: state.group.is_counted,
-        summary: Summary::merge(state.recorders.iter().map(|recorder| &**recorder), seconds),
-    });
     Ok(Outcome {
-        groups: groups.collect(),
-        seconds: seconds.as_secs_f64(),
+        groups: shared.groups.iter().map(|state| state.outcome(elapsed)).collect(),
+        seconds: elapsed.as_secs_f64(),
         is_cut_short: is_ended_by_clients && total.is_none(),
-        server: before.0.zip(after.0).map(|(before, after)| ProcessUse::between(&before, &after)),
-        generator: ProcessUse::between(&before.1, &after.1),
+        server: before.server_until(&after),
+        generator: ProcessUse::between(&before.generator, &after.generator),
+        other_cores: before.other_cores_until(&after, elapsed),
     })
 }
 
-/// Waits until every thread has prepared its clients.
-async fn await_prepared(reports: &mut mpsc::Receiver<Report>, threads: usize) -> anyhow::Result<()> {
-    let all = async {
-        for _ in 0..threads {
-            match reports.recv().await {
-                Some(Report::Prepared(outcome)) => outcome?,
-                Some(Report::Ended) | None => bail!("a load thread ended before its clients were prepared"),
+/// What the processes and the machine had used at one moment.
+struct Usage {
+    server: Option<ProcessSample>,
+    generator: ProcessSample,
+    machine: Duration,
+}
+
+impl Usage {
+    fn read(server: Option<ProcessSample>) -> anyhow::Result<Self> {
+        Ok(Self { server, generator: ProcessSample::read(std::process::id())?, machine: measure::machine_cpu()? })
+    }
+
+    fn server_until(&self, after: &Self) -> Option<ProcessUse> {
+        self.server.zip(after.server).map(|(before, after)| ProcessUse::between(&before, &after))
+    }
+
+    fn other_cores_until(&self, after: &Self, elapsed: Duration) -> Option<f64> {
+        let server = self.server_until(after)?;
+        let own = server.cpu_us + ProcessUse::between(&self.generator, &after.generator).cpu_us;
+        let all = after.machine.saturating_sub(self.machine).as_secs_f64() * 1e6;
+        Some(((all - own) / 1e6 / elapsed.as_secs_f64().max(1e-9)).max(0.0))
+    }
+}
+
+fn server_sample(pid: Option<u32>) -> anyhow::Result<Option<ProcessSample>> {
+    let read = |pid| ProcessSample::read(pid).with_context(|| format!("server process {pid}: is --server-pid right?"));
+    pid.map(read).transpose()
+}
+
+impl Shared {
+    fn new(run: Run, total: Option<u64>) -> Self {
+        let threads = run.threads.max(1);
+        let state = |group: Group| GroupState {
+            pace: Arc::new(Pace::new(total, group.rate)),
+            recorders: (0..threads).map(|_| Arc::new(Recorder::new())).collect(),
+            group,
+        };
+        Self {
+            endpoints: run.endpoints,
+            threads,
+            deadline: run.deadline,
+            groups: run.groups.into_iter().map(state).collect(),
+            stage: Arc::new(StageCell::new()),
+        }
+    }
+}
+
+impl GroupState {
+    fn outcome(&self, elapsed: Duration) -> GroupOutcome {
+        GroupOutcome {
+            name: self.group.name.clone(),
+            unit: self.group.unit,
+            clients: self.group.clients,
+            connections: self.group.connections,
+            is_counted: self.group.is_counted,
+            summary: Summary::merge(self.recorders.iter().map(|recorder| &**recorder), elapsed),
+        }
+    }
+}
+
+/// The worker threads as the caller sees them. Dropped before the end, its channels close and the threads end.
+struct Workers {
+    handles: Vec<JoinHandle<()>>,
+    go: watch::Sender<bool>,
+    over: watch::Sender<bool>,
+    reports: mpsc::Receiver<Report>,
+    ended: usize,
+}
+
+impl Workers {
+    fn start(shared: &Arc<Shared>) -> anyhow::Result<Self> {
+        let (go, go_signal) = watch::channel(false);
+        let (over, over_signal) = watch::channel(false);
+        // Each thread sends two reports.
+        let (report, reports) = mpsc::channel(2 * shared.threads);
+        let spawn = |thread: usize| {
+            let (shared, report) = (shared.clone(), report.clone());
+            let (go, over) = (go_signal.clone(), over_signal.clone());
+            let builder = std::thread::Builder::new().name(format!("load-{thread}"));
+            builder.spawn(move || work(&shared, thread, &report, go, over))
+        };
+        let handles = (0..shared.threads).map(spawn).collect::<Result<_, _>>()?;
+        Ok(Self { handles, go, over, reports, ended: 0 })
+    }
+
+    /// Waits until every thread has prepared its clients.
+    async fn await_prepared(&mut self) -> anyhow::Result<()> {
+        let all = async {
+            for _ in 0..self.handles.len() {
+                match self.reports.recv().await {
+                    Some(Report::Prepared(outcome)) => outcome?,
+                    Some(Report::Ended) | None => bail!("a load thread ended before its clients were prepared"),
+                }
+            }
+            Ok(())
+        };
+        let late =
+            || format!("the clients could not be prepared within {PREPARE_DEADLINE:?}; try fewer clients or watchers");
+        tokio::time::timeout(PREPARE_DEADLINE, all).await.with_context(late)?
+    }
+
+    /// Waits until every thread has ended; the wait can be interrupted and repeated.
+    async fn await_ended(&mut self) {
+        while self.ended < self.handles.len() && self.reports.recv().await.is_some() {
+            self.ended += 1;
+        }
+    }
+
+    /// Tells the threads that the run is over, and waits for them.
+    async fn end(mut self) -> anyhow::Result<()> {
+        self.over.send_replace(true);
+        self.await_ended().await;
+        for handle in self.handles {
+            if handle.join().is_err() {
+                bail!("a load thread panicked");
             }
         }
         Ok(())
-    };
-    let late =
-        || format!("the clients could not be prepared within {PREPARE_DEADLINE:?}; try fewer clients or watchers");
-    tokio::time::timeout(PREPARE_DEADLINE, all).await.with_context(late)?
-}
-
-/// Waits until every thread has ended; `ended` counts them, so that the wait can be interrupted.
-async fn await_ended(reports: &mut mpsc::Receiver<Report>, threads: usize, ended: &mut usize) {
-    while *ended < threads && reports.recv().await.is_some() {
-        *ended += 1;
     }
 }
 
@@ -235,7 +294,10 @@ async fn observe(shared: &Shared, progress: &ProgressBar, limit: Duration, total
         let rate = (now - last) as f64 / (at - last_at).as_secs_f64().max(1e-3);
         (last, last_at) = (now, at);
         let share = match total {
-            Some(total) => now as f64 / total.max(1) as f64,
+            Some(total) => {
+                let taken: u64 = shared.groups.iter().map(|state| state.pace.taken()).sum();
+                taken as f64 / (total * shared.groups.len() as u64).max(1) as f64
+            }
             None => begin.elapsed().as_secs_f64() / limit.as_secs_f64(),
         };
         progress.set_length(1_000);
