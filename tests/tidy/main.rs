@@ -27,7 +27,16 @@ fn tracked() -> Result<Vec<String>> {
 
 fn rust_sources() -> Result<Vec<Source>> {
     let rust = tracked()?.into_iter().filter(|path| path.ends_with(".rs"));
-    rust.map(|path| Ok(Source::new(std::fs::read_to_string(root().join(&path))?, path))).collect()
+    let mut sources = Vec::new();
+    for path in rust {
+        sources.push(Source::new(std::fs::read_to_string(root().join(&path))?, path));
+    }
+    let for_tests: Vec<String> = sources.iter().flat_map(Source::test_modules).collect();
+    for source in &mut sources {
+        let module = source.path.trim_end_matches(".rs").trim_end_matches("/mod");
+        source.is_test |= for_tests.iter().any(|test| module == test || source.path.starts_with(&format!("{test}/")));
+    }
+    Ok(sources)
 }
 
 /// Fails with one line for each offence.
