@@ -1,2 +1,63 @@
-//! Load generator.
-fn main() {}
+//! `cleat-bench`: drives any etcd v3 endpoint with one workload, or compares two servers side by side.
+//!
+//! The generator has its own small HTTP/2 client and counts only what it must, because it shares the machine with the
+//! server it measures. Figures go to the standard output, progress to a terminal on the standard error.
+#![allow(clippy::print_stdout, reason = "printing figures is this program's purpose")]
+
+mod args;
+mod compare;
+mod connection;
+mod http2;
+mod load;
+mod measure;
+mod table;
+mod wire;
+mod workload;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cleat-bench: cannot start a runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    // Dropping the command's future stops every server it started and removes their directories.
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = execute(cli.command) => outcome,
+            interrupted = interruption() => interrupted,
+        }
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cleat-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn execute(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Compare(args) => compare::execute(&args).await,
+        other => load::execute(other).await,
+    }
+}
+
+/// Waits for an interrupt or a termination signal.
+async fn interruption() -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        outcome = tokio::signal::ctrl_c() => outcome?,
+        _ = terminate.recv() => {}
+    }
+    anyhow::bail!("interrupted")
+}

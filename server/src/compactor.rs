@@ -11,13 +11,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Longest time between two periodic compactions.
-const PERIODIC_MAX: Duration = Duration::from_secs(3600);
+const PERIODIC_MAX: Duration = Duration::from_hours(1);
 
 /// Samples, and retries after an error, within one interval between compactions.
 const SAMPLES: u32 = 10;
 
 /// Time between two compactions by count.
-const REVISION_INTERVAL: Duration = Duration::from_secs(300);
+const REVISION_INTERVAL: Duration = Duration::from_mins(5);
 
 /// Runs until the member stops.
 pub(crate) async fn run(node: Node, mode: AutoCompaction, stop: CancellationToken) {
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn one_period_is_remembered() {
-        let mut samples = Samples::new(Duration::from_secs(3600), Duration::from_secs(360));
+        let mut samples = Samples::new(Duration::from_hours(1), Duration::from_mins(6));
         for revision in 1..=30 {
             samples.push(revision);
         }

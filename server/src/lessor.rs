@@ -39,7 +39,7 @@ const IN_FLIGHT: usize = 16;
 const RETRY: Duration = Duration::from_secs(3);
 
 /// How often the remaining time of a long lease is written down.
-const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5 * 60);
+const CHECKPOINT_INTERVAL: Duration = Duration::from_mins(5);
 
 /// Leases in one checkpoint entry.
 const CHECKPOINTS_IN_ENTRY: usize = 1000;

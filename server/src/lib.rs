@@ -11,6 +11,7 @@ pub mod listen;
 pub mod logging;
 pub mod metrics;
 mod node;
+pub mod notify;
 mod quota;
 pub mod raft;
 pub mod server;

@@ -2,7 +2,7 @@
 
 use server::config::{self, Command, Config};
 use server::server::Server;
-use server::{logging, version};
+use server::{logging, notify, version};
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -71,6 +71,9 @@ async fn run(config: Config) -> anyhow::Result<SignalKind> {
         stop = signals.next() => return Ok(stop),
     };
     tracing::info!("ready to serve client requests");
+    if let Err(error) = notify::ready(std::env::var_os("NOTIFY_SOCKET").as_deref()) {
+        tracing::warn!(%error, "cannot tell systemd that the member is ready");
+    }
     if std::io::stdout().is_terminal() {
         print(&welcome);
     }

@@ -263,16 +263,15 @@ impl Node {
         let in_flight = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
         let mut left: Option<Proposal> = None;
         loop {
-            let first = match left.take() {
-                Some(proposal) => proposal,
-                None => tokio::select! {
-                    proposal = waiting.recv() => match proposal {
-                        Some(proposal) => proposal,
-                        None => return,
-                    },
-                    () = stop.cancelled() => return,
-                },
+            let next = if left.is_some() {
+                left.take()
+            } else {
+                tokio::select! {
+                    proposal = waiting.recv() => proposal,
+                    () = stop.cancelled() => None,
+                }
             };
+            let Some(first) = next else { return };
             // Invariant: the semaphore is never closed.
             let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
             let mut bytes = first.bytes;
@@ -330,7 +329,8 @@ impl Node {
                 .await
                 .unwrap_or(Err(Error::Timeout));
             for reader in readers.drain(..) {
-                drop(reader.send(confirmed));
+                // A reader that stopped waiting needs no answer.
+                reader.send(confirmed).ok();
             }
         }
     }

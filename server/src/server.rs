@@ -491,6 +491,10 @@ fn export_metrics(metrics: &Arc<Metrics>, node: &Node, quota: &Arc<Quota>, hub: 
         server.is_leader.set(i64::from(node.is_leader()));
         server.proposals_committed.set(node.committed() as i64);
         server.proposals_applied.set(store.applied.index as i64);
+        server.proposals_failed.reset();
+        server.proposals_failed.inc_by(node.stats().failed());
+        server.leader_changes.reset();
+        server.leader_changes.inc_by(node.leader_changes());
         server.proposals_pending.set(node.stats().pending() as i64);
         metrics.disk.wal_write_bytes.set(node.log_bytes() as i64);
         metrics.mvcc.db_size_bytes.set(store.file_bytes as i64);

@@ -128,7 +128,7 @@ impl Worker {
                 Ok(Request::Flush(done)) => {
                     self.flush()?;
                     // The caller may be gone.
-                    drop(done.send(()));
+                    done.send(()).ok();
                 }
                 Ok(Request::Defragment(done)) => {
                     let started = Instant::now();

@@ -247,11 +247,51 @@ pub(crate) fn sync_directory(path: &std::path::Path) -> Result<(), Fault> {
 
 #[cfg(test)]
 mod tests {
-    use super::sync_directory;
+    use super::{begin, sync_directory, write};
+    use crate::command::{Entry, Position};
+    use crate::{Options, Reader, Writer, open};
+    use api::cleatpb::Command;
+    use api::cleatpb::command::Op;
+    use api::etcdserverpb::{PutRequest, RangeRequest};
     use std::path::Path;
 
     #[test]
     fn a_file_of_the_working_directory_has_a_directory() {
         sync_directory(Path::new("db")).unwrap();
+    }
+
+    fn put(writer: &mut Writer, index: u64, key: &'static str) {
+        let put = PutRequest { key: key.into(), ..Default::default() };
+        let commands = [Command { header: None, op: Some(Op::Put(put)) }];
+        writer.apply([Entry { position: Position { term: 1, index }, commands: &commands, membership: None }]).unwrap();
+    }
+
+    fn answers(reader: &Reader) -> String {
+        let all = RangeRequest { key: "a".into(), range_end: vec![0].into(), revision: 3, ..Default::default() };
+        let range = reader.range(&all).unwrap();
+        let past = [1, 30, 1000].map(|bytes| {
+            let past = reader.past(2, bytes).unwrap();
+            (past.next, past.changes.iter().map(|change| (change.revision, change.events.len())).collect::<Vec<_>>())
+        });
+        format!("{range:?} {past:?} {:?}", reader.hash_kv(0).unwrap())
+    }
+
+    /// Between its commit and the trim of the tail, a flush has every change in both places.
+    #[test]
+    fn a_committed_change_that_is_still_in_the_tail_counts_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut writer, mut flusher, reader) = open(&directory.path().join("db"), Options::default()).unwrap();
+        put(&mut writer, 1, "a");
+        flusher.flush().unwrap();
+        put(&mut writer, 2, "b");
+        put(&mut writer, 3, "c");
+        let before = answers(&reader);
+        let changes = flusher.take_changes().unwrap();
+        let txn = begin(&flusher.shared.database()).unwrap();
+        write(&txn, &changes).unwrap();
+        txn.commit().unwrap();
+        assert_eq!(answers(&reader), before);
+        put(&mut writer, 4, "d");
+        assert_eq!(reader.past(2, 1000).unwrap().changes.len(), 4);
     }
 }

@@ -4,9 +4,190 @@
 #[allow(dead_code, reason = "every test binary uses a part")]
 mod support;
 
-use api::etcdserverpb::RangeRequest;
-use store::Options;
-use support::Member;
+use api::cleatpb::Command;
+use api::cleatpb::command::Op;
+use api::etcdserverpb::request_op::Request;
+use api::etcdserverpb::{PutRequest, RangeRequest, RequestOp, TxnRequest};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::sync::atomic::{AtomicBool, Ordering};
+use store::{Entry, Flusher, Options, ReadError, Reader, Rejection, Writer};
+use support::{Member, command, compaction, position};
+
+/// Accounts, more than a reader visits under one lock.
+const ACCOUNTS: usize = 2500;
+const TOTAL: i64 = 10 * ACCOUNTS as i64;
+const TRANSFERS: u64 = 6000;
+
+fn account(i: usize) -> Vec<u8> {
+    format!("account{i:05}").into_bytes()
+}
+
+fn put(i: usize, balance: i64) -> RequestOp {
+    let put = PutRequest { key: account(i).into(), value: balance.to_string().into(), ..Default::default() };
+    RequestOp { request: Some(Request::RequestPut(put)) }
+}
+
+/// One transaction over all given accounts.
+fn transfer(balances: &[(usize, i64)]) -> Command {
+    let success = balances.iter().map(|(i, balance)| put(*i, *balance)).collect();
+    command(Op::Txn(TxnRequest { success, ..Default::default() }))
+}
+
+fn all(revision: i64) -> RangeRequest {
+    RangeRequest { key: vec![0].into(), range_end: vec![0].into(), revision, ..Default::default() }
+}
+
+/// The sum over a range's answer, unless a compaction was faster.
+fn sum(reader: &Reader, revision: i64) -> Option<(i64, i64)> {
+    match reader.range(&all(revision)) {
+        Ok((response, at)) => {
+            assert_eq!(response.count, ACCOUNTS as i64);
+            let values = response.kvs.iter().map(|kv| {
+                let fields = kv.fields().unwrap();
+                assert!(fields.mod_revision <= if revision == 0 { at } else { revision });
+                std::str::from_utf8(fields.value).unwrap().parse::<i64>().unwrap()
+            });
+            Some((values.sum(), at))
+        }
+        Err(ReadError::Rejected(Rejection::Compacted)) if revision != 0 => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn write(writer: &mut Writer, seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut balances = vec![10; ACCOUNTS];
+    for index in 2..TRANSFERS {
+        let (from, to, amount) =
+            (random.random_range(0..ACCOUNTS), random.random_range(0..ACCOUNTS), random.random_range(1..5));
+        let mut commands = Vec::new();
+        if from != to {
+            balances[from] -= amount;
+            balances[to] += amount;
+            commands.push(transfer(&[(from, balances[from]), (to, balances[to])]));
+        }
+        if index % 100 == 0 {
+            commands.push(command(compaction(index as i64 - 60)));
+        }
+        writer.apply([Entry { position: position(index), commands: &commands, membership: None }]).unwrap();
+    }
+}
+
+fn maintain(flusher: &mut Flusher, done: &AtomicBool) {
+    for round in 0.. {
+        flusher.flush().unwrap();
+        flusher.compact_step(300);
+        if round % 20 == 19 {
+            flusher.defragment().unwrap();
+        }
+        if done.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+}
+
+/// Ranges at the latest and at old revisions.
+fn read_sums(reader: &Reader, seed: u64, done: &AtomicBool) -> usize {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut reads = 0;
+    let mut last = 0;
+    while !done.load(Ordering::Relaxed) {
+        let (total, at) = sum(reader, 0).expect("the latest revision is never refused");
+        assert_eq!(total, TOTAL, "at {at}");
+        assert!(at >= last, "a reader went back from {last} to {at}");
+        last = at;
+        let (compacted, revision) = reader.compacted_and_revision();
+        let old = random.random_range(compacted.max(2)..=revision);
+        assert!(sum(reader, old).is_none_or(|(total, _)| total == TOTAL), "at {old}");
+        reads += 1;
+    }
+    reads
+}
+
+/// Follows the events, as a slow watcher does, and keeps the sum from them.
+fn follow(reader: &Reader, done: &AtomicBool) -> (Vec<i64>, i64) {
+    let mut balances = vec![0; ACCOUNTS];
+    let mut next = 2;
+    loop {
+        let finished = done.load(Ordering::Relaxed);
+        match reader.past(next, 2000) {
+            Ok(past) => {
+                for change in &past.changes {
+                    assert!((next..past.next).contains(&change.revision));
+                    assert_eq!(change.events.len(), if change.revision == 2 { ACCOUNTS } else { 2 });
+                    for event in &change.events {
+                        let fields = event.kv.fields().unwrap();
+                        let i: usize = std::str::from_utf8(&fields.key[7..]).unwrap().parse().unwrap();
+                        balances[i] = std::str::from_utf8(fields.value).unwrap().parse().unwrap();
+                    }
+                    assert_eq!(balances.iter().sum::<i64>(), TOTAL, "after {}", change.revision);
+                }
+                next = past.next;
+                if finished && next > past.current {
+                    return (balances, next - 1);
+                }
+            }
+            // Too slow: start again from a list, as clients do.
+            Err(ReadError::Rejected(Rejection::Compacted)) => {
+                let (response, at) = reader.range(&all(0)).unwrap();
+                for (i, kv) in response.kvs.iter().enumerate() {
+                    balances[i] = std::str::from_utf8(kv.fields().unwrap().value).unwrap().parse().unwrap();
+                }
+                next = at + 1;
+            }
+            Err(ReadError::Rejected(rejection)) => panic!("{rejection}"),
+            Err(ReadError::Fault(fault)) => panic!("{fault}"),
+        }
+    }
+}
+
+/// A hash of one revision is the same whenever it is computed, while no compaction is accepted.
+fn hash(reader: &Reader, done: &AtomicBool) {
+    while !done.load(Ordering::Relaxed) {
+        let first = reader.hash_kv(0).unwrap();
+        match reader.hash_kv(first.revision) {
+            Ok(second) if second.compacted == first.compacted => assert_eq!(first.hash, second.hash),
+            Ok(_) | Err(ReadError::Rejected(Rejection::Compacted)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn every_read_is_one_consistent_state() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options { cache_bytes: 50_000, database_cache_bytes: 1 << 20 };
+    let (mut writer, mut flusher, reader) = store::open(&directory.path().join("db"), options).unwrap();
+    let start: Vec<_> = (0..ACCOUNTS).map(|i| (i, 10)).collect();
+    writer.apply([Entry { position: position(1), commands: &[transfer(&start)], membership: None }]).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|seed| {
+                scope.spawn({
+                    let (reader, done) = (&reader, &done);
+                    move || read_sums(reader, seed, done)
+                })
+            })
+            .collect();
+        let follower = scope.spawn(|| follow(&reader, &done));
+        scope.spawn(|| hash(&reader, &done));
+        scope.spawn(|| maintain(&mut flusher, &done));
+        // The threads must end also when the writer fails.
+        let written = scope.spawn(|| write(&mut writer, 1)).join();
+        done.store(true, Ordering::Relaxed);
+        written.unwrap();
+        for reader in readers {
+            assert!(reader.join().unwrap() > 0);
+        }
+        let (balances, at) = follower.join().unwrap();
+        assert_eq!(at, reader.revision());
+        let (response, _) = reader.range(&all(0)).unwrap();
+        let found = response.kvs.iter().map(|kv| kv.fields().unwrap().value.to_vec());
+        assert!(found.eq(balances.iter().map(|balance| balance.to_string().into_bytes())));
+    });
+}
 
 /// A long answer is read in pieces; a defragmentation that replaces the file must not cut it off.
 #[test]
@@ -24,6 +205,5 @@ fn a_snapshot_survives_a_defragmentation() {
         frames += 1;
     }
     assert!(frames > 5);
-    let all = RangeRequest { key: vec![0].into(), range_end: vec![0].into(), ..Default::default() };
-    assert_eq!(member.reader().range(&all).unwrap().0.count, 2000);
+    assert_eq!(member.reader().range(&all(0)).unwrap().0.count, 2000);
 }

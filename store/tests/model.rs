@@ -21,7 +21,7 @@ struct Run {
 
 #[test]
 fn the_store_equals_the_model() {
-    let steps = std::env::var("CLEAT_MODEL_STEPS").map_or(2500, |steps| steps.parse().unwrap());
+    let steps = std::env::var("CLEAT_MODEL_STEPS").map_or(5000, |steps| steps.parse().unwrap());
     // A small cache, so that reads come from everywhere.
     let options = Options { cache_bytes: 60, database_cache_bytes: 1 << 20 };
     let mut run = Run { random: Random::new(), model: Model::new(), member: Member::new(options) };
@@ -34,8 +34,8 @@ impl Run {
     fn step(&mut self) {
         match self.random.below(100) {
             0..=39 => {
-                let commands = (0..1 + self.random.below(3)).map(|_| self.random.command()).collect();
-                self.write(commands);
+                let commands: Vec<_> = (0..=self.random.below(3)).map(|_| self.random.command()).collect();
+                self.write(&commands);
             }
             40..=59 => self.range(),
             60..=66 => self.read_txn(),
@@ -62,9 +62,9 @@ impl Run {
         }
     }
 
-    fn write(&mut self, commands: Vec<Command>) {
+    fn write(&mut self, commands: &[Command]) {
         let before = self.model.revision;
-        let applied = self.member.apply_entry(commands.clone());
+        let applied = self.member.apply_entry(commands.to_vec());
         let expected: Vec<_> = commands.iter().map(|command| self.model.apply(command)).collect();
         assert_eq!(applied.outcomes, [expected], "{commands:?}");
         let changes: Vec<_> = self.model.history.range(before + 1..).map(|(r, e)| (*r, e.clone())).collect();

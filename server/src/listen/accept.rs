@@ -126,7 +126,15 @@ impl Listeners {
 
     /// Serves what was bound.
     pub fn serve(&self, bound: Bound, front: &Front) {
+        let addresses = bound.addresses();
         let url: Arc<str> = bound.url.into();
+        // etcd's words; scripts wait for them, and read the port from the address when the system chose it.
+        tracing::info!(
+            url = &*url,
+            ?addresses,
+            traffic = front.traffic(),
+            "serving client traffic insecurely; this is strongly discouraged!"
+        );
         for listener in bound.listeners {
             let shared = Arc::clone(&self.shared);
             let accepting = accept(shared, listener, front.clone(), Arc::clone(&url));

@@ -136,6 +136,15 @@ impl Front {
         Self { grpc: None, http: Some(http) }
     }
 
+    /// What is served, in etcd's words.
+    pub(super) fn traffic(&self) -> &'static str {
+        match (&self.grpc, &self.http) {
+            (Some(_), Some(_)) => "grpc+http",
+            (Some(_), None) => "grpc",
+            (None, _) => "http",
+        }
+    }
+
     fn call(&self, request: Request<Incoming>, peer: Option<&TcpConnectInfo>) -> FrontFuture {
         let is_grpc = request.version() == Version::HTTP_2
             && request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| is_grpc(kind.as_bytes()));

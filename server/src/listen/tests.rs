@@ -6,17 +6,17 @@ use crate::health::{GrpcHealth, HealthChecks};
 use crate::http::{HttpState, router};
 use crate::metrics::Metrics;
 use api::health::health_client::HealthClient;
-use api::health::{HealthCheckRequest, HealthCheckResponse};
-use api::server::health_server::HealthServer;
+use api::health::{HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse};
+use api::server::health_server::{Health, HealthServer};
 use futures::FutureExt as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Response, Status};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -203,6 +203,55 @@ async fn shutdown_is_quick_when_streams_end() {
     let grace = Duration::from_mins(1);
     tokio::time::timeout(DEADLINE, server.listeners.shutdown(grace)).await.expect("nothing holds the shutdown");
     assert!(stream.message().await.unwrap().is_none());
+}
+
+/// Answers when told to.
+struct Slow {
+    arrived: Arc<Notify>,
+    release: Arc<Notify>,
+}
+
+#[tonic::async_trait]
+impl Health for Slow {
+    async fn check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        self.arrived.notify_one();
+        self.release.notified().await;
+        Ok(Response::new(HealthCheckResponse { status: 1 }))
+    }
+
+    type WatchStream = futures::stream::Empty<Result<HealthCheckResponse, Status>>;
+
+    async fn watch(&self, _: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Ok(Response::new(futures::stream::empty()))
+    }
+
+    async fn list(&self, _: Request<HealthListRequest>) -> Result<Response<HealthListResponse>, Status> {
+        Ok(Response::new(HealthListResponse::default()))
+    }
+}
+
+#[tokio::test]
+async fn shutdown_lets_a_running_call_answer_and_refuses_new_ones() {
+    let (arrived, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let slow = Slow { arrived: Arc::clone(&arrived), release: Arc::clone(&release) };
+    let config = config("http://127.0.0.1:0");
+    let metrics = Metrics::new(false).unwrap();
+    let listeners = Listeners::new(&ListenSettings::new(&config), &metrics);
+    let bound = Bound::new(&config.listen_client_urls[0], false).await.unwrap();
+    let address = bound.addresses()[0];
+    let routes = GrpcRoutes::new(Arc::clone(&metrics), 1000).with(HealthServer::new(slow));
+    listeners.serve(bound, &Front::grpc_only(Arc::new(routes)));
+
+    let mut client = HealthClient::new(channel(address).await);
+    let running = tokio::spawn(async move { client.check(HealthCheckRequest::default()).await });
+    arrived.notified().await;
+    let mut shutdown = std::pin::pin!(listeners.shutdown(DEADLINE));
+    // One poll starts the shutdown; the call keeps it from ending.
+    assert!(shutdown.as_mut().now_or_never().is_none());
+    release.notify_one();
+    assert_eq!(running.await.unwrap().unwrap().into_inner().status, 1);
+    tokio::time::timeout(DEADLINE, shutdown).await.expect("nothing holds the shutdown any more");
+    assert!(TcpStream::connect(address).await.is_err());
 }
 
 #[tokio::test]

@@ -152,7 +152,7 @@ fn send_snapshot(
 ) -> Result<(), store::Fault> {
     let mut remaining = snapshot.stream_bytes()?;
     let mut digest = Sha256::new();
-    let mut send = |blob: Bytes, remaining_bytes| {
+    let send = |blob: Bytes, remaining_bytes| {
         let response = SnapshotResponse { header: Some(header), remaining_bytes, blob, version: String::new() };
         chunks.blocking_send(Ok(response)).is_ok()
     };

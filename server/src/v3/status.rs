@@ -35,11 +35,6 @@ pub(crate) fn unimplemented(what: &str) -> Status {
     Status::new(Code::Unimplemented, what)
 }
 
-/// A call that the client's own terms forbid, in etcd's words.
-pub(crate) fn invalid(reason: impl Into<String>) -> Status {
-    Status::new(Code::InvalidArgument, reason)
-}
-
 /// Logs a panic-free invariant that a reply did not keep: the store answered one command with another's reply.
 pub(crate) fn mismatched(node: &Node) -> Status {
     tracing::error!(member_id = format_args!("{:x}", node.identity().member_id), "a reply does not fit its command");

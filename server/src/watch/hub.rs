@@ -186,21 +186,6 @@ impl Hub {
         registry.revision = last.revision;
     }
 
-    /// Tells that the store's content was replaced (by a leader's snapshot) and now has the given revision. Whatever
-    /// lies between is read from the store.
-    pub(crate) fn replaced(&self, revision: i64) {
-        let mut registry = self.registry.lock();
-        let from = registry.revision + 1;
-        registry.revision = revision;
-        for watcher in registry.watchers.iter_mut().flatten().filter(|watcher| watcher.first != NEVER) {
-            let from = from.max(watcher.first);
-            if from <= revision {
-                watcher.fall_behind(from, &self.stats);
-                watcher.mailbox.filled.notify_one();
-            }
-        }
-    }
-
     /// Registers a watcher that wants everything from `first` on, or from the next revision for none. `current` is a
     /// store revision read before. Answers the watcher's slot, the revision that it was registered at, and, when it is
     /// unsynced, where its history begins.

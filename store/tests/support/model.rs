@@ -71,6 +71,7 @@ fn inside(key: &[u8], start: &[u8], end: &[u8]) -> bool {
     }
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "a message field is an `Option`")]
 fn header(revision: i64) -> Option<ResponseHeader> {
     Some(ResponseHeader { revision, ..Default::default() })
 }

@@ -25,7 +25,8 @@ impl Random {
     /// Seeded by `CLEAT_SEED`, or by chance; the seed is printed.
     pub(crate) fn new() -> Self {
         let seed = std::env::var("CLEAT_SEED").map_or_else(|_| rand::rng().random(), |seed| seed.parse().unwrap());
-        println!("CLEAT_SEED={seed}");
+        // Shown with a failure.
+        eprintln!("CLEAT_SEED={seed}");
         Self { rng: StdRng::seed_from_u64(seed), revision: 1, compacted: -1 }
     }
 

@@ -33,84 +33,91 @@ use store::{Applied, Change, Outcome, ReadError, Reply};
 pub(crate) fn run(member: &mut Member, line: &str) -> String {
     let mut words: VecDeque<&str> = line.split_whitespace().collect();
     let name = words.pop_front().expect("a command");
-    let mut out = String::new();
-    match name {
-        "range" => match member.reader().range(&range(&mut words)) {
-            Ok((response, revision)) => write!(out, "{} @{revision}", show_range(&response)).unwrap(),
-            Err(error) => out.push_str(&refused(&error)),
+    let out = if let Some(answer) = read(member, name, &mut words) {
+        answer
+    } else if let Some(answer) = maintain(member, name, &mut words) {
+        answer
+    } else {
+        let rest = line.strip_prefix("batch").unwrap_or(line);
+        words.clear();
+        let commands = rest.split(" & ").map(|part| {
+            let mut words: VecDeque<&str> = part.split_whitespace().collect();
+            let name = words.pop_front().expect("a command");
+            let op = op(name, &mut words).unwrap_or_else(|| panic!("no command: {part}"));
+            assert!(words.is_empty(), "not understood in `{part}`: {words:?}");
+            command(op)
+        });
+        let applied = member.apply_entry(commands.collect());
+        let shown: Vec<_> = applied.outcomes[0].iter().map(show_outcome).collect();
+        format!("{}{}", shown.join(" & "), show_applied(&applied))
+    };
+    assert!(words.is_empty(), "not understood in `{line}`: {words:?}");
+    out
+}
+
+/// The commands that only read.
+fn read(member: &Member, name: &str, words: &mut VecDeque<&str>) -> Option<String> {
+    let reader = member.reader();
+    Some(match name {
+        "range" => match reader.range(&range(words)) {
+            Ok((response, revision)) => format!("{} @{revision}", show_range(&response)),
+            Err(error) => refused(&error),
         },
-        "read_txn" => match member.reader().txn(&txn(&mut words)) {
-            Ok((response, revision)) => write!(out, "{} @{revision}", show_txn(&response)).unwrap(),
-            Err(error) => out.push_str(&refused(&error)),
+        "read_txn" => match reader.txn(&txn(words)) {
+            Ok((response, revision)) => format!("{} @{revision}", show_txn(&response)),
+            Err(error) => refused(&error),
         },
         "lease" => {
-            let id = number(&mut words);
-            let keys: Vec<_> = member.reader().lease_keys(id).iter().map(|key| show(key)).collect();
-            match member.reader().lease(id).0 {
-                Some(l) => {
-                    write!(out, "ttl={} remaining={} keys=[{}]", l.ttl, l.remaining_ttl, keys.join(" ")).unwrap()
-                }
-                None => out.push_str("none"),
-            }
+            let id = number(words);
+            let keys: Vec<_> = reader.lease_keys(id).iter().map(|key| show(key)).collect();
+            reader.lease(id).0.map_or("none".into(), |lease| {
+                format!("ttl={} remaining={} keys=[{}]", lease.ttl, lease.remaining_ttl, keys.join(" "))
+            })
         }
         "leases" => {
-            let ids: Vec<_> = member.reader().leases().iter().map(|(id, _)| id.to_string()).collect();
-            out = format!("[{}]", ids.join(" "));
+            let ids: Vec<_> = reader.leases().iter().map(|(id, _)| id.to_string()).collect();
+            format!("[{}]", ids.join(" "))
         }
-        "alarms" => out = show_alarms(&member.reader().alarms(0)),
-        "member" => match member.reader().member(number(&mut words) as u64) {
-            Some(m) => write!(out, "{} {:?}", m.name, m.client_urls).unwrap(),
-            None => out.push_str("none"),
+        "alarms" => show_alarms(&reader.alarms(0)),
+        "member" => {
+            let member = reader.member(number(words) as u64);
+            member.map_or("none".into(), |member| format!("{} {:?}", member.name, member.client_urls))
+        }
+        "hash" => match reader.hash_kv(words.pop_front().map_or(0, |word| word.parse().unwrap())) {
+            Ok(h) => format!("{} rev={} compacted={} @{}", h.hash, h.revision, h.compacted, h.current),
+            Err(error) => refused(&error),
         },
-        "hash" => match member.reader().hash_kv(words.pop_front().map_or(0, |w| w.parse().unwrap())) {
-            Ok(h) => write!(out, "{} rev={} compacted={} @{}", h.hash, h.revision, h.compacted, h.current).unwrap(),
-            Err(error) => out.push_str(&refused(&error)),
-        },
-        "events" => out = events(member, &mut words),
+        "events" => events(member, words),
         "previous" => {
             let key = bytes(words.pop_front().expect("a key"));
-            match member.reader().previous(&key, number(&mut words)).unwrap() {
-                Some(kv) => out = show_kv(&kv),
-                None => out.push_str("none"),
-            }
+            reader.previous(&key, number(words)).unwrap().map_or("none".into(), |kv| show_kv(&kv))
         }
         "status" => {
-            let s = member.reader().status();
-            write!(out, "rev={} compacted={} finished={} ", s.revision, s.compacted, s.compaction_finished).unwrap();
-            write!(out, "keys={} leases={} tail={} ", s.keys, s.leases, s.tail_changes).unwrap();
-            write!(out, "stored={} applied={} durable={}", s.stored_bytes, s.applied.index, s.durable.index).unwrap();
+            let s = reader.status();
+            let revisions = format!("rev={} compacted={} finished={}", s.revision, s.compacted, s.compaction_finished);
+            let sizes =
+                format!("keys={} leases={} tail={} stored={}", s.keys, s.leases, s.tail_changes, s.stored_bytes);
+            format!("{revisions} {sizes} applied={} durable={}", s.applied.index, s.durable.index)
         }
+        _ => return None,
+    })
+}
+
+/// The commands that change nothing that a client can see.
+fn maintain(member: &mut Member, name: &str, words: &mut VecDeque<&str>) -> Option<String> {
+    match name {
         "flush" => {
             let f = member.flusher().flush().unwrap();
-            write!(out, "changes={} deleted={} finished={:?}", f.changes, f.deleted, f.compaction_finished).unwrap();
+            return Some(format!("changes={} deleted={} finished={:?}", f.changes, f.deleted, f.compaction_finished));
         }
-        "compact_step" => out = format!("{}", member.flusher().compact_step(number(&mut words) as usize)),
+        "compact_step" => return Some(member.flusher().compact_step(number(words) as usize).to_string()),
         "finish" => member.finish_compaction(),
         "reopen" => member.reopen(),
         "reimport" => member.reimport(),
         "defragment" => member.flusher().defragment().unwrap(),
-        "batch" => {
-            let rest = line.trim_start_matches("batch");
-            let ops = rest.split('&').map(|part| {
-                let mut words: VecDeque<&str> = part.split_whitespace().collect();
-                let name = words.pop_front().expect("a command");
-                command(op(name, &mut words).unwrap_or_else(|| panic!("no command: {part}")))
-            });
-            let applied = member.apply_entry(ops.collect());
-            let shown: Vec<_> = applied.outcomes[0].iter().map(show_outcome).collect();
-            out = format!("{}{}", shown.join(" & "), show_applied(&applied));
-        }
-        _ => {
-            let op = op(name, &mut words).unwrap_or_else(|| panic!("no command: {line}"));
-            let (outcome, applied) = member.apply(op);
-            out = format!("{}{}", show_outcome(&outcome), show_applied(&applied));
-        }
+        _ => return None,
     }
-    if out.is_empty() {
-        out.push_str("done");
-    }
-    assert!(words.is_empty() || name == "batch", "not understood in `{line}`: {words:?}");
-    out
+    Some("done".into())
 }
 
 fn events(member: &Member, words: &mut VecDeque<&str>) -> String {
@@ -349,8 +356,7 @@ fn show_outcome(outcome: &Outcome) -> String {
         Ok(Reply::Txn(txn)) => show_txn(txn),
         Ok(Reply::LeaseGrant { id, ttl }) => format!("lease {id} ttl={ttl}"),
         Ok(Reply::Alarm(alarms)) => show_alarms(alarms),
-        Ok(Reply::Compaction | Reply::LeaseRevoke | Reply::LeaseCheckpoint) => "ok".into(),
-        Ok(Reply::MemberAttributes | Reply::Nothing) => "ok".into(),
+        Ok(_) => "ok".into(),
     };
     format!("{reply} @{}", outcome.revision)
 }

@@ -55,6 +55,7 @@ impl Member {
         let identity = Identity { cluster_id: 1, member_id: 1 };
         let limits = Limits { request_bytes: 1 << 20, request_timeout: Duration::from_secs(7) };
         let node = Node::start(raft, reader, log_stats, identity, limits, &tasks, &stop);
+        node.raft().wait(Some(DEADLINE)).state(openraft::ServerState::Leader, "elected").await.unwrap();
         node.read_barrier().await.unwrap();
         lessor.promote(|| node.reader().leases());
         let (clock, propose, token) = (Arc::clone(&lessor), proposer(node.clone()), stop.clone());
@@ -63,9 +64,9 @@ impl Member {
         let watch = WatchService { node: node.clone(), hub, progress_interval: DEADLINE, stop: stop.clone() };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = tonic::transport::Server::builder()
-            .add_service(WatchServer::new(watch))
-            .add_service(LeaseServer::new(LeaseService::new(node.clone(), lessor, Arc::new(Quota::new(None, &node)))));
+        let server = tonic::transport::Server::builder().add_service(WatchServer::new(watch)).add_service(
+            LeaseServer::new(LeaseService::new(node.clone(), lessor, Arc::new(crate::quota::Quota::new(None, &node)))),
+        );
         let (stopped, incoming) = (stop.clone().cancelled_owned(), TcpListenerStream::new(listener));
         tasks.spawn(async move { server.serve_with_incoming_shutdown(incoming, stopped).await.unwrap() });
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();

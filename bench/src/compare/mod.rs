@@ -1,0 +1,144 @@
+//! The side-by-side comparison: both servers in turns over several rounds, medians, ratios and verdicts.
+//!
+//! [`plan`] says what runs and what is claimed, [`session`] runs it on one server, [`servers`] starts and ends the
+//! processes, [`report`] makes rows of the samples, [`svg`] draws them.
+
+mod plan;
+mod report;
+mod servers;
+mod session;
+mod svg;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+use serde::Serialize;
+
+use crate::args::CompareArgs;
+use crate::load;
+use report::{Samples, Side};
+
+/// `f_type` of a file system in memory.
+const TMPFS_MAGIC: i64 = 0x0102_1994;
+
+/// What the figures were measured on and with.
+#[derive(Debug, Serialize)]
+struct Setting {
+    cleat: String,
+    etcd: String,
+    kernel: String,
+    cores: usize,
+    rounds: u64,
+    seconds: f64,
+    keys: u64,
+    large_keys: u64,
+    threads: u64,
+    seed: u64,
+}
+
+/// Everything that `--json` writes.
+#[derive(Serialize)]
+struct Document<'a> {
+    setting: &'a Setting,
+    rows: &'a [report::Row],
+    runs: &'a [report::Measured],
+    failures: &'a [String],
+}
+
+/// Runs the comparison.
+///
+/// # Errors
+/// A server does not start, a workload failed on one of them, or with `--strict` a ratio misses its floor.
+pub(crate) async fn execute(args: &CompareArgs) -> anyhow::Result<()> {
+    if args.list {
+        print!("{}", plan::list());
+        return Ok(());
+    }
+    let workloads = plan::select(&args.only).map_err(anyhow::Error::msg)?;
+    let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+    warn_of_memory_disk(&parent)?;
+    let setting = setting(args)?;
+    println!("cleat: {}\netcd:  {}", setting.cleat, setting.etcd);
+    println!(
+        "{} cores, Linux {}; {} rounds of {} s, {} keys, fsync on in both\n",
+        setting.cores, setting.kernel, args.rounds, args.seconds, args.keys
+    );
+
+    let mut samples = Samples::default();
+    let progress = load::progress_bar();
+    for round in 1..=args.rounds {
+        for session in plan::SESSIONS {
+            let chosen: Vec<_> = workloads.iter().copied().filter(|workload| workload.session == session).collect();
+            if chosen.is_empty() {
+                continue;
+            }
+            for side in [Side::Cleat, Side::Etcd] {
+                let place = session::Place { round, rounds: args.rounds, side, parent: &parent };
+                session::execute(args, &place, &chosen, &progress, &mut samples).await?;
+            }
+        }
+    }
+    progress.finish_and_clear();
+
+    let rows = report::rows(&workloads, &samples);
+    print!("{}", report::table(&rows));
+    for failure in &samples.failures {
+        println!("failed: {failure}");
+    }
+    if let Some(path) = &args.json {
+        let document = Document { setting: &setting, rows: &rows, runs: &samples.runs, failures: &samples.failures };
+        load::write_json(path, &document)?;
+    }
+    if let Some(path) = &args.svg {
+        let note = format!(
+            "{} against {}; {} cores, {} rounds of {} s",
+            setting.cleat, setting.etcd, setting.cores, args.rounds, args.seconds
+        );
+        std::fs::write(path, svg::chart(&rows, &note)).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if !samples.failures.is_empty() {
+        bail!("{} workload runs failed (see above)", samples.failures.len());
+    }
+    let misses = rows.iter().filter(|row| row.verdict == report::Verdict::Miss).count();
+    if args.strict && misses > 0 {
+        bail!("{misses} ratios miss their floor");
+    }
+    Ok(())
+}
+
+fn setting(args: &CompareArgs) -> anyhow::Result<Setting> {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    Ok(Setting {
+        cleat: version(&args.cleat, "--cleat")?,
+        etcd: version(&args.etcd, "--etcd")?,
+        kernel: kernel.trim().to_owned(),
+        cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        rounds: args.rounds,
+        seconds: args.seconds,
+        keys: args.keys,
+        large_keys: args.large_keys,
+        threads: args.threads,
+        seed: args.seed,
+    })
+}
+
+/// The first line of what `binary --version` prints.
+fn version(binary: &PathBuf, flag: &str) -> anyhow::Result<String> {
+    let output = Command::new(binary).arg("--version").output();
+    let output = output.with_context(|| format!("cannot start {}: give its path with {flag}", binary.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().next().unwrap_or("unknown version").trim().to_owned())
+}
+
+/// A disk in memory syncs nothing: the figures would not be those of a server.
+fn warn_of_memory_disk(parent: &Path) -> anyhow::Result<()> {
+    let info = rustix::fs::statfs(parent).with_context(|| format!("{} (choose with --dir)", parent.display()))?;
+    if info.f_type as i64 == TMPFS_MAGIC {
+        eprintln!(
+            "cleat-bench: {} is in memory, so fsync costs nothing there; choose a directory on a disk with --dir",
+            parent.display()
+        );
+    }
+    Ok(())
+}

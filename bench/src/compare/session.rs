@@ -1,0 +1,289 @@
+//! One session: starts a server, runs the chosen workloads on it in order, and records their figures.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use indicatif::ProgressBar;
+
+use super::plan::{Kind, Metric, Session, Workload};
+use super::report::{Measured, Samples, Side};
+use super::servers::{Ending, Server};
+use crate::args::CompareArgs;
+use crate::load::{WatchPlan, watch_groups};
+use crate::measure::ProcessSample;
+use crate::workload::keys::{KeySpace, value};
+use crate::workload::lease::Keepalive;
+use crate::workload::mixed::{self, Mix};
+use crate::workload::put::Put;
+use crate::workload::range::Range;
+use crate::workload::run::{self, Outcome};
+use crate::workload::txn::{CompareAndPut, Fill};
+use crate::workload::unary::{RequestSource, Unary};
+use crate::workload::{Group, Length, Run};
+
+/// Size of every key and value: 30 and 256 bytes.
+const KEY_BYTES: usize = 30;
+const VALUE_BYTES: usize = 256;
+/// Puts of one transaction that fills.
+const FILL_PUTS: u64 = 64;
+/// Before each measured phase.
+const WARMUP: Duration = Duration::from_millis(500);
+/// After a start or a fill, before memory is read: flushes and garbage collections end.
+const SETTLE: Duration = Duration::from_secs(3);
+/// How long filling may take.
+const FILL_DEADLINE: Duration = Duration::from_mins(10);
+
+/// Where a session runs.
+pub(crate) struct Place<'a> {
+    /// From 1.
+    pub(crate) round: u64,
+    /// How many there are.
+    pub(crate) rounds: u64,
+    /// Which server.
+    pub(crate) side: Side,
+    /// Where its directory is made.
+    pub(crate) parent: &'a Path,
+}
+
+/// Runs `workloads` of one session on a fresh server. A failing workload is recorded, and the next one runs while the
+/// server lives.
+///
+/// # Errors
+/// The server does not start.
+pub(crate) async fn execute(
+    args: &CompareArgs,
+    place: &Place<'_>,
+    workloads: &[&'static Workload],
+    progress: &ProgressBar,
+    samples: &mut Samples,
+) -> anyhow::Result<()> {
+    let label = |what: &str| format!("round {}/{} {} {what} ", place.round, place.rounds, place.side.label());
+    let binary = match place.side {
+        Side::Cleat => &args.cleat,
+        Side::Etcd => &args.etcd,
+    };
+    progress.set_prefix(label("start"));
+    let mut server = Server::start(binary, place.parent, Duration::from_secs_f64(args.start_timeout)).await?;
+    let mut is_loaded = false;
+    for workload in workloads {
+        let fail = |error: anyhow::Error| format!("{}{error:#}", label(workload.name));
+        if needs_keys(workload) && !is_loaded {
+            progress.set_prefix(label("load"));
+            is_loaded = true;
+            if let Err(error) = load_keys(args, &server, progress).await {
+                samples.failures.push(fail(error.context("loading the keys")));
+            }
+        }
+        progress.set_prefix(label(workload.name));
+        let measured = measure(args, workload, &mut server, progress).await;
+        match measured {
+            Ok((figures, outcome)) => {
+                let (round, side, workload) = (place.round, place.side, workload.name);
+                samples
+                    .failures
+                    .extend(outcome.as_ref().and_then(Outcome::failure).map(|why| fail(anyhow::anyhow!(why))));
+                samples.runs.push(Measured { round, side, workload, figures, outcome });
+            }
+            Err(error) => samples.failures.push(fail(error)),
+        }
+        if let Err(error) = server.check_alive() {
+            samples.failures.push(fail(error));
+            return Ok(());
+        }
+    }
+    server.end(Ending::Kill).await?;
+    Ok(())
+}
+
+fn needs_keys(workload: &Workload) -> bool {
+    workload.session == Session::Keys && workload.kind != Kind::Idle
+}
+
+/// Puts every key once: single puts, as an application does, and not transactions.
+async fn load_keys(args: &CompareArgs, server: &Server, progress: &ProgressBar) -> anyhow::Result<()> {
+    let put = Put { keys: KeySpace { is_sequential: true, ..keys(args.keys) }, value: value(VALUE_BYTES, args.seed) };
+    let groups = vec![group("load", "put", 256, 16, put, args.seed)];
+    let outcome = run_groups(args, server, Length::Total(args.keys), groups, progress).await?;
+    check_complete(&outcome)
+}
+
+async fn run_groups(
+    args: &CompareArgs,
+    server: &Server,
+    length: Length,
+    groups: Vec<Group>,
+    progress: &ProgressBar,
+) -> anyhow::Result<Outcome> {
+    let run = Run {
+        endpoints: vec![server.endpoint().clone()],
+        threads: args.threads as usize,
+        deadline: Duration::from_secs_f64(args.deadline),
+        server_pid: Some(server.pid()),
+        length,
+        groups,
+    };
+    let late = || format!("{}: the workload did not end within {FILL_DEADLINE:?}", server.endpoint());
+    let limit = FILL_DEADLINE.max(Duration::from_secs_f64(args.seconds * 2.0));
+    tokio::time::timeout(limit, run::execute(run, progress)).await.with_context(late)?
+}
+
+/// Every call of a fill must succeed: the workloads after it need the keys.
+fn check_complete(outcome: &Outcome) -> anyhow::Result<()> {
+    for group in &outcome.groups {
+        if group.summary.errors > 0 || group.summary.operations == 0 {
+            let why = group.summary.first_error.as_deref().unwrap_or("no answer");
+            bail!(
+                "{} of {} calls failed: {why}",
+                group.summary.errors,
+                group.summary.operations + group.summary.errors
+            );
+        }
+    }
+    Ok(())
+}
+
+type Figures = Vec<(Metric, f64)>;
+
+/// Runs one workload and returns its figures.
+async fn measure(
+    args: &CompareArgs,
+    workload: &Workload,
+    server: &mut Server,
+    progress: &ProgressBar,
+) -> anyhow::Result<(Figures, Option<Outcome>)> {
+    match workload.kind {
+        Kind::Idle => {
+            tokio::time::sleep(SETTLE).await;
+            let sample = ProcessSample::read(server.pid())?;
+            return Ok((vec![(Metric::Rss, sample.rss_bytes as f64)], None));
+        }
+        Kind::Large => return large(args, server, progress).await,
+        _ => {}
+    }
+    let measured = Duration::from_secs_f64(args.seconds);
+    let length = Length::Time { warmup: WARMUP, measured };
+    let outcome = run_groups(args, server, length, groups(args, workload.kind, workload.name)?, progress).await?;
+    let figures = if outcome.failure().is_some() { Vec::new() } else { figures(&outcome) };
+    Ok((figures, Some(outcome)))
+}
+
+/// The groups of a workload that is measured for a time.
+fn groups(args: &CompareArgs, kind: Kind, name: &str) -> anyhow::Result<Vec<Group>> {
+    let (keys, value, seed) = (keys(args.keys), value(VALUE_BYTES, args.seed), args.seed);
+    let single = |limit, is_serializable| Range { keys: keys.clone(), limit, is_serializable };
+    Ok(match kind {
+        Kind::Put { clients, connections } => {
+            vec![group(name, "put", clients, connections, Put { keys, value }, seed)]
+        }
+        Kind::Range { clients, connections, limit, is_serializable } => {
+            vec![group(name, "range", clients, connections, single(limit, is_serializable), seed)]
+        }
+        Kind::Mixed => {
+            let mix = Mix { writers: 256, writer_connections: 16, readers: 8, reader_connections: 2 };
+            mixed::groups(mix, single(1, false), Put { keys: keys.clone(), value }, None, seed)
+        }
+        Kind::Txn { clients, connections } => {
+            vec![group(name, "txn", clients, connections, CompareAndPut { keys, value }, seed)]
+        }
+        Kind::Fill => vec![group(name, "put", 16, 8, fill("fill/", args.large_keys, value), seed)],
+        Kind::Watch { watchers, keys: watched, writers } => watch_groups(WatchPlan {
+            keys: KeySpace { count: watched, ..keys },
+            value,
+            watchers,
+            streams: 64,
+            stream_connections: 64,
+            in_flight: writers as u64,
+            writers,
+            writer_connections: writers.min(8),
+            rate: None,
+            seed,
+        }),
+        Kind::Lease { leases, clients } => vec![Group {
+            name: name.to_owned(),
+            unit: "keepalive",
+            connections: 8,
+            clients,
+            rate: None,
+            is_counted: true,
+            traffic: Arc::new(Keepalive { leases, clients }),
+        }],
+        Kind::Idle | Kind::Large => bail!("{name} has no load of its own"),
+    })
+}
+
+/// The figures of a measured run; latencies are those of its first group.
+fn figures(outcome: &Outcome) -> Figures {
+    let mut figures = Vec::new();
+    if let Some(first) = outcome.groups.first() {
+        let summary = &first.summary;
+        figures.extend([
+            (Metric::Throughput, summary.per_second),
+            (Metric::P50, summary.p50_us),
+            (Metric::P99, summary.p99_us),
+        ]);
+    }
+    let per_operation = |total| outcome.per_operation(total);
+    let generator = per_operation(outcome.generator.cpu_us);
+    figures.extend(generator.map(|cpu| (Metric::GeneratorCpu, cpu)));
+    if let Some(server) = &outcome.server {
+        figures.extend(per_operation(server.cpu_us).map(|cpu| (Metric::ServerCpu, cpu)));
+        figures.push((Metric::Rss, server.rss_bytes as f64));
+        let written = server.written_bytes.and_then(|bytes| per_operation(bytes as f64));
+        figures.extend(written.map(|bytes| (Metric::Written, bytes)));
+    }
+    figures
+}
+
+/// Fills, then measures memory, restarts after SIGKILL and SIGTERM, and the disk.
+async fn large(
+    args: &CompareArgs,
+    server: &mut Server,
+    progress: &ProgressBar,
+) -> anyhow::Result<(Figures, Option<Outcome>)> {
+    let fill = fill("large/", args.large_keys, value(VALUE_BYTES, args.seed));
+    let key = fill.keys.key(args.large_keys / 2);
+    let calls = args.large_keys.div_ceil(FILL_PUTS);
+    let groups = vec![group("large", "put", 16, 8, fill, args.seed)];
+    let outcome = run_groups(args, server, Length::Total(calls), groups, progress).await?;
+    check_complete(&outcome)?;
+    let mut figures: Figures = figures(&outcome)
+        .into_iter()
+        .filter(|(metric, _)| matches!(metric, Metric::Throughput | Metric::Written))
+        .collect();
+    progress.set_message("settling");
+    tokio::time::sleep(SETTLE).await;
+    figures.push((Metric::Rss, ProcessSample::read(server.pid())?.rss_bytes as f64));
+    progress.set_message("restarting");
+    server.end(Ending::Kill).await?;
+    let killed = server.restart(key.clone()).await?;
+    figures.push((Metric::RestartKilled, killed.as_secs_f64() * 1e6));
+    server.end(Ending::Terminate).await?;
+    figures.push((Metric::Disk, server.disk_bytes()? as f64));
+    let terminated = server.restart(key).await?;
+    figures.push((Metric::RestartTerminated, terminated.as_secs_f64() * 1e6));
+    Ok((figures, Some(outcome)))
+}
+
+fn keys(count: u64) -> KeySpace {
+    KeySpace { prefix: Bytes::from_static(b"bench/"), key_size: KEY_BYTES, count, is_sequential: false }
+}
+
+fn fill(prefix: &'static str, count: u64, value: Bytes) -> Fill {
+    let keys = KeySpace { prefix: Bytes::from_static(prefix.as_bytes()), is_sequential: true, ..keys(count) };
+    Fill { keys, value, puts: FILL_PUTS }
+}
+
+fn group<S: RequestSource + 'static>(
+    name: &str,
+    unit: &'static str,
+    clients: usize,
+    connections: usize,
+    source: S,
+    seed: u64,
+) -> Group {
+    let traffic = Arc::new(Unary { source: Arc::new(source), seed });
+    Group { name: name.to_owned(), unit, connections, clients, rate: None, is_counted: true, traffic }
+}
