@@ -57,8 +57,8 @@ impl Default for Options {
     }
 }
 
-/// Opens the database file, or creates it, and rebuilds the index from it. Blocking: about half a second for a
-/// million keys.
+/// Opens the database file, or creates it, verifies its checksums and rebuilds the index from it. Blocking: about a
+/// second for a million keys.
 ///
 /// # Errors
 /// A file that is not a database, of another format, damaged or open elsewhere.

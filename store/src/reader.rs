@@ -73,7 +73,8 @@ impl Reader {
         Ok((response, revision))
     }
 
-    /// Reads events from revision `from` on, in whole revisions, until about `max_bytes` were read.
+    /// Reads events from revision `from` on, in whole revisions, until about `max_bytes` were read, but at least one
+    /// revision when there is one.
     ///
     /// # Errors
     /// [`crate::Rejection::Compacted`] when `from` lies below the compacted revision; a fault.

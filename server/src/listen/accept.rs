@@ -12,14 +12,17 @@ use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// A connection that has not shown what it speaks by then is closed.
 const FIRST_BYTES_DEADLINE: Duration = Duration::from_secs(10);
-/// The head of an HTTP/1 request must be complete by then; an idle connection is closed then as well.
+/// The head of the first HTTP/1 request must be complete by then.
 const HTTP1_HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// An HTTP/1 connection on which no further request has arrived by then is closed. Clients with connection pools
+/// expect a minute or more.
+const HTTP1_IDLE_DEADLINE: Duration = Duration::from_mins(2);
 const HTTP1_MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Tokens and client metadata fit easily.
 const HTTP2_MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
@@ -103,7 +106,7 @@ impl Listeners {
     pub fn new(settings: &ListenSettings, metrics: &Metrics) -> Self {
         let tracker = TaskTracker::new();
         let mut http1 = http1::Builder::new();
-        http1.timer(TokioTimer::new()).header_read_timeout(HTTP1_HEAD_DEADLINE).max_buf_size(HTTP1_MAX_HEAD_BYTES);
+        http1.timer(TokioTimer::new()).header_read_timeout(HTTP1_IDLE_DEADLINE).max_buf_size(HTTP1_MAX_HEAD_BYTES);
         let mut http2 = http2::Builder::new(Tracked(tracker.clone()));
         http2
             .timer(TokioTimer::new())
@@ -203,6 +206,13 @@ async fn accept(shared: Arc<Shared>, listener: Listener, front: Front, url: Arc<
     }
 }
 
+/// Returns if the first request does not arrive in time.
+async fn is_late(requests: &Notify) {
+    if tokio::time::timeout(HTTP1_HEAD_DEADLINE, requests.notified()).await.is_ok() {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Serves one connection until it ends. Holds its slot.
 async fn serve(shared: Arc<Shared>, socket: Socket, front: Front, slot: OwnedSemaphorePermit) {
     let (local, remote) = socket.addresses();
@@ -232,9 +242,12 @@ async fn serve(shared: Arc<Shared>, socket: Socket, front: Front, slot: OwnedSem
             }
         }
     } else {
+        let requests = Arc::new(Notify::new());
+        let front = front.telling(Arc::clone(&requests));
         let mut connection = pin!(shared.http1.serve_connection(TokioIo::new(connection), front));
         tokio::select! {
             served = connection.as_mut() => served,
+            () = is_late(&requests) => Ok(()),
             () = shared.stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {

@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use tokio::sync::Notify;
 use tonic::Code;
 use tonic::codegen::BoxFuture;
 use tonic::server::NamedService;
@@ -178,12 +179,20 @@ fn not_found() -> Response<ResponseBody> {
 pub(super) struct ConnectionFront {
     front: Front,
     peer: Option<TcpConnectInfo>,
+    /// Told of every request.
+    requests: Option<Arc<Notify>>,
 }
 
 impl ConnectionFront {
     pub(super) fn new(front: Front, local: Option<SocketAddr>, remote: Option<SocketAddr>) -> Self {
         let peer = remote.map(|_| TcpConnectInfo { local_addr: local, remote_addr: remote });
-        Self { front, peer }
+        Self { front, peer, requests: None }
+    }
+
+    /// Tells of every request whose head has arrived.
+    pub(super) fn telling(mut self, requests: Arc<Notify>) -> Self {
+        self.requests = Some(requests);
+        self
     }
 }
 
@@ -193,6 +202,9 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionFront {
     type Future = FrontFuture;
 
     fn call(&self, request: Request<Incoming>) -> FrontFuture {
+        if let Some(requests) = &self.requests {
+            requests.notify_one();
+        }
         self.front.call(request, self.peer.as_ref())
     }
 }

@@ -85,8 +85,8 @@ async fn call(channel: Channel, path: &'static str, service: String) -> Result<H
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.unwrap();
     let codec = tonic_prost::ProstCodec::default();
-    let request = tonic::Request::new(HealthCheckRequest { service });
-    grpc.unary(request, http::uri::PathAndQuery::from_static(path), codec).await.map(tonic::Response::into_inner)
+    let request = Request::new(HealthCheckRequest { service });
+    grpc.unary(request, http::uri::PathAndQuery::from_static(path), codec).await.map(Response::into_inner)
 }
 
 #[tokio::test]
