@@ -47,7 +47,9 @@ pub(crate) fn compare(op: &Op, etcd: &mut Answer, cleat: &mut Answer, ledger: &L
         return None;
     }
     let refused = |answer: &Answer| matches!(answer, Answer::Error { .. });
-    let harmless = op.only_reads() || (refused(etcd) && refused(cleat));
+    // An answer that did not come may still come, and be taken for that of a later request.
+    let silent = *etcd == Answer::Silence || *cleat == Answer::Silence;
+    let harmless = !silent && (op.only_reads() || (refused(etcd) && refused(cleat)));
     Some(Difference { fatal: !harmless, ..describe(op.kind(), etcd, cleat) })
 }
 

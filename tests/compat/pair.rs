@@ -24,6 +24,10 @@ pub(crate) struct World {
     pub(crate) compacted_at_delete: bool,
     /// Slot and id of the watchers that ended because of a compaction.
     pub(crate) ended_by_compaction: BTreeSet<(usize, i64)>,
+    /// A NOSPACE alarm is raised.
+    pub(crate) no_space: bool,
+    /// Slots with a watcher that starts at a revision still to come.
+    pub(crate) waits_for_future: BTreeSet<usize>,
     /// Number of lease ids that the servers chose.
     pub(crate) chosen_leases: usize,
 }
@@ -99,6 +103,9 @@ impl Pair {
 
     /// Asks both servers the same and compares.
     pub(crate) async fn step(&mut self, op: &Op, ledger: &Ledger) -> Result<Option<Difference>> {
+        let current = self.world.revisions.current;
+        let waiting = self.watched.iter().filter(|watched| watched.request.start_revision > current + 1);
+        self.world.waits_for_future = waiting.map(|watched| watched.slot).collect();
         if ledger::not_asked(op, &self.world) {
             return Ok(None);
         }
@@ -142,6 +149,9 @@ impl Pair {
                 });
             }
             (Op::Grant(request), Answer::Grant(_)) if request.id == 0 => self.world.chosen_leases += 1,
+            (Op::Alarm(request), Answer::Alarm(_)) if request.alarm == 1 && request.action != 0 => {
+                self.world.no_space = request.action == 1;
+            }
             (Op::WatchOpen(slot), _) => {
                 self.watched.retain(|watched| watched.slot != *slot);
                 self.world.ended_by_compaction.retain(|(other, _)| other != slot);

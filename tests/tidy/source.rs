@@ -6,25 +6,37 @@ pub(crate) struct Source {
     pub(crate) text: String,
     /// The text with comments, strings and characters blanked, line for line.
     pub(crate) code: String,
+    /// Compiled into tests only.
+    pub(crate) is_test: bool,
 }
 
 impl Source {
     pub(crate) fn new(text: String, path: String) -> Self {
         let code = blank(&text);
-        Self { path, text, code }
+        let is_test = path.starts_with("tests/") || path.contains("/tests/") || path.ends_with("tests.rs");
+        Self { path, text, code, is_test }
     }
 
     /// Lines that end up in a program, with their numbers from 0.
     pub(crate) fn production_lines(&self) -> impl Iterator<Item = (usize, &str)> {
-        let test_file =
-            self.path.starts_with("tests/") || self.path.contains("/tests/") || self.path.ends_with("tests.rs");
+        let lines: Vec<&str> = self.code.lines().collect();
         // By convention the tests of a module are its last part.
-        let end = if test_file {
-            0
-        } else {
-            self.code.lines().position(|line| line.trim() == "#[cfg(test)]").unwrap_or(usize::MAX)
-        };
-        self.code.lines().enumerate().take(end)
+        let tests = lines.windows(2).position(|pair| {
+            pair[0].trim() == "#[cfg(test)]" && pair[1].trim_start().starts_with("mod ") && pair[1].contains('{')
+        });
+        let end = if self.is_test { 0 } else { tests.unwrap_or(lines.len()) };
+        lines.into_iter().enumerate().take(end)
+    }
+
+    /// Paths of the modules that this file declares for tests only.
+    pub(crate) fn test_modules(&self) -> Vec<String> {
+        let (dir, file) = self.path.rsplit_once('/').unwrap_or(("", &self.path));
+        let stem = file.trim_end_matches(".rs");
+        let dir = if ["lib", "main", "mod"].contains(&stem) { dir.to_owned() } else { format!("{dir}/{stem}") };
+        let lines: Vec<&str> = self.code.lines().map(str::trim).collect();
+        let declared = lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]");
+        let names = declared.filter_map(|pair| pair[1].strip_prefix("mod ")?.strip_suffix(';'));
+        names.map(|name| format!("{dir}/{name}")).collect()
     }
 
     /// The comments and attributes directly above a line.
@@ -158,7 +170,7 @@ mod tests {
             ("a /* b\n */ c", "a     \n    c"),
             (r#"x("{\"}")"#, "x(      )"),
             ("r#\"{\"#;", "      ;"),
-            ("'{' 'a '\\'' '\\n'", "    'a           "),
+            ("'{' 'a '\\'' '\\n'", "    'a          "),
         ];
         for (text, expected) in cases {
             assert_eq!(blank(text), expected, "{text}");

@@ -1,11 +1,12 @@
 //! Scripts of `etcdctl` commands, run against etcd and Cleat side by side: what the user sees is the same.
 //!
-//! A script has one command a line; the lines below it that start with `|` are its standard input. Standard
-//! output, exit code and the text of the error are compared after [`normalise`].
+//! A script has one command a line; the lines below it that start with `|` are its standard input. A command
+//! behind `@url` is given the endpoint as a URL. Standard output, exit code and the text of the error are compared
+//! after [`Session::normalise`].
 
 use anyhow::{Context, Result, ensure};
 use api::etcdserverpb::StatusRequest;
-use harness::tool::{Output, etcdctl_binary};
+use harness::tool::{Output, etcdctl_binary, run};
 use harness::{Kind, Server, etcdctl};
 use std::process::Stdio;
 use std::time::Duration;
@@ -107,7 +108,14 @@ impl Session {
             return Ok(String::new());
         }
         let args: Vec<&str> = words.iter().map(String::as_str).collect();
-        let output = etcdctl(&self.server, &args, stdin.as_bytes(), COMMAND_DEADLINE).await?;
+        let output = match args.split_first() {
+            Some((&"@url", args)) => {
+                let mut command = Command::new(etcdctl_binary());
+                command.env("ETCDCTL_API", "3").args(["--endpoints", &self.server.client_url()]).args(args);
+                run(command, stdin.as_bytes(), COMMAND_DEADLINE).await?
+            }
+            _ => etcdctl(&self.server, &args, stdin.as_bytes(), COMMAND_DEADLINE).await?,
+        };
         if let Some(rest) = output.stdout.strip_prefix("lease ") {
             self.leases.extend(rest.split_whitespace().next().filter(|_| rest.contains(" granted")).map(str::to_owned));
         }
