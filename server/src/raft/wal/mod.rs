@@ -18,6 +18,7 @@
 
 mod index;
 mod inspect;
+mod output;
 mod record;
 mod recover;
 mod segment;

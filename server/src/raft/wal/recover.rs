@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 
 use super::index::{EntryIndex, Location};
+use super::output::Output;
 use super::record::{Header, Kind};
 use super::segment::{self, SegmentHeader};
 use super::spare::Spares;
@@ -70,7 +71,9 @@ impl Wal {
             #[cfg(test)]
             fails_syncs: std::sync::atomic::AtomicBool::new(false),
         });
+        let output = Output::open(&segment, offset.into(), options.sync).map_err(WalError::io(&segment.path))?;
         let writer = Writer {
+            output,
             dir: dir.to_owned(),
             segment_bytes,
             shared: Arc::clone(&shared),

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::super::types::{IoFlushed, LogId, Vote};
 use super::index::Location;
+use super::output::Output;
 use super::record::{self, Header, Kind};
 use super::segment::{self, Segment, SegmentHeader};
 use super::spare::Spares;
@@ -250,6 +251,7 @@ pub(super) struct Writer {
     pub(super) spares: Spares,
     pub(super) positions: Positions,
     pub(super) segment: Arc<Segment>,
+    pub(super) output: Output,
     pub(super) offset: u32,
     /// Where the first record of the segment goes, after the repeated positions. A record that is
     /// larger than a whole segment makes its segment larger, instead of asking for another one.
@@ -312,27 +314,35 @@ impl Writer {
         Ok(records)
     }
 
-    fn put(&self, bytes: &[u8], offset: u32) -> io::Result<()> {
-        self.segment.file.write_all_at(bytes, offset.into())?;
-        self.shared.stats.written(bytes.len());
+    fn put(&mut self, bytes: &[u8], offset: u32) -> io::Result<()> {
+        let (output, segment, shared) = (&mut self.output, &self.segment, &self.shared);
+        if output.is_direct() {
+            shared.stats.time(|| output.write(segment, bytes, offset.into()))?;
+        } else {
+            output.write(segment, bytes, offset.into())?;
+        }
+        shared.stats.written(bytes.len());
         Ok(())
     }
 
+    /// Makes what was written durable; a direct write is already.
     fn sync(&self) -> io::Result<()> {
-        self.shared.stats.time(|| self.sync_file())
+        if self.output.is_direct() { self.check_sync() } else { self.shared.stats.time(|| self.sync_file()) }
     }
 
-    #[cfg(not(test))]
     fn sync_file(&self) -> io::Result<()> {
+        self.check_sync()?;
         if self.shared.sync { self.segment.file.sync_data() } else { Ok(()) }
     }
 
-    #[cfg(test)]
-    fn sync_file(&self) -> io::Result<()> {
+    /// Where tests let a sync fail.
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "the test build's half uses both")]
+    fn check_sync(&self) -> io::Result<()> {
+        #[cfg(test)]
         if self.shared.fails_syncs.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(io::Error::other("injected"));
         }
-        if self.shared.sync { self.segment.file.sync_data() } else { Ok(()) }
+        Ok(())
     }
 
     /// Ends the segment and begins the next; returns the offset at which its first group begins.
@@ -345,6 +355,7 @@ impl Writer {
             previous_chain: self.chain,
         };
         self.segment = Arc::new(begin(&self.dir, spare, &header)?);
+        self.output = Output::open(&self.segment, segment::HEADER_BYTES as u64, self.shared.sync)?;
         self.shared.index.lock().add_segment(Arc::clone(&self.segment));
         self.chain = self.segment.salt;
         let start = segment::HEADER_BYTES as u32;
