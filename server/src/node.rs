@@ -1,8 +1,8 @@
 //! The one handle that every API uses on the replicated store: propose a change, wait until reads are safe, look.
 //!
-//! PROPOSE. Proposals queue in a bounded channel. One task takes what waits together and makes one log entry of it,
-//! while at most [`ENTRIES_IN_FLIGHT`] entries are on their way: a busy member batches by itself, an idle one adds
-//! nothing to the latency. Each proposal keeps its own revision and its own outcome.
+//! PROPOSE. At most [`ENTRIES_IN_FLIGHT`] entries are on their way. A proposal that finds room goes to raft by itself;
+//! others queue in a bounded channel, and one task makes an entry of what waits together. So a busy member batches by
+//! itself, and an idle one adds nothing to the latency. Each proposal keeps its own revision and its own outcome.
 //!
 //! READ. A linearizable read must see everything that was acknowledged before it began. The only voter of a cluster
 //! that leads in its own term has applied all of that, so it answers at once. Otherwise all waiting readers share one
@@ -100,6 +100,7 @@ struct Inner {
     identity: Identity,
     limits: Limits,
     proposals: mpsc::Sender<Proposal>,
+    in_flight: Arc<Semaphore>,
     readers: mpsc::Sender<oneshot::Sender<Result<(), Error>>>,
     view: View,
     stats: ProposalStats,
@@ -131,8 +132,10 @@ impl Node {
     ) -> Self {
         let (proposals, proposals_rx) = mpsc::channel(PROPOSALS_WAITING);
         let (readers, readers_rx) = mpsc::channel(READERS_WAITING);
+        let in_flight = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
         let (view, stats) = (View::default(), ProposalStats::default());
-        let node = Self(Arc::new(Inner { raft, reader, log, identity, limits, proposals, readers, view, stats }));
+        let node =
+            Self(Arc::new(Inner { raft, reader, log, identity, limits, proposals, in_flight, readers, view, stats }));
         tasks.spawn(node.clone().batch(proposals_rx, stop.clone()));
         tasks.spawn(node.clone().confirm_reads(readers_rx, stop.clone()));
         tasks.spawn(node.clone().follow_raft(stop.clone()));
@@ -155,23 +158,30 @@ impl Node {
         if self.0.reader.tail_bytes() > TAIL_BYTES_MAX {
             return Err(Error::TooManyRequests);
         }
+        self.0.stats.pending.fetch_add(1, Ordering::Relaxed);
+        let outcome = tokio::time::timeout(self.0.limits.request_timeout, self.write(command, bytes)).await;
+        self.0.stats.pending.fetch_sub(1, Ordering::Relaxed);
+        let outcome = outcome.unwrap_or(Err(Error::Timeout));
+        if outcome.is_err() {
+            self.0.stats.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        outcome
+    }
+
+    async fn write(&self, command: Command, bytes: usize) -> Result<Outcome, Error> {
+        // Whoever waits for room goes first: a released permit is handed to the batching task before it can be tried.
+        if let Ok(_permit) = self.0.in_flight.try_acquire() {
+            let batch = Batch { commands: vec![command] };
+            let written = self.0.raft.client_write(Payload::new(batch)).await.map_err(|error| write_error(&error))?;
+            // Invariant: one outcome for each command.
+            return written.data.0.into_iter().next().ok_or(Error::Stopped);
+        }
         let (answer, outcome) = oneshot::channel();
         self.0.proposals.try_send(Proposal { command, bytes, answer }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Error::TooManyRequests,
             mpsc::error::TrySendError::Closed(_) => Error::Stopped,
         })?;
-        self.0.stats.pending.fetch_add(1, Ordering::Relaxed);
-        let outcome = tokio::time::timeout(self.0.limits.request_timeout, outcome).await;
-        self.0.stats.pending.fetch_sub(1, Ordering::Relaxed);
-        let outcome = match outcome {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(Error::Stopped),
-            Err(_) => Err(Error::Timeout),
-        };
-        if outcome.is_err() {
-            self.0.stats.failed.fetch_add(1, Ordering::Relaxed);
-        }
-        outcome
+        outcome.await.unwrap_or(Err(Error::Stopped))
     }
 
     /// Returns once this member's state is at least as new as everything acknowledged before the call.
@@ -260,7 +270,6 @@ impl Node {
 
     /// Makes one log entry of the proposals that wait together.
     async fn batch(self, mut waiting: mpsc::Receiver<Proposal>, stop: CancellationToken) {
-        let in_flight = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
         let mut left: Option<Proposal> = None;
         loop {
             let next = if left.is_some() {
@@ -273,7 +282,7 @@ impl Node {
             };
             let Some(first) = next else { return };
             // Invariant: the semaphore is never closed.
-            let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
+            let Ok(permit) = Arc::clone(&self.0.in_flight).acquire_owned().await else { return };
             let mut bytes = first.bytes;
             let mut answers = vec![first.answer];
             let mut commands = vec![first.command];

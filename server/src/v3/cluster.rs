@@ -2,6 +2,7 @@
 
 use super::status::{status, unimplemented};
 use crate::node::Node;
+use api::error::Error;
 use api::etcdserverpb::{
     Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
     MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest, MemberUpdateResponse,
@@ -14,6 +15,21 @@ const SINGLE: &str = "this release runs clusters of one member: membership can n
 
 pub(crate) struct ClusterService {
     pub(crate) node: Node,
+}
+
+impl ClusterService {
+    fn find(&self, id: u64) -> Result<(), Status> {
+        let known = members(&self.node).iter().any(|member| member.id == id);
+        if known { Ok(()) } else { Err(status(Error::MemberNotFound)) }
+    }
+}
+
+/// True for `http://host:port` and `https://host:port`.
+fn is_peer_url(url: &str) -> bool {
+    let authority = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    authority
+        .and_then(|a| a.rsplit_once(':'))
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
 /// The members, by id.
@@ -46,22 +62,43 @@ impl Cluster for ClusterService {
         Ok(Response::new(MemberListResponse { header, members: members(&self.node) }))
     }
 
-    async fn member_add(&self, _: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
+    async fn member_add(&self, request: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
+        let urls = request.into_inner().peer_urls;
+        if urls.is_empty() || !urls.iter().all(|url| is_peer_url(url)) {
+            return Err(status(Error::MemberBadUrls));
+        }
+        if members(&self.node).iter().any(|member| member.peer_urls.iter().any(|url| urls.contains(url))) {
+            return Err(status(Error::PeerUrlExists));
+        }
         Err(unimplemented(SINGLE))
     }
 
-    async fn member_remove(&self, _: Request<MemberRemoveRequest>) -> Result<Response<MemberRemoveResponse>, Status> {
+    async fn member_remove(
+        &self,
+        request: Request<MemberRemoveRequest>,
+    ) -> Result<Response<MemberRemoveResponse>, Status> {
+        self.find(request.into_inner().id)?;
         Err(unimplemented(SINGLE))
     }
 
-    async fn member_update(&self, _: Request<MemberUpdateRequest>) -> Result<Response<MemberUpdateResponse>, Status> {
+    async fn member_update(
+        &self,
+        request: Request<MemberUpdateRequest>,
+    ) -> Result<Response<MemberUpdateResponse>, Status> {
+        let request = request.into_inner();
+        if request.peer_urls.is_empty() || !request.peer_urls.iter().all(|url| is_peer_url(url)) {
+            return Err(status(Error::MemberBadUrls));
+        }
+        self.find(request.id)?;
         Err(unimplemented(SINGLE))
     }
 
     async fn member_promote(
         &self,
-        _: Request<MemberPromoteRequest>,
+        request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
-        Err(unimplemented(SINGLE))
+        self.find(request.into_inner().id)?;
+        // The only member is a voter.
+        Err(status(Error::MemberNotLearner))
     }
 }
