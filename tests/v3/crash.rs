@@ -15,7 +15,7 @@ use futures::StreamExt;
 use harness::{Client, Kind, Server};
 use rand::Rng;
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -53,7 +53,12 @@ async fn kills_lose_nothing_that_was_acknowledged() -> Result<()> {
         let mut client = server.client().await?;
         let newest = writers.iter().filter_map(|w| w.acknowledged.keys().next_back()).max().copied().unwrap_or(1);
         let current = revision(&mut client).await?;
-        ensure!(current >= newest, "round {round}: acknowledged revision {newest}, found {current} after the kill");
+        if current < newest {
+            let later = settled_revision(&mut client, newest).await?;
+            anyhow::bail!(
+                "round {round}: acknowledged revision {newest}, a read after the kill was at {current}, later {later}"
+            );
+        }
     }
     let mut client = server.client().await?;
     let current = revision(&mut client).await?;
@@ -84,6 +89,18 @@ async fn revision(client: &mut Client) -> Result<i64> {
     let request = RangeRequest { key: Bytes::from_static(b"any"), ..Default::default() };
     let range = client.kv.range(request).await?.into_inner();
     Ok(range.header.context("a range has a header")?.revision)
+}
+
+/// What the revision becomes in a while: tells a stale read from lost data.
+async fn settled_revision(client: &mut Client, expected: i64) -> Result<i64> {
+    let deadline = Instant::now() + Duration::from_secs(3);
+    loop {
+        let current = revision(client).await?;
+        if current >= expected || Instant::now() > deadline {
+            return Ok(current);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// A client that writes to keys of its own until the server is gone.
