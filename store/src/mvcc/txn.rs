@@ -187,7 +187,7 @@ fn holds(write: &WriteTxn<'_>, compare: &Compare) -> Result<bool, Fault> {
     for (key, entry) in write.state.index.range(range, None).filter(|(_, entry)| entry.is_live()) {
         any = true;
         let kv = write.shared.key_value(write.state, key, entry.last())?;
-        if !matches(compare, &super::state::fields(&kv)?) {
+        if !matches(compare, &super::state::fields(kv.as_bytes())?) {
             return Ok(false);
         }
     }

@@ -68,7 +68,7 @@ impl<'a> WriteTxn<'a> {
     }
 
     fn record(&mut self, revision: Revision, kv: KeyValue, tombstone: bool) {
-        self.state.stored_bytes += stored_size(&kv);
+        self.state.stored_bytes += stored_size(kv.as_bytes());
         self.state.tail.push(TailRecord { revision, kv, tombstone });
     }
 
@@ -76,7 +76,7 @@ impl<'a> WriteTxn<'a> {
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<KeyValue>, Fault> {
         let Some(entry) = self.state.index.get(key).filter(|entry| entry.is_live()) else { return Ok(None) };
         let kv = self.shared.key_value(self.state, key, entry.last())?;
-        fields(&kv)?;
+        fields(kv.as_bytes())?;
         Ok(Some(kv))
     }
 
