@@ -14,9 +14,8 @@ use crate::mvcc::tail::TailRecord;
 use crate::open::build;
 use crate::schema::{self, meta};
 use api::cleatpb::MemberAttributes;
-use api::encoded::KeyValue;
 use prost::Message;
-use redb::{Database, ReadableDatabase, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTableMetadata, WriteTransaction};
 use std::sync::Arc;
 
 /// Compacted revisions deleted in one flush: about 50 ms of work, so that the tail does not pile up meanwhile.
@@ -136,7 +135,8 @@ impl Flusher {
     pub fn defragment(&mut self) -> Result<(), Fault> {
         self.flush()?;
         let shared = &self.shared;
-        let db = build(&shared.path, &shared.options, |to| copy(&shared.database(), to))?;
+        let compacted = shared.state.read().compacted;
+        let db = build(&shared.path, &shared.options, |to| copy(&shared.database(), to, compacted))?;
         let old = std::mem::replace(&mut *shared.db.write(), Arc::new(db));
         // Closed outside the lock, unless a reader still holds it.
         drop(old);
@@ -156,12 +156,15 @@ fn write(txn: &WriteTransaction, changes: &Changes) -> Result<u64, Fault> {
     let mut freed = 0;
     {
         let mut revisions = txn.open_table(schema::REVISIONS)?;
+        let mut row = Vec::new();
         for record in &changes.tail {
-            revisions.insert(&record.revision.to_key(), record.kv.as_bytes())?;
+            let key = record.revision.to_key();
+            revisions.insert(&key, schema::encode_row(&key, record.kv.as_bytes(), &mut row))?;
         }
         for revision in &changes.dropped {
-            if let Some(old) = revisions.remove(&revision.to_key())? {
-                freed += stored_size(&KeyValue::from_stored(old.value()));
+            let key = revision.to_key();
+            if let Some(old) = revisions.remove(&key)? {
+                freed += stored_size(schema::decode_row(&key, old.value())?);
             }
         }
     }
@@ -202,15 +205,21 @@ fn write(txn: &WriteTransaction, changes: &Changes) -> Result<u64, Fault> {
 }
 
 /// Copies every table into a new database and syncs it.
-fn copy(from: &Database, to: &Database) -> Result<(), Fault> {
+fn copy(from: &Database, to: &Database, compacted: i64) -> Result<(), Fault> {
     let source = from.begin_read()?;
     let txn = begin(to)?;
     {
         let mut revisions = txn.open_table(schema::REVISIONS)?;
-        for row in source.open_table(schema::REVISIONS)?.range::<&[u8; 12]>(..)? {
+        let rows = source.open_table(schema::REVISIONS)?;
+        let mut check = schema::Rows::new(0, compacted);
+        let mut count = 0;
+        for row in rows.range::<&[u8; 12]>(..)? {
             let (key, value) = row?;
+            check.next(key.value(), value.value())?;
             revisions.insert(key.value(), value.value())?;
+            count += 1;
         }
+        schema::check_count(count, rows.len()?)?;
         let mut leases = txn.open_table(schema::LEASES)?;
         for row in source.open_table(schema::LEASES)?.range::<i64>(..)? {
             let (key, value) = row?;

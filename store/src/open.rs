@@ -8,15 +8,13 @@ use crate::flush;
 use crate::lease::{Lease, Leases};
 use crate::members::Members;
 use crate::mvcc::index::{Index, Record};
-use crate::mvcc::revision::Revision;
-use crate::mvcc::state::{Gauges, Shared, State, fields, is_tombstone};
+use crate::mvcc::state::{Gauges, Shared, State, fields};
 use crate::mvcc::tail::Tail;
 use crate::schema::{self, meta};
 use api::cleatpb::MemberAttributes;
-use api::encoded::KeyValue;
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -125,7 +123,8 @@ fn read_state(txn: &ReadTransaction) -> Result<State, Fault> {
     let bytes = |name: &str| Ok::<_, Fault>(table.get(name)?.map(|bytes| bytes.value().to_vec()));
     let int = |name: &str, default: i64| bytes(name)?.map_or(Ok(default), |bytes| schema::decode_int("meta", &bytes));
     let mut leases = read_leases(txn)?;
-    let index = read_index(txn, &mut leases)?;
+    let compacted = int(meta::COMPACTED, -1)?;
+    let index = read_index(txn, &mut leases, compacted)?;
     let mut alarms = Alarms::default();
     for row in txn.open_table(schema::ALARMS)?.range::<(u64, i32)>(..)? {
         let (member_id, alarm) = row?.0.value();
@@ -145,7 +144,7 @@ fn read_state(txn: &ReadTransaction) -> Result<State, Fault> {
         alarms,
         members,
         revision: int(meta::REVISION, 1)?,
-        compacted: int(meta::COMPACTED, -1)?,
+        compacted,
         compaction_finished: int(meta::COMPACTION_FINISHED, -1)?,
         dropped: Vec::new(),
         stored_bytes: int(meta::STORED_BYTES, 0)? as u64,
@@ -165,21 +164,23 @@ fn read_leases(txn: &ReadTransaction) -> Result<Leases, Fault> {
 }
 
 /// One scan of all revisions. Keys are attached to their leases on the way: the last change of a key decides.
-fn read_index(txn: &ReadTransaction, leases: &mut Leases) -> Result<Index, Fault> {
+fn read_index(txn: &ReadTransaction, leases: &mut Leases, compacted: i64) -> Result<Index, Fault> {
     let mut records = Vec::new();
-    for row in txn.open_table(schema::REVISIONS)?.range::<&[u8; 12]>(..)? {
+    let mut check = schema::Rows::new(0, compacted);
+    let table = txn.open_table(schema::REVISIONS)?;
+    for row in table.range::<&[u8; 12]>(..)? {
         let (key, value) = row?;
-        let kv = KeyValue::from_stored(value.value());
-        let tombstone = is_tombstone(&kv)?;
-        let fields = fields(&kv)?;
+        let (revision, kv) = check.next(key.value(), value.value())?;
+        let fields = fields(kv)?;
         leases.attach(fields.key, fields.lease);
         records.push(Record {
             key: fields.key.into(),
-            revision: Revision::from_key(key.value()),
-            tombstone,
+            revision,
+            tombstone: fields.mod_revision == 0,
             created: fields.create_revision,
             version: fields.version,
         });
     }
+    schema::check_count(records.len() as u64, table.len()?)?;
     Ok(Index::rebuild(records))
 }

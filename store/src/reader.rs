@@ -7,7 +7,7 @@ use crate::mvcc::events::Past;
 use crate::mvcc::hash::HashKv;
 use crate::mvcc::state::Shared;
 use crate::mvcc::txn;
-use crate::mvcc::write::WriteTxn;
+use crate::mvcc::write::ReadView;
 use api::cleatpb::MemberAttributes;
 use api::encoded::{KeyValue, RangeResponse, TxnResponse};
 use api::etcdserverpb::{AlarmMember, RangeRequest, TxnRequest};
@@ -64,13 +64,10 @@ impl Reader {
     /// A compacted or future revision; a fault.
     pub fn txn(&self, request: &TxnRequest) -> Result<(TxnResponse, i64), ReadError> {
         debug_assert!(txn::is_read_only(request));
-        // Transactions of ranges are short and rare; the writer's code serves them, and nothing changes.
-        let mut state = self.shared.state.write();
-        let mut write = WriteTxn::new(&self.shared, &mut state);
-        let mut response = txn::txn(&mut write, request)?;
+        let state = self.shared.state.read();
+        let mut response = txn::read(&ReadView { shared: &self.shared, state: &state, changed: false }, request)?;
         response.header = None;
-        let revision = write.revision();
-        Ok((response, revision))
+        Ok((response, state.revision))
     }
 
     /// Reads events from revision `from` on, in whole revisions, until about `max_bytes` were read, but at least one

@@ -2,12 +2,14 @@
 
 use crate::command::Position;
 use crate::error::Fault;
+use crate::mvcc::revision::Revision;
 use redb::TableDefinition;
 
 /// The format that this release writes. Changes with every incompatible change of a table.
 pub(crate) const FORMAT: u64 = 1;
 
-/// Revision key ([`crate::Revision::to_key`]) to the encoded `mvccpb.KeyValue`; a tombstone has only the key field.
+/// Revision key ([`Revision::to_key`]) to a checksum and the encoded `mvccpb.KeyValue`, see [`Rows`]; a tombstone has
+/// only the key field.
 pub(crate) const REVISIONS: TableDefinition<'static, &[u8; 12], &[u8]> = TableDefinition::new("revisions");
 /// Lease id to TTL and remaining TTL, seconds, big endian.
 pub(crate) const LEASES: TableDefinition<'static, i64, &[u8; 16]> = TableDefinition::new("leases");
@@ -33,6 +35,97 @@ pub(crate) mod meta {
     pub(crate) const COMPACTION_FINISHED: &str = "compaction_finished";
     /// Bytes of keys, values and overhead kept, see `mvcc::stored_size`.
     pub(crate) const STORED_BYTES: &str = "stored_bytes";
+}
+
+/// Bytes of the checksum that a row of [`REVISIONS`] begins with.
+const ROW_SUM: usize = 4;
+
+fn row_sum(key: &[u8; 12], kv: &[u8]) -> [u8; ROW_SUM] {
+    crc32c::crc32c_append(crc32c::crc32c(key), kv).to_be_bytes()
+}
+
+/// The value of a row of [`REVISIONS`], in `buffer`.
+pub(crate) fn encode_row<'a>(key: &[u8; 12], kv: &[u8], buffer: &'a mut Vec<u8>) -> &'a [u8] {
+    buffer.clear();
+    buffer.extend(row_sum(key, kv));
+    buffer.extend(kv);
+    buffer
+}
+
+/// Checks one row of [`REVISIONS`] and returns its encoded key-value. redb verifies a page when the file is opened and
+/// never again; the checksum covers the revision too, so that a row is not taken for another one's.
+pub(crate) fn decode_row<'a>(key: &[u8; 12], row: &'a [u8]) -> Result<&'a [u8], Fault> {
+    match row.split_at_checked(ROW_SUM) {
+        Some((sum, kv)) if sum == row_sum(key, kv) => Ok(kv),
+        _ => Err(damaged(Revision::from_key(key), "has a wrong checksum")),
+    }
+}
+
+/// A fault that names a revision.
+pub(crate) fn damaged(revision: Revision, what: &str) -> Fault {
+    Fault::Damaged { table: "revisions", reason: format!("revision {}.{} {what}", revision.main, revision.sub) }
+}
+
+/// Checks a scan of [`REVISIONS`] row by row: checksums, the order, and that no revision is left out. A checksum alone
+/// does not notice rows that a damaged page leaves out or shows again.
+pub(crate) struct Rows {
+    last: Option<Revision>,
+    /// Above this revision every main and sub revision has a row.
+    complete_above: i64,
+}
+
+impl Rows {
+    /// A scan from the first change of the main revision `from`, 0 for everything.
+    pub(crate) fn new(from: i64, compacted: i64) -> Self {
+        // As if the one before had just been seen. There is no revision 1.
+        let last = (from > compacted.max(1)).then(|| Revision { main: from - 1, sub: 0 });
+        Self { last, complete_above: compacted.max(1) }
+    }
+
+    /// Checks the next row and returns its revision and encoded key-value.
+    pub(crate) fn next<'a>(&mut self, key: &[u8; 12], row: &'a [u8]) -> Result<(Revision, &'a [u8]), Fault> {
+        let kv = decode_row(key, row)?;
+        let revision = Revision::from_key(key);
+        self.follows(revision)?;
+        Ok((revision, kv))
+    }
+
+    /// Checks that the next row may have this revision.
+    pub(crate) fn follows(&mut self, revision: Revision) -> Result<(), Fault> {
+        if self.last.is_some_and(|last| revision <= last) {
+            return Err(damaged(revision, "is out of order"));
+        }
+        if revision.main > self.complete_above {
+            let last = self.last.filter(|last| last.main >= self.complete_above);
+            let last = last.unwrap_or(Revision { main: self.complete_above, sub: 0 });
+            let in_order = if revision.main == last.main {
+                revision.sub == last.sub + 1
+            } else {
+                revision == Revision::first(last.main + 1)
+            };
+            if !in_order {
+                return Err(damaged(revision, "does not follow the one before: rows are missing"));
+            }
+        }
+        self.last = Some(revision);
+        Ok(())
+    }
+
+    /// Checks that a scan ended where it had to: `revision` is the latest one that must have been seen.
+    pub(crate) fn reach(&self, revision: i64) -> Result<(), Fault> {
+        if revision > self.complete_above && self.last.is_none_or(|last| last.main < revision) {
+            return Err(damaged(Revision::first(revision), "and perhaps others before it are missing"));
+        }
+        Ok(())
+    }
+}
+
+/// Checks that a scan of all rows of [`REVISIONS`] saw as many as the table says it has.
+pub(crate) fn check_count(seen: u64, expected: u64) -> Result<(), Fault> {
+    if seen == expected {
+        return Ok(());
+    }
+    Err(Fault::Damaged { table: "revisions", reason: format!("{seen} rows were read, there should be {expected}") })
 }
 
 pub(crate) fn encode_position(position: Position) -> [u8; 16] {
@@ -61,4 +154,51 @@ pub(crate) fn decode_pair(table: &'static str, bytes: &[u8]) -> Result<(i64, i64
 pub(crate) fn decode_int(table: &'static str, bytes: &[u8]) -> Result<i64, Fault> {
     let damaged = |_| Fault::Damaged { table, reason: format!("expected 8 bytes, found {}", bytes.len()) };
     bytes.try_into().map(i64::from_be_bytes).map_err(damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Rows, decode_row, encode_row};
+    use crate::mvcc::revision::Revision;
+
+    #[test]
+    fn a_row_is_only_taken_for_its_own_revision() {
+        let (key, other) = (Revision::first(7).to_key(), Revision { main: 7, sub: 1 }.to_key());
+        let mut row = encode_row(&key, b"kv", &mut Vec::new()).to_vec();
+        assert_eq!(decode_row(&key, &row).unwrap(), b"kv");
+        assert!(decode_row(&other, &row).unwrap_err().to_string().contains("revision 7.1 has a wrong checksum"));
+        for at in 0..row.len() {
+            row[at] ^= 1;
+            assert!(decode_row(&key, &row).is_err(), "byte {at}");
+            row[at] ^= 1;
+        }
+        assert!(decode_row(&key, &row[..3]).is_err());
+    }
+
+    #[test]
+    fn a_scan_misses_no_revision() {
+        // From, compacted, the revisions seen, and whether they are what a sound table gives up to revision 6.
+        for (from, compacted, seen, sound) in [
+            (0, -1, &[(2, 0), (3, 0), (3, 1), (4, 0), (5, 0), (6, 0)][..], true),
+            (0, -1, &[(3, 0), (4, 0), (5, 0), (6, 0)], false),
+            (0, -1, &[(2, 0), (3, 1), (4, 0), (5, 0), (6, 0)], false),
+            (0, -1, &[(2, 0), (3, 0), (4, 0)], false),
+            (0, -1, &[], false),
+            (0, 4, &[(2, 3), (4, 1), (5, 0), (6, 0)], true),
+            (0, 4, &[(2, 3), (2, 2), (5, 0), (6, 0)], false),
+            (0, 4, &[(6, 0)], false),
+            (0, 6, &[], true),
+            (5, 4, &[(5, 0), (6, 0)], true),
+            (5, 4, &[(6, 0)], false),
+            (4, 4, &[(5, 0), (6, 0)], true),
+            (4, 4, &[(4, 1), (5, 0), (6, 0)], true),
+            (7, 4, &[], true),
+        ] {
+            let mut rows = Rows::new(from, compacted);
+            let mut seen_all =
+                seen.iter().try_for_each(|(main, sub)| rows.follows(Revision { main: *main, sub: *sub }));
+            seen_all = seen_all.and_then(|()| rows.reach(6));
+            assert_eq!(seen_all.is_ok(), sound, "{from} {compacted} {seen:?}: {seen_all:?}");
+        }
+    }
 }

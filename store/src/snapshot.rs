@@ -17,7 +17,7 @@ use crate::open::build;
 use crate::reader::Reader;
 use crate::schema::{self, meta};
 use crate::{Options, Revision};
-use redb::{Database, ReadTransaction, ReadableDatabase};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTableMetadata};
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
@@ -52,6 +52,10 @@ pub struct Snapshot {
     position: Position,
     membership: Vec<u8>,
     revision: i64,
+    compacted: i64,
+    /// Revisions sent so far, and the check of their order.
+    rows: u64,
+    check: schema::Rows,
     /// Bytes of the stream so far.
     sent: u64,
 }
@@ -77,8 +81,21 @@ impl Reader {
         let position = bytes(meta::APPLIED)?.map(|b| schema::decode_position(&b)).transpose()?.unwrap_or_default();
         let membership = bytes(meta::MEMBERSHIP)?.unwrap_or_default();
         let revision = bytes(meta::REVISION)?.map(|b| schema::decode_int("meta", &b)).transpose()?.unwrap_or(1);
+        let compacted = bytes(meta::COMPACTED)?.map(|b| schema::decode_int("meta", &b)).transpose()?.unwrap_or(-1);
         drop(table);
-        Ok(Snapshot { txn, _database: database, stage: Stage::Header, crc: 0, sent: 0, position, membership, revision })
+        Ok(Snapshot {
+            txn,
+            _database: database,
+            stage: Stage::Header,
+            crc: 0,
+            sent: 0,
+            position,
+            membership,
+            revision,
+            compacted,
+            rows: 0,
+            check: schema::Rows::new(0, compacted),
+        })
     }
 }
 
@@ -122,6 +139,8 @@ impl Snapshot {
             Stage::Header => {
                 self.stage = Stage::Tables;
                 self.crc = 0;
+                self.rows = 0;
+                self.check = schema::Rows::new(0, self.compacted);
                 let mut header = MAGIC.to_vec();
                 header.extend(VERSION.to_be_bytes());
                 header
@@ -178,7 +197,12 @@ impl Snapshot {
                 self.stage = Stage::Revisions(Revision::from_key(key.value()));
                 break;
             }
+            self.check.next(key.value(), value.value())?;
+            self.rows += 1;
             push_row(&mut rows, REVISIONS, key.value(), value.value());
+        }
+        if matches!(self.stage, Stage::End) {
+            schema::check_count(self.rows, table.len()?)?;
         }
         drop(table);
         // Nothing is stored: the last frame comes next, and there is none of revisions.
@@ -277,7 +301,9 @@ impl Tables<'_> {
                 self.members.insert(u64::from_be_bytes(array(key)?), value)?;
             }
             REVISIONS => {
-                self.revisions.insert(&array::<12>(key)?, value)?;
+                let key = array::<12>(key)?;
+                schema::decode_row(&key, value)?;
+                self.revisions.insert(&key, value)?;
             }
             other => return Err(Fault::Snapshot(format!("table {other} is not known to this release"))),
         }

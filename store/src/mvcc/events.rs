@@ -39,7 +39,7 @@ impl Gathered {
             self.changes.push(RevisionEvents { revision: revision.main, events: Vec::new() });
         }
         self.bytes += kv.as_bytes().len();
-        let fields = fields(kv)?;
+        let fields = fields(kv.as_bytes())?;
         let event = if tombstone {
             let kv = KeyValueFields { key: fields.key, mod_revision: revision.main, ..Default::default() }.encode();
             KeyEvent { deleted: true, kv, created: false }
@@ -70,7 +70,7 @@ impl Shared {
     pub(crate) fn past(&self, from: i64, max_bytes: usize) -> Result<Past, ReadError> {
         let start = Revision::first(from.max(0));
         let mut gathered = Gathered { max_bytes, bytes: 0, changes: Vec::new(), cut: None };
-        let (on_disk, tail_first, current);
+        let (on_disk, on_disk_to, current, compacted);
         let mut tail: Vec<TailRecord> = Vec::new();
         let mut tail_cut = None;
         {
@@ -79,7 +79,8 @@ impl Shared {
                 return Err(Rejection::Compacted.into());
             }
             current = state.revision;
-            tail_first = state.tail.first();
+            compacted = state.compacted;
+            let tail_first = state.tail.first();
             if tail_first.is_some_and(|first| first <= start) {
                 // The usual case, a watcher that is a little behind: no disk, no copies.
                 for record in state.tail.from(start) {
@@ -90,6 +91,8 @@ impl Shared {
                 return Ok(gathered.finish(from, current));
             }
             on_disk = self.revisions()?;
+            // Invariant: the tail holds whole revisions.
+            on_disk_to = tail_first.map_or(current, |first| first.main - 1);
             // Enough to fill the answer even if the disk has nothing.
             let mut bytes = 0;
             for record in state.tail.from(start) {
@@ -101,10 +104,9 @@ impl Shared {
                 tail.push(record.clone());
             }
         }
-        for row in on_disk.from(start)? {
+        for row in on_disk.scan(start.main, on_disk_to, compacted)? {
             let (revision, kv) = row?;
-            let in_tail = tail_first.is_some_and(|first| first <= revision);
-            if in_tail || revision.main > current || !gathered.push(revision, &kv, is_tombstone(&kv)?)? {
+            if !gathered.push(revision, &kv, is_tombstone(&kv)?)? {
                 break;
             }
         }

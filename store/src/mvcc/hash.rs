@@ -33,7 +33,7 @@ impl Shared {
     pub(crate) fn hash_kv(&self, asked: i64) -> Result<HashKv, ReadError> {
         // A compaction step in the middle would drop changes that the first half has counted.
         let _history = self.history.lock();
-        let (on_disk, tail, hashed, kept_at);
+        let (on_disk, on_disk_to, tail, hashed, kept_at);
         {
             let state = self.state.read();
             let revision = if asked == 0 { state.revision } else { asked };
@@ -48,19 +48,14 @@ impl Shared {
             let any = state.index.range(everything, None).any(|(_, entry)| entry.at(revision).is_some());
             kept_at = if any { revision } else { state.compacted };
             on_disk = self.revisions()?;
+            // Invariant: the tail holds whole revisions.
+            on_disk_to = revision.min(state.tail.first().map_or(revision, |first| first.main - 1));
             tail = state.tail.from(Revision::default()).cloned().collect::<Vec<_>>();
         }
         let mut hash = crc32c::crc32c(b"key");
         let mut step = Vec::with_capacity(STEP);
-        let tail_first = tail.first().map(|record| record.revision);
-        let rows = on_disk.from(Revision::default())?;
-        let in_tail = tail.iter().map(|record| Ok((record.revision, record.kv.clone())));
-        for row in rows
-            .take_while(|row| {
-                row.as_ref().is_ok_and(|(r, _)| tail_first.is_none_or(|first| *r < first)) || row.is_err()
-            })
-            .chain(in_tail)
-        {
+        let rows = on_disk.scan(0, on_disk_to, hashed.compacted)?;
+        for row in rows.chain(tail.into_iter().map(|record| Ok((record.revision, record.kv)))) {
             let (revision, kv) = row?;
             if revision.main > hashed.revision {
                 break;
@@ -84,7 +79,7 @@ impl Shared {
         let state = self.state.read();
         for (revision, kv) in rows.drain(..) {
             if revision.main <= compacted {
-                let entry = state.index.get(fields(&kv)?.key);
+                let entry = state.index.get(fields(kv.as_bytes())?.key);
                 if !entry.is_some_and(|entry| entry.is_visible(revision, kept_at)) {
                     continue;
                 }

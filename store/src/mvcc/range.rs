@@ -115,7 +115,7 @@ fn shape(request: &RangeRequest, found: Found) -> Result<RangeResponse, Fault> {
     }
     if request.keys_only {
         for kv in &mut kvs {
-            *kv = KeyValueFields { value: &[], ..fields(kv)? }.encode();
+            *kv = KeyValueFields { value: &[], ..fields(kv.as_bytes())? }.encode();
         }
     }
     Ok(RangeResponse { header: None, kvs, more, count })
@@ -196,7 +196,7 @@ impl Shared {
         misses.0.sort_unstable_by_key(|(_, revision)| *revision);
         for (slot, revision) in &misses.0 {
             let kv = on_disk.get(*revision)?;
-            fields(&kv)?;
+            fields(kv.as_bytes())?;
             kvs[*slot] = kv;
         }
         // Not worth waiting for: the next reader tries again.
@@ -232,7 +232,7 @@ impl Shared {
             let on_disk = self.revisions()?;
             for (slot, revision) in misses.0 {
                 found.kvs[slot] = on_disk.get(revision)?;
-                fields(&found.kvs[slot])?;
+                fields(found.kvs[slot].as_bytes())?;
             }
         }
         Ok(shape(request, found)?)

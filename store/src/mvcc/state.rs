@@ -22,12 +22,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// Keys that a reader visits under one hold of the lock.
 pub(crate) const RANGE_CHUNK: usize = 1000;
 
-/// What every stored change costs beside its key-value: its revision and its place in the index.
+/// What every stored change costs beside its key-value: its revision, its checksum and its place in the index.
 const STORED_OVERHEAD: u64 = 32;
 
-/// Bytes that a stored change counts for in the space quota.
-pub(crate) fn stored_size(kv: &KeyValue) -> u64 {
-    kv.as_bytes().len() as u64 + STORED_OVERHEAD
+/// Bytes that a stored change counts for in the space quota, by its encoded key-value.
+pub(crate) fn stored_size(kv: &[u8]) -> u64 {
+    kv.len() as u64 + STORED_OVERHEAD
 }
 
 pub(crate) struct State {
@@ -120,34 +120,51 @@ pub(crate) struct Revisions {
 impl Revisions {
     pub(crate) fn get(&self, revision: Revision) -> Result<KeyValue, Fault> {
         match ReadableTable::get(&self.table, &revision.to_key())? {
-            Some(bytes) => Ok(KeyValue::from_stored(bytes.value())),
-            None => Err(Fault::Damaged {
-                table: "revisions",
-                reason: format!("revision {}.{} is in the index but not on disk", revision.main, revision.sub),
-            }),
+            Some(row) => Ok(KeyValue::from_stored(schema::decode_row(&revision.to_key(), row.value())?)),
+            None => Err(schema::damaged(revision, "is in the index but not on disk")),
         }
     }
 
-    /// Changes from `from` on, ascending.
-    pub(crate) fn from(
+    /// Changes from the main revision `from` on, ascending, up to and including `to`. Fails when one is missing;
+    /// `compacted` is the compacted revision as of this view.
+    pub(crate) fn scan(
         &self,
-        from: Revision,
+        from: i64,
+        to: i64,
+        compacted: i64,
     ) -> Result<impl Iterator<Item = Result<(Revision, KeyValue), Fault>> + '_, Fault> {
-        let start = from.to_key();
-        let range = ReadableTable::range::<&[u8; 12]>(&self.table, &start..)?;
-        Ok(range.map(|row| {
-            let (key, value) = row?;
-            Ok((Revision::from_key(key.value()), KeyValue::from_stored(value.value())))
+        let start = Revision::first(from).to_key();
+        let mut range = ReadableTable::range::<&[u8; 12]>(&self.table, &start..)?;
+        let mut check = schema::Rows::new(from, compacted);
+        let mut done = false;
+        Ok(std::iter::from_fn(move || {
+            if done {
+                return None;
+            }
+            let mut next = || {
+                if let Some(row) = range.next() {
+                    let (key, row) = row?;
+                    let (revision, kv) = check.next(key.value(), row.value())?;
+                    if revision.main <= to {
+                        return Ok(Some((revision, KeyValue::from_stored(kv))));
+                    }
+                }
+                check.reach(to)?;
+                Ok(None)
+            };
+            let row = next().transpose();
+            done = !matches!(row, Some(Ok(_)));
+            row
         }))
     }
 }
 
 /// True when a stored key-value is a tombstone: a put always has a revision.
 pub(crate) fn is_tombstone(kv: &KeyValue) -> Result<bool, Fault> {
-    Ok(fields(kv)?.mod_revision == 0)
+    Ok(fields(kv.as_bytes())?.mod_revision == 0)
 }
 
 /// The fields of a stored key-value.
-pub(crate) fn fields(kv: &KeyValue) -> Result<api::encoded::KeyValueFields<'_>, Fault> {
-    kv.fields().map_err(|error| Fault::Damaged { table: "revisions", reason: error.to_string() })
+pub(crate) fn fields(kv: &[u8]) -> Result<api::encoded::KeyValueFields<'_>, Fault> {
+    api::encoded::fields(kv).map_err(|error| Fault::Damaged { table: "revisions", reason: error.to_string() })
 }

@@ -5,11 +5,9 @@
 //! Both orders are etcd's and clients can see them.
 
 use super::key_range::KeyRange;
-use super::write::WriteTxn;
+use super::write::{ReadView, WriteTxn};
 use crate::error::{Fault, ReadError, Rejection};
-use api::encoded::{
-    DeleteRangeResponse, KeyValueFields, PutResponse, RangeResponse, Response, ResponseOp, TxnResponse,
-};
+use api::encoded::{DeleteRangeResponse, KeyValueFields, PutResponse, Response, ResponseOp, TxnResponse};
 use api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use api::etcdserverpb::request_op::Request;
 use api::etcdserverpb::{Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, ResponseHeader, TxnRequest};
@@ -29,24 +27,42 @@ struct Path(Vec<bool>);
 /// # Errors
 /// A rejection leaves the state as it was.
 pub(crate) fn txn(write: &mut WriteTxn<'_>, request: &TxnRequest) -> Result<TxnResponse, ReadError> {
-    let mut path = Path(Vec::new());
-    choose(write, request, &mut path)?;
-    check(write, request, &path, check_put)?;
-    check(write, request, &path, check_range)?;
-    let mut branches = path.0.iter().copied();
-    let mut response = run(write, request, &mut branches)?;
-    response.header = header(write.revision());
+    let path = decide(&write.view(), request)?;
+    let mut response = run(request, &mut path.0.iter().copied(), &mut |op| match op {
+        Request::RequestPut(request) => Ok(Some(Response::Put(put(write, request)?))),
+        Request::RequestDeleteRange(request) => Ok(Some(Response::DeleteRange(delete_range(write, request)?))),
+        other => read_op(&write.view(), other),
+    })?;
+    response.header = header(write.view().revision());
     Ok(response)
+}
+
+/// Runs a transaction that only reads, see [`is_read_only`].
+///
+/// # Errors
+/// A compacted or future revision; a fault.
+pub(crate) fn read(view: &ReadView<'_>, request: &TxnRequest) -> Result<TxnResponse, ReadError> {
+    let path = decide(view, request)?;
+    run(request, &mut path.0.iter().copied(), &mut |op| read_op(view, op))
+}
+
+/// Chooses the branches and checks their operations.
+fn decide(view: &ReadView<'_>, request: &TxnRequest) -> Result<Path, ReadError> {
+    let mut path = Path(Vec::new());
+    choose(view, request, &mut path)?;
+    check(view, request, &path, check_put)?;
+    check(view, request, &path, check_range)?;
+    Ok(path)
 }
 
 fn branch(request: &TxnRequest, succeeded: bool) -> &[RequestOp] {
     if succeeded { &request.success } else { &request.failure }
 }
 
-fn choose(write: &WriteTxn<'_>, request: &TxnRequest, path: &mut Path) -> Result<(), Fault> {
+fn choose(view: &ReadView<'_>, request: &TxnRequest, path: &mut Path) -> Result<(), Fault> {
     let mut succeeded = true;
     for compare in &request.compare {
-        if !holds(write, compare)? {
+        if !holds(view, compare)? {
             succeeded = false;
             break;
         }
@@ -54,76 +70,75 @@ fn choose(write: &WriteTxn<'_>, request: &TxnRequest, path: &mut Path) -> Result
     path.0.push(succeeded);
     for op in branch(request, succeeded) {
         if let Some(Request::RequestTxn(nested)) = &op.request {
-            choose(write, nested, path)?;
+            choose(view, nested, path)?;
         }
     }
     Ok(())
 }
 
-type Check = fn(&WriteTxn<'_>, &Request) -> Result<(), Rejection>;
+type Check = fn(&ReadView<'_>, &Request) -> Result<(), Rejection>;
 
-fn check(write: &WriteTxn<'_>, request: &TxnRequest, path: &Path, check: Check) -> Result<(), Rejection> {
+fn check(view: &ReadView<'_>, request: &TxnRequest, path: &Path, check: Check) -> Result<(), Rejection> {
     fn walk(
-        write: &WriteTxn<'_>,
+        view: &ReadView<'_>,
         request: &TxnRequest,
         branches: &mut impl Iterator<Item = bool>,
         check: Check,
     ) -> Result<(), Rejection> {
         for op in branch(request, branches.next().unwrap_or_default()) {
             match &op.request {
-                Some(Request::RequestTxn(nested)) => walk(write, nested, branches, check)?,
-                Some(other) => check(write, other)?,
+                Some(Request::RequestTxn(nested)) => walk(view, nested, branches, check)?,
+                Some(other) => check(view, other)?,
                 None => {}
             }
         }
         Ok(())
     }
-    walk(write, request, &mut path.0.iter().copied(), check)
+    walk(view, request, &mut path.0.iter().copied(), check)
 }
 
-fn check_put(write: &WriteTxn<'_>, op: &Request) -> Result<(), Rejection> {
+fn check_put(view: &ReadView<'_>, op: &Request) -> Result<(), Rejection> {
     let Request::RequestPut(put) = op else { return Ok(()) };
-    if (put.ignore_value || put.ignore_lease) && !write.exists(&put.key) {
+    if (put.ignore_value || put.ignore_lease) && !view.exists(&put.key) {
         return Err(Rejection::KeyNotFound);
     }
-    if put.lease != 0 && write.state.leases.get(put.lease).is_none() {
+    if put.lease != 0 && view.state.leases.get(put.lease).is_none() {
         return Err(Rejection::LeaseNotFound);
     }
     Ok(())
 }
 
-fn check_range(write: &WriteTxn<'_>, op: &Request) -> Result<(), Rejection> {
+fn check_range(view: &ReadView<'_>, op: &Request) -> Result<(), Rejection> {
     let Request::RequestRange(range) = op else { return Ok(()) };
     if range.revision == 0 {
         return Ok(());
     }
-    if range.revision > write.state.revision {
+    if range.revision > view.state.revision {
         return Err(Rejection::FutureRevision);
     }
     // Negative revisions mean "latest" to a range of its own, but not here: etcd compares the number.
-    if range.revision < write.state.compacted {
+    if range.revision < view.state.compacted {
         return Err(Rejection::Compacted);
     }
     Ok(())
 }
 
+/// Runs the operations of the chosen branches; `operate` answers whatever is no transaction.
 fn run(
-    write: &mut WriteTxn<'_>,
     request: &TxnRequest,
     branches: &mut impl Iterator<Item = bool>,
+    operate: &mut impl FnMut(&Request) -> Result<Option<Response>, ReadError>,
 ) -> Result<TxnResponse, ReadError> {
     let succeeded = branches.next().unwrap_or_default();
     let mut responses = Vec::new();
     for op in branch(request, succeeded) {
         let response = match &op.request {
-            Some(Request::RequestRange(request)) => Some(Response::Range(range(write, request)?)),
-            Some(Request::RequestPut(request)) => Some(Response::Put(put(write, request)?)),
-            Some(Request::RequestDeleteRange(request)) => Some(Response::DeleteRange(delete_range(write, request)?)),
             Some(Request::RequestTxn(request)) => {
-                let mut nested = run(write, request, branches)?;
+                let mut nested = run(request, branches, operate)?;
                 nested.header = Some(ResponseHeader::default());
                 Some(Response::Txn(nested))
             }
+            Some(other) => operate(other)?,
             None => None,
         };
         responses.push(ResponseOp { response });
@@ -131,11 +146,12 @@ fn run(
     Ok(TxnResponse { header: None, succeeded, responses })
 }
 
-/// Reads a range within the transaction.
-fn range(write: &WriteTxn<'_>, request: &RangeRequest) -> Result<RangeResponse, ReadError> {
-    let mut response = write.range(request)?;
-    response.header = header(write.revision());
-    Ok(response)
+/// Answers an operation that only reads.
+fn read_op(view: &ReadView<'_>, op: &Request) -> Result<Option<Response>, ReadError> {
+    let Request::RequestRange(request) = op else { return Ok(None) };
+    let mut response = view.range(request)?;
+    response.header = header(view.revision());
+    Ok(Some(Response::Range(response)))
 }
 
 /// Puts a key, within a transaction or alone.
@@ -147,7 +163,7 @@ pub(crate) fn put(write: &mut WriteTxn<'_>, request: &PutRequest) -> Result<PutR
         return Err(Rejection::LeaseNotFound.into());
     }
     let keep = request.ignore_value || request.ignore_lease;
-    let previous = if keep || request.prev_kv { write.get(&request.key)? } else { None };
+    let previous = if keep || request.prev_kv { write.view().get(&request.key)? } else { None };
     if keep && previous.is_none() {
         return Err(Rejection::KeyNotFound.into());
     }
@@ -174,20 +190,20 @@ pub(crate) fn delete_range(
     let mut prev_kvs = Vec::new();
     if request.prev_kv {
         let all = RangeRequest { key: request.key.clone(), range_end: request.range_end.clone(), ..Default::default() };
-        prev_kvs = write.range(&all)?.kvs;
+        prev_kvs = write.view().range(&all)?.kvs;
     }
     let deleted = write.delete_range(KeyRange::new(&request.key, &request.range_end));
-    Ok(DeleteRangeResponse { header: header(write.revision()), deleted, prev_kvs })
+    Ok(DeleteRangeResponse { header: header(write.view().revision()), deleted, prev_kvs })
 }
 
 /// True when a comparison holds: for every key of its range, or against the zero key-value when there is none.
-fn holds(write: &WriteTxn<'_>, compare: &Compare) -> Result<bool, Fault> {
+fn holds(view: &ReadView<'_>, compare: &Compare) -> Result<bool, Fault> {
     let range = KeyRange::new(&compare.key, &compare.range_end);
     let mut any = false;
-    for (key, entry) in write.state.index.range(range, None).filter(|(_, entry)| entry.is_live()) {
+    for (key, entry) in view.state.index.range(range, None).filter(|(_, entry)| entry.is_live()) {
         any = true;
-        let kv = write.shared.key_value(write.state, key, entry.last())?;
-        if !matches(compare, &super::state::fields(&kv)?) {
+        let kv = view.shared.key_value(view.state, key, entry.last())?;
+        if !matches(compare, &super::state::fields(kv.as_bytes())?) {
             return Ok(false);
         }
     }

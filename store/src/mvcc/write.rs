@@ -13,8 +13,40 @@ use api::encoded::{KeyValue, KeyValueFields, RangeResponse};
 use api::etcdserverpb::RangeRequest;
 use std::sync::Arc;
 
-pub(crate) struct WriteTxn<'a> {
+/// The state as a transaction sees it at one moment.
+#[derive(Clone, Copy)]
+pub(crate) struct ReadView<'a> {
     pub(crate) shared: &'a Shared,
+    pub(crate) state: &'a State,
+    /// True once the transaction has changed something.
+    pub(crate) changed: bool,
+}
+
+impl ReadView<'_> {
+    /// The store revision as the transaction sees it: one more once it has changed something.
+    pub(crate) fn revision(&self) -> i64 {
+        self.state.revision + i64::from(self.changed)
+    }
+
+    /// The key-value of a key.
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<KeyValue>, Fault> {
+        let Some(entry) = self.state.index.get(key).filter(|entry| entry.is_live()) else { return Ok(None) };
+        let kv = self.shared.key_value(self.state, key, entry.last())?;
+        fields(kv.as_bytes())?;
+        Ok(Some(kv))
+    }
+
+    pub(crate) fn exists(&self, key: &[u8]) -> bool {
+        self.state.index.get(key).is_some_and(super::index::KeyEntry::is_live)
+    }
+
+    pub(crate) fn range(&self, request: &RangeRequest) -> Result<RangeResponse, ReadError> {
+        self.shared.range_locked(self.state, request, self.revision())
+    }
+}
+
+pub(crate) struct WriteTxn<'a> {
+    shared: &'a Shared,
     pub(crate) state: &'a mut State,
     events: Vec<KeyEvent>,
 }
@@ -24,9 +56,9 @@ impl<'a> WriteTxn<'a> {
         Self { shared, state, events: Vec::new() }
     }
 
-    /// The store revision as this transaction sees it: one more once it has changed something.
-    pub(crate) fn revision(&self) -> i64 {
-        self.state.revision + i64::from(!self.events.is_empty())
+    /// What the transaction sees now.
+    pub(crate) fn view(&self) -> ReadView<'_> {
+        ReadView { shared: self.shared, state: self.state, changed: !self.events.is_empty() }
     }
 
     fn next(&self) -> Revision {
@@ -68,24 +100,8 @@ impl<'a> WriteTxn<'a> {
     }
 
     fn record(&mut self, revision: Revision, kv: KeyValue, tombstone: bool) {
-        self.state.stored_bytes += stored_size(&kv);
+        self.state.stored_bytes += stored_size(kv.as_bytes());
         self.state.tail.push(TailRecord { revision, kv, tombstone });
-    }
-
-    /// The key-value of a key as the transaction sees it.
-    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<KeyValue>, Fault> {
-        let Some(entry) = self.state.index.get(key).filter(|entry| entry.is_live()) else { return Ok(None) };
-        let kv = self.shared.key_value(self.state, key, entry.last())?;
-        fields(&kv)?;
-        Ok(Some(kv))
-    }
-
-    pub(crate) fn exists(&self, key: &[u8]) -> bool {
-        self.state.index.get(key).is_some_and(super::index::KeyEntry::is_live)
-    }
-
-    pub(crate) fn range(&self, request: &RangeRequest) -> Result<RangeResponse, ReadError> {
-        self.shared.range_locked(self.state, request, self.revision())
     }
 
     /// Ends the transaction: the revision grows when something changed. Returns the events for the watchers.
