@@ -386,6 +386,8 @@ fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, StartError> {
         election_timeout_min: election_ms * 45 / 100,
         election_timeout_max: election_ms * 60 / 100,
         enable_pre_vote: Some(config.pre_vote),
+        // A leader that resumed its old term would count as caught up before it has applied its log again.
+        enable_leader_restore: Some(false),
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: CATCH_UP_ENTRIES,
         ..openraft::Config::default()

@@ -22,6 +22,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+/// What an empty store takes: the page of its own records.
+const EMPTY_STORE_BYTES: u64 = 4096;
+
 /// Bytes in one message of a snapshot. etcd's size.
 const SNAPSHOT_CHUNK: usize = 32 << 10;
 
@@ -70,7 +73,7 @@ impl Maintenance for MaintenanceService {
             header: Some(self.node.header(store.revision)),
             version: COMPATIBLE_ETCD_VERSION.to_owned(),
             db_size: store.file_bytes as i64,
-            db_size_in_use: store.stored_bytes.min(store.file_bytes) as i64,
+            db_size_in_use: (store.stored_bytes + EMPTY_STORE_BYTES).min(store.file_bytes) as i64,
             leader: self.node.leader(),
             raft_index: self.node.committed().max(store.applied.index),
             raft_term: self.node.term(),
