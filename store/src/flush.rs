@@ -144,10 +144,11 @@ impl Flusher {
     }
 }
 
-/// Starts a durable transaction that leaves the file quickly repairable.
+/// Starts a durable transaction that commits in two phases, so that a damaged commit is an error and never a silent step
+/// back. The allocation state is not saved with it ("quick repair"): opening verifies the file and does not use it.
 pub(crate) fn begin(db: &Database) -> Result<WriteTransaction, Fault> {
     let mut txn = db.begin_write()?;
-    txn.set_quick_repair(true);
+    txn.set_two_phase_commit(true);
     Ok(txn)
 }
 
