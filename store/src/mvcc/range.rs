@@ -215,7 +215,7 @@ impl Shared {
         }
         // Not worth waiting for: the next reader tries again.
         if let Some(mut state) = self.state.try_write() {
-            for (slot, revision) in misses.0 {
+            for (slot, revision) in misses.0.into_iter().take(RANGE_CHUNK) {
                 state.index.fill(revision, kvs[slot].clone());
             }
             // A range may bring in more than it may leave cached.
