@@ -144,10 +144,11 @@ impl Flusher {
     }
 }
 
-/// Starts a durable transaction that leaves the file quickly repairable.
+/// Starts a durable transaction that commits in two phases, so that a damaged commit is an error and never a silent step
+/// back. The allocation state is not saved with it ("quick repair"): opening verifies the file and does not use it.
 pub(crate) fn begin(db: &Database) -> Result<WriteTransaction, Fault> {
     let mut txn = db.begin_write()?;
-    txn.set_quick_repair(true);
+    txn.set_two_phase_commit(true);
     Ok(txn)
 }
 
@@ -256,8 +257,10 @@ pub(crate) fn sync_directory(path: &std::path::Path) -> Result<(), Fault> {
 
 #[cfg(test)]
 mod tests {
-    use super::{begin, sync_directory, write};
+    use super::{begin, build, copy, sync_directory, write};
     use crate::command::{Entry, Position};
+    use crate::error::Fault;
+    use crate::open::unfinished;
     use crate::{Options, Reader, Writer, open};
     use api::cleatpb::Command;
     use api::cleatpb::command::Op;
@@ -283,6 +286,31 @@ mod tests {
             (past.next, past.changes.iter().map(|change| (change.revision, change.events.len())).collect::<Vec<_>>())
         });
         format!("{range:?} {past:?} {:?}", reader.hash_kv(0).unwrap())
+    }
+
+    #[test]
+    fn a_copy_that_fails_leaves_the_database_in_use() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("db");
+        let (mut writer, mut flusher, reader) = open(&path, Options::default()).unwrap();
+        for (index, key) in ["a", "b", "c"].into_iter().enumerate() {
+            put(&mut writer, 1 + index as u64, key);
+        }
+        flusher.flush().unwrap();
+        // As a disk that is full once the copy is written.
+        let full = |from: &redb::Database, to: &redb::Database| {
+            copy(from, to, -1)?;
+            Err(Fault::Io { context: "copy".into(), source: std::io::ErrorKind::StorageFull.into() })
+        };
+        let database = flusher.shared.database();
+        assert!(build(&path, &Options::default(), |to| full(&database, to)).is_err());
+        drop(database);
+        assert!(!unfinished(&path).exists());
+        put(&mut writer, 4, "d");
+        flusher.flush().unwrap();
+        let before = answers(&reader);
+        flusher.defragment().unwrap();
+        assert_eq!((answers(&reader), reader.durable().0.index), (before, 4));
     }
 
     /// Between its commit and the trim of the tail, a flush has every change in both places.

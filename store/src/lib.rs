@@ -53,12 +53,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, database_cache_bytes: 32 << 20 }
+        Self { cache_bytes: 48 << 20, database_cache_bytes: 16 << 20 }
     }
 }
 
 /// Opens the database file, or creates it, verifies its checksums and rebuilds the index from it. Blocking: about a
-/// second for a million keys.
+/// second for a million keys, half of it for the checksums.
 ///
 /// # Errors
 /// A file that is not a database, of another format, damaged or open elsewhere.

@@ -7,14 +7,17 @@ use crate::error::Fault;
 use crate::flush;
 use crate::lease::{Lease, Leases};
 use crate::members::Members;
-use crate::mvcc::index::{Index, Record};
+use crate::mvcc::index::{self, Index, Record, Sorted};
+use crate::mvcc::revision::Revision;
 use crate::mvcc::state::{Gauges, Shared, State, fields};
 use crate::mvcc::tail::Tail;
 use crate::schema::{self, meta};
 use api::cleatpb::MemberAttributes;
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use redb::{
+    AccessGuard, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -163,24 +166,47 @@ fn read_leases(txn: &ReadTransaction) -> Result<Leases, Fault> {
     Ok(leases)
 }
 
-/// One scan of all revisions. Keys are attached to their leases on the way: the last change of a key decides.
+/// One scan of all revisions, in two halves side by side. The last change of a key decides to which lease it is
+/// attached.
 fn read_index(txn: &ReadTransaction, leases: &mut Leases, compacted: i64) -> Result<Index, Fault> {
-    let mut records = Vec::new();
-    let mut check = schema::Rows::new(0, compacted);
     let table = txn.open_table(schema::REVISIONS)?;
-    for row in table.range::<&[u8; 12]>(..)? {
+    let main = |row: Option<(AccessGuard<'_, &[u8; 12]>, _)>| row.map(|row| Revision::from_key(row.0.value()).main);
+    let (first, last) = (main(table.first()?), main(table.last()?));
+    let (first, last) = (first.unwrap_or_default().max(0), last.unwrap_or_default());
+    let middle = first + (last - first) / 2 + 1;
+    let rows = table.len()?;
+    let (earlier, later) = std::thread::scope(|scope| {
+        let later = scope.spawn(|| read_records(&table, middle, i64::MAX, compacted, rows / 2));
+        let earlier = read_records(&table, 0, middle, compacted, rows);
+        // A panic of redb goes on.
+        (earlier, later.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let ((earlier, earlier_rows), (later, later_rows)) = (earlier?, later?);
+    schema::check_count(earlier_rows + later_rows, rows)?;
+    Ok(Index::rebuild(earlier, later, |key, lease| {
+        if lease != 0 {
+            leases.attach(key, lease);
+        }
+    }))
+}
+
+/// The changes of the main revisions from `from` to before `to`, sorted, and how many rows they are.
+fn read_records(
+    table: &ReadOnlyTable<&'static [u8; 12], &'static [u8]>,
+    from: i64,
+    to: i64,
+    compacted: i64,
+    expected: u64,
+) -> Result<(Sorted, u64), Fault> {
+    // At most what a table of plausible length needs: the length is not verified yet.
+    let mut records = Vec::with_capacity(expected.min(1 << 20) as usize);
+    let mut check = schema::Rows::new(from, compacted);
+    let (start, end) = (Revision::first(from).to_key(), Revision::first(to).to_key());
+    for row in table.range::<&[u8; 12]>(&start..&end)? {
         let (key, value) = row?;
         let (revision, kv) = check.next(key.value(), value.value())?;
-        let fields = fields(kv)?;
-        leases.attach(fields.key, fields.lease);
-        records.push(Record {
-            key: fields.key.into(),
-            revision,
-            tombstone: fields.mod_revision == 0,
-            created: fields.create_revision,
-            version: fields.version,
-        });
+        records.push(Record::new(revision, &fields(kv)?));
     }
-    schema::check_count(records.len() as u64, table.len()?)?;
-    Ok(Index::rebuild(records))
+    let rows = records.len() as u64;
+    Ok((index::sort(records), rows))
 }

@@ -2,7 +2,7 @@
 //!
 //! A recording backend keeps the order of writes and syncs. For every point of the recording a file is made of what
 //! was synced and a random part of what was not, opened, and compared with a store that applied the log up to the
-//! position which that file reports.
+//! position which that file reports. A disk that is full is told by the same backend.
 
 use crate::command::{Entry, Position};
 use crate::error::Fault;
@@ -35,11 +35,13 @@ enum Step {
 struct Disk {
     file: Arc<Mutex<Vec<u8>>>,
     steps: Arc<Mutex<Vec<Step>>>,
+    /// Space left for the file to grow, `None` without a bound.
+    space: Arc<Mutex<Option<usize>>>,
 }
 
 impl Disk {
     fn holding(bytes: Vec<u8>) -> Self {
-        Self { file: Arc::new(Mutex::new(bytes)), steps: Arc::default() }
+        Self { file: Arc::new(Mutex::new(bytes)), steps: Arc::default(), space: Arc::default() }
     }
 }
 
@@ -56,7 +58,12 @@ impl StorageBackend for Disk {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.lock().resize(len as usize, 0);
+        let mut file = self.file.lock();
+        if let Some(space) = &mut *self.space.lock() {
+            let growth = (len as usize).saturating_sub(file.len());
+            *space = space.checked_sub(growth).ok_or(io::ErrorKind::StorageFull)?;
+        }
+        file.resize(len as usize, 0);
         self.steps.lock().push(Step::Length(len as usize));
         Ok(())
     }
@@ -207,6 +214,40 @@ fn a_power_loss_leaves_the_durable_position() {
         apply(&mut writer, &log, position, log.len() as u64);
         assert_eq!(contents(&reader), end, "step {at}, position {position}, then replayed");
     }
+}
+
+/// A flush that finds the disk full is a fault; what was durable before stays, and the log gives the rest.
+#[test]
+fn a_full_disk_loses_nothing() {
+    let mut random = StdRng::seed_from_u64(4);
+    let log = log(&mut random, 2000);
+    let disk = Disk::default();
+    let (mut writer, mut flusher, reader) = store_on(disk.clone()).unwrap();
+    *disk.space.lock() = Some(0);
+    let mut applied = 0;
+    let fault = loop {
+        assert!(applied < log.len() as u64, "the disk never was full");
+        apply(&mut writer, &log, applied, applied + 20);
+        applied += 20;
+        match flusher.flush() {
+            Ok(_) => assert_eq!(reader.durable().0.index, applied),
+            Err(fault) => break fault,
+        }
+    };
+    assert!(matches!(fault, Fault::Database(redb::Error::Io(_))), "{fault}");
+    let durable = reader.durable().0.index;
+    assert_eq!(durable, applied - 20, "the failed flush promises nothing");
+    // Readers still have everything that was applied.
+    let end = contents(&reader);
+    drop((writer, flusher, reader));
+
+    let (mut writer, mut flusher, reader) = store_on(Disk::holding(disk.file.lock().clone())).unwrap();
+    let position = reader.applied().0.index;
+    assert!(position == durable || position == applied, "{position} was found, {durable} was durable");
+    apply(&mut writer, &log, position, applied);
+    assert_eq!(contents(&reader), end);
+    flusher.flush().unwrap();
+    assert_eq!(reader.durable().0.index, applied);
 }
 
 /// What a power loss leaves of a database that is being created must not keep the member from starting.

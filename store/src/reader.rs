@@ -55,7 +55,16 @@ impl Reader {
     /// # Errors
     /// A compacted or future revision; a fault.
     pub fn range(&self, request: &RangeRequest) -> Result<(RangeResponse, i64), ReadError> {
-        self.shared.range(request)
+        self.shared.range(request, true)
+    }
+
+    /// Answers a range as [`Reader::range`] does, but leaves the count out and ends at the limit: the time it takes
+    /// depends on the limit and not on the size of the range. For ranges that are read page by page.
+    ///
+    /// # Errors
+    /// A compacted or future revision; a fault.
+    pub fn range_page(&self, request: &RangeRequest) -> Result<(RangeResponse, i64), ReadError> {
+        self.shared.range(request, false)
     }
 
     /// Answers a transaction that only reads, see [`crate::is_read_only`].

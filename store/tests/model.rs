@@ -8,6 +8,7 @@
 mod support;
 
 use api::cleatpb::Command;
+use api::encoded::RangeResponse;
 use store::{Change, Options, ReadError, Rejection, RevisionEvents};
 use support::Member;
 use support::model::{Event, Model, encode};
@@ -80,6 +81,9 @@ impl Run {
         let expected = self.model.range(&request).map(|response| (response, self.model.revision));
         let answer = self.member.reader().range(&request).map_err(rejection);
         assert_eq!(answer, expected, "{request:?}");
+        let page = self.member.reader().range_page(&request).map_err(rejection);
+        let uncounted = expected.map(|(response, at)| (RangeResponse { count: 0, ..response }, at));
+        assert_eq!(page, uncounted, "{request:?}");
     }
 
     fn read_txn(&mut self) {

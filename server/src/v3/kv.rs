@@ -161,7 +161,9 @@ async fn stream_range(
     let mut header_revision = None;
     loop {
         request.limit = keys.min(left);
-        let (mut response, revision) = node.reader().range(&request).map_err(read_status)?;
+        // The first chunk counts the whole range; to count what is left for every chunk would take the square.
+        let page = if count.is_none() { node.reader().range(&request) } else { node.reader().range_page(&request) };
+        let (mut response, revision) = page.map_err(read_status)?;
         if request.revision <= 0 {
             request.revision = revision;
         }

@@ -8,14 +8,15 @@
 
 use super::key_range::{KeyRange, RangeEnd};
 use super::revision::Revision;
-use api::encoded::KeyValue;
+use api::encoded::{KeyValue, KeyValueFields};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// One change of a key. The tombstone flag shares a word with the sub revision: the index is the largest part of
-/// the process's memory.
+/// the process's memory. Packed: 12 bytes instead of 16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(Rust, packed(4))]
 pub(crate) struct Stamp {
     main: i64,
     sub_and_flag: u32,
@@ -90,16 +91,31 @@ impl KeyEntry {
         self.last = stamp;
     }
 
+    /// Appends a later part of the key's history.
+    fn extend(&mut self, later: &mut Self) {
+        for stamp in later.older.take().into_iter().flat_map(|older| *older) {
+            self.push(stamp);
+        }
+        self.push(later.last);
+        (self.created, self.version) = (later.created, later.version);
+    }
+
     /// True when the key exists at `at` and this is the change that made it what it is.
     pub(crate) fn is_visible(&self, revision: Revision, at: i64) -> bool {
         self.at(at).is_some_and(|stamp| stamp.revision() == revision)
     }
 }
 
+/// Memory that a cached key-value takes: its bytes, the counters of what shares it, and what the allocator rounds up.
+fn cost(kv: &KeyValue) -> usize {
+    let len = kv.as_bytes().len();
+    len + 16 + len / 16
+}
+
 #[derive(Default)]
 pub(crate) struct Index {
     keys: BTreeMap<Box<[u8]>, KeyEntry>,
-    /// Bytes of cached key-values.
+    /// Memory of cached key-values, see [`cost`].
     cached_bytes: usize,
     /// Where the eviction stopped.
     hand: Box<[u8]>,
@@ -160,13 +176,13 @@ impl Index {
             }
             entry.push(stamp);
             let kv = encode(entry.created, entry.version);
-            self.cached_bytes += kv.as_bytes().len();
-            self.cached_bytes -= entry.cached.replace(kv.clone()).map_or(0, |old| old.as_bytes().len());
+            self.cached_bytes += cost(&kv);
+            self.cached_bytes -= entry.cached.replace(kv.clone()).map_or(0, |old| cost(&old));
             return kv;
         }
         let kv = encode(revision.main, 1);
         self.live += 1;
-        self.cached_bytes += kv.as_bytes().len();
+        self.cached_bytes += cost(&kv);
         let entry = KeyEntry {
             last: stamp,
             created: revision.main,
@@ -185,7 +201,7 @@ impl Index {
         entry.push(Stamp::new(revision, true));
         entry.version = 0;
         self.live -= 1;
-        self.cached_bytes -= entry.cached.take().map_or(0, |old| old.as_bytes().len());
+        self.cached_bytes -= entry.cached.take().map_or(0, |old| cost(&old));
     }
 
     /// Puts a key-value read from disk into its cache slot, unless the key changed since.
@@ -195,7 +211,7 @@ impl Index {
             && entry.last.revision() == revision
             && entry.cached.is_none()
         {
-            self.cached_bytes += kv.as_bytes().len();
+            self.cached_bytes += cost(&kv);
             entry.cached = Some(kv);
         }
     }
@@ -219,7 +235,7 @@ impl Index {
                 last = Some(key.clone());
             }
             if entry.cached.is_some() && !entry.touched.swap(false, Ordering::Relaxed) {
-                self.cached_bytes -= entry.cached.take().map_or(0, |old| old.as_bytes().len());
+                self.cached_bytes -= entry.cached.take().map_or(0, |old| cost(&old));
             }
         }
         // The end was reached: start over next time.
@@ -262,54 +278,98 @@ impl Index {
         (dropped, last)
     }
 
-    /// Builds the index from every stored change, in any order of keys.
-    /// `records` are `(key, revision, tombstone, created, version)` in revision order.
-    pub(crate) fn rebuild(mut records: Vec<Record>) -> Self {
-        // Stable: changes of one key stay in revision order.
-        records.sort_by(|a, b| a.key.cmp(&b.key));
+    /// Builds the index from every stored change. Every change of `later` is younger than those of `earlier`.
+    /// `attach` gets every key with the lease of its last change.
+    pub(crate) fn rebuild(earlier: Sorted, later: Sorted, mut attach: impl FnMut(&[u8], i64)) -> Self {
+        let same_order = earlier.common == later.common;
+        let mut records = earlier.records;
+        records.extend(later.records);
+        // Stable, and two sorted runs: one merge, in which changes of one key stay in revision order.
+        if same_order {
+            records.sort_by(|a, b| a.order.cmp(&b.order).then_with(|| a.key.cmp(&b.key)));
+        } else {
+            records.sort_by(|a, b| a.key.cmp(&b.key));
+        }
+        merge_histories(&mut records);
         let mut live = 0;
-        let mut entries: Vec<(Box<[u8]>, KeyEntry)> = Vec::with_capacity(records.len());
-        for record in records {
-            let stamp = Stamp::new(record.revision, record.tombstone);
-            match entries.last_mut() {
-                Some((key, entry)) if *key == record.key => {
-                    entry.push(stamp);
-                    (entry.created, entry.version) = (record.created, record.version);
-                }
-                _ => {
-                    let (created, version) = (record.created, record.version);
-                    let entry = KeyEntry {
-                        last: stamp,
-                        created,
-                        version,
-                        older: None,
-                        cached: None,
-                        touched: AtomicBool::new(false),
-                    };
-                    entries.push((record.key, entry));
-                }
-            }
+        for record in &records {
+            live += usize::from(record.entry.is_live());
+            attach(&record.key, record.lease);
         }
-        for (_, entry) in &entries {
-            live += usize::from(entry.is_live());
-        }
-        Self { keys: entries.into_iter().collect(), live, ..Self::default() }
+        // From sorted input the nodes of the map are full, and the records' memory is used again.
+        Self { keys: records.into_iter().map(|record| (record.key, record.entry)).collect(), live, ..Self::default() }
     }
 }
 
-/// A stored change, as [`Index::rebuild`] takes it.
+/// A stored change; in [`Sorted`], all changes of a key.
 pub(crate) struct Record {
-    pub(crate) key: Box<[u8]>,
-    pub(crate) revision: Revision,
-    pub(crate) tombstone: bool,
-    pub(crate) created: i64,
-    pub(crate) version: i64,
+    /// Bytes of the key after what all keys have in common: most comparisons end here, without a look at the key.
+    order: u64,
+    key: Box<[u8]>,
+    entry: KeyEntry,
+    lease: i64,
+}
+
+impl Record {
+    pub(crate) fn new(revision: Revision, fields: &KeyValueFields<'_>) -> Self {
+        let entry = KeyEntry {
+            // A put always has a revision.
+            last: Stamp::new(revision, fields.mod_revision == 0),
+            created: fields.create_revision,
+            version: fields.version,
+            older: None,
+            cached: None,
+            touched: AtomicBool::new(false),
+        };
+        Self { order: 0, key: fields.key.into(), entry, lease: fields.lease }
+    }
+}
+
+/// Stored changes by key, one record for each key.
+#[derive(Default)]
+pub(crate) struct Sorted {
+    records: Vec<Record>,
+    /// What all keys begin with.
+    common: Vec<u8>,
+}
+
+/// Sorts changes that come in revision order.
+pub(crate) fn sort(mut records: Vec<Record>) -> Sorted {
+    let mut common = records.first().map_or_else(Vec::new, |record| record.key.to_vec());
+    for record in &records {
+        let len = record.key.iter().zip(&common).take_while(|(a, b)| a == b).count();
+        common.truncate(len);
+    }
+    for record in &mut records {
+        let rest = &record.key[common.len()..];
+        let mut order = [0; 8];
+        let len = rest.len().min(order.len());
+        order[..len].copy_from_slice(&rest[..len]);
+        record.order = u64::from_be_bytes(order);
+    }
+    records.sort_unstable_by(|a, b| {
+        let revision = |record: &Record| record.entry.last.revision();
+        a.order.cmp(&b.order).then_with(|| a.key.cmp(&b.key)).then_with(|| revision(a).cmp(&revision(b)))
+    });
+    merge_histories(&mut records);
+    Sorted { records, common }
+}
+
+/// Moves the changes of a key into its first record. Records are sorted by key, then by revision.
+fn merge_histories(records: &mut Vec<Record>) {
+    records.dedup_by(|next, kept| {
+        let same = next.key == kept.key;
+        if same {
+            kept.entry.extend(&mut next.entry);
+            kept.lease = next.lease;
+        }
+        same
+    });
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use api::encoded::KeyValueFields;
 
     fn revision(main: i64) -> Revision {
         Revision::first(main)

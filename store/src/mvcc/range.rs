@@ -32,6 +32,8 @@ struct Query<'a> {
     at: i64,
     limit: usize,
     values: bool,
+    /// False to end at the limit, without a count of what follows.
+    count: bool,
 }
 
 impl Query<'_> {
@@ -50,6 +52,9 @@ impl Query<'_> {
                 if self.values && found.kvs.len() < self.limit {
                     Self::push(state, entry.cached(stamp), stamp, found, misses);
                 }
+            }
+            if !self.count && found.kvs.len() >= self.limit {
+                return None;
             }
             if visited + 1 == chunk {
                 return Some(key.into());
@@ -144,26 +149,32 @@ fn sort(kvs: &mut [KeyValue], request: &RangeRequest) {
 }
 
 impl Shared {
-    /// Answers a range from this member's state and returns the store revision that it was read at.
+    /// Answers a range from this member's state and returns the store revision that it was read at. Without `count`
+    /// the count is left out, and the keys after the limit are not visited.
     ///
     /// # Errors
     /// A compacted or future revision, or a broken database.
-    pub(crate) fn range(&self, request: &RangeRequest) -> Result<(RangeResponse, i64), ReadError> {
+    pub(crate) fn range(&self, request: &RangeRequest, count: bool) -> Result<(RangeResponse, i64), ReadError> {
         for _ in 0..RESTARTS {
-            match self.range_in_chunks(request, RANGE_CHUNK) {
+            match self.range_in_chunks(request, count, RANGE_CHUNK) {
                 // The latest revision is never compacted when the range starts, so a compaction overtook it.
                 Err(ReadError::Rejected(Rejection::Compacted)) if request.revision <= 0 => {}
                 answer => return answer,
             }
         }
-        self.range_in_chunks(request, usize::MAX)
+        self.range_in_chunks(request, count, usize::MAX)
     }
 
-    fn range_in_chunks(&self, request: &RangeRequest, chunk: usize) -> Result<(RangeResponse, i64), ReadError> {
+    fn range_in_chunks(
+        &self,
+        request: &RangeRequest,
+        count: bool,
+        chunk: usize,
+    ) -> Result<(RangeResponse, i64), ReadError> {
         let range = KeyRange::new(&request.key, &request.range_end);
         let mut found = Found::default();
         let mut cursor: Option<Box<[u8]>> = None;
-        let mut query = Query { range, at: 0, limit: pushed_down_limit(request), values: !request.count_only };
+        let mut query = Query { range, at: 0, limit: pushed_down_limit(request), values: !request.count_only, count };
         let mut current = None;
         loop {
             let mut misses = Misses::default();
@@ -181,6 +192,9 @@ impl Shared {
             if cursor.is_none() {
                 break;
             }
+        }
+        if !count {
+            found.count = 0;
         }
         let revision = current.unwrap_or_default();
         Ok((shape(request, found)?, revision))
@@ -201,7 +215,7 @@ impl Shared {
         }
         // Not worth waiting for: the next reader tries again.
         if let Some(mut state) = self.state.try_write() {
-            for (slot, revision) in misses.0 {
+            for (slot, revision) in misses.0.into_iter().take(RANGE_CHUNK) {
                 state.index.fill(revision, kvs[slot].clone());
             }
             // A range may bring in more than it may leave cached.
@@ -224,6 +238,7 @@ impl Shared {
             at,
             limit: pushed_down_limit(request),
             values: !request.count_only,
+            count: true,
         };
         let mut found = Found::default();
         let mut misses = Misses::default();
