@@ -246,11 +246,11 @@ fn matches(compare: &Compare, stored: &KeyValueFields<'_>) -> bool {
     }
 }
 
-/// True when both branches of the transaction are ranges alone.
+/// True when neither branch of the transaction, nested ones included, writes.
 pub fn is_read_only(request: &TxnRequest) -> bool {
     request.success.iter().chain(&request.failure).all(|op| match &op.request {
-        // A nested transaction counts as a write in etcd whatever it does, and meets what a write meets: alarms.
-        Some(Request::RequestPut(_) | Request::RequestDeleteRange(_) | Request::RequestTxn(_)) => false,
+        Some(Request::RequestTxn(nested)) => is_read_only(nested),
+        Some(Request::RequestPut(_) | Request::RequestDeleteRange(_)) => false,
         Some(Request::RequestRange(_)) | None => true,
     })
 }
