@@ -131,8 +131,10 @@ impl Worker {
                     done.send(()).ok();
                 }
                 Ok(Request::Defragment(done)) => {
+                    // Brings pending deletes into the file before it is copied without its free space.
+                    self.flush()?;
                     let started = Instant::now();
-                    let result = self.flusher.defragment().map(|()| started.elapsed());
+                    let result = self.flusher.defragment()?.map(|()| started.elapsed());
                     drop(done.send(result.map_err(|fault| fault.to_string())));
                 }
                 Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => {

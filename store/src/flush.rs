@@ -128,19 +128,22 @@ impl Flusher {
     /// Copies the database to a new file without its free space and puts it in the old one's place. Apply and
     /// readers go on: only the flush waits, so the tail grows meanwhile.
     ///
+    /// What is not flushed yet stays in the tail and goes to the new file. `Ok(Err(_))` says why it was not done, a full
+    /// disk for example: then the old file is in use as before.
+    ///
     /// # Errors
-    /// A fault of the old database. When the new file cannot be written (a full disk) the old one stays in use and
-    /// the error is [`Fault::Io`] or [`Fault::Database`]; the caller decides by [`Flusher::flush`] working afterwards.
-    /// When only the directory cannot be synced, the new file is in use already.
-    pub fn defragment(&mut self) -> Result<(), Fault> {
-        self.flush()?;
+    /// A fault means that this member must stop: the new file is in use, and a crash could bring the old one back.
+    pub fn defragment(&mut self) -> Result<Result<(), Fault>, Fault> {
         let shared = &self.shared;
         let compacted = shared.state.read().compacted;
-        let db = build(&shared.path, &shared.options, |to| copy(&shared.database(), to, compacted))?;
+        let db = match build(&shared.path, &shared.options, |to| copy(&shared.database(), to, compacted)) {
+            Ok(db) => db,
+            Err(reason) => return Ok(Err(reason)),
+        };
         let old = std::mem::replace(&mut *shared.db.write(), Arc::new(db));
         // Closed outside the lock, unless a reader still holds it.
         drop(old);
-        sync_directory(&shared.path)
+        sync_directory(&shared.path).map(Ok)
     }
 }
 
@@ -309,7 +312,7 @@ mod tests {
         put(&mut writer, 4, "d");
         flusher.flush().unwrap();
         let before = answers(&reader);
-        flusher.defragment().unwrap();
+        flusher.defragment().unwrap().unwrap();
         assert_eq!((answers(&reader), reader.durable().0.index), (before, 4));
     }
 

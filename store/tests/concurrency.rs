@@ -79,7 +79,7 @@ fn maintain(flusher: &mut Flusher, done: &AtomicBool) {
         flusher.flush().unwrap();
         flusher.compact_step(300);
         if round % 20 == 19 {
-            flusher.defragment().unwrap();
+            flusher.defragment().unwrap().unwrap();
         }
         if done.load(Ordering::Relaxed) {
             break;
@@ -199,7 +199,7 @@ fn a_snapshot_survives_a_defragmentation() {
     member.flush();
     let mut snapshot = member.reader().snapshot().unwrap();
     assert!(snapshot.next_frame().unwrap().is_some());
-    member.flusher().defragment().unwrap();
+    member.flusher().defragment().unwrap().unwrap();
     let mut frames = 0;
     while snapshot.next_frame().unwrap().is_some() {
         frames += 1;

@@ -60,7 +60,7 @@ fn child() {
         flusher.compact_step(3);
         flusher.flush().unwrap();
         if random.random_range(0..8) == 0 {
-            flusher.defragment().unwrap();
+            flusher.defragment().unwrap().unwrap();
         }
         // Past the test harness, which captures what `println` writes.
         std::io::Write::write_all(&mut std::io::stderr(), format!("durable {applied}\n").as_bytes()).unwrap();

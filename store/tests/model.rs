@@ -56,7 +56,7 @@ impl Run {
             }
             98 => self.member.reopen(),
             _ => match self.random.below(3) {
-                0 => self.member.flusher().defragment().unwrap(),
+                0 => self.member.flusher().defragment().unwrap().unwrap(),
                 1 => self.member.reimport(),
                 _ => self.everything(),
             },

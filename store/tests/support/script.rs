@@ -114,7 +114,7 @@ fn maintain(member: &mut Member, name: &str, words: &mut VecDeque<&str>) -> Opti
         "finish" => member.finish_compaction(),
         "reopen" => member.reopen(),
         "reimport" => member.reimport(),
-        "defragment" => member.flusher().defragment().unwrap(),
+        "defragment" => member.flusher().defragment().unwrap().unwrap(),
         _ => return None,
     }
     Some("done".into())
