@@ -229,7 +229,7 @@ async fn serve(shared: Arc<Shared>, socket: Socket, front: Front, slot: OwnedSem
     };
     let front = ConnectionFront::new(front, local, remote);
     let served = if is_http2 {
-        let io = TokioIo::new(connection.counted(shared.traffic.clone()));
+        let io = TokioIo::new(connection.counted(shared.traffic.clone()).correcting_authority());
         let mut connection = pin!(shared.http2.serve_connection(io, front));
         tokio::select! {
             served = connection.as_mut() => served,

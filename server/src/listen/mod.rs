@@ -11,9 +11,11 @@
 //! `server` makes the services, starts listeners and shuts them down.
 
 mod accept;
+mod authority;
 mod body;
 mod frame;
 mod front;
+mod hpack;
 mod socket;
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Sockets: binding them from URLs, and the connection that hyper reads and writes.
 
+use super::authority::AuthorityFilter;
 use crate::config::{ListenUrl, Place};
 use bytes::Bytes;
 use prometheus::IntCounter;
@@ -8,7 +9,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
@@ -160,6 +161,8 @@ pub(super) struct Connection {
     socket: Socket,
     head: Bytes,
     traffic: Option<Traffic>,
+    /// Only as long as it is needed: for most connections, until the first request.
+    filter: Option<Box<AuthorityFilter>>,
 }
 
 impl Connection {
@@ -175,7 +178,7 @@ impl Connection {
             len += more;
         }
         let is_http2 = head[..len] == HTTP2_PREFACE[..];
-        Ok((Self { socket, head: Bytes::copy_from_slice(&head[..len]), traffic: None }, is_http2))
+        Ok((Self { socket, head: Bytes::copy_from_slice(&head[..len]), traffic: None, filter: None }, is_http2))
     }
 
     /// Counts from here on.
@@ -183,6 +186,43 @@ impl Connection {
         traffic.received.inc_by(self.head.len() as u64);
         self.traffic = Some(traffic);
         self
+    }
+
+    /// Accepts a URL or a path as `:authority`; for HTTP/2.
+    pub(super) fn correcting_authority(mut self) -> Self {
+        self.filter = Some(Box::default());
+        self
+    }
+
+    fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.socket).poll_read(cx, buf);
+        if let Some(traffic) = &self.traffic {
+            traffic.received.inc_by((buf.filled().len() - before) as u64);
+        }
+        result
+    }
+
+    /// Reads what the filter hands on. Drops the filter when it is over.
+    fn poll_filtered(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        while let Some(filter) = &mut self.filter {
+            let has_read = filter.read(buf);
+            if filter.is_over() {
+                self.filter = None;
+            }
+            if has_read || buf.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_receive(cx, buf))?;
+            let Some(filter) = &mut self.filter else { break };
+            match &buf.filled()[before..] {
+                [] => filter.finish(),
+                received => filter.feed(received),
+            }
+            buf.set_filled(before);
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn sent(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -215,12 +255,7 @@ impl AsyncRead for Connection {
             buf.put_slice(&self.head.split_to(len));
             return Poll::Ready(Ok(()));
         }
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.socket).poll_read(cx, buf);
-        if let Some(traffic) = &self.traffic {
-            traffic.received.inc_by((buf.filled().len() - before) as u64);
-        }
-        result
+        if self.filter.is_some() { self.poll_filtered(cx, buf) } else { self.poll_receive(cx, buf) }
     }
 }
 

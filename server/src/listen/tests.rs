@@ -9,6 +9,7 @@ use api::health::health_client::HealthClient;
 use api::health::{HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse};
 use api::server::health_server::{Health, HealthServer};
 use futures::FutureExt as _;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -285,4 +286,88 @@ async fn an_address_in_use_is_named() {
     let url = format!("http://{}", server.address);
     let error = Bound::new(&config(&url).listen_client_urls[0], false).await.unwrap_err().to_string();
     assert!(error.starts_with(&format!("cannot listen on {url}: Address already in use")), "{error}");
+}
+
+/// The header blocks of a client that indexes what it sends, as grpc-go does.
+struct Encoder {
+    authority: String,
+    /// Newest first.
+    table: VecDeque<(&'static str, String)>,
+    evicted: usize,
+}
+
+impl Encoder {
+    fn block(&mut self, call: usize) -> Vec<u8> {
+        // POST and http from the static table.
+        let mut block = vec![0x83, 0x86];
+        // The name's index in the static table, or 0.
+        let fields = [
+            (5, ":path", "/grpc.health.v1.Health/Check".to_owned()),
+            (1, ":authority", self.authority.clone()),
+            (31, "content-type", "application/grpc".to_owned()),
+            (0, "te", "trailers".to_owned()),
+            (0, "grpc-timeout", format!("{}u", 9_000_000 + call)),
+        ];
+        for (index, name, value) in fields {
+            if let Some(at) = self.table.iter().position(|entry| *entry == (name, value.clone())) {
+                match 62 + at as u8 {
+                    index @ ..0x7f => block.push(0x80 | index),
+                    index => block.extend([0xff, index - 0x7f]),
+                }
+                continue;
+            }
+            block.push(0x40 | index);
+            if index == 0 {
+                block.push(name.len() as u8);
+                block.extend(name.bytes());
+            }
+            block.push(value.len() as u8);
+            block.extend(value.bytes());
+            self.table.push_front((name, value));
+            let size = |table: &VecDeque<(&str, String)>| -> usize {
+                table.iter().map(|(name, value)| name.len() + value.len() + 32).sum()
+            };
+            while size(&self.table) > 4096 {
+                self.evicted += usize::from(self.table.pop_back().is_some_and(|(name, _)| name == ":authority"));
+            }
+        }
+        block
+    }
+}
+
+/// The type and the stream of the next frame.
+async fn next_frame(stream: &mut TcpStream) -> (u8, u32) {
+    let mut head = [0; 9];
+    let read = async {
+        stream.read_exact(&mut head).await.unwrap();
+        let [high, middle, low, kind, _, id @ ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, high, middle, low]) as usize];
+        stream.read_exact(&mut payload).await.unwrap();
+        (kind, u32::from_be_bytes(id))
+    };
+    tokio::time::timeout(DEADLINE, read).await.expect("the server answers")
+}
+
+#[tokio::test]
+async fn a_url_as_authority_is_served_for_hundreds_of_calls() {
+    let server = start(4).await;
+    let authority = format!("http://{}", server.address);
+    let mut encoder = Encoder { authority, table: VecDeque::new(), evicted: 0 };
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    for call in 0..400 {
+        let id = (2 * call as u32 + 1).to_be_bytes();
+        let block = encoder.block(call);
+        let mut request = vec![0, 0, block.len() as u8, 1, 4];
+        request.extend([&id[..], &block, &[0, 0, 5, 0, 1], &id, &[0; 5]].concat());
+        stream.write_all(&request).await.unwrap();
+        // Data is an answer; the other way would be a reset of the stream.
+        loop {
+            match next_frame(&mut stream).await {
+                (0, answered) => break assert_eq!(answered.to_be_bytes(), id),
+                (kind, _) => assert!(![3, 7].contains(&kind), "call {call}: frame of type {kind}"),
+            }
+        }
+    }
+    assert!(encoder.evicted > 1, "the client had to send its authority again");
 }
