@@ -114,7 +114,11 @@ fn maintain(member: &mut Member, name: &str, words: &mut VecDeque<&str>) -> Opti
         "finish" => member.finish_compaction(),
         "reopen" => member.reopen(),
         "reimport" => member.reimport(),
-        "defragment" => member.flusher().defragment().unwrap().unwrap(),
+        "defragment" => {
+            // As the server does it.
+            member.flusher().flush().unwrap();
+            member.flusher().defragment().unwrap().unwrap();
+        }
         _ => return None,
     }
     Some("done".into())
