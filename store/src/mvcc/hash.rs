@@ -26,7 +26,8 @@ impl Shared {
     /// CRC-32C of the literal `key`, then for each change up to `revision` (0 for the latest) etcd's revision key and
     /// the stored key-value. Of the changes up to the compacted revision only those count that are still visible at
     /// `revision`; when no key exists at `revision`, those that a finished compaction keeps. Both rules are etcd's,
-    /// and make the hash the same before and after history was removed.
+    /// and make the hash the same before and after history was removed. (In the second case etcd's own hash changes
+    /// when it has deleted and committed what the compaction removes: this is the one from then on.)
     ///
     /// # Errors
     /// A future revision, or one below the compacted revision.
