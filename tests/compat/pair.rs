@@ -210,8 +210,9 @@ impl Pair {
 
     /// A compaction ends the watchers that still have to read what it removes, so none may be left.
     async fn catch_up(&mut self) -> Result<()> {
-        let current = self.world.revisions.current;
-        if std::mem::take(&mut self.behind) && current > 1 {
+        let Revisions { current, compacted } = self.world.revisions;
+        // With everything compacted a further compaction is refused, and etcd may have no event left to wait for.
+        if current > compacted.max(1) && std::mem::take(&mut self.behind) {
             tokio::try_join!(self.etcd.catch_up(current), self.cleat.catch_up(current))?;
         }
         Ok(())
