@@ -4,7 +4,8 @@
 //! normalised before comparing, [`ledger`] which differences are accepted and why. Watch events are compared
 //! per watcher, as one ordered sequence.
 //!
-//! - `CLEAT_SEED=n` replays one sequence; `CLEAT_DIFF_OPS=n` sets the number of requests of a run.
+//! - `CLEAT_SEED=n` replays one sequence; `CLEAT_FIRST_SEED=n` runs the same sequences each time, from that seed on;
+//!   `CLEAT_DIFF_OPS=n` sets the number of requests of a run.
 //! - `CLEAT_BIN` and `ETCD_BIN` choose the servers: pointing both at etcd shows that the test is quiet on equal
 //!   servers, pointing them at two releases that it is not on different ones.
 

@@ -11,7 +11,7 @@ use crate::pair::Pair;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter, Write as _};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -36,18 +36,20 @@ const RUN_BUDGET: Duration = Duration::from_secs(150);
 pub(crate) struct Plan {
     /// One sequence to replay; otherwise seeds are drawn until enough requests were made.
     seed: Option<u64>,
+    /// Take this seed and the ones after it instead of drawing them.
+    first_seed: Option<u64>,
     ops: usize,
 }
 
 impl Plan {
-    /// Reads `CLEAT_SEED` and `CLEAT_DIFF_OPS`.
+    /// Reads `CLEAT_SEED`, `CLEAT_FIRST_SEED` and `CLEAT_DIFF_OPS`.
     pub(crate) fn from_env() -> Result<Self> {
         let number = |name: &str| -> Result<Option<u64>> {
             let Ok(text) = std::env::var(name) else { return Ok(None) };
             Ok(Some(text.parse().with_context(|| format!("{name}={text}"))?))
         };
         let ops = number("CLEAT_DIFF_OPS")?.map_or(DEFAULT_OPS, |ops| ops as usize);
-        Ok(Self { seed: number("CLEAT_SEED")?, ops })
+        Ok(Self { seed: number("CLEAT_SEED")?, first_seed: number("CLEAT_FIRST_SEED")?, ops })
     }
 }
 
@@ -81,6 +83,8 @@ struct Run {
     started: Instant,
     done: AtomicUsize,
     /// By signature.
+    /// Seeds taken in order so far.
+    taken: AtomicU64,
     failures: Mutex<BTreeMap<String, Failure>>,
 }
 
@@ -88,7 +92,7 @@ struct Run {
 pub(crate) async fn run(plan: Plan, ledger: Arc<Ledger>) -> Result<Vec<Failure>> {
     let workers = if plan.seed.is_some() { 1 } else { WORKERS };
     let (started, done, failures) = (Instant::now(), AtomicUsize::new(0), Mutex::default());
-    let run = Arc::new(Run { plan, ledger, started, done, failures });
+    let run = Arc::new(Run { plan, ledger, started, done, taken: AtomicU64::new(0), failures });
     let mut tasks = JoinSet::new();
     for _ in 0..workers {
         let run = Arc::clone(&run);
@@ -118,7 +122,11 @@ impl Run {
             && self.done.load(Ordering::Relaxed) < self.plan.ops
             && self.started.elapsed() < RUN_BUDGET
         {
-            self.sequence(rand::random_range(0..1_000_000_000)).await?;
+            let seed = match self.plan.first_seed {
+                Some(first) => first + self.taken.fetch_add(1, Ordering::Relaxed),
+                None => rand::random_range(0..1_000_000_000),
+            };
+            self.sequence(seed).await?;
         }
         Ok(())
     }
