@@ -1,10 +1,12 @@
 //! Key-value requests.
 
 use super::{Generator, UNKNOWN_LEASE};
-use crate::op::current;
+use crate::op::{chosen_lease, current};
 use crate::pair::World;
 use api::etcdserverpb::{
-    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, compare::TargetUnion, request_op,
+    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+    compare::{CompareResult, TargetUnion},
+    request_op,
 };
 use bytes::Bytes;
 use rand::Rng;
@@ -180,7 +182,12 @@ impl Generator {
             }
             _ => None,
         };
-        Compare { result: self.rng.random_range(0..4), target, key, target_union, range_end }
+        let mut result = self.rng.random_range(0..4);
+        if matches!(target_union, Some(TargetUnion::Lease(lease)) if lease >= chosen_lease(0)) {
+            // Which of two ids that the servers chose is the larger one is chance.
+            result = self.pick(&[CompareResult::Equal as i32, CompareResult::NotEqual as i32]);
+        }
+        Compare { result, target, key, target_union, range_end }
     }
 }
 
