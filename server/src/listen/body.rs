@@ -1,6 +1,7 @@
 //! The bodies that pass a listener, wrapped to count messages and to see how a call ends.
 
 use super::frame::{MessageCounter, TooLarge};
+use super::gather::OpenCalls;
 use crate::metrics::{Call, MethodMetrics};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -69,6 +70,8 @@ pub enum ResponseBody {
         messages: Messages,
         /// The call.
         call: Call,
+        /// Held as long as the call is open.
+        open: OpenCalls,
     },
     /// Of a call to a method that does not exist.
     Refused,
@@ -82,12 +85,12 @@ pub struct Messages(MessageCounter);
 
 impl ResponseBody {
     /// Wraps the answer of a service.
-    pub(super) fn grpc(headers: &HeaderMap, inner: tonic::body::Body, mut call: Call) -> Self {
+    pub(super) fn grpc(headers: &HeaderMap, inner: tonic::body::Body, mut call: Call, open: OpenCalls) -> Self {
         // An answer without messages carries its status in the headers.
         if let Some(code) = status_in(headers) {
             call.finish(code);
         }
-        Self::Grpc { inner, messages: Messages::default(), call }
+        Self::Grpc { inner, messages: Messages::default(), call, open }
     }
 }
 
@@ -103,7 +106,7 @@ impl Body for ResponseBody {
         match &mut *self {
             Self::Refused => Poll::Ready(None),
             Self::Http(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Self::Grpc { inner, messages, call } => {
+            Self::Grpc { inner, messages, call, .. } => {
                 let frame = ready!(Pin::new(inner).poll_frame(cx)?);
                 if let Some(frame) = &frame {
                     if let Some(data) = frame.data_ref() {

@@ -1,6 +1,7 @@
 //! Decides for each request whether it is a gRPC call, to which service, or plain HTTP.
 
 use super::body::{RequestBody, ResponseBody};
+use super::gather::OpenCalls;
 use crate::metrics::{Call, CallType, METHODS, MethodMetrics, Metrics};
 use axum::Router;
 use axum::routing::future::RouteFuture;
@@ -86,7 +87,7 @@ impl GrpcRoutes {
         self
     }
 
-    fn call(&self, request: Request<Incoming>, peer: Option<&TcpConnectInfo>) -> FrontFuture {
+    fn call(&self, request: Request<Incoming>, peer: Option<&TcpConnectInfo>, open: &OpenCalls) -> FrontFuture {
         let Some(route) = self.routes.get(request.uri().path()) else {
             return FrontFuture::Ready(Some(self.refuse(request.uri().path())));
         };
@@ -98,7 +99,7 @@ impl GrpcRoutes {
             request.extensions_mut().insert(peer.clone());
         }
         let timed = route.is_unary.then(|| Timed { path: route.path, started: Instant::now(), slow: self.slow });
-        FrontFuture::Grpc { future: (route.serve)(request), call: Some(call), timed }
+        FrontFuture::Grpc { future: (route.serve)(request), call: Some((call, open.clone())), timed }
     }
 
     /// Answers a call to a method that is not served, in the words of grpc-go.
@@ -153,11 +154,11 @@ impl Front {
         }
     }
 
-    fn call(&self, request: Request<Incoming>, peer: Option<&TcpConnectInfo>) -> FrontFuture {
+    fn call(&self, request: Request<Incoming>, peer: Option<&TcpConnectInfo>, open: &OpenCalls) -> FrontFuture {
         let is_grpc = request.version() == Version::HTTP_2
             && request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| is_grpc(kind.as_bytes()));
         if is_grpc && let Some(grpc) = &self.grpc {
-            return grpc.call(request, peer);
+            return grpc.call(request, peer, open);
         }
         match &self.http {
             Some(router) => {
@@ -185,15 +186,16 @@ fn not_found() -> Response<ResponseBody> {
 #[derive(Debug)]
 pub(super) struct ConnectionFront {
     front: Front,
+    calls: OpenCalls,
     peer: Option<TcpConnectInfo>,
     /// Told of every request.
     requests: Option<Arc<Notify>>,
 }
 
 impl ConnectionFront {
-    pub(super) fn new(front: Front, local: Option<SocketAddr>, remote: Option<SocketAddr>) -> Self {
+    pub(super) fn new(front: Front, calls: OpenCalls, local: Option<SocketAddr>, remote: Option<SocketAddr>) -> Self {
         let peer = remote.map(|_| TcpConnectInfo { local_addr: local, remote_addr: remote });
-        Self { front, peer, requests: None }
+        Self { front, calls, peer, requests: None }
     }
 
     /// Tells of every request whose head has arrived.
@@ -212,7 +214,7 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionFront {
         if let Some(requests) = &self.requests {
             requests.notify_one();
         }
-        self.front.call(request, self.peer.as_ref())
+        self.front.call(request, self.peer.as_ref(), &self.calls)
     }
 }
 
@@ -237,7 +239,7 @@ pub(super) enum FrontFuture {
     Grpc {
         future: GrpcFuture,
         /// Taken when the answer's head is there; dropped with the future if the client leaves before.
-        call: Option<Call>,
+        call: Option<(Call, OpenCalls)>,
         timed: Option<Timed>,
     },
     Http(Pin<Box<RouteFuture<Infallible>>>),
@@ -254,9 +256,9 @@ impl Future for FrontFuture {
                 if let Some(timed) = timed {
                     timed.end();
                 }
-                let call = call.take().expect("invariant: a finished future is not polled again");
+                let (call, open) = call.take().expect("invariant: a finished future is not polled again");
                 let (head, body) = response.into_parts();
-                let body = ResponseBody::grpc(&head.headers, body, call);
+                let body = ResponseBody::grpc(&head.headers, body, call, open);
                 Response::from_parts(head, body)
             }
             Self::Http(future) => {
