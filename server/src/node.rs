@@ -11,22 +11,23 @@
 //! Not here: request shapes and etcd's answers (`v3/`), who may ask (`v3/`), what a command does (`store`).
 
 use crate::raft::state_machine::StateMachine;
-use crate::raft::types::{Payload, Raft};
+use crate::raft::types::{Payload, Raft, TypeConfig};
 use crate::raft::wal::WalStats;
 use api::cleatpb::command::Op;
 use api::cleatpb::{Batch, Command};
 use api::error::Error;
 use api::etcdserverpb::ResponseHeader;
-use openraft::ReadPolicy;
-use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::metrics::{RaftMetrics, RaftServerMetrics};
+use openraft::{ReadPolicy, ServerState};
 use prost::Message;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use store::{Outcome, Reader};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -113,10 +114,10 @@ struct View {
     /// 0 for none.
     leader: AtomicU64,
     leader_changes: AtomicU64,
-    committed: AtomicU64,
+    /// The term in which this member leads and has applied an entry of its own.
+    leads_in: watch::Sender<Option<u64>>,
     /// Leads, is the only voter, and has applied an entry of its own term.
     reads_need_no_round: AtomicBool,
-    stopped: AtomicBool,
 }
 
 impl Node {
@@ -259,13 +260,18 @@ impl Node {
         self.leader() == self.0.identity.member_id
     }
 
+    /// The term in which this member leads, once it has caught up with what earlier leaders committed.
+    pub(crate) fn leads_in(&self) -> watch::Receiver<Option<u64>> {
+        self.0.view.leads_in.subscribe()
+    }
+
     pub(crate) fn leader_changes(&self) -> u64 {
         self.0.view.leader_changes.load(Ordering::Relaxed)
     }
 
     /// Index of the last entry known to be committed, counted from 1 as etcd does.
     pub(crate) fn committed(&self) -> u64 {
-        self.0.view.committed.load(Ordering::Relaxed)
+        self.0.raft.metrics().borrow_watched().local_committed.map_or(0, |id| id.index + 1)
     }
 
     /// Makes one log entry of the proposals that wait together.
@@ -354,38 +360,52 @@ impl Node {
         linearizer.await_ready(raft).await.map(drop).map_err(|_| Error::Stopped)
     }
 
-    /// Keeps [`View`] up to date.
+    /// Keeps [`View`] up to date. Raft's full metrics change with every write, its server metrics with terms, leaders and
+    /// membership only; the full ones are followed just until they show what changed.
     async fn follow_raft(self, stop: CancellationToken) {
-        let mut metrics = self.0.raft.metrics();
+        let (mut rare, mut full) = (self.0.raft.server_metrics(), self.0.raft.metrics());
+        let mut stopped = pin!(stop.cancelled());
         loop {
-            {
-                let now = metrics.borrow_watched();
-                let view = &self.0.view;
-                let leader = now.current_leader.unwrap_or(0);
-                view.term.store(now.current_term, Ordering::Relaxed);
-                if view.leader.swap(leader, Ordering::Relaxed) != leader && leader != 0 {
-                    view.leader_changes.fetch_add(1, Ordering::Relaxed);
-                    tracing::info!(leader = format_args!("{leader:x}"), term = now.current_term, "elected leader");
-                }
-                view.committed.store(now.local_committed.map_or(0, |id| id.index + 1), Ordering::Relaxed);
-                let me = self.0.identity.member_id;
-                let only_voter = now.membership_config.membership().voter_ids().eq([me]);
-                let applied_own = now.last_applied.is_some_and(|id| id.leader_id.term == now.current_term);
-                let leads = now.state == ServerState::Leader && now.running_state.is_ok();
-                view.reads_need_no_round.store(leads && only_voter && applied_own, Ordering::Release);
-                view.stopped.store(now.running_state.is_err(), Ordering::Relaxed);
-            }
-            tokio::select! {
-                changed = metrics.changed() => if changed.is_err() { return },
-                () = stop.cancelled() => return,
+            let is_settled = self.look(&full.borrow_watched(), &rare.borrow_watched());
+            let alive = tokio::select! {
+                changed = rare.changed() => changed.is_ok(),
+                changed = full.changed(), if !is_settled => changed.is_ok(),
+                () = &mut stopped => return,
+            };
+            if !alive {
+                // The last full metrics say why raft ended.
+                self.look(&full.borrow_watched(), &rare.borrow_watched());
+                return;
             }
         }
     }
+
+    /// Takes over what raft says; false while more is to come.
+    fn look(&self, now: &RaftMetrics<TypeConfig>, rare: &RaftServerMetrics<TypeConfig>) -> bool {
+        let view = &self.0.view;
+        let leader = now.current_leader.unwrap_or(0);
+        view.term.store(now.current_term, Ordering::Relaxed);
+        if view.leader.swap(leader, Ordering::Relaxed) != leader && leader != 0 {
+            view.leader_changes.fetch_add(1, Ordering::Relaxed);
+            tracing::info!(leader = format_args!("{leader:x}"), term = now.current_term, "elected leader");
+        }
+        let me = self.0.identity.member_id;
+        let only_voter = now.membership_config.membership().voter_ids().eq([me]);
+        let leads = now.state == ServerState::Leader && now.running_state.is_ok();
+        // Not before an entry of its own term is applied: until then the store lacks what others committed.
+        let applied_own = now.last_applied.is_some_and(|id| id.leader_id.term == now.current_term);
+        view.reads_need_no_round.store(leads && only_voter && applied_own, Ordering::Release);
+        let leads_in = (leads && applied_own).then_some(now.current_term);
+        view.leads_in.send_if_modified(|before| std::mem::replace(before, leads_in) != leads_in);
+        let agree = now.state == rare.state
+            && now.current_leader == rare.current_leader
+            && now.vote == rare.vote
+            && now.membership_config == rare.membership_config;
+        agree && (applied_own || !leads)
+    }
 }
 
-fn write_error(
-    error: &RaftError<crate::raft::types::TypeConfig, ClientWriteError<crate::raft::types::TypeConfig>>,
-) -> Error {
+fn write_error(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Error {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => Error::NoLeader,
         RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => Error::LeaderChanged,

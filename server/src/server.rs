@@ -36,9 +36,10 @@ use api::server::kv_server::KvServer;
 use api::server::lease_server::LeaseServer;
 use api::server::maintenance_server::MaintenanceServer;
 use api::server::watch_server::WatchServer;
+use openraft::SnapshotPolicy;
 use openraft::async_runtime::WatchReceiver;
-use openraft::{ServerState, SnapshotPolicy};
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use store::{Applied, Fault, Notice, Reader};
@@ -427,41 +428,36 @@ async fn publish(node: &Node, config: &Config) {
 
 /// Reports when raft stops by itself: its storage failed.
 async fn watch_raft(node: Node, faults: FaultSender, stop: CancellationToken) {
-    let mut metrics = node.raft().metrics();
+    // These change rarely, and end with raft; the full metrics change with every write.
+    let mut metrics = node.raft().server_metrics();
+    let mut stopped = pin!(stop.cancelled());
     loop {
-        if let Err(fatal) = &metrics.borrow_watched().running_state {
+        let is_over = tokio::select! {
+            changed = metrics.changed() => changed.is_err(),
+            () = &mut stopped => return,
+        };
+        if let Err(fatal) = &node.raft().metrics().borrow_watched().running_state {
             tracing::error!(error = %fatal, "raft stopped");
             // A report that does not fit joins one that is being handled.
             drop(faults.try_send(fatal.to_string()));
             return;
         }
-        tokio::select! {
-            changed = metrics.changed() => if changed.is_err() { return },
-            () = stop.cancelled() => return,
+        if is_over {
+            return;
         }
     }
 }
 
 /// Runs the lease clock while this member leads.
 async fn lead_leases(node: Node, lessor: Arc<Lessor>, stop: CancellationToken) {
-    let mut metrics = node.raft().metrics();
-    let mut led_in = None;
+    let mut leads_in = node.leads_in();
     loop {
-        let leads_in = {
-            let now = metrics.borrow_watched();
-            // Not before an entry of its own term is applied: until then the store lacks what others committed.
-            let applied_own = now.last_applied.is_some_and(|id| id.leader_id.term == now.current_term);
-            (now.state == ServerState::Leader && applied_own).then_some(now.current_term)
-        };
-        if leads_in != led_in {
-            match leads_in {
-                Some(_) => lessor.promote(|| node.reader().leases()),
-                None => lessor.demote(),
-            }
-            led_in = leads_in;
+        match *leads_in.borrow_and_update() {
+            Some(_) => lessor.promote(|| node.reader().leases()),
+            None => lessor.demote(),
         }
         tokio::select! {
-            changed = metrics.changed() => if changed.is_err() { return },
+            changed = leads_in.changed() => if changed.is_err() { return },
             () = stop.cancelled() => return,
         }
     }

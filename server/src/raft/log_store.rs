@@ -333,11 +333,17 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         self.wal.room().await?;
-        let mut recent = self.log.recent.lock();
-        let next = recent.last.map(|id| id.index + 1);
-        let result = self.wal.append(entries, next, callback, |entry, len, position| recent.push(entry, len, position));
-        recent.shrink(self.log.disk.flushed());
-        result
+        let queued = {
+            let mut recent = self.log.recent.lock();
+            let next = recent.last.map(|id| id.index + 1);
+            let queued =
+                self.wal.append(entries, next, callback, |entry, len, position| recent.push(entry, len, position));
+            recent.shrink(self.log.disk.flushed());
+            queued?
+        };
+        // Without the lock: whoever reads entries must not wait for the disk.
+        queued.write();
+        Ok(())
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {

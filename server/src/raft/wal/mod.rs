@@ -47,7 +47,7 @@ pub use inspect::{RecordInfo, Summary, inspect};
 use record::Kind;
 pub use stats::{SyncObserver, WalStats};
 use stats::{Watchdog, join};
-use writer::{Queue, Waiting};
+use writer::{Desk, Queue, Waiting};
 
 /// Told once when the log fails; the member must stop.
 pub type FaultObserver = Box<dyn Fn(&WalError) + Send + Sync>;
@@ -138,6 +138,8 @@ struct Shared {
 /// An open log. Dropping it writes what is queued and ends its threads, which blocks.
 pub(super) struct Wal {
     shared: Arc<Shared>,
+    /// Held by whoever writes.
+    desk: Arc<Mutex<Desk>>,
     writer: Option<JoinHandle<()>>,
     _watchdog: Watchdog,
     /// Locked for as long as the log is open.
@@ -158,8 +160,8 @@ impl Wal {
     }
 
     /// Queues entries, the first with the index `next` unless that is `None`, and tells `done` when they
-    /// are durable. For every entry, `placed` learns its
-    /// encoded length and the stream position after which the entry can be read from disk.
+    /// are durable. For every entry, `placed` learns its encoded length and the stream position after which the entry
+    /// can be read from disk.
     ///
     /// # Errors
     /// After the log has failed; when the entries would leave a hole, or one is larger than a record can
@@ -170,7 +172,7 @@ impl Wal {
         mut next: Option<u64>,
         done: IoFlushed,
         mut placed: impl FnMut(Entry, usize, u64),
-    ) -> io::Result<()> {
+    ) -> io::Result<Queued<'_>> {
         let mut queued = self.shared.queue.lock();
         queued.check()?;
         let start = queued.len();
@@ -185,8 +187,8 @@ impl Wal {
             next = Some(index + 1);
             placed(entry, len, queued.position());
         }
-        self.shared.queue.submit(queued, Some(Waiting::Append(done)));
-        Ok(())
+        let is_own = self.shared.queue.submit_own(queued, Waiting::Append(done), &self.shared.stats);
+        Ok(Queued { unwritten: is_own.then_some(self) })
     }
 
     /// Queues a vote; the receiver is told when it is durable.
@@ -235,6 +237,25 @@ impl Wal {
     /// Access for readers, which may outlive the log's threads.
     pub(super) fn reader(&self) -> WalReader {
         WalReader(Arc::clone(&self.shared))
+    }
+}
+
+/// Entries in the queue, which the writer thread may not know of.
+#[must_use = "entries are written once somebody is told"]
+pub(super) struct Queued<'a> {
+    unwritten: Option<&'a Wal>,
+}
+
+impl Queued<'_> {
+    /// Sees to it that the entries are written: by the writer thread, or now, which blocks as long as a fast disk takes.
+    pub(super) fn write(self) {
+        let Some(wal) = self.unwritten else { return };
+        if let Some(mut desk) = wal.desk.try_lock() {
+            // The end of the log is the thread's business.
+            desk.turn();
+        } else {
+            wal.shared.queue.wake();
+        }
     }
 }
 

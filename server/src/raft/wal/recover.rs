@@ -16,7 +16,7 @@ use super::segment::{self, SegmentHeader};
 use super::spare::Spares;
 use super::stats::{WalStats, Watchdog};
 use super::walk::{Tail, walk};
-use super::writer::{self, Positions, Queue, Writer};
+use super::writer::{self, Desk, Positions, Queue, Writer};
 use super::{Opened, Shared, Wal, WalError, WalOptions};
 
 /// Offsets are 32 bits wide, and the last record may be one of the largest.
@@ -85,10 +85,11 @@ impl Wal {
             chain,
         };
         let watchdog = Watchdog::start(stats).map_err(WalError::io(dir))?;
-        let on_fault = options.on_fault;
+        let desk = Arc::new(Mutex::new(Desk::new(writer, options.on_fault)));
         let thread = std::thread::Builder::new().name("wal-writer".to_owned());
-        let thread = thread.spawn(move || writer.run(&*on_fault)).map_err(WalError::io(dir))?;
-        Ok((Self { shared, writer: Some(thread), _watchdog: watchdog, _lock: lock }, opened))
+        let (written, queued) = (Arc::clone(&desk), Arc::clone(&shared));
+        let thread = thread.spawn(move || writer::run(&written, &queued)).map_err(WalError::io(dir))?;
+        Ok((Self { shared, desk, writer: Some(thread), _watchdog: watchdog, _lock: lock }, opened))
     }
 }
 

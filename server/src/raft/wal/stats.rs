@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 /// A sync that takes longer is worth a warning, as in etcd.
 const SLOW_SYNC: Duration = Duration::from_secs(1);
 
-/// Called with the duration of every sync, on the writer thread.
+/// Called with the duration of every sync, by whoever waited for it.
 pub type SyncObserver = Box<dyn Fn(Duration) + Send + Sync>;
 
 /// Counters of one log. Reading them never blocks.
@@ -21,6 +21,8 @@ pub struct WalStats {
     started: Instant,
     bytes_written: AtomicU64,
     syncs: AtomicU64,
+    /// Microseconds that the last sync took.
+    last_sync: AtomicU64,
     /// Microseconds between `started` and the start of the sync in flight, plus one; 0 when idle.
     in_flight: AtomicU64,
     on_sync: SyncObserver,
@@ -29,7 +31,14 @@ pub struct WalStats {
 impl WalStats {
     pub(super) fn new(on_sync: SyncObserver) -> Self {
         let zero = || AtomicU64::new(0);
-        Self { started: Instant::now(), bytes_written: zero(), syncs: zero(), in_flight: zero(), on_sync }
+        Self {
+            started: Instant::now(),
+            bytes_written: zero(),
+            syncs: zero(),
+            last_sync: zero(),
+            in_flight: zero(),
+            on_sync,
+        }
     }
 
     /// Bytes written to segments since the log was opened.
@@ -40,6 +49,11 @@ impl WalStats {
     /// Syncs finished since the log was opened.
     pub fn syncs(&self) -> u64 {
         self.syncs.load(Relaxed)
+    }
+
+    /// How long the last sync took; 0 before the first.
+    pub(super) fn last_sync(&self) -> Duration {
+        Duration::from_micros(self.last_sync.load(Relaxed))
     }
 
     /// How long the sync in flight has been waiting for the disk, if there is one.
@@ -61,6 +75,7 @@ impl WalStats {
         self.in_flight.store(0, Relaxed);
         self.syncs.fetch_add(1, Relaxed);
         let took = begin.elapsed();
+        self.last_sync.store(took.as_micros() as u64, Relaxed);
         (self.on_sync)(took);
         if took > SLOW_SYNC {
             tracing::warn!(took_ms = took.as_millis() as u64, expected_ms = 1000, "slow fdatasync");

@@ -33,7 +33,7 @@ impl Wal {
     /// Appends as one group and waits until it is durable.
     async fn append_durably(&self, entries: impl IntoIterator<Item = Entry>) -> io::Result<()> {
         let (done, durable) = TypeConfig::oneshot();
-        self.append(entries, None, IOFlushed::signal(done), |_, _, _| ())?;
+        self.append(entries, None, IOFlushed::signal(done), |_, _, _| ())?.write();
         durable.await.unwrap()
     }
 

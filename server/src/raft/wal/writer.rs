@@ -1,13 +1,18 @@
-//! The queue of records, and the one thread that writes them.
+//! The queue of records, and who writes them.
 //!
-//! The thread takes everything that is queued, seals it, writes it, syncs once and completes it: while
-//! one sync runs, the next group gathers. There is no timer. An error of a write or a sync is final:
-//! the kernel may have dropped the dirty pages, so trying again could report success for lost data.
+//! The writer thread takes everything that is queued, seals it, writes it, syncs once and completes it: while
+//! one sync runs, the next group gathers. There is no timer. A small record that finds the queue empty, the thread
+//! idle and the disk fast is written by the one who appends it: handing it over and back takes two wake-ups, which
+//! cost more than the write. An error of a write or a sync is final: the kernel may have dropped the dirty pages, so
+//! trying again could report success for lost data.
+//!
+//! Lock order: the desk, then the queue.
 
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::storage::IOFlushed;
 use parking_lot::{Condvar, Mutex};
@@ -19,11 +24,16 @@ use super::output::Output;
 use super::record::{self, Header, Kind};
 use super::segment::{self, Segment, SegmentHeader};
 use super::spare::Spares;
-use super::{Shared, WalError};
+use super::stats::WalStats;
+use super::{FaultObserver, Shared, WalError};
 
 /// What may wait for the writer. When it is full, appending waits: a disk that cannot follow slows
 /// raft down instead of filling the memory. Large enough for several groups of full-size requests.
 const QUEUE_BYTES: usize = 32 << 20;
+/// Records up to this size may be written by the one who appends them.
+const SMALL_BYTES: usize = 16 << 10;
+/// A sync that took longer is waited for by the writer thread only: whoever appends would be held up.
+const FAST_SYNC: Duration = Duration::from_micros(250);
 /// Buffers that grew beyond this are given back after use.
 const KEPT_BUFFER_BYTES: usize = 4 << 20;
 
@@ -148,11 +158,41 @@ impl Queue {
         self.work.notify_one();
     }
 
-    /// Waits for work and swaps it with the emptied buffers of `group`; false at the end.
+    /// Like [`Self::submit`], but for someone who will write by himself; true when that is worth it.
+    pub(super) fn submit_own(
+        &self,
+        mut state: parking_lot::MutexGuard<'_, Queued>,
+        waiting: Waiting,
+        stats: &WalStats,
+    ) -> bool {
+        let is_small = state.waiting.is_empty() && state.len() <= SMALL_BYTES;
+        if !is_small || stats.last_sync() > FAST_SYNC {
+            self.submit(state, Some(waiting));
+            return false;
+        }
+        state.waiting.push(waiting);
+        state.is_urgent = true;
+        true
+    }
+
+    /// Wakes the writer.
+    pub(super) fn wake(&self) {
+        self.work.notify_one();
+    }
+
+    /// Waits for work, or for the end.
+    fn wait(&self) {
+        let mut state = self.state.lock();
+        while !state.is_urgent && !state.is_stopping && state.failure.is_none() {
+            self.work.wait(&mut state);
+        }
+    }
+
+    /// Swaps what is queued with the emptied buffers of `group`; false at the end.
     fn take(&self, group: &mut Group) -> bool {
         let mut state = self.state.lock();
-        while !state.is_urgent && !state.is_stopping {
-            self.work.wait(&mut state);
+        if state.failure.is_some() {
+            return false;
         }
         if state.is_stopping {
             state.add(|_| ());
@@ -161,7 +201,7 @@ impl Queue {
         std::mem::swap(&mut state.records, &mut group.records);
         std::mem::swap(&mut state.waiting, &mut group.waiting);
         group.position = state.position;
-        let is_last = state.is_stopping && group.records.is_empty() && group.waiting.is_empty();
+        let is_last = state.is_stopping && group.is_empty();
         drop(state);
         self.room.notify_waiters();
         !is_last
@@ -174,6 +214,7 @@ impl Queue {
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         self.room.notify_waiters();
+        self.work.notify_all();
         waiting
     }
 }
@@ -186,6 +227,57 @@ struct Group {
     position: u64,
     /// For the entry index, once durable: the records in order, with their places.
     placed: Vec<(Header, Location)>,
+}
+
+impl Group {
+    fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.waiting.is_empty()
+    }
+}
+
+/// The writer and what it works with: whoever holds it writes.
+pub(super) struct Desk {
+    pub(super) writer: Writer,
+    pub(super) on_fault: FaultObserver,
+    group: Group,
+}
+
+impl Desk {
+    pub(super) fn new(writer: Writer, on_fault: FaultObserver) -> Self {
+        Self { writer, on_fault, group: Group::default() }
+    }
+
+    /// Writes what is queued, if anything is. False when the log has ended.
+    pub(super) fn turn(&mut self) -> bool {
+        let Self { writer, on_fault, group } = self;
+        let queue = &writer.shared.queue;
+        if !queue.take(group) {
+            return false;
+        }
+        if group.is_empty() {
+            // Somebody else wrote it.
+            return true;
+        }
+        if let Err(source) = writer.write(group) {
+            for waiting in group.waiting.drain(..).chain(writer.shared.queue.fail(&source)) {
+                waiting.fail(&source);
+            }
+            on_fault(&WalError::Io { path: writer.segment.path.clone(), source });
+            return false;
+        }
+        writer.complete(group);
+        true
+    }
+}
+
+/// The writer thread: writes until the queue is stopped or the disk fails.
+pub(super) fn run(desk: &Mutex<Desk>, shared: &Shared) {
+    loop {
+        shared.queue.wait();
+        if !desk.lock().turn() {
+            return;
+        }
+    }
 }
 
 /// What the log holds, as of the last record: repeated at the start of every segment, so that a
@@ -260,21 +352,6 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Writes until the queue is stopped or the disk fails.
-    pub(super) fn run(mut self, on_fault: &(dyn Fn(&WalError) + Send + Sync)) {
-        let mut group = Group::default();
-        while self.shared.queue.take(&mut group) {
-            if let Err(source) = self.write(&mut group) {
-                for waiting in group.waiting.drain(..).chain(self.shared.queue.fail(&source)) {
-                    waiting.fail(&source);
-                }
-                on_fault(&WalError::Io { path: self.segment.path.clone(), source });
-                return;
-            }
-            self.complete(&mut group);
-        }
-    }
-
     fn write(&mut self, group: &mut Group) -> io::Result<()> {
         let records = std::mem::take(&mut group.records);
         let result = self.write_records(records, group);

@@ -90,7 +90,7 @@ async fn a_failed_sync_is_final_and_told_to_everyone() {
     wal.append_durably([put(1, 0, 1)]).await.unwrap();
     wal.shared.fails_syncs.store(true, Relaxed);
     let (first, second) = (TypeConfig::oneshot(), TypeConfig::oneshot());
-    wal.append([put(1, 1, 1)], None, IOFlushed::signal(first.0), |_, _, _| ()).unwrap();
+    wal.append([put(1, 1, 1)], None, IOFlushed::signal(first.0), |_, _, _| ()).unwrap().write();
     // Either queued behind the failing group or refused: an error both ways.
     let vote = wal.vote(&Vote::new(2, 1));
     let refused = wal.append([put(1, 2, 1)], None, IOFlushed::signal(second.0), |_, _, _| ()).is_err();
