@@ -10,7 +10,8 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
-const FILE: &str = "IDENTITY";
+/// Where the identity is, below the data directory.
+pub(crate) const FILE: &str = "IDENTITY";
 
 /// Why the identity is not known.
 #[derive(Debug, thiserror::Error)]

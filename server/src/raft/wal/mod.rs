@@ -80,6 +80,20 @@ pub enum WalError {
         /// What is wrong there.
         reason: String,
     },
+    /// There is a database, and no log that goes with it.
+    #[error(
+        "raft log {dir} does not go with the database {database}: {reason}; put the log back (with --wal-dir if it is \
+         elsewhere), or remove the member from the cluster and add it again with an empty data directory (a cluster \
+         of one member: restore a snapshot)"
+    )]
+    Foreign {
+        /// The log's directory.
+        dir: PathBuf,
+        /// The database.
+        database: PathBuf,
+        /// What contradicts.
+        reason: String,
+    },
 }
 
 impl WalError {
@@ -89,6 +103,19 @@ impl WalError {
 
     fn damaged(file: &Path, offset: u64, reason: impl Into<String>) -> Self {
         Self::Damaged { file: file.to_owned(), offset, reason: reason.into() }
+    }
+}
+
+/// True when `dir` holds a log, or the start of one. Looks at names only.
+///
+/// # Errors
+/// The directory is there and cannot be listed.
+pub(super) fn exists(dir: &Path) -> Result<bool, WalError> {
+    match walk::list(dir) {
+        Err(WalError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(false),
+        // A name that is none is reported by whoever reads the log.
+        Err(WalError::Damaged { .. }) => Ok(true),
+        listed => Ok(!listed?.is_empty()),
     }
 }
 
