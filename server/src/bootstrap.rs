@@ -4,6 +4,7 @@
 //! id the same over the member ids. They are written down before anything else, so that a start that was cut off is
 //! taken up again, and flags that change later change nothing.
 
+use crate::data_dir::remedy;
 use crate::node::Identity;
 use sha1::{Digest, Sha1};
 use std::fs;
@@ -17,7 +18,7 @@ pub(crate) const FILE: &str = "IDENTITY";
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
     /// A file could not be read or written.
-    #[error("cannot {action} {path}: {source}")]
+    #[error("cannot {action} {path}: {source}{}", remedy(source))]
     Io {
         /// Read or write.
         action: &'static str,

@@ -26,7 +26,7 @@ const OTHERS: u32 = 0o077;
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     /// It cannot be created, read or locked.
-    #[error("cannot use data directory {}: {what}: {reason}", dir.display())]
+    #[error("cannot use data directory {}: {what}: {reason}{}", dir.display(), remedy(reason))]
     Io {
         /// The directory.
         dir: PathBuf,
@@ -152,6 +152,16 @@ fn check(path: &Path) -> Result<(), DataDirError> {
             Ok(())
         }
         Err(error) => Err(failed("cannot read its format")(error)),
+    }
+}
+
+/// What to do about an error of the file system, as the end of a message; nothing where nobody knows.
+pub(crate) fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; make room on that disk and start the member again, what was acknowledged is not lost"
+        }
+        _ => "",
     }
 }
 

@@ -20,7 +20,7 @@ use crate::raft::network::Alone;
 use crate::raft::state_machine::{StateMachine, raft_position};
 use crate::raft::types::{Peer, Raft};
 use crate::raft::wal::{WalError, WalStats};
-use crate::storage::{FLUSH_EARLY_BYTES, FaultSender, Pace, Storage};
+use crate::storage::{DatabaseFailure, FLUSH_EARLY_BYTES, FaultSender, Pace, Storage};
 use crate::v3::cluster::ClusterService;
 use crate::v3::kv::KvService;
 use crate::v3::lease::{LeaseService, proposer};
@@ -42,7 +42,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use store::{Applied, Fault, Notice, Reader};
+use store::{Applied, Notice, Reader};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -75,13 +75,8 @@ pub enum StartError {
     #[error(transparent)]
     Log(#[from] WalError),
     /// The store cannot be used.
-    #[error("cannot use the database {}: {fault}", path.display())]
-    Store {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        fault: Fault,
-    },
+    #[error(transparent)]
+    Store(#[from] DatabaseFailure),
     /// The ids in the data directory are not those that its log was written with.
     #[error(
         "data directory {}: its log has no member {member_id:x}, which its {IDENTITY_FILE} file names: put back the file \
@@ -300,8 +295,8 @@ async fn open_core(
     LogStore::check_exists(&wal_dir, &database)?;
     let log = LogStore::open(&wal_dir, log_options(config, metrics, faults.clone()))?;
     let log_stats = log.stats();
-    let (writer, flusher, reader) = store::open(&database, store::Options::default())
-        .map_err(|fault| StartError::Store { path: database.clone(), fault })?;
+    let (writer, flusher, reader) =
+        store::open(&database, store::Options::default()).map_err(|fault| DatabaseFailure::new(&database, fault))?;
     log.check_follows(&wal_dir, &database, raft_position(reader.applied().0))?;
     let pace = Pace {
         flush_interval: config.flush_interval,
@@ -316,7 +311,7 @@ async fn open_core(
             compacted_keys.inc_by(flushed.deleted as u64);
         }
     };
-    let (storage, storage_thread) = Storage::start(flusher, pace, Box::new(on_flush), faults)
+    let (storage, storage_thread) = Storage::start(flusher, &database, pace, Box::new(on_flush), faults)
         .map_err(|error| StartError::Internal(error.to_string()))?;
     let hub = Arc::new(Hub::new(reader.revision()));
     let lessor = Arc::new(Lessor::new(config.election_timeout));

@@ -41,6 +41,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::types::{Entry, IoFlushed, LogId, Vote};
+use crate::data_dir::remedy;
 use index::EntryIndex;
 pub(super) use index::Located;
 pub use inspect::{RecordInfo, Summary, inspect};
@@ -56,7 +57,7 @@ pub type FaultObserver = Box<dyn Fn(&WalError) + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 pub enum WalError {
     /// The disk or the file system refused.
-    #[error("raft log {path}: {source}")]
+    #[error("raft log {path}: {source}{}", remedy(source))]
     Io {
         /// The file or directory.
         path: PathBuf,

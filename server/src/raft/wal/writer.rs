@@ -265,10 +265,13 @@ impl Writer {
         let mut group = Group::default();
         while self.shared.queue.take(&mut group) {
             if let Err(source) = self.write(&mut group) {
-                for waiting in group.waiting.drain(..).chain(self.shared.queue.fail(&source)) {
+                let queued = self.shared.queue.fail(&source);
+                // First the report that names the file: raft's own says less.
+                let fault = WalError::Io { path: self.segment.path.clone(), source: repeat(&source) };
+                on_fault(&fault);
+                for waiting in group.waiting.drain(..).chain(queued) {
                     waiting.fail(&source);
                 }
-                on_fault(&WalError::Io { path: self.segment.path.clone(), source });
                 return;
             }
             self.complete(&mut group);
