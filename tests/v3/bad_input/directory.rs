@@ -145,6 +145,13 @@ async fn an_identity_of_another_member_is_refused() -> Result<()> {
     let first = if member.starts_with('1') { '2' } else { '1' };
     fs::write(&path, format!("{cluster}member_id: {first}{}", &member[1..]))?;
     let printed = refusal(&server, &server.data_dir(), &[]).await?;
+    says(&printed, &[&path.display().to_string(), "as written", "restore"])?;
+
+    // Whole, but of another directory.
+    let mut other = Server::start(Kind::Cleat).await?;
+    other.terminate().await?;
+    fs::copy(other.data_dir().join("IDENTITY"), &path)?;
+    let printed = refusal(&server, &server.data_dir(), &[]).await?;
     says(&printed, &[&server.data_dir().display().to_string(), "IDENTITY", "put back"])?;
 
     fs::write(&path, "")?;
