@@ -1,5 +1,5 @@
-//! One flipped bit, anywhere in what a stopped member left on disk: the next start refuses with a message, or the
-//! member has every key with its value.
+//! One flipped bit, anywhere in what a stopped member left on disk, or a file that was cut: the next start refuses with
+//! a message, or the member has every key with its value.
 //!
 //! Only damage in the very last write to the log cannot be told from a write that a crash cut off; what that write
 //! alone held may be missing then (docs/format.md). `CLEAT_FLIP_ROUNDS` sets how many bits are flipped in each file,
@@ -161,12 +161,26 @@ impl Stopped {
 
     /// Flips a bit and starts. True when the start was refused.
     async fn start_with_flip(&mut self, file: &Path, at: usize, bit: u8) -> Result<bool> {
+        let in_last_write = file == self.log.path && self.log.last_write().contains(&at);
+        let may_miss_last = in_last_write && !self.is_flushed;
+        let flip = |damaged: &File| {
+            let mut byte = [0];
+            damaged.read_exact_at(&mut byte, at as u64)?;
+            damaged.write_all_at(&[byte[0] ^ 1 << bit], at as u64)
+        };
+        self.start_damaged(file, may_miss_last, flip).await
+    }
+
+    /// Damages a file and starts. True when the start was refused.
+    async fn start_damaged(
+        &mut self,
+        file: &Path,
+        may_miss_last: bool,
+        damage: impl FnOnce(&File) -> std::io::Result<()>,
+    ) -> Result<bool> {
         self.log.restore()?;
         self.database.restore()?;
-        let damaged = File::options().read(true).write(true).open(file)?;
-        let mut byte = [0];
-        damaged.read_exact_at(&mut byte, at as u64)?;
-        damaged.write_all_at(&[byte[0] ^ 1 << bit], at as u64)?;
+        damage(&File::options().read(true).write(true).open(file)?)?;
         let printed_before = self.server.log().len();
         self.server.spawn()?;
         let started = self.server.wait_ready().await;
@@ -174,8 +188,6 @@ impl Stopped {
         let is_refused = match (started, status) {
             (Ok(()), None) => {
                 let found = Contents::read(&mut self.server.client().await?).await?;
-                let in_last_write = file == self.log.path && self.log.last_write().contains(&at);
-                let may_miss_last = in_last_write && !self.is_flushed;
                 if found != self.contents && !(may_miss_last && found == self.before_last) {
                     bail!("served other contents: {}", difference(&self.contents, &found));
                 }
@@ -250,6 +262,22 @@ async fn flip_bits(kill: bool) -> Result<()> {
         refused += usize::from(is_refused);
     }
     eprintln!("seed {seed}: {refused} of {} starts were refused", flips.len());
+    Ok(())
+}
+
+#[tokio::test]
+async fn files_that_were_cut() -> Result<()> {
+    let mut stopped = Stopped::make(true).await?;
+    let (log, database) = (stopped.log.path.clone(), stopped.database.path.clone());
+    let (used, last_write) = (stopped.log.used.len(), stopped.log.last_write());
+    let half = stopped.database.used.len() / 2;
+    for (file, len) in [(&log, 0), (&log, used / 2), (&log, last_write.start), (&log, used + PAGE), (&database, half)] {
+        let refused = stopped.start_damaged(file, false, |file| file.set_len(len as u64)).await;
+        let refused = refused.with_context(|| format!("{} cut after {len} bytes", file.display()))?;
+        ensure!(refused, "{} was cut after {len} bytes, and nobody noticed", file.display());
+    }
+    // The log has everything since the beginning.
+    stopped.start_damaged(&database, false, |file| file.set_len(0)).await?;
     Ok(())
 }
 

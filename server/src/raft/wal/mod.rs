@@ -65,7 +65,7 @@ pub enum WalError {
         source: io::Error,
     },
     /// Another process has the log open.
-    #[error("raft log {0} is in use by another process")]
+    #[error("raft log {0} is in use by another process: stop that one first, or name another directory with --wal-dir")]
     Locked(PathBuf),
     /// Something that was durable cannot be read. Nothing was changed.
     #[error(
