@@ -80,8 +80,11 @@ impl Storage {
         let database = database.to_owned();
         let thread = std::thread::Builder::new().name("storage".into()).spawn(move || {
             if let Err(fault) = worker.run() {
+                let failure = DatabaseFailure::new(&database, fault);
+                // Nobody takes reports from a member that is stopping.
+                tracing::error!(error = %failure, "the database failed");
                 // A report that does not fit joins one that is being handled.
-                drop(faults.try_send(DatabaseFailure::new(&database, fault).to_string()));
+                drop(faults.try_send(failure.to_string()));
             }
         })?;
         Ok((Self { requests, compacted }, thread))
