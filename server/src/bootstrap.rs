@@ -4,19 +4,21 @@
 //! id the same over the member ids. They are written down before anything else, so that a start that was cut off is
 //! taken up again, and flags that change later change nothing.
 
+use crate::data_dir::remedy;
 use crate::node::Identity;
 use sha1::{Digest, Sha1};
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
-const FILE: &str = "IDENTITY";
+/// Where the identity is, below the data directory.
+pub(crate) const FILE: &str = "IDENTITY";
 
 /// Why the identity is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
     /// A file could not be read or written.
-    #[error("cannot {action} {path}: {source}")]
+    #[error("cannot {action} {path}: {source}{}", remedy(source))]
     Io {
         /// Read or write.
         action: &'static str,
@@ -26,7 +28,9 @@ pub enum BootstrapError {
         source: std::io::Error,
     },
     /// The file does not say who this member is.
-    #[error("{path} does not hold a cluster id and a member id; restore the file, or the member from a snapshot")]
+    #[error(
+        "{path} does not hold a cluster id and a member id as written; restore the file, or the member from a snapshot"
+    )]
     Damaged {
         /// The file.
         path: String,
@@ -40,8 +44,8 @@ pub enum BootstrapError {
 pub(crate) fn identity(data_dir: &Path, peer_urls: &[String], token: &str) -> Result<Identity, BootstrapError> {
     let path = data_dir.join(FILE);
     let io = |action, source| BootstrapError::Io { action, path: path.display().to_string(), source };
-    match fs::read_to_string(&path) {
-        Ok(text) => parse(&text).ok_or_else(|| BootstrapError::Damaged { path: path.display().to_string() }),
+    match fs::read(&path) {
+        Ok(bytes) => parse(&bytes).ok_or_else(|| BootstrapError::Damaged { path: path.display().to_string() }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let member_id = member_id(peer_urls, token);
             let identity = Identity { cluster_id: cluster_id(&[member_id]), member_id };
@@ -74,17 +78,28 @@ fn first_eight_bytes(parts: impl Iterator<Item = impl AsRef<[u8]>>) -> u64 {
     digest.iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
 }
 
-fn parse(text: &str) -> Option<Identity> {
+/// The file's text: the ids, and a checksum of those two lines. A flipped bit makes one id into another.
+fn format(identity: Identity) -> String {
+    let ids = format!("cluster_id: {:016x}\nmember_id: {:016x}\n", identity.cluster_id, identity.member_id);
+    let sum = crc32c::crc32c(ids.as_bytes());
+    format!("{ids}sum: {sum:08x}\n")
+}
+
+fn parse(bytes: &[u8]) -> Option<Identity> {
+    let text = str::from_utf8(bytes).ok()?;
     let mut lines = text.lines();
     let mut id = |name: &str| u64::from_str_radix(lines.next()?.strip_prefix(name)?.trim(), 16).ok();
-    Some(Identity { cluster_id: id("cluster_id:")?, member_id: id("member_id:")? })
+    let identity = Identity { cluster_id: id("cluster_id:")?, member_id: id("member_id:")? };
+    // The first builds wrote no checksum.
+    let is_whole = lines.next().is_none() || text == format(identity);
+    is_whole.then_some(identity)
 }
 
 /// Writes the file beside its name and renames it, so that it is there whole or not at all.
 fn write(path: &Path, identity: Identity) -> std::io::Result<()> {
     let temporary = path.with_extension("new");
     let mut file = fs::File::create(&temporary)?;
-    write!(file, "cluster_id: {:016x}\nmember_id: {:016x}\n", identity.cluster_id, identity.member_id)?;
+    file.write_all(format(identity).as_bytes())?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
@@ -107,6 +122,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = identity(dir.path(), &["http://a:2380".to_owned()], "t").unwrap();
         assert_eq!(identity(dir.path(), &["http://b:2380".to_owned()], "u").unwrap(), first);
+        let written = fs::read(dir.path().join(FILE)).unwrap();
+        for (byte, bit) in (0..written.len()).flat_map(|byte| (0..8).map(move |bit| (byte, bit))) {
+            let mut damaged = written.clone();
+            damaged[byte] ^= 1 << bit;
+            assert!(parse(&damaged).is_none(), "bit {bit} of byte {byte}: {:?}", String::from_utf8_lossy(&damaged));
+        }
+        fs::write(dir.path().join(FILE), "cluster_id: 1\nmember_id: 2\n").unwrap();
+        assert_eq!(identity(dir.path(), &[], "t").unwrap(), Identity { cluster_id: 1, member_id: 2 });
         fs::write(dir.path().join(FILE), "cluster_id: x\n").unwrap();
         assert!(matches!(identity(dir.path(), &[], "t"), Err(BootstrapError::Damaged { .. })));
     }

@@ -26,7 +26,7 @@ const OTHERS: u32 = 0o077;
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     /// It cannot be created, read or locked.
-    #[error("cannot use data directory {}: {what}: {reason}", dir.display())]
+    #[error("cannot use data directory {}: {what}: {reason}{}", dir.display(), remedy(reason))]
     Io {
         /// The directory.
         dir: PathBuf,
@@ -36,7 +36,11 @@ pub enum DataDirError {
         reason: io::Error,
     },
     /// Another process has it open.
-    #[error("data directory {} is used by another process{}", dir.display(), pid.as_ref().map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
+    #[error(
+        "data directory {} is used by another process{}: stop that one first, or name another directory with --data-dir",
+        dir.display(),
+        pid.as_ref().map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+    )]
     Locked {
         /// The directory.
         dir: PathBuf,
@@ -57,7 +61,8 @@ pub enum DataDirError {
     },
     /// It is etcd's.
     #[error(
-        "data directory {} belongs to etcd: convert it into a new directory with `cleatctl migrate`, and start with that",
+        "data directory {} belongs to etcd: name another directory with --data-dir; to take the keys along, run etcd \
+         on the old one and copy them with `etcdctl make-mirror`",
         dir.display()
     )]
     Etcd {
@@ -66,11 +71,18 @@ pub enum DataDirError {
     },
     /// It has files, but not ours.
     #[error(
-        "data directory {} is not empty and not a Cleat data directory (it has no {FORMAT_FILE} file): choose another",
+        "data directory {} is not empty and not a Cleat data directory (it has no {FORMAT_FILE} file): name another \
+         directory with --data-dir",
         dir.display()
     )]
     Foreign {
         /// The directory.
+        dir: PathBuf,
+    },
+    /// There is something else under that name.
+    #[error("data directory {} is not a directory: name another one with --data-dir", dir.display())]
+    NotADirectory {
+        /// What was named.
         dir: PathBuf,
     },
 }
@@ -87,27 +99,14 @@ impl DataDir {
     /// Creates the directory if needed, makes it private, locks it and checks its format.
     ///
     /// # Errors
-    /// [`DataDirError`]; the directory is unchanged then, except for its mode and the lock file.
+    /// [`DataDirError`]. What is not ours is not touched.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         let failed = |what| move |reason| DataDirError::Io { dir: path.to_owned(), what, reason };
-        if is_etcds(path) {
-            return Err(DataDirError::Etcd { dir: path.to_owned() });
-        }
+        check(path)?;
         make_private(path).map_err(failed("cannot make it private"))?;
         let lock = lock(path)?;
-        match std::fs::read_to_string(path.join(FORMAT_FILE)) {
-            Ok(text) if text.trim().parse() == Ok(FORMAT) => {}
-            Ok(text) => {
-                let found = text.trim().chars().take(20).collect();
-                return Err(DataDirError::OtherFormat { dir: path.to_owned(), found });
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if has_foreign_files(path).map_err(failed("cannot list it"))? {
-                    return Err(DataDirError::Foreign { dir: path.to_owned() });
-                }
-                write_format(path).map_err(failed("cannot write its format"))?;
-            }
-            Err(error) => return Err(failed("cannot read its format")(error)),
+        if !path.join(FORMAT_FILE).exists() {
+            write_format(path).map_err(failed("cannot write its format"))?;
         }
         make_private(&path.join(MEMBER_DIR)).map_err(failed("cannot make the member's directory"))?;
         Ok(Self { path: path.to_owned(), _lock: lock })
@@ -121,6 +120,48 @@ impl DataDir {
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Looks whether the directory is ours or can become ours, without changing anything: it may be somebody's home.
+fn check(path: &Path) -> Result<(), DataDirError> {
+    let dir = path.to_owned();
+    let failed = |what| move |reason| DataDirError::Io { dir: path.to_owned(), what, reason };
+    match std::fs::metadata(path) {
+        Ok(metadata) if !metadata.is_dir() => return Err(DataDirError::NotADirectory { dir }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Ok(_) => {}
+        Err(error) => return Err(failed("cannot look at it")(error)),
+    }
+    if is_etcds(path) {
+        return Err(DataDirError::Etcd { dir });
+    }
+    match std::fs::read(path.join(FORMAT_FILE)) {
+        Ok(text) => {
+            let text = String::from_utf8_lossy(&text);
+            let found = text.trim();
+            if found.parse() == Ok(FORMAT) {
+                return Ok(());
+            }
+            Err(DataDirError::OtherFormat { dir, found: found.chars().take(20).collect() })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if has_foreign_files(path).map_err(failed("cannot list it"))? {
+                return Err(DataDirError::Foreign { dir });
+            }
+            Ok(())
+        }
+        Err(error) => Err(failed("cannot read its format")(error)),
+    }
+}
+
+/// What to do about an error of the file system, as the end of a message; nothing where nobody knows.
+pub(crate) fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; make room on that disk and start the member again, what was acknowledged is not lost"
+        }
+        _ => "",
     }
 }
 
@@ -189,15 +230,16 @@ fn lock(dir: &Path) -> Result<File, DataDirError> {
 /// True for a directory of etcd's, which is not touched at all.
 fn is_etcds(dir: &Path) -> bool {
     let member = dir.join(MEMBER_DIR);
-    !dir.join(FORMAT_FILE).exists() && (member.join("snap/db").exists() || member.join("wal").exists())
+    let has_log_only = member.join("wal").exists() && !member.join("store.redb").exists();
+    !dir.join(FORMAT_FILE).exists() && (member.join("snap/db").exists() || has_log_only)
 }
 
 /// True if there is anything that a start that was cut short cannot have left behind.
 fn has_foreign_files(dir: &Path) -> io::Result<bool> {
     for entry in std::fs::read_dir(dir)? {
         let name = entry?.file_name();
-        // A new ext4 volume has lost+found.
-        if ![LOCK_FILE, NEW_FORMAT_FILE, "lost+found"].iter().any(|known| name == *known) {
+        // A new ext4 volume has lost+found; another process may write the format at this moment.
+        if ![LOCK_FILE, FORMAT_FILE, NEW_FORMAT_FILE, "lost+found"].iter().any(|known| name == *known) {
             return Ok(true);
         }
     }
@@ -253,7 +295,8 @@ mod tests {
         let _first = DataDir::open(temp.path()).unwrap();
         let expected =
             format!("data directory {} is used by another process (pid {})", temp.path().display(), std::process::id());
-        assert_eq!(refused(temp.path()), expected);
+        let refusal = refused(temp.path());
+        assert!(refusal.starts_with(&expected) && refusal.contains("stop that one first"), "{refusal}");
     }
 
     #[test]
@@ -270,12 +313,15 @@ mod tests {
         std::fs::create_dir_all(temp.path().join("member/snap")).unwrap();
         std::fs::write(temp.path().join("member/snap/db"), "").unwrap();
         let refusal = refused(temp.path());
-        assert!(refusal.contains("belongs to etcd") && refusal.contains("cleatctl migrate"), "{refusal}");
+        assert!(refusal.contains("belongs to etcd") && refusal.contains("--data-dir"), "{refusal}");
         assert!(!temp.path().join("LOCK").exists());
 
         let temp = tempfile::tempdir().unwrap();
         std::fs::write(temp.path().join("photo.jpg"), "").unwrap();
+        std::fs::set_permissions(temp.path(), Permissions::from_mode(0o755)).unwrap();
         assert!(refused(temp.path()).contains("is not empty and not a Cleat data directory"));
+        assert_eq!(mode(temp.path()), 0o755);
+        assert!(!temp.path().join("LOCK").exists());
 
         let volume = tempfile::tempdir().unwrap();
         std::fs::create_dir(volume.path().join("lost+found")).unwrap();
@@ -285,6 +331,6 @@ mod tests {
     #[test]
     fn a_file_is_not_a_directory() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert!(refused(file.path()).contains("cannot use data directory"));
+        assert!(refused(file.path()).contains("is not a directory"));
     }
 }

@@ -44,7 +44,8 @@ fn main() -> ExitCode {
     match result {
         Ok(signal) => end_by(signal),
         Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "member failed");
+            // The errors of a member say what caused them.
+            tracing::error!(%error, "member failed");
             ExitCode::FAILURE
         }
     }

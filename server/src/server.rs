@@ -4,7 +4,7 @@
 //! stop accepting, end streams and calls, stop the tasks, stop raft, flush and close the store. A part that breaks
 //! reports once through [`Server::fault`], and the process ends without answering anything more.
 
-use crate::bootstrap::{self, BootstrapError};
+use crate::bootstrap::{self, BootstrapError, FILE as IDENTITY_FILE};
 use crate::compactor;
 use crate::config::{Config, MetricsLevel};
 use crate::data_dir::{DataDir, DataDirError};
@@ -17,10 +17,10 @@ use crate::node::{Identity, Limits, Node};
 use crate::quota::Quota;
 use crate::raft::log_store::{LogStore, LogStoreOptions};
 use crate::raft::network::Alone;
-use crate::raft::state_machine::StateMachine;
+use crate::raft::state_machine::{StateMachine, raft_position};
 use crate::raft::types::{Peer, Raft};
 use crate::raft::wal::{WalError, WalStats};
-use crate::storage::{FLUSH_EARLY_BYTES, FaultSender, Pace, Storage};
+use crate::storage::{DatabaseFailure, FLUSH_EARLY_BYTES, FaultSender, Pace, Storage};
 use crate::v3::cluster::ClusterService;
 use crate::v3::kv::KvService;
 use crate::v3::lease::{LeaseService, proposer};
@@ -39,10 +39,11 @@ use api::server::watch_server::WatchServer;
 use openraft::SnapshotPolicy;
 use openraft::async_runtime::WatchReceiver;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use store::{Applied, Fault, Notice, Reader};
+use store::{Applied, Notice, Reader};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -76,7 +77,19 @@ pub enum StartError {
     Log(#[from] WalError),
     /// The store cannot be used.
     #[error(transparent)]
-    Store(#[from] Fault),
+    Store(#[from] DatabaseFailure),
+    /// The ids in the data directory are not those that its log was written with.
+    #[error(
+        "data directory {}: its log has no member {member_id:x}, which its {IDENTITY_FILE} file names: put back the file \
+         that belongs to it, or the whole directory from a copy",
+        dir.display()
+    )]
+    OtherMember {
+        /// The data directory.
+        dir: PathBuf,
+        /// The id that the file names.
+        member_id: u64,
+    },
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -279,9 +292,13 @@ async fn open_core(
     faults: FaultSender,
 ) -> Result<Core, StartError> {
     let wal_dir = config.wal_dir.clone().unwrap_or_else(|| data_dir.member().join("wal"));
+    let database = data_dir.member().join("store.redb");
+    LogStore::check_exists(&wal_dir, &database)?;
     let log = LogStore::open(&wal_dir, log_options(config, metrics, faults.clone()))?;
     let log_stats = log.stats();
-    let (writer, flusher, reader) = store::open(&data_dir.member().join("store.redb"), store::Options::default())?;
+    let (writer, flusher, reader) =
+        store::open(&database, store::Options::default()).map_err(|fault| DatabaseFailure::new(&database, fault))?;
+    log.check_follows(&wal_dir, &database, raft_position(reader.applied().0))?;
     let pace = Pace {
         flush_interval: config.flush_interval,
         compaction_keys: config.compaction_batch_limit,
@@ -295,7 +312,7 @@ async fn open_core(
             compacted_keys.inc_by(flushed.deleted as u64);
         }
     };
-    let (storage, storage_thread) = Storage::start(flusher, pace, Box::new(on_flush), faults)
+    let (storage, storage_thread) = Storage::start(flusher, &database, pace, Box::new(on_flush), faults)
         .map_err(|error| StartError::Internal(error.to_string()))?;
     let hub = Arc::new(Hub::new(reader.revision()));
     let lessor = Arc::new(Lessor::new(config.election_timeout));
@@ -312,7 +329,7 @@ async fn open_core(
     let raft = Raft::new(identity.member_id, raft_config(config)?, Alone, log, state_machine)
         .await
         .map_err(|error| StartError::Raft(error.to_string()))?;
-    lead(&raft, identity, config).await?;
+    lead(&raft, identity, config, data_dir).await?;
     Ok(Core { raft, reader, log: log_stats, storage, storage_thread, hub, lessor })
 }
 
@@ -398,9 +415,19 @@ fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, StartError> {
 
 /// Makes a new cluster of this member, or takes up leadership after a restart without waiting for a timeout: the only
 /// voter has nobody to wait for.
-async fn lead(raft: &Raft<StateMachine>, identity: Identity, config: &Config) -> Result<(), StartError> {
+async fn lead(
+    raft: &Raft<StateMachine>,
+    identity: Identity,
+    config: &Config,
+    data_dir: &DataDir,
+) -> Result<(), StartError> {
     let raft_error = |error: &dyn std::fmt::Display| StartError::Raft(error.to_string());
     if raft.is_initialized().await.map_err(|error| raft_error(&error))? {
+        let is_known =
+            raft.metrics().borrow_watched().membership_config.membership().get_node(&identity.member_id).is_some();
+        if !is_known {
+            return Err(StartError::OtherMember { dir: data_dir.path().to_owned(), member_id: identity.member_id });
+        }
         let only_voter = raft.voter_ids().eq([identity.member_id]);
         if only_voter {
             raft.trigger().elect(false).await.map_err(|error| raft_error(&error))?;

@@ -3,6 +3,8 @@
 //! Apply never waits for it. It wakes every flush interval, earlier when the tail has grown large, and between
 //! flushes walks a compaction in small steps. A fault ends the thread and, through [`FaultSender`], the member.
 
+use crate::data_dir::remedy;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 use store::{Fault, Flushed, Flusher};
@@ -31,6 +33,20 @@ pub(crate) struct Pace {
 /// Called after every flush with what it did and how long it took.
 pub(crate) type FlushObserver = Box<dyn Fn(&Flushed, Duration) + Send>;
 
+/// The database cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("database {}: {fault}{}", path.display(), fault.io_error().map_or("", remedy))]
+pub struct DatabaseFailure {
+    path: PathBuf,
+    fault: Fault,
+}
+
+impl DatabaseFailure {
+    pub(crate) fn new(path: &Path, fault: Fault) -> Self {
+        Self { path: path.to_owned(), fault }
+    }
+}
+
 enum Request {
     FlushSoon,
     Flush(oneshot::Sender<()>),
@@ -53,6 +69,7 @@ impl Storage {
     /// The operating system refuses a thread.
     pub(crate) fn start(
         flusher: Flusher,
+        database: &Path,
         pace: Pace,
         observer: FlushObserver,
         faults: FaultSender,
@@ -60,11 +77,14 @@ impl Storage {
         let (requests, waiting) = sync_channel(REQUESTS_WAITING);
         let (finished, compacted) = watch::channel(-1);
         let worker = Worker { flusher, pace, observer, finished, waiting };
+        let database = database.to_owned();
         let thread = std::thread::Builder::new().name("storage".into()).spawn(move || {
             if let Err(fault) = worker.run() {
-                tracing::error!(error = %fault, "the database failed");
+                let failure = DatabaseFailure::new(&database, fault);
+                // Nobody takes reports from a member that is stopping.
+                tracing::error!(error = %failure, "the database failed");
                 // A report that does not fit joins one that is being handled.
-                drop(faults.try_send(fault.to_string()));
+                drop(faults.try_send(failure.to_string()));
             }
         })?;
         Ok((Self { requests, compacted }, thread))

@@ -10,15 +10,10 @@ pub type Rejection = api::error::Error;
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// The database file could not be opened.
-    #[error("cannot open the database {path}: {source}; restore the member from a snapshot or replace it")]
-    Open {
-        /// The file.
-        path: String,
-        /// What redb said.
-        source: redb::DatabaseError,
-    },
+    #[error("cannot open the file: {0}{rest}", rest = remedy(self))]
+    Open(redb::DatabaseError),
     /// The database could not be read or written.
-    #[error("database failure: {0}")]
+    #[error("{0}{rest}", rest = remedy(self))]
     Database(#[from] redb::Error),
     /// A file of the data directory could not be read or written.
     #[error("{context}: {source}")]
@@ -47,6 +42,23 @@ pub enum Fault {
     /// A snapshot is incomplete, damaged or of another format.
     #[error("unusable snapshot: {0}")]
     Snapshot(String),
+}
+
+impl Fault {
+    /// The operating system's part in it.
+    pub fn io_error(&self) -> Option<&std::io::Error> {
+        match self {
+            Self::Open(redb::DatabaseError::Storage(redb::StorageError::Io(error)))
+            | Self::Database(redb::Error::Io(error))
+            | Self::Io { source: error, .. } => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// A file that cannot be read is damaged unless the operating system says something else.
+fn remedy(fault: &Fault) -> &'static str {
+    if fault.io_error().is_some() { "" } else { "; restore the member from a snapshot or replace it" }
 }
 
 macro_rules! from_redb {

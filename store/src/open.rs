@@ -27,7 +27,7 @@ fn create_database(path: &Path, options: &Options) -> Result<Database, Fault> {
         .set_cache_size(options.database_cache_bytes)
         .set_check_integrity_on_open(true)
         .create(path)
-        .map_err(|source| Fault::Open { path: path.display().to_string(), source })
+        .map_err(Fault::Open)
 }
 
 /// The name that a database has until it is whole.

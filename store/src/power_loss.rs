@@ -94,7 +94,7 @@ fn store_on(disk: Disk) -> Result<(Writer, Flusher, Reader), Fault> {
         .set_cache_size(options.database_cache_bytes)
         .set_check_integrity_on_open(true)
         .create_with_backend(disk)
-        .map_err(|source| Fault::Open { path: "memory".into(), source })?;
+        .map_err(Fault::Open)?;
     let shared = Arc::new(from_database(database, Path::new("memory"), options)?);
     Ok((
         Writer { shared: Arc::clone(&shared) },

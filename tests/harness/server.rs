@@ -71,6 +71,8 @@ pub struct Options {
     pub initial_cluster: String,
     /// Parent of the data directory; `None` means the system's temporary directory.
     pub parent: Option<PathBuf>,
+    /// Program and arguments that run the server's program as the same process; empty runs it directly.
+    pub wrapper: Vec<String>,
 }
 
 /// A running server, or one that was stopped and can be started again.
@@ -166,7 +168,14 @@ impl Server {
 
     /// A command for this server's program, without the environment that would configure it.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = match self.options.wrapper.split_first() {
+            None => Command::new(&self.binary),
+            Some((program, args)) => {
+                let mut command = Command::new(program);
+                command.args(args).arg(&self.binary);
+                command
+            }
+        };
         for (key, _) in std::env::vars_os() {
             if key.to_str().is_some_and(|k| k.starts_with("ETCD_") || k.starts_with("CLEAT_")) {
                 command.env_remove(key);

@@ -19,7 +19,7 @@ use openraft::{OptionalSend, RaftLogReader};
 use parking_lot::Mutex;
 
 use super::types::{Entry, IoFlushed, LogId, LogState, TypeConfig, Vote};
-use super::wal::{FaultObserver, Located, SyncObserver, Wal, WalError, WalOptions, WalReader, WalStats};
+use super::wal::{self, FaultObserver, Located, SyncObserver, Wal, WalError, WalOptions, WalReader, WalStats};
 
 /// What one read from disk, or one message of replication, may hold (beyond its first entry).
 const MAX_READ_BYTES: usize = 1 << 20;
@@ -106,6 +106,43 @@ impl LogStore {
         };
         let log = Arc::new(Log { recent: Mutex::new(recent), disk: wal.reader() });
         Ok(Self { wal, log })
+    }
+
+    /// Refuses a directory without a log when there is a database: what was acknowledged last was in the log alone.
+    /// Call before [`LogStore::open`], which would begin a new one.
+    ///
+    /// # Errors
+    /// [`WalError::Foreign`]; the directory cannot be listed.
+    pub fn check_exists(dir: &Path, database: &Path) -> Result<(), WalError> {
+        if !database.exists() || wal::exists(dir)? {
+            return Ok(());
+        }
+        Err(WalError::Foreign {
+            dir: dir.to_owned(),
+            database: database.to_owned(),
+            reason: "there is no log".to_owned(),
+        })
+    }
+
+    /// Refuses a log that cannot be the one that the database was filled from. openraft takes either for granted and
+    /// panics.
+    ///
+    /// # Errors
+    /// [`WalError::Foreign`].
+    pub fn check_follows(&self, dir: &Path, database: &Path, applied: Option<LogId>) -> Result<(), WalError> {
+        let recent = self.log.recent.lock();
+        let term = recent.vote.map_or(0, |vote| vote.leader_id.term);
+        let applied_term = applied.map_or(0, |id| id.leader_id.term);
+        let applied_to = applied.map_or(0, |id| id.index + 1);
+        let purged_to = recent.purged.map_or(0, |id| id.index + 1);
+        let reason = if applied_term > term {
+            format!("its last vote is of term {term}, the database has entries of term {applied_term}")
+        } else if purged_to > applied_to {
+            format!("it begins with entry {purged_to}, the database ends before entry {applied_to}")
+        } else {
+            return Ok(());
+        };
+        Err(WalError::Foreign { dir: dir.to_owned(), database: database.to_owned(), reason })
     }
 
     /// Counters of the log, for metrics and health.

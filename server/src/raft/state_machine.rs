@@ -53,6 +53,11 @@ fn position(id: &LogId) -> Position {
     Position { term: id.leader_id.term, index: id.index + 1 }
 }
 
+/// The raft view of a position in the store; nothing before the first entry.
+pub(crate) fn raft_position(position: Position) -> Option<LogId> {
+    position.index.checked_sub(1).map(|index| log_id(position.term, index))
+}
+
 fn store_entry(entry: &Entry) -> store::Entry<'_> {
     let id = entry.log_id();
     let position = position(&id);
@@ -68,9 +73,8 @@ fn store_entry(entry: &Entry) -> store::Entry<'_> {
     }
 }
 
-/// The raft view of a position in the store; nothing before the first entry.
 fn raft_state(position: Position, membership: &[u8]) -> io::Result<(Option<LogId>, StoredMembership)> {
-    let at = position.index.checked_sub(1).map(|index| log_id(position.term, index));
+    let at = raft_position(position);
     let membership = if membership.is_empty() {
         StoredMembership::default()
     } else {

@@ -41,6 +41,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::types::{Entry, IoFlushed, LogId, Vote};
+use crate::data_dir::remedy;
 use index::EntryIndex;
 pub(super) use index::Located;
 pub use inspect::{RecordInfo, Summary, inspect};
@@ -56,7 +57,7 @@ pub type FaultObserver = Box<dyn Fn(&WalError) + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 pub enum WalError {
     /// The disk or the file system refused.
-    #[error("raft log {path}: {source}")]
+    #[error("raft log {path}: {source}{}", remedy(source))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -64,7 +65,7 @@ pub enum WalError {
         source: io::Error,
     },
     /// Another process has the log open.
-    #[error("raft log {0} is in use by another process")]
+    #[error("raft log {0} is in use by another process: stop that one first, or name another directory with --wal-dir")]
     Locked(PathBuf),
     /// Something that was durable cannot be read. Nothing was changed.
     #[error(
@@ -80,6 +81,20 @@ pub enum WalError {
         /// What is wrong there.
         reason: String,
     },
+    /// There is a database, and no log that goes with it.
+    #[error(
+        "raft log {dir} does not go with the database {database}: {reason}; put the log back (with --wal-dir if it is \
+         elsewhere), or remove the member from the cluster and add it again with an empty data directory (a cluster \
+         of one member: restore a snapshot)"
+    )]
+    Foreign {
+        /// The log's directory.
+        dir: PathBuf,
+        /// The database.
+        database: PathBuf,
+        /// What contradicts.
+        reason: String,
+    },
 }
 
 impl WalError {
@@ -89,6 +104,19 @@ impl WalError {
 
     fn damaged(file: &Path, offset: u64, reason: impl Into<String>) -> Self {
         Self::Damaged { file: file.to_owned(), offset, reason: reason.into() }
+    }
+}
+
+/// True when `dir` holds a log, or the start of one. Looks at names only.
+///
+/// # Errors
+/// The directory is there and cannot be listed.
+pub(super) fn exists(dir: &Path) -> Result<bool, WalError> {
+    match walk::list(dir) {
+        Err(WalError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(false),
+        // A name that is none is reported by whoever reads the log.
+        Err(WalError::Damaged { .. }) => Ok(true),
+        listed => Ok(!listed?.is_empty()),
     }
 }
 

@@ -36,6 +36,7 @@ impl Wal {
         let tail = replay(dir, &mut positions, &mut index)?;
         if let Some(tail) = &tail {
             check_start(tail, &positions, &index)?;
+            check_len(tail, segment_bytes)?;
             cut(tail)?;
         }
         let spares = Spares::start(dir, segment_bytes).map_err(WalError::io(dir))?;
@@ -148,6 +149,18 @@ fn check_start(tail: &Tail, positions: &Positions, index: &EntryIndex) -> Result
             "the log begins with entry {first}, but only those before {purged_to} were purged: earlier segments are missing"
         );
         return Err(WalError::damaged(&tail.segment.path, 0, reason));
+    }
+    Ok(())
+}
+
+/// A segment has its whole size before it has its name. A shorter one was cut by somebody, perhaps by a copy that did
+/// not come to its end, and what was in the rest is unknown. In earlier segments the next one's chain value shows it.
+fn check_len(tail: &Tail, segment_bytes: u64) -> Result<(), WalError> {
+    let segment = &tail.segment;
+    let len = segment.file.metadata().map_err(WalError::io(&segment.path))?.len();
+    if len < segment_bytes {
+        let reason = format!("the file ends here, it should have {segment_bytes} bytes");
+        return Err(WalError::damaged(&segment.path, len, reason));
     }
     Ok(())
 }

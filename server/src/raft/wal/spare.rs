@@ -179,7 +179,7 @@ impl Shared {
             File::options().read(true).write(true).create_new(true).mode(segment::FILE_MODE).open(path)?
         };
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.segment_bytes) {
-            Err(rustix::io::Errno::NOSPC) => return Err(io::ErrorKind::StorageFull.into()),
+            Err(rustix::io::Errno::NOSPC) => return Err(rustix::io::Errno::NOSPC.into()),
             // Writing the zeros allocates as well, where the file system cannot reserve.
             Ok(()) | Err(_) => segment::zero(&file, 0, self.segment_bytes)?,
         }

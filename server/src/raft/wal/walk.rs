@@ -67,7 +67,7 @@ pub(super) fn walk(
 }
 
 /// The segments by what their names say: sequence and first index.
-fn list(dir: &Path) -> Result<BTreeMap<(u64, u64), PathBuf>, WalError> {
+pub(super) fn list(dir: &Path) -> Result<BTreeMap<(u64, u64), PathBuf>, WalError> {
     let mut found = BTreeMap::new();
     for item in std::fs::read_dir(dir).map_err(WalError::io(dir))? {
         let path = item.map_err(WalError::io(dir))?.path();

@@ -250,8 +250,7 @@ impl Desk {
     /// Writes what is queued, if anything is. False when the log has ended.
     pub(super) fn turn(&mut self) -> bool {
         let Self { writer, on_fault, group } = self;
-        let queue = &writer.shared.queue;
-        if !queue.take(group) {
+        if !writer.shared.queue.take(group) {
             return false;
         }
         if group.is_empty() {
@@ -259,10 +258,12 @@ impl Desk {
             return true;
         }
         if let Err(source) = writer.write(group) {
-            for waiting in group.waiting.drain(..).chain(writer.shared.queue.fail(&source)) {
+            let queued = writer.shared.queue.fail(&source);
+            // First the report that names the file: raft's own says less.
+            on_fault(&WalError::Io { path: writer.segment.path.clone(), source: repeat(&source) });
+            for waiting in group.waiting.drain(..).chain(queued) {
                 waiting.fail(&source);
             }
-            on_fault(&WalError::Io { path: writer.segment.path.clone(), source });
             return false;
         }
         writer.complete(group);
