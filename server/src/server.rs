@@ -15,7 +15,7 @@ use crate::listen::{Bound, Front, GrpcRoutes, ListenError, ListenSettings, Liste
 use crate::metrics::Metrics;
 use crate::node::{Identity, Limits, Node};
 use crate::quota::Quota;
-use crate::raft::log_store::{LogStore, LogStoreOptions};
+use crate::raft::log_store::{LogExtent, LogStore, LogStoreOptions};
 use crate::raft::network::Alone;
 use crate::raft::state_machine::{StateMachine, raft_position};
 use crate::raft::types::{Peer, Raft};
@@ -58,7 +58,10 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 const PURGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Log written since the last purge that makes one due, however few entries it holds.
-const PURGE_BYTES: u64 = 64 << 20;
+const PURGE_BYTES: u64 = 16 << 20;
+
+/// Segments kept for the same purpose, however few entries they hold; the one that is being written is one of them.
+const CATCH_UP_SEGMENTS: u64 = 3;
 
 /// Log entries kept behind what is durable in the store, for members that are a little behind.
 const CATCH_UP_ENTRIES: u64 = 5000;
@@ -104,6 +107,7 @@ pub enum StartError {
 /// A running member.
 pub struct Server {
     node: Node,
+    log: LogExtent,
     storage: Storage,
     storage_thread: std::thread::JoinHandle<()>,
     hub: Arc<Hub>,
@@ -129,6 +133,7 @@ struct Core {
     raft: Raft<StateMachine>,
     reader: Reader,
     log: Arc<WalStats>,
+    log_extent: LogExtent,
     storage: Storage,
     storage_thread: std::thread::JoinHandle<()>,
     hub: Arc<Hub>,
@@ -157,6 +162,7 @@ impl Server {
         let node = Node::start(core.raft, core.reader, core.log, identity, limits, &tasks, &stop);
         let mut server = Self {
             node,
+            log: core.log_extent,
             storage: core.storage,
             storage_thread: core.storage_thread,
             hub: core.hub,
@@ -186,7 +192,7 @@ impl Server {
         let (propose, stop) = (proposer(node.clone()), self.stop.clone());
         self.tasks.spawn(async move { lessor.run(propose, stop).await });
         self.tasks.spawn(watch_raft(node.clone(), faults.clone(), self.stop.clone()));
-        self.tasks.spawn(purge_log(node.clone(), config.snapshot_count, self.stop.clone()));
+        self.tasks.spawn(purge_log(node.clone(), self.log.clone(), config.snapshot_count, self.stop.clone()));
         self.tasks.spawn(Arc::clone(&quota).watch_space(node.clone(), self.stop.clone()));
         if let Some(mode) = config.auto_compaction {
             self.tasks.spawn(compactor::run(node.clone(), mode, self.stop.clone()));
@@ -295,7 +301,7 @@ async fn open_core(
     let database = data_dir.member().join("store.redb");
     LogStore::check_exists(&wal_dir, &database)?;
     let log = LogStore::open(&wal_dir, log_options(config, metrics, faults.clone()))?;
-    let log_stats = log.stats();
+    let (log_stats, log_extent) = (log.stats(), log.extent());
     let (writer, flusher, reader) =
         store::open(&database, store::Options::default()).map_err(|fault| DatabaseFailure::new(&database, fault))?;
     log.check_follows(&wal_dir, &database, raft_position(reader.applied().0))?;
@@ -330,7 +336,7 @@ async fn open_core(
         .await
         .map_err(|error| StartError::Raft(error.to_string()))?;
     lead(&raft, identity, config, data_dir).await?;
-    Ok(Core { raft, reader, log: log_stats, storage, storage_thread, hub, lessor })
+    Ok(Core { raft, reader, log: log_stats, log_extent, storage, storage_thread, hub, lessor })
 }
 
 fn log_options(config: &Config, metrics: &Arc<Metrics>, faults: FaultSender) -> LogStoreOptions {
@@ -490,24 +496,34 @@ async fn lead_leases(node: Node, lessor: Arc<Lessor>, stop: CancellationToken) {
     }
 }
 
-/// Lets raft drop the part of the log that the store holds durably.
-async fn purge_log(node: Node, snapshot_count: u64, stop: CancellationToken) {
-    let mut purged = node.reader().durable().0.index;
+/// Lets raft drop the part of the log that the store holds durably, but for a piece for members that are a little
+/// behind: bounded in entries by raft's settings, in bytes here, because an entry may hold a thousand writes.
+async fn purge_log(node: Node, log: LogExtent, snapshot_count: u64, stop: CancellationToken) {
+    let mut covered = node.reader().durable().0.index;
     let mut written = node.log_bytes();
+    let mut purged_to = 0;
     loop {
         tokio::select! {
             () = tokio::time::sleep(PURGE_INTERVAL) => {}
             () = stop.cancelled() => return,
         }
+        // Raft purges only what the snapshot of an earlier round covers.
+        let keep_from = log.first_in_newest(CATCH_UP_SEGMENTS).unwrap_or(0).min(covered);
+        if keep_from > purged_to {
+            if node.raft().trigger().purge_log(keep_from - 1).await.is_err() {
+                return;
+            }
+            purged_to = keep_from;
+        }
         let durable = node.reader().durable().0.index;
         let now_written = node.log_bytes();
-        if durable - purged < snapshot_count && (durable == purged || now_written - written < PURGE_BYTES) {
+        if durable - covered < snapshot_count && (durable == covered || now_written - written < PURGE_BYTES) {
             continue;
         }
         if node.raft().trigger().snapshot().await.is_err() {
             return;
         }
-        (purged, written) = (durable, now_written);
+        (covered, written) = (durable, now_written);
     }
 }
 

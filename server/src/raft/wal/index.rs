@@ -70,6 +70,13 @@ impl EntryIndex {
         std::mem::replace(&mut self.segments, needed).into_values().collect()
     }
 
+    /// Index of the first entry in the newest `count` segments, when they hold one.
+    pub(super) fn first_in_newest(&self, count: u64) -> Option<u64> {
+        let oldest = (*self.segments.keys().next_back()? + 1).saturating_sub(count);
+        let before = self.locations.partition_point(|location| location.sequence < oldest);
+        (before < self.locations.len()).then_some(self.first + before as u64)
+    }
+
     /// Where the entries of `range` are. Holds the segments open until it is dropped.
     pub(super) fn locate(&self, range: Range<u64>) -> Located {
         let from = range.start.saturating_sub(self.first).min(self.locations.len() as u64) as usize;
