@@ -130,8 +130,7 @@ impl Server {
         let metrics = Metrics::new(config.metrics == MetricsLevel::Extensive)
             .map_err(|error| StartError::Internal(error.to_string()))?;
         let data_dir = DataDir::open(&config.data_dir)?;
-        let identity =
-            bootstrap::identity(data_dir.path(), &config.initial_advertise_peer_urls, &config.initial_cluster_token)?;
+        let identity = bootstrap::identity(data_dir.path(), &config)?;
         let (fault_sender, faults) = mpsc::channel(1);
         let core = open_core(&config, &data_dir, identity, &metrics, fault_sender.clone()).await?;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
