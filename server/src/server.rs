@@ -49,6 +49,9 @@ use tokio_util::task::TaskTracker;
 /// What a request may take beside its payload: the gRPC frame limit is that much higher. etcd's figure.
 const REQUEST_OVERHEAD_BYTES: usize = 512 << 10;
 
+/// How long the only voter may take to elect itself: two writes to the log.
+const ELECTION_DEADLINE: Duration = Duration::from_secs(30);
+
 /// How long calls under way may take when the member stops.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
@@ -385,6 +388,8 @@ fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, StartError> {
         election_timeout_min: election_ms * 45 / 100,
         election_timeout_max: election_ms * 60 / 100,
         enable_pre_vote: Some(config.pre_vote),
+        // Until [`lead`] allows it.
+        enable_elect: false,
         // A leader that resumed its old term would count as caught up before it has applied its log again.
         enable_leader_restore: Some(false),
         snapshot_policy: SnapshotPolicy::Never,
@@ -398,16 +403,19 @@ fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, StartError> {
 /// voter has nobody to wait for.
 async fn lead(raft: &Raft<StateMachine>, identity: Identity, config: &Config) -> Result<(), StartError> {
     let raft_error = |error: &dyn std::fmt::Display| StartError::Raft(error.to_string());
-    if raft.is_initialized().await.map_err(|error| raft_error(&error))? {
-        let only_voter = raft.voter_ids().eq([identity.member_id]);
-        if only_voter {
-            raft.trigger().elect(false).await.map_err(|error| raft_error(&error))?;
-        }
-        return Ok(());
+    if !raft.is_initialized().await.map_err(|error| raft_error(&error))? {
+        let peer = Peer { peer_urls: config.initial_advertise_peer_urls.clone(), joins_as_voter: true };
+        let members = BTreeMap::from([(identity.member_id, peer)]);
+        raft.initialize(members).await.map_err(|error| raft_error(&error))?;
     }
-    let peer = Peer { peer_urls: config.initial_advertise_peer_urls.clone(), joins_as_voter: true };
-    let members = BTreeMap::from([(identity.member_id, peer)]);
-    raft.initialize(members).await.map_err(|error| raft_error(&error))
+    if raft.voter_ids().eq([identity.member_id]) {
+        raft.trigger().elect(false).await.map_err(|error| raft_error(&error))?;
+        let elected = raft.wait(Some(ELECTION_DEADLINE)).state(ServerState::Leader, "the only voter leads").await;
+        elected.map_err(|error| raft_error(&error))?;
+    }
+    // Not before: an election by the clock beside this one makes openraft warn of answers from another term.
+    raft.runtime_config().elect(true);
+    Ok(())
 }
 
 /// Tells the cluster this member's name and client URLs, unless it knows them.
