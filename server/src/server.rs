@@ -11,7 +11,7 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::health::{Alarm, GrpcHealth, HealthChecks};
 use crate::http::{self, AccessRules, HttpState};
 use crate::lessor::Lessor;
-use crate::listen::{Bound, Front, GrpcRoutes, ListenError, ListenSettings, Listeners};
+use crate::listen::{Bound, Front, GrpcRoutes, LeaderGate, ListenError, ListenSettings, Listeners};
 use crate::metrics::Metrics;
 use crate::node::{Identity, Limits, Node};
 use crate::quota::Quota;
@@ -227,7 +227,10 @@ impl Server {
         };
         let lease = LeaseService::new(node.clone(), Arc::clone(&self.lessor), Arc::clone(quota));
         let health = GrpcHealth::new(self.serving.subscribe());
-        let routes = GrpcRoutes::new(Arc::clone(metrics), max_message, config.warning_unary_request_duration)
+        let asked = node.clone();
+        let leader = LeaderGate::new(move || asked.leader() != 0);
+        self.tasks.spawn(Arc::clone(&leader).watch(config.election_timeout, self.stop.clone()));
+        let routes = GrpcRoutes::new(Arc::clone(metrics), max_message, config.warning_unary_request_duration, leader)
             .with(KvServer::new(kv).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
             .with(MaintenanceServer::new(maintenance).max_decoding_message_size(decode))
             .with(WatchServer::new(watch).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))

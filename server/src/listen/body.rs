@@ -1,6 +1,7 @@
 //! The bodies that pass a listener, wrapped to count messages and to see how a call ends.
 
 use super::frame::{MessageCounter, TooLarge};
+use super::interrupt::Interrupt;
 use crate::metrics::{Call, MethodMetrics};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -69,12 +70,18 @@ pub enum ResponseBody {
         messages: Messages,
         /// The call.
         call: Call,
+        /// What ends a stream before the service does.
+        interrupt: Option<Box<StreamInterrupt>>,
     },
-    /// Of a call to a method that does not exist.
-    Refused,
+    /// Of a call that was refused, or is over.
+    Nothing,
     /// Of everything else.
     Http(axum::body::Body),
 }
+
+/// What ends a stream before its service does.
+#[derive(Debug)]
+pub struct StreamInterrupt(Interrupt);
 
 /// Follows the messages of a response.
 #[derive(Debug, Default)]
@@ -82,13 +89,25 @@ pub struct Messages(MessageCounter);
 
 impl ResponseBody {
     /// Wraps the answer of a service.
-    pub(super) fn grpc(headers: &HeaderMap, inner: tonic::body::Body, mut call: Call) -> Self {
+    pub(super) fn grpc(
+        headers: &HeaderMap,
+        inner: tonic::body::Body,
+        mut call: Call,
+        interrupt: Option<Interrupt>,
+    ) -> Self {
         // An answer without messages carries its status in the headers.
         if let Some(code) = status_in(headers) {
             call.finish(code);
         }
-        Self::Grpc { inner, messages: Messages::default(), call }
+        let interrupt = interrupt.map(|interrupt| Box::new(StreamInterrupt(interrupt)));
+        Self::Grpc { inner, messages: Messages::default(), call, interrupt }
     }
+}
+
+fn trailers(status: &Status) -> Result<HeaderMap, Status> {
+    let mut trailers = HeaderMap::new();
+    status.add_header(&mut trailers)?;
+    Ok(trailers)
 }
 
 fn status_in(headers: &HeaderMap) -> Option<Code> {
@@ -101,10 +120,20 @@ impl Body for ResponseBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut *self {
-            Self::Refused => Poll::Ready(None),
+            Self::Nothing => Poll::Ready(None),
             Self::Http(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Self::Grpc { inner, messages, call } => {
-                let frame = ready!(Pin::new(inner).poll_frame(cx)?);
+            Self::Grpc { inner, messages, call, interrupt } => {
+                let frame = match (Pin::new(inner).poll_frame(cx)?, interrupt) {
+                    (Poll::Ready(frame), _) => frame,
+                    (Poll::Pending, None) => return Poll::Pending,
+                    (Poll::Pending, Some(interrupt)) => {
+                        let status = ready!(interrupt.0.poll(cx));
+                        call.finish(status.code());
+                        // Drops the service's side of the stream.
+                        *self = Self::Nothing;
+                        return Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)?))));
+                    }
+                };
                 if let Some(frame) = &frame {
                     if let Some(data) = frame.data_ref() {
                         if let Ok(begun @ 1..) = messages.0.feed(data, usize::MAX) {
@@ -121,7 +150,7 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Refused => true,
+            Self::Nothing => true,
             Self::Http(body) => body.is_end_stream(),
             Self::Grpc { inner, .. } => inner.is_end_stream(),
         }
@@ -129,7 +158,7 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Refused => SizeHint::with_exact(0),
+            Self::Nothing => SizeHint::with_exact(0),
             Self::Http(body) => body.size_hint(),
             Self::Grpc { inner, .. } => inner.size_hint(),
         }

@@ -16,6 +16,7 @@ mod body;
 mod frame;
 mod front;
 mod hpack;
+mod interrupt;
 mod socket;
 
 #[cfg(test)]
@@ -24,4 +25,5 @@ mod tests;
 pub use accept::{ListenSettings, Listeners};
 pub use body::{RequestBody, ResponseBody};
 pub use front::{Front, GrpcRoutes};
+pub use interrupt::LeaderGate;
 pub use socket::{Bound, ListenError};
