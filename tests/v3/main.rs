@@ -3,6 +3,7 @@
 mod clients;
 mod crash;
 mod kubernetes;
+mod metrics;
 mod transcript;
 mod wire;
 
