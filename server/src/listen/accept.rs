@@ -1,6 +1,7 @@
 //! Accepts connections, serves each on a task of its own, and ends them all.
 
 use super::front::{ConnectionFront, Front};
+use super::gather::OpenCalls;
 use super::socket::{Bound, Connection, Listener, Socket, Traffic};
 use crate::config::{Config, GrpcKeepalive};
 use crate::metrics::Metrics;
@@ -227,9 +228,11 @@ async fn serve(shared: Arc<Shared>, socket: Socket, front: Front, slot: OwnedSem
         },
         () = shared.stop.cancelled() => return,
     };
-    let front = ConnectionFront::new(front, local, remote);
+    let calls = OpenCalls::default();
+    let front = ConnectionFront::new(front, calls.clone(), local, remote);
     let served = if is_http2 {
-        let io = TokioIo::new(connection.counted(shared.traffic.clone()).correcting_authority());
+        let connection = connection.counted(shared.traffic.clone()).correcting_authority().gathering(calls);
+        let io = TokioIo::new(connection);
         let mut connection = pin!(shared.http2.serve_connection(io, front));
         tokio::select! {
             served = connection.as_mut() => served,

@@ -1,6 +1,7 @@
 //! The bodies that pass a listener, wrapped to count messages and to see how a call ends.
 
 use super::frame::{MessageCounter, TooLarge};
+use super::gather::OpenCalls;
 use super::interrupt::Interrupt;
 use crate::metrics::{Call, MethodMetrics};
 use bytes::Bytes;
@@ -70,6 +71,8 @@ pub enum ResponseBody {
         messages: Messages,
         /// The call.
         call: Call,
+        /// Held as long as the call is open.
+        open: OpenCalls,
         /// What ends a stream before the service does.
         interrupt: Option<Box<StreamInterrupt>>,
     },
@@ -92,7 +95,7 @@ impl ResponseBody {
     pub(super) fn grpc(
         headers: &HeaderMap,
         inner: tonic::body::Body,
-        mut call: Call,
+        (mut call, open): (Call, OpenCalls),
         interrupt: Option<Interrupt>,
     ) -> Self {
         // An answer without messages carries its status in the headers.
@@ -100,7 +103,7 @@ impl ResponseBody {
             call.finish(code);
         }
         let interrupt = interrupt.map(|interrupt| Box::new(StreamInterrupt(interrupt)));
-        Self::Grpc { inner, messages: Messages::default(), call, interrupt }
+        Self::Grpc { inner, messages: Messages::default(), call, open, interrupt }
     }
 }
 
@@ -122,7 +125,7 @@ impl Body for ResponseBody {
         match &mut *self {
             Self::Nothing => Poll::Ready(None),
             Self::Http(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Self::Grpc { inner, messages, call, interrupt } => {
+            Self::Grpc { inner, messages, call, interrupt, .. } => {
                 let frame = match (Pin::new(inner).poll_frame(cx)?, interrupt) {
                     (Poll::Ready(frame), _) => frame,
                     (Poll::Pending, None) => return Poll::Pending,

@@ -1,6 +1,7 @@
 //! Decides for each request whether it is a gRPC call, to which service, or plain HTTP.
 
 use super::body::{RequestBody, ResponseBody};
+use super::gather::OpenCalls;
 use super::interrupt::{Interrupt, LeaderGate};
 use crate::metrics::{Call, CallType, METHODS, MethodMetrics, Metrics};
 use axum::Router;
@@ -88,7 +89,7 @@ impl GrpcRoutes {
         self
     }
 
-    fn call(&self, request: Request<Incoming>, peer: Option<&TcpConnectInfo>) -> FrontFuture {
+    fn call(&self, request: Request<Incoming>, peer: Option<&TcpConnectInfo>, open: &OpenCalls) -> FrontFuture {
         let Some(route) = self.routes.get(request.uri().path()) else {
             return FrontFuture::Ready(Some(self.refuse(request.uri().path())));
         };
@@ -108,7 +109,7 @@ impl GrpcRoutes {
         }
         let timed = route.is_unary.then(|| Timed { path: route.path, started: Instant::now(), slow: self.slow });
         let (future, is_unary) = ((route.serve)(request), route.is_unary);
-        FrontFuture::Grpc { future, call: Some(call), timed, is_unary, interrupt }
+        FrontFuture::Grpc { future, call: Some((call, open.clone())), timed, is_unary, interrupt }
     }
 
     /// Answers a call to a method that is not served, in the words of grpc-go.
@@ -167,11 +168,11 @@ impl Front {
         }
     }
 
-    fn call(&self, request: Request<Incoming>, peer: Option<&TcpConnectInfo>) -> FrontFuture {
+    fn call(&self, request: Request<Incoming>, peer: Option<&TcpConnectInfo>, open: &OpenCalls) -> FrontFuture {
         let is_grpc = request.version() == Version::HTTP_2
             && request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| is_grpc(kind.as_bytes()));
         if is_grpc && let Some(grpc) = &self.grpc {
-            return grpc.call(request, peer);
+            return grpc.call(request, peer, open);
         }
         match &self.http {
             Some(router) => {
@@ -199,15 +200,16 @@ fn not_found() -> Response<ResponseBody> {
 #[derive(Debug)]
 pub(super) struct ConnectionFront {
     front: Front,
+    calls: OpenCalls,
     peer: Option<TcpConnectInfo>,
     /// Told of every request.
     requests: Option<Arc<Notify>>,
 }
 
 impl ConnectionFront {
-    pub(super) fn new(front: Front, local: Option<SocketAddr>, remote: Option<SocketAddr>) -> Self {
+    pub(super) fn new(front: Front, calls: OpenCalls, local: Option<SocketAddr>, remote: Option<SocketAddr>) -> Self {
         let peer = remote.map(|_| TcpConnectInfo { local_addr: local, remote_addr: remote });
-        Self { front, peer, requests: None }
+        Self { front, calls, peer, requests: None }
     }
 
     /// Tells of every request whose head has arrived.
@@ -226,7 +228,7 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionFront {
         if let Some(requests) = &self.requests {
             requests.notify_one();
         }
-        self.front.call(request, self.peer.as_ref())
+        self.front.call(request, self.peer.as_ref(), &self.calls)
     }
 }
 
@@ -251,7 +253,7 @@ pub(super) enum FrontFuture {
     Grpc {
         future: GrpcFuture,
         /// Taken when the answer's head is there; dropped with the future if the client leaves before.
-        call: Option<Call>,
+        call: Option<(Call, OpenCalls)>,
         timed: Option<Timed>,
         is_unary: bool,
         interrupt: Interrupt,
@@ -273,12 +275,12 @@ impl Future for FrontFuture {
                 if let Some(timed) = timed {
                     timed.end();
                 }
-                let mut call = call.take().expect("invariant: a finished future is not polled again");
+                let (mut call, open) = call.take().expect("invariant: a finished future is not polled again");
                 match answered {
                     Ok(response) => {
                         let (head, body) = response.into_parts();
                         let rest = Some(std::mem::take(interrupt)).filter(|rest| !*is_unary && !rest.is_never());
-                        let body = ResponseBody::grpc(&head.headers, body, call, rest);
+                        let body = ResponseBody::grpc(&head.headers, body, (call, open), rest);
                         Response::from_parts(head, body)
                     }
                     Err(status) => {

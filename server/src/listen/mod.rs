@@ -15,6 +15,7 @@ mod authority;
 mod body;
 mod frame;
 mod front;
+mod gather;
 mod hpack;
 mod interrupt;
 mod socket;

@@ -1,6 +1,7 @@
 //! Sockets: binding them from URLs, and the connection that hyper reads and writes.
 
 use super::authority::AuthorityFilter;
+use super::gather::{Gather, OpenCalls};
 use crate::config::{ListenUrl, Place};
 use bytes::Bytes;
 use prometheus::IntCounter;
@@ -163,6 +164,7 @@ pub(super) struct Connection {
     traffic: Option<Traffic>,
     /// Only as long as it is needed: for most connections, until the first request.
     filter: Option<Box<AuthorityFilter>>,
+    gather: Gather,
 }
 
 impl Connection {
@@ -178,7 +180,16 @@ impl Connection {
             len += more;
         }
         let is_http2 = head[..len] == HTTP2_PREFACE[..];
-        Ok((Self { socket, head: Bytes::copy_from_slice(&head[..len]), traffic: None, filter: None }, is_http2))
+        Ok((
+            Self {
+                socket,
+                head: Bytes::copy_from_slice(&head[..len]),
+                traffic: None,
+                filter: None,
+                gather: Gather::default(),
+            },
+            is_http2,
+        ))
     }
 
     /// Counts from here on.
@@ -191,6 +202,12 @@ impl Connection {
     /// Accepts a URL or a path as `:authority`; for HTTP/2.
     pub(super) fn correcting_authority(mut self) -> Self {
         self.filter = Some(Box::default());
+        self
+    }
+
+    /// Writes the answers of these calls together.
+    pub(super) fn gathering(mut self, calls: OpenCalls) -> Self {
+        self.gather = Gather::new(calls);
         self
     }
 
@@ -250,6 +267,7 @@ impl AsyncRead for Socket {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.gather.reads();
         if !self.head.is_empty() {
             let len = self.head.len().min(buf.remaining());
             buf.put_slice(&self.head.split_to(len));
@@ -261,6 +279,9 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.gather.puts_off(cx) {
+            return Poll::Pending;
+        }
         let result = on_stream!(&mut self.socket, stream => Pin::new(stream).poll_write(cx, buf));
         self.sent(result)
     }
@@ -270,6 +291,9 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.gather.puts_off(cx) {
+            return Poll::Pending;
+        }
         let result = on_stream!(&mut self.socket, stream => Pin::new(stream).poll_write_vectored(cx, bufs));
         self.sent(result)
     }
