@@ -244,9 +244,12 @@ pub(crate) struct CompareArgs {
     /// Write all figures of all rounds to FILE
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Draw the ratios to FILE
+    /// Draw the ratios to FILE as SVG, which follows the reader's light or dark setting
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
+    /// Draw the ratios to FILE as PNG, on a light background
+    #[arg(long, value_name = "FILE")]
+    pub(crate) png: Option<PathBuf>,
     /// Exit with an error when a ratio misses its floor
     #[arg(long)]
     pub(crate) strict: bool,

@@ -4,12 +4,13 @@
 //! id the same over the member ids. They are written down before anything else, so that a start that was cut off is
 //! taken up again, and flags that change later change nothing.
 
+use crate::config::{Config, InitialClusterState};
 use crate::data_dir::remedy;
 use crate::node::Identity;
 use sha1::{Digest, Sha1};
 use std::fs;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where the identity is, below the data directory.
 pub(crate) const FILE: &str = "IDENTITY";
@@ -27,6 +28,15 @@ pub enum BootstrapError {
         /// The operating system's answer.
         source: std::io::Error,
     },
+    /// The flags ask to join a cluster, and there is no member here yet.
+    #[error(
+        "--initial-cluster-state=existing is not supported yet: {} has no member's data, and only a new cluster can be made",
+        data_dir.display()
+    )]
+    Join {
+        /// The data directory.
+        data_dir: PathBuf,
+    },
     /// The file does not say who this member is.
     #[error(
         "{path} does not hold a cluster id and a member id as written; restore the file, or the member from a snapshot"
@@ -40,14 +50,17 @@ pub enum BootstrapError {
 /// Reads the identity, or makes and writes it at the first start.
 ///
 /// # Errors
-/// The file cannot be read, written or understood.
-pub(crate) fn identity(data_dir: &Path, peer_urls: &[String], token: &str) -> Result<Identity, BootstrapError> {
+/// The file cannot be read, written or understood, or there is none and the flags ask to join a cluster.
+pub(crate) fn identity(data_dir: &Path, config: &Config) -> Result<Identity, BootstrapError> {
     let path = data_dir.join(FILE);
     let io = |action, source| BootstrapError::Io { action, path: path.display().to_string(), source };
     match fs::read(&path) {
         Ok(bytes) => parse(&bytes).ok_or_else(|| BootstrapError::Damaged { path: path.display().to_string() }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let member_id = member_id(peer_urls, token);
+            if config.initial_cluster_state == InitialClusterState::Existing {
+                return Err(BootstrapError::Join { data_dir: data_dir.to_owned() });
+            }
+            let member_id = member_id(&config.initial_advertise_peer_urls, &config.initial_cluster_token);
             let identity = Identity { cluster_id: cluster_id(&[member_id]), member_id };
             write(&path, identity).map_err(|source| io("write", source))?;
             Ok(identity)
@@ -117,11 +130,26 @@ mod tests {
         assert_eq!(cluster_id(&[member]), 0xcdf8_1819_4e3a_8c32);
     }
 
+    fn config(args: &[&str]) -> Config {
+        let args = args.iter().map(ToString::to_string);
+        match crate::config::load(args, []) {
+            Ok(crate::config::Command::Run(config)) => *config,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn the_first_start_decides() {
         let dir = tempfile::tempdir().unwrap();
-        let first = identity(dir.path(), &["http://a:2380".to_owned()], "t").unwrap();
-        assert_eq!(identity(dir.path(), &["http://b:2380".to_owned()], "u").unwrap(), first);
+        let new = config(&["--initial-advertise-peer-urls=http://a:2380"]);
+        let existing = config(&["--initial-advertise-peer-urls=http://b:2380", "--initial-cluster-state=existing"]);
+        let refused = identity(dir.path(), &existing).unwrap_err();
+        assert!(
+            refused.to_string().starts_with("--initial-cluster-state=existing is not supported yet: "),
+            "{refused}"
+        );
+        let first = identity(dir.path(), &new).unwrap();
+        assert_eq!(identity(dir.path(), &existing).unwrap(), first);
         let written = fs::read(dir.path().join(FILE)).unwrap();
         for (byte, bit) in (0..written.len()).flat_map(|byte| (0..8).map(move |bit| (byte, bit))) {
             let mut damaged = written.clone();
@@ -129,8 +157,8 @@ mod tests {
             assert!(parse(&damaged).is_none(), "bit {bit} of byte {byte}: {:?}", String::from_utf8_lossy(&damaged));
         }
         fs::write(dir.path().join(FILE), "cluster_id: 1\nmember_id: 2\n").unwrap();
-        assert_eq!(identity(dir.path(), &[], "t").unwrap(), Identity { cluster_id: 1, member_id: 2 });
+        assert_eq!(identity(dir.path(), &new).unwrap(), Identity { cluster_id: 1, member_id: 2 });
         fs::write(dir.path().join(FILE), "cluster_id: x\n").unwrap();
-        assert!(matches!(identity(dir.path(), &[], "t"), Err(BootstrapError::Damaged { .. })));
+        assert!(matches!(identity(dir.path(), &new), Err(BootstrapError::Damaged { .. })));
     }
 }

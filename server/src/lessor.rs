@@ -20,6 +20,7 @@ use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use store::{Lease, Notice, Outcome};
 use tokio::sync::Notify;
@@ -88,6 +89,26 @@ pub(crate) struct Lessor {
     rescheduled: Notify,
     /// A lease is gone, or leadership changed.
     settled: Notify,
+    stats: LessorStats,
+}
+
+/// Counts since the start, for the metrics.
+#[derive(Default)]
+pub(crate) struct LessorStats {
+    renewed: AtomicU64,
+    expired: AtomicU64,
+}
+
+impl LessorStats {
+    /// Keepalives that gave a lease its full time again.
+    pub(crate) fn renewed(&self) -> u64 {
+        self.renewed.load(Ordering::Relaxed)
+    }
+
+    /// Leases that expired and were revoked for it.
+    pub(crate) fn expired(&self) -> u64 {
+        self.expired.load(Ordering::Relaxed)
+    }
 }
 
 fn seconds(ttl: i64) -> Duration {
@@ -153,7 +174,12 @@ fn smooth(expiries: &mut [(Instant, i64)]) {
 impl Lessor {
     /// A lessor that does not lead yet.
     pub(crate) fn new(election_timeout: Duration) -> Self {
-        Self { state: Mutex::default(), election_timeout, rescheduled: Notify::new(), settled: Notify::new() }
+        let (rescheduled, settled, stats) = (Notify::new(), Notify::new(), LessorStats::default());
+        Self { state: Mutex::default(), election_timeout, rescheduled, settled, stats }
+    }
+
+    pub(crate) fn stats(&self) -> &LessorStats {
+        &self.stats
     }
 
     /// The shortest time to live that is granted, seconds: a new leader must be found before a lease expires.
@@ -247,6 +273,7 @@ impl Lessor {
                 let expired = clock.expiry <= now;
                 if !expired && clock.remaining_ttl == 0 {
                     clock.expiry = now + seconds(clock.ttl);
+                    self.stats.renewed.fetch_add(1, Ordering::Relaxed);
                     return Ok(clock.ttl);
                 }
                 !expired
@@ -302,7 +329,9 @@ impl Lessor {
 
     /// Looks at a lease again after its revocation failed, or forgets it when it is gone already.
     fn revocation_ended(&self, id: i64, outcome: Result<Outcome, Error>) {
-        match outcome.and_then(|outcome| outcome.result) {
+        let outcome = outcome.and_then(|outcome| outcome.result);
+        self.stats.expired.fetch_add(u64::from(outcome.is_ok()), Ordering::Relaxed);
+        match outcome {
             Ok(_) | Err(Error::LeaseNotFound) => {
                 if self.state.lock().leases.remove(&id).is_some() {
                     self.settled.notify_waiters();

@@ -71,11 +71,13 @@ pub(crate) struct Limits {
     pub(crate) request_timeout: Duration,
 }
 
-/// Counters of the proposals, for the metrics.
+/// Counters of proposals and read-index rounds, for the metrics.
 #[derive(Default)]
 pub(crate) struct ProposalStats {
     pending: AtomicUsize,
     failed: AtomicU64,
+    reads_failed: AtomicU64,
+    reads_timed_out: AtomicU64,
 }
 
 impl ProposalStats {
@@ -87,6 +89,16 @@ impl ProposalStats {
     /// Proposals that ended without an outcome.
     pub(crate) fn failed(&self) -> u64 {
         self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Read-index rounds that confirmed nothing.
+    pub(crate) fn reads_failed(&self) -> u64 {
+        self.reads_failed.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that took too long.
+    pub(crate) fn reads_timed_out(&self) -> u64 {
+        self.reads_timed_out.load(Ordering::Relaxed)
     }
 }
 
@@ -343,6 +355,9 @@ impl Node {
             let confirmed = tokio::time::timeout(self.0.limits.request_timeout, self.confirm())
                 .await
                 .unwrap_or(Err(Error::Timeout));
+            self.0.stats.reads_failed.fetch_add(u64::from(confirmed.is_err()), Ordering::Relaxed);
+            let timed_out = confirmed == Err(Error::Timeout);
+            self.0.stats.reads_timed_out.fetch_add(u64::from(timed_out), Ordering::Relaxed);
             for reader in readers.drain(..) {
                 // A reader that stopped waiting needs no answer.
                 reader.send(confirmed).ok();

@@ -11,7 +11,7 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::health::{Alarm, GrpcHealth, HealthChecks};
 use crate::http::{self, AccessRules, HttpState};
 use crate::lessor::Lessor;
-use crate::listen::{Bound, Front, GrpcRoutes, ListenError, ListenSettings, Listeners};
+use crate::listen::{Bound, Front, GrpcRoutes, LeaderGate, ListenError, ListenSettings, Listeners};
 use crate::metrics::Metrics;
 use crate::node::{Identity, Limits, Node};
 use crate::quota::Quota;
@@ -36,13 +36,15 @@ use api::server::kv_server::KvServer;
 use api::server::lease_server::LeaseServer;
 use api::server::maintenance_server::MaintenanceServer;
 use api::server::watch_server::WatchServer;
-use openraft::SnapshotPolicy;
 use openraft::async_runtime::WatchReceiver;
+use openraft::{ServerState, SnapshotPolicy};
+use parking_lot::Mutex;
+use prometheus::IntCounter;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use store::{Applied, Notice, Reader};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -50,6 +52,9 @@ use tokio_util::task::TaskTracker;
 
 /// What a request may take beside its payload: the gRPC frame limit is that much higher. etcd's figure.
 const REQUEST_OVERHEAD_BYTES: usize = 512 << 10;
+
+/// How long the only voter may take to elect itself: two writes to the log.
+const ELECTION_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long calls under way may take when the member stops.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
@@ -149,8 +154,7 @@ impl Server {
         let metrics = Metrics::new(config.metrics == MetricsLevel::Extensive)
             .map_err(|error| StartError::Internal(error.to_string()))?;
         let data_dir = DataDir::open(&config.data_dir)?;
-        let identity =
-            bootstrap::identity(data_dir.path(), &config.initial_advertise_peer_urls, &config.initial_cluster_token)?;
+        let identity = bootstrap::identity(data_dir.path(), &config)?;
         let (fault_sender, faults) = mpsc::channel(1);
         let core = open_core(&config, &data_dir, identity, &metrics, fault_sender.clone()).await?;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -186,7 +190,7 @@ impl Server {
         let node = self.node.clone();
         node.ready().await.map_err(|error| StartError::Raft(error.text().to_owned()))?;
         let quota = Arc::new(Quota::new(config.quota_bytes, &node));
-        export_metrics(metrics, &node, &quota, Arc::clone(&self.hub));
+        export_metrics(metrics, &node, &quota, (Arc::clone(&self.hub), Arc::clone(&self.lessor)));
         self.tasks.spawn(lead_leases(node.clone(), Arc::clone(&self.lessor), self.stop.clone()));
         let lessor = Arc::clone(&self.lessor);
         let (propose, stop) = (proposer(node.clone()), self.stop.clone());
@@ -234,18 +238,29 @@ impl Server {
             storage: self.storage.clone(),
             quota: Arc::clone(quota),
             max_txn_ops: config.max_txn_ops,
+            metrics: metrics.mvcc.clone(),
         };
-        let maintenance =
-            MaintenanceService { node: node.clone(), storage: self.storage.clone(), quota: Arc::clone(quota) };
+        let maintenance = MaintenanceService {
+            node: node.clone(),
+            storage: self.storage.clone(),
+            quota: Arc::clone(quota),
+            metrics: Arc::clone(metrics),
+        };
+        let failures = &metrics.network.stream_failures;
         let watch = WatchService {
             node: node.clone(),
             hub: Arc::clone(&self.hub),
             progress_interval: config.watch_progress_notify_interval,
             stop: self.stop.clone(),
+            failures: failures.with_label_values(&["receive", "watch"]),
         };
-        let lease = LeaseService::new(node.clone(), Arc::clone(&self.lessor), Arc::clone(quota));
+        let failures = failures.with_label_values(&["receive", "lease-keepalive"]);
+        let lease = LeaseService::new(node.clone(), Arc::clone(&self.lessor), Arc::clone(quota), failures);
         let health = GrpcHealth::new(self.serving.subscribe());
-        let routes = GrpcRoutes::new(Arc::clone(metrics), max_message, config.warning_unary_request_duration)
+        let asked = node.clone();
+        let leader = LeaderGate::new(move || asked.leader() != 0);
+        self.tasks.spawn(Arc::clone(&leader).watch(config.election_timeout, self.stop.clone()));
+        let routes = GrpcRoutes::new(Arc::clone(metrics), max_message, config.warning_unary_request_duration, leader)
             .with(KvServer::new(kv).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
             .with(MaintenanceServer::new(maintenance).max_decoding_message_size(decode))
             .with(WatchServer::new(watch).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
@@ -311,11 +326,21 @@ async fn open_core(
         compaction_pause: config.compaction_sleep_interval,
     };
     let commits = metrics.disk.backend_commit_seconds.clone();
-    let compacted_keys = metrics.mvcc.db_compaction_keys.clone();
+    let mvcc = metrics.mvcc.clone();
+    let compaction = Arc::new(Mutex::new(None));
+    let begun = Arc::clone(&compaction);
     let on_flush = move |flushed: &store::Flushed, took: Duration| {
+        if flushed.compaction_finished.is_some() {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            mvcc.db_compaction_last.set(now.as_secs() as i64);
+            // One that a restart interrupted has no beginning to count from.
+            if let Some(begun) = begun.lock().take() {
+                mvcc.db_compaction_total_ms.observe(Instant::elapsed(&begun).as_secs_f64() * 1000.0);
+            }
+        }
         if flushed.changes > 0 || flushed.deleted > 0 {
             commits.observe(took.as_secs_f64());
-            compacted_keys.inc_by(flushed.deleted as u64);
+            mvcc.db_compaction_keys.inc_by(flushed.deleted as u64);
         }
     };
     let (storage, storage_thread) = Storage::start(flusher, &database, pace, Box::new(on_flush), faults)
@@ -329,6 +354,7 @@ async fn open_core(
         hub: Arc::clone(&hub),
         lessor: Arc::clone(&lessor),
         slow_apply: config.warning_apply_duration,
+        compaction,
     };
     let observer = parts.observer();
     let state_machine = StateMachine::new(writer, reader.clone(), observer);
@@ -363,6 +389,8 @@ struct Observed {
     hub: Arc<Hub>,
     lessor: Arc<Lessor>,
     slow_apply: Duration,
+    /// When the compaction began that is not finished.
+    compaction: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Observed {
@@ -382,10 +410,16 @@ impl Observed {
     }
 
     fn count(&self, applied: &Applied) {
-        let (mut puts, mut deletes) = (0, 0);
+        let (mut puts, mut deletes, mut put_bytes) = (0, 0, 0);
         for event in applied.changes.iter().flat_map(|change| &change.events) {
-            if event.deleted { deletes += 1 } else { puts += 1 }
+            if event.deleted {
+                deletes += 1;
+            } else {
+                puts += 1;
+                put_bytes += event.kv.as_bytes().len();
+            }
         }
+        self.metrics.mvcc.total_put_size_bytes.add(put_bytes as i64);
         self.metrics.mvcc.puts.inc_by(puts);
         self.metrics.mvcc.deletes.inc_by(deletes);
         for notice in &applied.notices {
@@ -395,7 +429,10 @@ impl Observed {
                     self.metrics.lease.ttl_seconds.observe(*ttl as f64);
                 }
                 Notice::LeaseRevoked { .. } => self.metrics.lease.revoked.inc(),
-                Notice::LeaseCheckpointed { .. } | Notice::Compacted { .. } | Notice::AlarmsChanged => {}
+                Notice::Compacted { .. } => {
+                    self.compaction.lock().get_or_insert_with(Instant::now);
+                }
+                Notice::LeaseCheckpointed { .. } | Notice::AlarmsChanged => {}
             }
         }
     }
@@ -410,6 +447,8 @@ fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, StartError> {
         election_timeout_min: election_ms * 45 / 100,
         election_timeout_max: election_ms * 60 / 100,
         enable_pre_vote: Some(config.pre_vote),
+        // Until [`lead`] allows it.
+        enable_elect: false,
         // A leader that resumed its old term would count as caught up before it has applied its log again.
         enable_leader_restore: Some(false),
         snapshot_policy: SnapshotPolicy::Never,
@@ -434,15 +473,19 @@ async fn lead(
         if !is_known {
             return Err(StartError::OtherMember { dir: data_dir.path().to_owned(), member_id: identity.member_id });
         }
-        let only_voter = raft.voter_ids().eq([identity.member_id]);
-        if only_voter {
-            raft.trigger().elect(false).await.map_err(|error| raft_error(&error))?;
-        }
-        return Ok(());
+    } else {
+        let peer = Peer { peer_urls: config.initial_advertise_peer_urls.clone(), joins_as_voter: true };
+        let members = BTreeMap::from([(identity.member_id, peer)]);
+        raft.initialize(members).await.map_err(|error| raft_error(&error))?;
     }
-    let peer = Peer { peer_urls: config.initial_advertise_peer_urls.clone(), joins_as_voter: true };
-    let members = BTreeMap::from([(identity.member_id, peer)]);
-    raft.initialize(members).await.map_err(|error| raft_error(&error))
+    if raft.voter_ids().eq([identity.member_id]) {
+        raft.trigger().elect(false).await.map_err(|error| raft_error(&error))?;
+        let elected = raft.wait(Some(ELECTION_DEADLINE)).state(ServerState::Leader, "the only voter leads").await;
+        elected.map_err(|error| raft_error(&error))?;
+    }
+    // Not before: an election by the clock beside this one makes openraft warn of answers from another term.
+    raft.runtime_config().elect(true);
+    Ok(())
 }
 
 /// Tells the cluster this member's name and client URLs, unless it knows them.
@@ -561,8 +604,14 @@ fn read_something(node: &Node) -> Result<(), String> {
     node.reader().range(&request).map(drop).map_err(|error| error.to_string())
 }
 
+/// Shows a count that is kept elsewhere.
+fn show(counter: &IntCounter, count: u64) {
+    counter.reset();
+    counter.inc_by(count);
+}
+
 /// Sets the gauges that are read from state when somebody asks.
-fn export_metrics(metrics: &Arc<Metrics>, node: &Node, quota: &Arc<Quota>, hub: Arc<Hub>) {
+fn export_metrics(metrics: &Arc<Metrics>, node: &Node, quota: &Quota, (hub, lessor): (Arc<Hub>, Arc<Lessor>)) {
     let server_id = format!("{:x}", node.identity().member_id);
     metrics.server.id.with_label_values(&[&server_id]).set(1);
     metrics.server.quota_bytes.set(quota.limit_bytes() as i64);
@@ -574,10 +623,12 @@ fn export_metrics(metrics: &Arc<Metrics>, node: &Node, quota: &Arc<Quota>, hub: 
         server.is_leader.set(i64::from(node.is_leader()));
         server.proposals_committed.set(node.committed() as i64);
         server.proposals_applied.set(store.applied.index as i64);
-        server.proposals_failed.reset();
-        server.proposals_failed.inc_by(node.stats().failed());
-        server.leader_changes.reset();
-        server.leader_changes.inc_by(node.leader_changes());
+        show(&server.proposals_failed, node.stats().failed());
+        show(&server.read_indexes_failed, node.stats().reads_failed());
+        show(&server.slow_read_indexes, node.stats().reads_timed_out());
+        show(&server.leader_changes, node.leader_changes());
+        show(&server.lease_expired, lessor.stats().expired());
+        show(&metrics.lease.renewed, lessor.stats().renewed());
         server.proposals_pending.set(node.stats().pending() as i64);
         metrics.disk.wal_write_bytes.set(node.log_bytes() as i64);
         metrics.mvcc.db_size_bytes.set(store.file_bytes as i64);
@@ -587,8 +638,7 @@ fn export_metrics(metrics: &Arc<Metrics>, node: &Node, quota: &Arc<Quota>, hub: 
         metrics.mvcc.watch_streams.set(watch.streams.get() as i64);
         metrics.mvcc.watchers.set(watch.watchers.get() as i64);
         metrics.mvcc.slow_watchers.set(watch.unsynced.get() as i64);
-        metrics.mvcc.events.reset();
-        metrics.mvcc.events.inc_by(watch.events.get());
+        show(&metrics.mvcc.events, watch.events.get());
         metrics.mvcc.pending_events.set(watch.pending.get() as i64);
         metrics.mvcc.current_revision.set(store.revision);
         metrics.mvcc.compact_revision.set(store.compacted);

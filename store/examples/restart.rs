@@ -1,6 +1,7 @@
 //! Measures a restart: `restart [keys] [value bytes] [directory]` loads keys through the store as a member would,
 //! closes it, and opens it again. Prints times, the size of the file and the resident memory of the process.
 #![allow(clippy::print_stdout, reason = "the measurement's output")]
+#![expect(clippy::disallowed_methods, reason = "an example drives the store and measures it")]
 
 use api::cleatpb::Command;
 use api::cleatpb::command::Op;

@@ -165,6 +165,20 @@ fn v3_statuses_are_built_in_one_place() -> Result<()> {
     verdict("errors of the v3 API come from server/src/v3/status.rs", &lines_with(&words, elsewhere)?)
 }
 
+/// clippy reads one file for a crate, so that of a crate has to repeat the root's.
+#[test]
+fn a_crates_clippy_settings_include_the_roots() -> Result<()> {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).with_context(|| path.to_owned());
+    let shared = read("clippy.toml")?;
+    let mut offences = Vec::new();
+    for path in tracked()?.into_iter().filter(|path| path.ends_with("/clippy.toml")) {
+        let own = read(&path)?;
+        let missing = shared.lines().filter(|line| !own.lines().any(|own| own == *line));
+        offences.extend(missing.map(|line| format!("{path}: {line}")));
+    }
+    verdict("missing in the clippy settings of a crate", &offences)
+}
+
 /// Names of the crates that a package is built with, tests and build scripts aside.
 fn dependencies_of(package: &str) -> Result<Vec<String>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

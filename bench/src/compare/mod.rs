@@ -1,9 +1,11 @@
 //! The side-by-side comparison: both servers in turns over several rounds, medians, ratios and verdicts.
 //!
 //! [`plan`] says what runs and what is claimed, [`session`] runs it on one server, [`servers`] starts and ends the
-//! processes, [`report`] makes rows of the samples, [`svg`] draws them.
+//! processes, [`report`] makes rows of the samples, [`chart`] lays them out, [`svg`] and [`png`] draw it.
 
+mod chart;
 mod plan;
+mod png;
 mod report;
 mod servers;
 mod session;
@@ -17,6 +19,7 @@ use serde::Serialize;
 
 use crate::args::CompareArgs;
 use crate::{load, table};
+use chart::Chart;
 use report::{Samples, Side};
 
 /// `f_type` of a file system in memory.
@@ -98,19 +101,32 @@ pub(crate) async fn execute(args: &CompareArgs) -> anyhow::Result<()> {
         let document = Document { setting: &setting, rows: &rows, runs: &samples.runs, failures: &samples.failures };
         load::write_json(path, &document)?;
     }
-    if let Some(path) = &args.svg {
-        let note = format!(
-            "{} against {}; {} cores, {} rounds of {} s",
-            setting.cleat, setting.etcd, setting.cores, args.rounds, args.seconds
-        );
-        std::fs::write(path, svg::chart(&rows, &note)).with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    draw(args, &setting, &rows)?;
     if !samples.failures.is_empty() {
         bail!("{} workload runs failed (see above)", samples.failures.len());
     }
     let misses = rows.iter().filter(|row| row.verdict == report::Verdict::Miss).count();
     if args.strict && misses > 0 {
         bail!("{misses} ratios miss their floor");
+    }
+    Ok(())
+}
+
+/// Writes the charts that were asked for.
+fn draw(args: &CompareArgs, setting: &Setting, rows: &[report::Row]) -> anyhow::Result<()> {
+    let note = format!(
+        "{} against {}; {} cores, {} rounds of {} s",
+        setting.cleat, setting.etcd, setting.cores, args.rounds, args.seconds
+    );
+    let chart = Chart::new(rows, &note);
+    let write = |path: &Path, bytes: &[u8]| {
+        std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+    };
+    if let Some(path) = &args.svg {
+        write(path, svg::render(&chart).as_bytes())?;
+    }
+    if let Some(path) = &args.png {
+        write(path, &png::render(&chart)?)?;
     }
     Ok(())
 }
@@ -131,12 +147,13 @@ fn setting(args: &CompareArgs) -> anyhow::Result<Setting> {
     })
 }
 
-/// The first line of what `binary --version` prints.
+/// Its own line of what `binary --version` prints: ours names the etcd release that it answers like first.
 fn version(binary: &PathBuf, flag: &str) -> anyhow::Result<String> {
     let output = Command::new(binary).arg("--version").output();
     let output = output.with_context(|| format!("cannot start {}: give its path with {flag}", binary.display()))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    Ok(text.lines().next().unwrap_or("unknown version").trim().to_owned())
+    let own = text.lines().find(|line| line.starts_with("Cleat")).or_else(|| text.lines().next());
+    Ok(own.unwrap_or("unknown version").trim().to_owned())
 }
 
 /// A disk in memory syncs nothing: the figures would not be those of a server.

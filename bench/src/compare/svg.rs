@@ -1,159 +1,86 @@
-//! The chart of the comparison: one bar for each claimed ratio, with marks for floor and goal.
-//!
-//! Bars show how many times better our figure is (more of a rate, less of a time or size) on a logarithmic axis, so that
-//! all of them grow to the right; the text beside gives the ratio as the table does. The chart brings its own background
-//! and follows the reader's light or dark setting.
+//! A [`Chart`] as SVG. It brings its own background and follows the reader's light or dark setting.
 
 use std::fmt::Write as _;
 
-use super::report::{Row, Verdict};
-use crate::table::number;
+use super::chart::{Anchor, CORNER, Chart, Ink, RING, Shape, TEXT_SIZE};
 
-/// Positions and sizes in pixels.
-const ROW_HEIGHT: f64 = 22.0;
-const BASELINE: f64 = 14.0;
-const BAR_HEIGHT: f64 = 12.0;
-const TOP: f64 = 92.0;
-const BOTTOM: f64 = 34.0;
-const LABEL_WIDTH: f64 = 262.0;
-const PLOT_WIDTH: f64 = 470.0;
-const RATIO_WIDTH: f64 = 168.0;
-/// The axis reaches from this to that many times better; what lies beyond is cut off.
-const AXIS: (f64, f64) = (0.25, 32.0);
-
-const STYLE: &str = "
-text { font: 12px system-ui, sans-serif; fill: #1f2328 }
-.title { font-size: 16px; font-weight: 600 }
-.dim { fill: #59636e }
-.end { text-anchor: end }
-.middle { text-anchor: middle }
-.back { fill: #ffffff }
-.grid { stroke: #d1d9e0 }
-.one { stroke: #59636e }
-.goal { fill: #1a7f37 }
-.floor { fill: #3f83c8 }
-.miss { fill: #cf222e }
-.mark { stroke: #1f2328; stroke-width: 2 }
-.ring { fill: #ffffff; stroke: #1f2328; stroke-width: 1.5 }
-@media (prefers-color-scheme: dark) {
-text { fill: #e6edf3 }
-.dim { fill: #9198a1 }
-.back { fill: #0d1117 }
-.grid { stroke: #30363d }
-.one { stroke: #9198a1 }
-.goal { fill: #3fb950 }
-.floor { fill: #58a6ff }
-.miss { fill: #f85149 }
-.mark { stroke: #e6edf3 }
-.ring { fill: #0d1117; stroke: #e6edf3 }
-}
-";
-
-/// Draws `rows`; those without a claim or a ratio are left out. `note` stands below the title.
-pub(crate) fn chart(rows: &[Row], note: &str) -> String {
-    let shown: Vec<_> =
-        rows.iter().filter_map(|row| Some((row, row.ratio.filter(|ratio| *ratio > 0.0)?, row.bounds?))).collect();
-    let (width, height) = (LABEL_WIDTH + PLOT_WIDTH + RATIO_WIDTH, TOP + shown.len() as f64 * ROW_HEIGHT + BOTTOM);
-    let mut canvas = Canvas(String::new());
-    canvas.draw(format_args!(
+/// Writes the chart as a document.
+pub(super) fn render(chart: &Chart) -> String {
+    let Chart { width, height, shapes } = chart;
+    let mut page = Page(String::new());
+    page.add(format_args!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
-         role=\"img\" aria-label=\"Ratios of cleat to etcd\"><style>{STYLE}</style>"
+         role=\"img\" aria-label=\"Ratios of cleat to etcd\"><style>{}</style>",
+        style()
     ));
-    canvas.draw(format_args!("<rect class=\"back\" width=\"{width}\" height=\"{height}\" rx=\"6\"/>"));
-    canvas.head(note);
-    canvas.axis(height - BOTTOM + 4.0);
-    let mut last = "";
-    for (number, (row, ratio, bounds)) in shown.into_iter().enumerate() {
-        let y = TOP + number as f64 * ROW_HEIGHT;
-        if row.workload != last {
-            canvas.draw(format_args!("<text x=\"16\" y=\"{}\">{}</text>", y + BASELINE, row.workload));
-            last = row.workload;
-        }
-        canvas.bar(y, row, ratio, bounds);
+    page.add(format_args!("<rect class=\"back\" width=\"{width}\" height=\"{height}\" rx=\"6\"/>"));
+    for shape in shapes {
+        page.shape(shape);
     }
-    canvas.draw(format_args!("</svg>"));
-    canvas.0
+    page.add(format_args!("</svg>"));
+    page.0
 }
 
-/// The elements drawn so far.
-struct Canvas(String);
+/// The style sheet: every ink as a fill and as a line (`on-...`), light and dark.
+fn style() -> String {
+    let mut sheet = Page(String::new());
+    let (text, title) = TEXT_SIZE;
+    sheet.add(format_args!(
+        "\ntext {{ font: {text}px system-ui, sans-serif }}\n.title {{ font-size: {title}px; font-weight: 600 }}\n\
+         .end {{ text-anchor: end }}\n.middle {{ text-anchor: middle }}"
+    ));
+    sheet.inks(Ink::light);
+    sheet.add(format_args!("@media (prefers-color-scheme: dark) {{"));
+    sheet.inks(Ink::dark);
+    sheet.add(format_args!("}}"));
+    sheet.0
+}
 
-impl Canvas {
-    fn draw(&mut self, element: std::fmt::Arguments<'_>) {
-        writeln!(self.0, "{element}").expect("invariant: writing to a string succeeds");
+/// The lines written so far.
+struct Page(String);
+
+impl Page {
+    fn add(&mut self, line: std::fmt::Arguments<'_>) {
+        writeln!(self.0, "{line}").expect("invariant: writing to a string succeeds");
     }
 
-    /// Title, note and legend.
-    fn head(&mut self, note: &str) {
-        self.draw(format_args!(
-            "<text class=\"title\" x=\"16\" y=\"26\">cleat compared with etcd: times better</text>"
-        ));
-        self.draw(format_args!("<text class=\"dim\" x=\"16\" y=\"46\">{}</text>", escape(note)));
-        let legend = [("goal", "goal reached"), ("floor", "floor reached"), ("miss", "floor missed")];
-        for (position, (class, text)) in legend.iter().enumerate() {
-            let x = 16.0 + position as f64 * 116.0;
-            self.draw(format_args!("<rect class=\"{class}\" x=\"{x}\" y=\"56\" width=\"12\" height=\"12\" rx=\"2\"/>"));
-            self.draw(format_args!("<text class=\"dim\" x=\"{}\" y=\"66\">{text}</text>", x + 18.0));
-        }
-        self.draw(format_args!("<line class=\"mark\" x1=\"370\" x2=\"370\" y1=\"55\" y2=\"69\"/>"));
-        self.draw(format_args!("<text class=\"dim\" x=\"378\" y=\"66\">floor</text>"));
-        self.draw(format_args!("<circle class=\"ring\" cx=\"426\" cy=\"62\" r=\"4\"/>"));
-        self.draw(format_args!("<text class=\"dim\" x=\"436\" y=\"66\">goal</text>"));
-    }
-
-    /// Vertical lines down to `bottom`, with their numbers.
-    fn axis(&mut self, bottom: f64) {
-        let top = TOP - 4.0;
-        let mut tick = AXIS.0;
-        while tick <= AXIS.1 {
-            let x = position(tick);
-            let class = if (tick - 1.0).abs() < 1e-9 { "one" } else { "grid" };
-            self.draw(format_args!(
-                "<line class=\"{class}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top}\" y2=\"{bottom}\"/>"
+    fn inks(&mut self, colour: impl Fn(Ink) -> [u8; 3]) {
+        for ink in Ink::ALL {
+            let (name, [red, green, blue]) = (ink.name(), colour(ink));
+            self.add(format_args!(
+                ".{name} {{ fill: #{red:02x}{green:02x}{blue:02x} }} .on-{name} {{ stroke: #{red:02x}{green:02x}{blue:02x} }}"
             ));
-            self.draw(format_args!("<text class=\"dim middle\" x=\"{x:.1}\" y=\"{}\">{tick}x</text>", bottom + 16.0));
-            tick *= 2.0;
         }
     }
 
-    /// One row's figure, bar, marks, ratio and verdict.
-    fn bar(&mut self, y: f64, row: &Row, ratio: f64, bounds: (f64, f64)) {
-        let better = |ratio: f64| position(if row.metric.is_rate() { ratio } else { 1.0 / ratio });
-        let (text_y, label_end, ratio_end) = (y + BASELINE, LABEL_WIDTH - 12.0, LABEL_WIDTH + PLOT_WIDTH + 62.0);
-        let label = row.metric.label();
-        self.draw(format_args!("<text class=\"dim end\" x=\"{label_end}\" y=\"{text_y}\">{label}</text>"));
-        let (one, end) = (position(1.0), better(ratio));
-        let bar_y = y + (ROW_HEIGHT - BAR_HEIGHT) / 2.0 - 1.0;
-        self.draw(format_args!(
-            "<rect class=\"{}\" x=\"{:.1}\" y=\"{bar_y}\" width=\"{:.1}\" height=\"{BAR_HEIGHT}\" rx=\"2\"/>",
-            class(row.verdict),
-            one.min(end),
-            (end - one).abs().max(1.0)
-        ));
-        let (floor, goal) = (better(bounds.0), better(bounds.1));
-        let (mark_top, mark_bottom) = (bar_y - 2.0, bar_y + BAR_HEIGHT + 2.0);
-        self.draw(format_args!(
-            "<line class=\"mark\" x1=\"{floor:.1}\" x2=\"{floor:.1}\" y1=\"{mark_top}\" y2=\"{mark_bottom}\"/>"
-        ));
-        let goal_y = bar_y + BAR_HEIGHT / 2.0;
-        self.draw(format_args!("<circle class=\"ring\" cx=\"{goal:.1}\" cy=\"{goal_y}\" r=\"4\"/>"));
-        self.draw(format_args!("<text class=\"end\" x=\"{ratio_end}\" y=\"{text_y}\">{}x</text>", number(ratio)));
-        let verdict = row.verdict.label();
-        self.draw(format_args!("<text x=\"{}\" y=\"{text_y}\">{verdict}</text>", ratio_end + 14.0));
-    }
-}
-
-/// Where `better` times better lies on the axis.
-fn position(better: f64) -> f64 {
-    let share = (better.clamp(AXIS.0, AXIS.1) / AXIS.0).log2() / (AXIS.1 / AXIS.0).log2();
-    LABEL_WIDTH + share * PLOT_WIDTH
-}
-
-fn class(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Goal => "goal",
-        Verdict::Floor => "floor",
-        Verdict::Miss | Verdict::NoData | Verdict::Note => "miss",
+    fn shape(&mut self, shape: &Shape) {
+        match shape {
+            Shape::Bar { ink, x, y, width, height } => self.add(format_args!(
+                "<rect class=\"{}\" x=\"{x:.1}\" y=\"{y}\" width=\"{width:.1}\" height=\"{height}\" rx=\"{CORNER}\"/>",
+                ink.name()
+            )),
+            Shape::Line { ink, width, x, top, bottom } => self.add(format_args!(
+                "<line class=\"on-{}\" stroke-width=\"{width}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top}\" y2=\"{bottom}\"/>",
+                ink.name()
+            )),
+            Shape::Ring { x, y } => self.add(format_args!(
+                "<circle class=\"back on-text\" stroke-width=\"{}\" cx=\"{x:.1}\" cy=\"{y}\" r=\"{}\"/>",
+                RING.1, RING.0
+            )),
+            Shape::Text { ink, is_title, anchor, x, y, text } => {
+                let title = if *is_title { " title" } else { "" };
+                let anchor = match anchor {
+                    Anchor::Start => "",
+                    Anchor::Middle => " middle",
+                    Anchor::End => " end",
+                };
+                self.add(format_args!(
+                    "<text class=\"{}{title}{anchor}\" x=\"{x:.1}\" y=\"{y}\">{}</text>",
+                    ink.name(),
+                    escape(text)
+                ));
+            }
+        }
     }
 }
 
@@ -163,30 +90,13 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::Metric;
+    use super::super::chart::tests::example;
     use super::*;
 
-    fn row(metric: Metric, ratio: Option<f64>, bounds: Option<(f64, f64)>, verdict: Verdict) -> Row {
-        Row { workload: "put-64", metric, cleat: None, etcd: None, ratio, bounds, verdict, errors: (0, 0) }
-    }
-
     #[test]
-    fn bars_grow_with_the_advantage() {
-        assert!((position(AXIS.0) - LABEL_WIDTH).abs() < 1e-9);
-        assert!((position(1e9) - LABEL_WIDTH - PLOT_WIDTH).abs() < 1e-9);
-        assert!(position(1.0) < position(2.0));
-    }
-
-    #[test]
-    fn claimed_ratios_are_drawn() {
-        let rows = [
-            row(Metric::Throughput, Some(2.6), Some((1.7, 2.5)), Verdict::Goal),
-            row(Metric::P99, Some(0.9), Some((0.7, 0.4)), Verdict::Miss),
-            row(Metric::GeneratorCpu, Some(1.0), None, Verdict::Note),
-            row(Metric::ServerCpu, None, Some((0.5, 0.35)), Verdict::NoData),
-        ];
-        let svg = chart(&rows, "a <b> & c");
-        assert_eq!(svg.matches("class=\"mark\"").count(), 3, "two bars and the legend");
+    fn every_shape_is_written() {
+        let svg = render(&example());
+        assert_eq!(svg.matches("<circle class=\"back on-text\"").count(), 3, "two bars and the legend");
         assert!(svg.contains(">2.60x<") && svg.contains(">PASS goal<") && svg.contains(">MISS<"), "{svg}");
         assert!(svg.contains("a &lt;b&gt; &amp; c"));
         assert!(svg.contains("prefers-color-scheme: dark"));

@@ -47,8 +47,9 @@ const fn flag(name: &'static str, kind: Kind, default: &'static str, support: Su
     Flag { name, kind, default, support, help }
 }
 
-const NO_BBOLT: Support = Ignored("the storage engine is not bbolt");
-const NO_PEERS: Support = Ignored("a cluster of one member has no peers");
+pub(super) const NO_BBOLT: Support = Ignored("the storage engine is not bbolt");
+pub(super) const NO_PEERS: Support = Ignored("a cluster of one member has no peers");
+pub(super) const DEFRAGMENTS_ONLINE: Support = Ignored("defragmentation does not stop the service");
 const WAL_IS_RECYCLED: Support = Ignored("log segments are recycled as soon as no member needs them");
 
 /// All flags by group, in the order of `--help`.
@@ -83,7 +84,7 @@ const MEMBER: &[Flag] = &[
         Used,
         "Where to serve HTTP only; the other client URLs then serve gRPC only.",
     ),
-    flag("listen-peer-urls", Urls, "http://localhost:2380", Used, "Where to serve other members."),
+    flag("listen-peer-urls", Urls, "http://localhost:2380", NO_PEERS, "Where to serve other members."),
     flag("heartbeat-interval", U64, "100", Used, "Milliseconds between heartbeats of the leader."),
     flag("election-timeout", U64, "1000", Used, "Milliseconds without a leader before an election."),
     flag("snapshot-count", U64, "100000", Used, "Applied entries between snapshots of the log."),
@@ -120,7 +121,13 @@ const CLUSTERING: &[Flag] = &[
         "Peer URLs that other members are told at the first start.",
     ),
     flag("initial-cluster", Text, "", Used, "Members of a new cluster, name=url,...; without it, this member alone."),
-    flag("initial-cluster-state", OneOf(&["new", "existing"]), "new", Unsupported, "Start a new cluster or join one."),
+    flag(
+        "initial-cluster-state",
+        OneOf(&["new", "existing"]),
+        "new",
+        Used,
+        "Start a new cluster or join one; only an empty data directory asks. Joining is not supported yet.",
+    ),
     flag(
         "initial-cluster-token",
         Text,
@@ -128,7 +135,7 @@ const CLUSTERING: &[Flag] = &[
         Used,
         "Tells clusters apart: part of the cluster and member ids.",
     ),
-    flag("strict-reconfig-check", Bool, "true", Used, "Refuse membership changes that would lose the quorum."),
+    flag("strict-reconfig-check", Bool, "true", Unsupported, "Refuse membership changes that would lose the quorum."),
     flag("pre-vote", Bool, "true", Used, "Ask before an election whether it could be won."),
     flag("max-learners", U32, "1", NO_PEERS, "Most learners in the cluster."),
 ];
@@ -326,7 +333,7 @@ const COMPATIBILITY: &[Flag] = &[
         "experimental-stop-grpc-service-on-defrag",
         Bool,
         "false",
-        Ignored("defragmentation does not stop the service"),
+        DEFRAGMENTS_ONLINE,
         "Report not serving while defragmenting.",
     ),
     flag("proxy", OneOf(&["off", "readonly", "on"]), "off", Unsupported, "v2 proxy mode."),

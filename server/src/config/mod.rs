@@ -24,7 +24,7 @@ mod tests;
 
 pub use help::help;
 pub use settings::{
-    AutoCompaction, Config, FeatureGates, GrpcKeepalive, LogConfig, LogFormat, LogLevel, LogOutput, MetricsLevel,
+    AutoCompaction, Config, GrpcKeepalive, InitialClusterState, LogConfig, LogFormat, LogLevel, LogOutput, MetricsLevel,
 };
 pub use url::{ListenUrl, Place};
 pub use values::{Command, ConfigError, load};

@@ -3,6 +3,7 @@
 //! Made once from the merged texts; everything behind it can rely on the checks made here. Nothing in here is read
 //! from the machine: whether directories and addresses are usable shows when they are opened.
 
+use super::flags::{self, Support};
 use super::parse;
 use super::url::{ListenUrl, Url};
 use super::values::Values;
@@ -14,30 +15,26 @@ const DEFAULT_QUOTA_BYTES: u64 = 2 << 30;
 const LARGE_QUOTA_BYTES: u64 = 8 << 30;
 const LARGE_REQUEST_BYTES: u32 = 10 << 20;
 const DEFAULT_FLUSH_INTERVAL: Duration = Duration::from_millis(100);
-const DEFAULT_FLUSH_CHANGES: usize = 10_000;
 const MAX_ELECTION_TIMEOUT_MS: u64 = 50_000;
 const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Names of the gates that etcd 3.5 to 3.7 know.
-const GATES: [&str; 11] = [
-    "AllAlpha",
-    "AllBeta",
-    "CompactHashCheck",
-    "FastLeaseKeepAlive",
-    "InitialCorruptCheck",
-    "LeaseCheckpoint",
-    "LeaseCheckpointPersist",
-    "PriorityRequest",
-    "SetMemberLocalAddr",
-    "StopGRPCServiceOnDefrag",
-    "TxnModeWriteWithSharedBuffer",
+/// A feature gate of etcd 3.5 to 3.7: name, whether it is on by itself, and what this release does when it is set to
+/// the other value.
+type Gate = (&'static str, bool, Support);
+
+const GATES: [Gate; 11] = [
+    ("AllAlpha", false, Support::Unsupported),
+    ("AllBeta", false, Support::Unsupported),
+    ("CompactHashCheck", false, flags::NO_PEERS),
+    ("FastLeaseKeepAlive", true, Support::Unsupported),
+    ("InitialCorruptCheck", false, flags::NO_PEERS),
+    ("LeaseCheckpoint", false, flags::NO_PEERS),
+    ("LeaseCheckpointPersist", false, flags::NO_PEERS),
+    ("PriorityRequest", false, Support::Unsupported),
+    ("SetMemberLocalAddr", false, flags::NO_PEERS),
+    ("StopGRPCServiceOnDefrag", false, flags::DEFRAGMENTS_ONLINE),
+    ("TxnModeWriteWithSharedBuffer", true, flags::NO_BBOLT),
 ];
-
-/// Gates that are on by themselves.
-const ON_BY_DEFAULT: [&str; 2] = ["FastLeaseKeepAlive", "TxnModeWriteWithSharedBuffer"];
-
-/// The feature gates that were set, by name.
-pub type FeatureGates = BTreeMap<String, bool>;
 
 /// The settings of a member.
 #[derive(Clone, Debug)]
@@ -52,30 +49,26 @@ pub struct Config {
     pub listen_client_urls: Vec<ListenUrl>,
     /// Where HTTP alone is served; if any, `listen_client_urls` serve gRPC alone.
     pub listen_client_http_urls: Vec<ListenUrl>,
-    /// Where other members are served.
-    pub listen_peer_urls: Vec<ListenUrl>,
     /// Where metrics and health alone are served.
     pub listen_metrics_urls: Vec<ListenUrl>,
     /// Client URLs that are told to others, sorted.
     pub advertise_client_urls: Vec<String>,
     /// Peer URLs that are told to others at the first start, sorted.
     pub initial_advertise_peer_urls: Vec<String>,
+    /// What a member without data does.
+    pub initial_cluster_state: InitialClusterState,
     /// Part of the cluster's and members' ids.
     pub initial_cluster_token: String,
     /// Time between heartbeats.
     pub heartbeat_interval: Duration,
     /// Time without a leader before an election.
     pub election_timeout: Duration,
-    /// Refuse membership changes that would lose the quorum.
-    pub strict_reconfig_check: bool,
     /// Ask before an election whether it could be won.
     pub pre_vote: bool,
     /// Applied entries between snapshots.
     pub snapshot_count: u64,
     /// Longest time until changes reach the store file.
     pub flush_interval: Duration,
-    /// Most changes until they are written to the store file.
-    pub flush_changes: usize,
     /// Size of the store that raises the NOSPACE alarm; None means no limit.
     pub quota_bytes: Option<u64>,
     /// Most operations in one transaction.
@@ -108,12 +101,19 @@ pub struct Config {
     pub host_whitelist: Option<Vec<String>>,
     /// Do not wait for the disk.
     pub unsafe_no_fsync: bool,
-    /// Gates that were set.
-    pub feature_gates: FeatureGates,
     /// Where and how to log.
     pub log: LogConfig,
     /// What to tell the user once logging works.
     pub warnings: Vec<String>,
+}
+
+/// What a member without data does. One that has data goes on with it, whatever the flag says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InitialClusterState {
+    /// Makes a new cluster.
+    New,
+    /// Joins one.
+    Existing,
 }
 
 /// Pings that the server sends on quiet connections.
@@ -194,6 +194,9 @@ impl Config {
         let name = values.text("name").to_owned();
         let advertise_peer = advertised(&values, "initial-advertise-peer-urls")?;
         check_initial_cluster(&values, &name, &advertise_peer)?;
+        // Nothing listens there yet, but a mistake in it must not wait for that.
+        listeners(&values, "listen-peer-urls")?;
+        check_feature_gates(values.text("feature-gates"), &mut warnings)?;
         let (heartbeat_interval, election_timeout) = timing(&values)?;
         let data_dir = match values.text("data-dir") {
             "" => PathBuf::from(format!("{name}.cleat")),
@@ -207,23 +210,21 @@ impl Config {
         let config = Self {
             listen_client_urls: client_listeners(&values)?,
             listen_client_http_urls: listeners(&values, "listen-client-http-urls")?,
-            listen_peer_urls: listeners(&values, "listen-peer-urls")?,
             listen_metrics_urls: listeners(&values, "listen-metrics-urls")?,
             advertise_client_urls: advertised(&values, "advertise-client-urls")?,
             initial_advertise_peer_urls: advertise_peer,
+            initial_cluster_state: match values.text("initial-cluster-state") {
+                "existing" => InitialClusterState::Existing,
+                _ => InitialClusterState::New,
+            },
             initial_cluster_token: values.text("initial-cluster-token").to_owned(),
             heartbeat_interval,
             election_timeout,
-            strict_reconfig_check: values.boolean("strict-reconfig-check"),
             pre_vote: values.boolean("pre-vote"),
             snapshot_count: at_least_one(&values, "snapshot-count")?,
             flush_interval: Some(values.duration("backend-batch-interval")?)
                 .filter(|interval| !interval.is_zero())
                 .unwrap_or(DEFAULT_FLUSH_INTERVAL),
-            flush_changes: usize::try_from(values.number::<i64>("backend-batch-limit"))
-                .ok()
-                .filter(|limit| *limit > 0)
-                .unwrap_or(DEFAULT_FLUSH_CHANGES),
             quota_bytes: quota(&values, &mut warnings),
             max_txn_ops: values.number::<u32>("max-txn-ops") as usize,
             max_request_bytes: max_request_bytes as usize,
@@ -243,7 +244,6 @@ impl Config {
             cors: unless_all(values.text("cors")),
             host_whitelist: unless_all(values.text("host-whitelist")),
             unsafe_no_fsync: values.boolean("unsafe-no-fsync"),
-            feature_gates: feature_gates(values.text("feature-gates"), &mut warnings)?,
             log: log(&values)?,
             name,
             data_dir,
@@ -416,8 +416,8 @@ fn unless_all(text: &str) -> Option<Vec<String>> {
     (!items.is_empty() && items.iter().all(|item| item != "*")).then_some(items)
 }
 
-fn feature_gates(text: &str, warnings: &mut Vec<String>) -> Result<FeatureGates, String> {
-    let mut gates = FeatureGates::new();
+/// Refuses gates that this release cannot honour, and warns about those without effect.
+fn check_feature_gates(text: &str, warnings: &mut Vec<String>) -> Result<(), String> {
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let Some((name, value)) = part.split_once('=') else {
             return Err(format!("missing bool value for feature gate {part:?}"));
@@ -426,15 +426,17 @@ fn feature_gates(text: &str, warnings: &mut Vec<String>) -> Result<FeatureGates,
         let Some(on) = parse::boolean(value.trim()) else {
             return Err(format!("invalid value of {name}={value}: parse error"));
         };
-        if !GATES.contains(&name) {
+        let Some((_, default, support)) = GATES.iter().find(|gate| gate.0 == name) else {
             return Err(format!("unrecognized feature gate: {name}"));
+        };
+        match support {
+            _ if on == *default => {}
+            Support::Used | Support::Silent => {}
+            Support::Ignored(reason) => warnings.push(format!("feature gate {name}={on} has no effect: {reason}")),
+            Support::Unsupported => return Err(format!("feature gate {name}={on} is not supported yet")),
         }
-        if on != ON_BY_DEFAULT.contains(&name) {
-            warnings.push(format!("feature gate {name}={on} has no effect in this release"));
-        }
-        gates.insert(name.to_owned(), on);
     }
-    Ok(gates)
+    Ok(())
 }
 
 fn log(values: &Values) -> Result<LogConfig, String> {

@@ -50,7 +50,6 @@ fn defaults_are_etcds() {
     assert_eq!(config.max_request_bytes, 1_572_864);
     assert_eq!(config.max_concurrent_streams, u32::MAX);
     assert_eq!(config.flush_interval, Duration::from_millis(100));
-    assert_eq!(config.flush_changes, 10_000);
     let keepalive = GrpcKeepalive { interval: Duration::from_hours(2), timeout: Duration::from_secs(20) };
     assert_eq!(config.grpc_keepalive, Some(keepalive));
     assert_eq!(config.auto_compaction, None);
@@ -58,7 +57,7 @@ fn defaults_are_etcds() {
     assert_eq!(config.log.format, None);
     assert_eq!(config.log.outputs, [LogOutput::Stderr]);
     assert_eq!(config.metrics, MetricsLevel::Basic);
-    assert!(config.strict_reconfig_check && config.pre_vote && !config.unsafe_no_fsync);
+    assert!(config.pre_vote && !config.unsafe_no_fsync);
     assert_eq!(config.cors, None);
     assert_eq!(config.warnings, Vec::<String>::new());
 }
@@ -127,7 +126,10 @@ fn etcd_warns_where_we_warn() {
         ("--quota-backend-bytes=9663676416", "quota-backend-bytes 9663676416 is above the recommended 8589934592"),
         ("--max-request-bytes=20000000", "max-request-bytes 20000000 is above the recommended 10485760"),
         ("--watch-progress-notify-interval=1ms", "watch-progress-notify-interval is raised to 100ms"),
-        ("--feature-gates=LeaseCheckpoint=true", "feature gate LeaseCheckpoint=true has no effect in this release"),
+        (
+            "--feature-gates=LeaseCheckpoint=true",
+            "feature gate LeaseCheckpoint=true has no effect: a cluster of one member has no peers",
+        ),
     ];
     for (arg, warning) in cases {
         assert_eq!(config(&[arg]).warnings, [warning]);
@@ -175,7 +177,7 @@ fn unreadable_command_lines_exit_with_2() {
 
 #[test]
 fn bad_settings_exit_with_1() {
-    let cases: [(&[&str], &str); 27] = [
+    let cases: [(&[&str], &str); 29] = [
         (&["extra"], "'extra' is not a valid flag"),
         (&["--name", "x", "y"], "'y' is not a valid flag"),
         (&["--pre-vote", "false"], "'false' is not a valid flag (a boolean takes its value as --flag=false)"),
@@ -207,7 +209,9 @@ fn bad_settings_exit_with_1() {
         (&["--cert-file=/x"], "--cert-file is not supported yet"),
         (&["--auto-tls"], "--auto-tls is not supported yet"),
         (&["--enable-v2"], "--enable-v2 is not supported yet"),
-        (&["--initial-cluster-state=existing"], "--initial-cluster-state=existing is not supported yet"),
+        (&["--strict-reconfig-check=false"], "--strict-reconfig-check is not supported yet"),
+        (&["--feature-gates=AllBeta=true"], "feature gate AllBeta=true is not supported yet"),
+        (&["--feature-gates=FastLeaseKeepAlive=false"], "feature gate FastLeaseKeepAlive=false is not supported yet"),
         (
             &["--discovery=http://a:1", "--initial-cluster=a=http://b:1"],
             "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery\" or \"discovery-srv\"",
@@ -329,5 +333,5 @@ fn kubeadms_command_line_is_accepted() {
     ]);
     assert_eq!(config.listen_client_urls.len(), 2);
     assert_eq!(config.snapshot_count, 10_000);
-    assert_eq!(config.warnings.len(), 2);
+    assert_eq!(config.warnings.len(), 3, "{:?}", config.warnings);
 }

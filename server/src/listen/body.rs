@@ -2,6 +2,7 @@
 
 use super::frame::{MessageCounter, TooLarge};
 use super::gather::OpenCalls;
+use super::interrupt::Interrupt;
 use crate::metrics::{Call, MethodMetrics};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -72,12 +73,18 @@ pub enum ResponseBody {
         call: Call,
         /// Held as long as the call is open.
         open: OpenCalls,
+        /// What ends a stream before the service does.
+        interrupt: Option<Box<StreamInterrupt>>,
     },
-    /// Of a call to a method that does not exist.
-    Refused,
+    /// Of a call that was refused, or is over.
+    Nothing,
     /// Of everything else.
     Http(axum::body::Body),
 }
+
+/// What ends a stream before its service does.
+#[derive(Debug)]
+pub struct StreamInterrupt(Interrupt);
 
 /// Follows the messages of a response.
 #[derive(Debug, Default)]
@@ -85,13 +92,25 @@ pub struct Messages(MessageCounter);
 
 impl ResponseBody {
     /// Wraps the answer of a service.
-    pub(super) fn grpc(headers: &HeaderMap, inner: tonic::body::Body, mut call: Call, open: OpenCalls) -> Self {
+    pub(super) fn grpc(
+        headers: &HeaderMap,
+        inner: tonic::body::Body,
+        (mut call, open): (Call, OpenCalls),
+        interrupt: Option<Interrupt>,
+    ) -> Self {
         // An answer without messages carries its status in the headers.
         if let Some(code) = status_in(headers) {
             call.finish(code);
         }
-        Self::Grpc { inner, messages: Messages::default(), call, open }
+        let interrupt = interrupt.map(|interrupt| Box::new(StreamInterrupt(interrupt)));
+        Self::Grpc { inner, messages: Messages::default(), call, open, interrupt }
     }
+}
+
+fn trailers(status: &Status) -> Result<HeaderMap, Status> {
+    let mut trailers = HeaderMap::new();
+    status.add_header(&mut trailers)?;
+    Ok(trailers)
 }
 
 fn status_in(headers: &HeaderMap) -> Option<Code> {
@@ -104,10 +123,20 @@ impl Body for ResponseBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut *self {
-            Self::Refused => Poll::Ready(None),
+            Self::Nothing => Poll::Ready(None),
             Self::Http(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Self::Grpc { inner, messages, call, .. } => {
-                let frame = ready!(Pin::new(inner).poll_frame(cx)?);
+            Self::Grpc { inner, messages, call, interrupt, .. } => {
+                let frame = match (Pin::new(inner).poll_frame(cx)?, interrupt) {
+                    (Poll::Ready(frame), _) => frame,
+                    (Poll::Pending, None) => return Poll::Pending,
+                    (Poll::Pending, Some(interrupt)) => {
+                        let status = ready!(interrupt.0.poll(cx));
+                        call.finish(status.code());
+                        // Drops the service's side of the stream.
+                        *self = Self::Nothing;
+                        return Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)?))));
+                    }
+                };
                 if let Some(frame) = &frame {
                     if let Some(data) = frame.data_ref() {
                         if let Ok(begun @ 1..) = messages.0.feed(data, usize::MAX) {
@@ -124,7 +153,7 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Refused => true,
+            Self::Nothing => true,
             Self::Http(body) => body.is_end_stream(),
             Self::Grpc { inner, .. } => inner.is_end_stream(),
         }
@@ -132,7 +161,7 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Refused => SizeHint::with_exact(0),
+            Self::Nothing => SizeHint::with_exact(0),
             Self::Http(body) => body.size_hint(),
             Self::Grpc { inner, .. } => inner.size_hint(),
         }

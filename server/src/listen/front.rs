@@ -2,6 +2,7 @@
 
 use super::body::{RequestBody, ResponseBody};
 use super::gather::OpenCalls;
+use super::interrupt::{Interrupt, LeaderGate};
 use crate::metrics::{Call, CallType, METHODS, MethodMetrics, Metrics};
 use axum::Router;
 use axum::routing::future::RouteFuture;
@@ -41,6 +42,7 @@ pub struct GrpcRoutes {
     max_message_bytes: usize,
     /// Unary calls that take longer are logged.
     slow: Duration,
+    leader: Arc<LeaderGate>,
 }
 
 impl fmt::Debug for GrpcRoutes {
@@ -52,8 +54,8 @@ impl fmt::Debug for GrpcRoutes {
 impl GrpcRoutes {
     /// Starts with no service. Request messages above `max_message_bytes` are refused with etcd's text; services
     /// should be generated with a higher limit of their own, so that this one answers.
-    pub fn new(metrics: Arc<Metrics>, max_message_bytes: usize, slow: Duration) -> Self {
-        Self { routes: HashMap::new(), metrics, max_message_bytes, slow }
+    pub fn new(metrics: Arc<Metrics>, max_message_bytes: usize, slow: Duration, leader: Arc<LeaderGate>) -> Self {
+        Self { routes: HashMap::new(), metrics, max_message_bytes, slow, leader }
     }
 
     /// Serves a generated service as well.
@@ -93,13 +95,21 @@ impl GrpcRoutes {
         };
         let version = request.headers().get("client-api-version").and_then(|value| value.to_str().ok());
         self.metrics.grpc.count_client(&route.metrics, version);
-        let call = Call::start(&route.metrics);
+        let mut call = Call::start(&route.metrics);
+        let interrupt = match Interrupt::of(request.headers(), route.is_unary, &self.leader) {
+            Ok(interrupt) => interrupt,
+            Err(status) => {
+                call.finish(status.code());
+                return FrontFuture::Ready(Some(answer(status)));
+            }
+        };
         let mut request = request.map(|body| RequestBody::new(body, self.max_message_bytes, &route.metrics));
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer.clone());
         }
         let timed = route.is_unary.then(|| Timed { path: route.path, started: Instant::now(), slow: self.slow });
-        FrontFuture::Grpc { future: (route.serve)(request), call: Some((call, open.clone())), timed }
+        let (future, is_unary) = ((route.serve)(request), route.is_unary);
+        FrontFuture::Grpc { future, call: Some((call, open.clone())), timed, is_unary, interrupt }
     }
 
     /// Answers a call to a method that is not served, in the words of grpc-go.
@@ -116,10 +126,14 @@ impl GrpcRoutes {
                 }
             }
         };
-        let status = tonic::Status::new(Code::Unimplemented, text);
-        let response: Response<()> = status.into_http();
-        response.map(|()| ResponseBody::Refused)
+        answer(tonic::Status::new(Code::Unimplemented, text))
     }
+}
+
+/// An answer that is nothing but a status.
+fn answer(status: tonic::Status) -> Response<ResponseBody> {
+    let response: Response<()> = status.into_http();
+    response.map(|()| ResponseBody::Nothing)
 }
 
 /// What a port serves: gRPC, HTTP or both.
@@ -241,6 +255,8 @@ pub(super) enum FrontFuture {
         /// Taken when the answer's head is there; dropped with the future if the client leaves before.
         call: Option<(Call, OpenCalls)>,
         timed: Option<Timed>,
+        is_unary: bool,
+        interrupt: Interrupt,
     },
     Http(Pin<Box<RouteFuture<Infallible>>>),
     Ready(Option<Response<ResponseBody>>),
@@ -251,15 +267,27 @@ impl Future for FrontFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(Ok(match &mut *self {
-            Self::Grpc { future, call, timed } => {
-                let Ok(response) = ready!(future.as_mut().poll(cx));
+            Self::Grpc { future, call, timed, is_unary, interrupt } => {
+                let answered = match future.as_mut().poll(cx) {
+                    Poll::Ready(Ok(response)) => Ok(response),
+                    Poll::Pending => Err(ready!(interrupt.poll(cx))),
+                };
                 if let Some(timed) = timed {
                     timed.end();
                 }
-                let (call, open) = call.take().expect("invariant: a finished future is not polled again");
-                let (head, body) = response.into_parts();
-                let body = ResponseBody::grpc(&head.headers, body, call, open);
-                Response::from_parts(head, body)
+                let (mut call, open) = call.take().expect("invariant: a finished future is not polled again");
+                match answered {
+                    Ok(response) => {
+                        let (head, body) = response.into_parts();
+                        let rest = Some(std::mem::take(interrupt)).filter(|rest| !*is_unary && !rest.is_never());
+                        let body = ResponseBody::grpc(&head.headers, body, (call, open), rest);
+                        Response::from_parts(head, body)
+                    }
+                    Err(status) => {
+                        call.finish(status.code());
+                        answer(status)
+                    }
+                }
             }
             Self::Http(future) => {
                 let Ok(response) = ready!(future.as_mut().poll(cx));

@@ -17,6 +17,7 @@ mod frame;
 mod front;
 mod gather;
 mod hpack;
+mod interrupt;
 mod socket;
 
 #[cfg(test)]
@@ -25,4 +26,5 @@ mod tests;
 pub use accept::{ListenSettings, Listeners};
 pub use body::{RequestBody, ResponseBody};
 pub use front::{Front, GrpcRoutes};
+pub use interrupt::LeaderGate;
 pub use socket::{Bound, ListenError};

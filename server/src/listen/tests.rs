@@ -1,5 +1,7 @@
 //! Real connections to a listener with the health service and the plain endpoints.
 
+mod interrupt;
+
 use super::*;
 use crate::config::{Command, Config, load};
 use crate::health::{GrpcHealth, HealthChecks};
@@ -48,7 +50,7 @@ fn checks() -> HealthChecks {
 
 fn front(metrics: &Arc<Metrics>, serving: watch::Receiver<bool>) -> Front {
     let health = HealthServer::new(GrpcHealth::new(serving));
-    let routes = GrpcRoutes::new(Arc::clone(metrics), 1000, Duration::MAX).with(health);
+    let routes = GrpcRoutes::new(Arc::clone(metrics), 1000, Duration::MAX, LeaderGate::new(|| true)).with(health);
     let state = HttpState { metrics: Arc::clone(metrics), checks: Arc::new(checks()) };
     Front::both(Arc::new(routes), router(state))
 }
@@ -240,7 +242,8 @@ async fn shutdown_lets_a_running_call_answer_and_refuses_new_ones() {
     let listeners = Listeners::new(&ListenSettings::new(&config), &metrics);
     let bound = Bound::new(&config.listen_client_urls[0], false).await.unwrap();
     let address = bound.addresses()[0];
-    let routes = GrpcRoutes::new(Arc::clone(&metrics), 1000, Duration::MAX).with(HealthServer::new(slow));
+    let routes = GrpcRoutes::new(Arc::clone(&metrics), 1000, Duration::MAX, LeaderGate::new(|| true));
+    let routes = routes.with(HealthServer::new(slow));
     listeners.serve(bound, &Front::grpc_only(Arc::new(routes)));
 
     let mut client = HealthClient::new(channel(address).await);

@@ -2,8 +2,8 @@
 //!
 //! [`Metrics::new`] registers everything in a registry of its own; there are no globals. The parts of the member
 //! hold the handles of their group and add to them; what is state rather than an event (sizes, revisions, leader)
-//! is set by a callback when somebody scrapes. Names that only make sense for Go, bbolt or etcd's snapshot files
-//! are left out rather than shown with an invented value.
+//! is set by a callback when somebody scrapes. Names that only make sense for Go, bbolt or etcd's snapshot files,
+//! and those that nothing here measures, are left out rather than shown with an invented value.
 
 mod grpc;
 mod process;
@@ -63,7 +63,6 @@ group! {
         health_failures: IntCounter = counter, "etcd_server_health_failures", "The total number of failed health checks";
         healthcheck: IntGaugeVec = labelled_gauge(&["type", "name"]), "etcd_server_healthcheck", "The result of each kind of healthcheck.";
         healthchecks: IntCounterVec = labelled_counter(&["type", "name", "status"]), "etcd_server_healthchecks_total", "The total number of each kind of healthcheck.";
-        apply_seconds: HistogramVec = labelled_exponential(&["version", "op", "success"], 0.0001, 20), "etcd_server_apply_duration_seconds", "The latency distributions of v2 apply called by backend.";
         id: IntGaugeVec = labelled_gauge(&["server_id"]), "etcd_server_id", "Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID.";
         version: IntGaugeVec = labelled_gauge(&["server_version"]), "etcd_server_version", "Which version is running. 1 for 'server_version' label with current version.";
         cluster_version: IntGaugeVec = labelled_gauge(&["cluster_version"]), "etcd_cluster_version", "Which version is running. 1 for 'cluster_version' label with current cluster version";
@@ -76,7 +75,6 @@ group! {
     /// The write-ahead log and the store file.
     DiskMetrics {
         wal_fsync_seconds: Histogram = exponential(0.001, 14), "etcd_disk_wal_fsync_duration_seconds", "The latency distributions of fsync called by WAL.";
-        wal_write_seconds: Histogram = exponential(0.001, 14), "etcd_disk_wal_write_duration_seconds", "The latency distributions of write called by WAL.";
         wal_write_bytes: IntGauge = gauge, "etcd_disk_wal_write_bytes_total", "Total number of bytes written in WAL.";
         backend_commit_seconds: Histogram = exponential(0.001, 14), "etcd_disk_backend_commit_duration_seconds", "The latency distributions of commit called by backend.";
         backend_defrag_seconds: Histogram = exponential(0.1, 13), "etcd_disk_backend_defrag_duration_seconds", "The latency distribution of backend defragmentation.";
@@ -96,15 +94,12 @@ group! {
         hash_rev_seconds: Histogram = exponential(0.01, 15), "etcd_mvcc_hash_rev_duration_seconds", "The latency distribution of storage hash by revision operation.";
         db_size_bytes: IntGauge = gauge, "etcd_mvcc_db_total_size_in_bytes", "Total size of the underlying database physically allocated in bytes.";
         db_size_in_use_bytes: IntGauge = gauge, "etcd_mvcc_db_total_size_in_use_in_bytes", "Total size of the underlying database logically in use in bytes.";
-        db_open_read_transactions: IntGauge = gauge, "etcd_mvcc_db_open_read_transactions", "The number of currently open read transactions";
         keys: IntGauge = gauge, "etcd_debugging_mvcc_keys_total", "Total number of keys.";
         watch_streams: IntGauge = gauge, "etcd_debugging_mvcc_watch_stream_total", "Total number of watch streams.";
         watchers: IntGauge = gauge, "etcd_debugging_mvcc_watcher_total", "Total number of watchers.";
         slow_watchers: IntGauge = gauge, "etcd_debugging_mvcc_slow_watcher_total", "Total number of unsynced slow watchers.";
         events: IntCounter = counter, "etcd_debugging_mvcc_events_total", "Total number of events sent by this member.";
         pending_events: IntGauge = gauge, "etcd_debugging_mvcc_pending_events_total", "Total number of pending events to be sent.";
-        index_compaction_pause_ms: Histogram = exponential(0.5, 14), "etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds", "Bucketed histogram of index compaction pause duration.";
-        db_compaction_pause_ms: Histogram = exponential(1.0, 13), "etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds", "Bucketed histogram of db compaction pause duration.";
         db_compaction_total_ms: Histogram = exponential(100.0, 14), "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds", "Bucketed histogram of db compaction total duration.";
         db_compaction_keys: IntCounter = counter, "etcd_debugging_mvcc_db_compaction_keys_total", "Total number of db keys compacted.";
         db_compaction_last: IntGauge = gauge, "etcd_debugging_mvcc_db_compaction_last", "The unix time of the last db compaction. Resets to 0 on start.";
@@ -246,16 +241,6 @@ fn exponential(start: f64, count: usize) -> impl Fn(&Registry, &str, &str) -> Re
     move |registry, name, help| {
         let buckets = prometheus::exponential_buckets(start, 2.0, count)?;
         registered(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?)
-    }
-}
-
-fn labelled_exponential<'a>(
-    labels: &'a [&'a str],
-    start: f64,
-    count: usize,
-) -> impl Fn(&Registry, &str, &str) -> Result<HistogramVec> + 'a {
-    move |registry, name, help| {
-        histogram_vec(registry, name, help, labels, prometheus::exponential_buckets(start, 2.0, count)?)
     }
 }
 

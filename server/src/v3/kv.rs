@@ -2,11 +2,14 @@
 
 use super::check;
 use super::status::{mismatched, read_status, status};
+use crate::metrics::MvccMetrics;
 use crate::node::Node;
 use crate::quota::Quota;
 use crate::storage::Storage;
 use api::cleatpb::command::Op;
-use api::encoded::{DeleteRangeResponse, PutResponse, RangeResponse, RangeStreamResponse, TxnResponse};
+use api::encoded::{
+    DeleteRangeResponse, PutResponse, RangeResponse, RangeStreamResponse, Response as ResponseKind, TxnResponse,
+};
 use api::error::Error;
 use api::etcdserverpb::request_op::Request as RequestKind;
 use api::etcdserverpb::{
@@ -34,6 +37,7 @@ pub(crate) struct KvService {
     pub(crate) storage: Storage,
     pub(crate) quota: Arc<Quota>,
     pub(crate) max_txn_ops: usize,
+    pub(crate) metrics: MvccMetrics,
 }
 
 impl KvService {
@@ -47,8 +51,16 @@ impl KvService {
             self.node.read_barrier().await.map_err(status)?;
         }
         let (mut response, revision) = self.node.reader().txn(request).map_err(read_status)?;
+        self.count(&response);
         response.header = Some(self.node.header(revision));
         Ok(response)
+    }
+
+    /// Counts the ranges of a transaction, and the transaction if it did more than one thing: so etcd counts.
+    fn count(&self, response: &TxnResponse) {
+        let (ranges, ops) = executed(response);
+        self.metrics.ranges.inc_by(ranges);
+        self.metrics.txns.inc_by(u64::from(ops > 1));
     }
 }
 
@@ -61,6 +73,7 @@ impl Kv for KvService {
             self.node.read_barrier().await.map_err(status)?;
         }
         let (mut response, revision) = self.node.reader().range(&request).map_err(read_status)?;
+        self.metrics.ranges.inc();
         response.header = Some(self.node.header(revision));
         Ok(Response::new(response))
     }
@@ -74,6 +87,7 @@ impl Kv for KvService {
         if !request.serializable {
             self.node.read_barrier().await.map_err(status)?;
         }
+        self.metrics.ranges.inc();
         let (chunks, stream) = tokio::sync::mpsc::channel(STREAM_CHUNKS);
         let node = self.node.clone();
         // Ends with the range, or when the client is gone and the channel with it.
@@ -129,6 +143,7 @@ impl Kv for KvService {
         let revision = outcome.revision;
         match outcome.result.map_err(status)? {
             Reply::Txn(mut response) => {
+                self.count(&response);
                 response.header = Some(self.node.header(revision));
                 Ok(Response::new(response))
             }
@@ -146,6 +161,16 @@ impl Kv for KvService {
         }
         Ok(Response::new(CompactionResponse { header: Some(self.node.header(revision)) }))
     }
+}
+
+/// How many ranges a transaction ran, and how many operations in all.
+fn executed(response: &TxnResponse) -> (u64, u64) {
+    let counts = response.responses.iter().map(|op| match &op.response {
+        Some(ResponseKind::Range(_)) => (1, 1),
+        Some(ResponseKind::Txn(nested)) => executed(nested),
+        _ => (0, 1),
+    });
+    counts.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
 }
 
 /// Reads a range in chunks at the revision of the first one.

@@ -15,6 +15,7 @@ use api::etcdserverpb::{
 use api::server::lease_server::Lease;
 use bytes::Bytes;
 use futures::Stream;
+use prometheus::IntCounter;
 use std::pin::Pin;
 use std::sync::Arc;
 use store::Reply;
@@ -27,6 +28,8 @@ pub(crate) struct LeaseService {
     lessor: Arc<Lessor>,
     quota: Arc<Quota>,
     propose: Arc<Propose>,
+    /// Requests of a keepalive stream that could not be received.
+    failures: IntCounter,
 }
 
 /// How the lessor of a member proposes.
@@ -38,9 +41,9 @@ pub(crate) fn proposer(node: Node) -> Propose {
 }
 
 impl LeaseService {
-    pub(crate) fn new(node: Node, lessor: Arc<Lessor>, quota: Arc<Quota>) -> Self {
+    pub(crate) fn new(node: Node, lessor: Arc<Lessor>, quota: Arc<Quota>, failures: IntCounter) -> Self {
         let propose = Arc::new(proposer(node.clone()));
-        Self { node, lessor, quota, propose }
+        Self { node, lessor, quota, propose, failures }
     }
 
     /// Makes sure that this member leads, and that its lessor knows.
@@ -96,7 +99,10 @@ impl KeepAlives {
         let answer = match self.requests.message().await {
             Ok(Some(request)) => self.service.keep_alive(request.id).await,
             Ok(None) => return None,
-            Err(error) => Err(error),
+            Err(error) => {
+                self.service.failures.inc();
+                Err(error)
+            }
         };
         self.failed = answer.is_err();
         Some(answer)

@@ -1,6 +1,7 @@
 //! The Maintenance service.
 
 use super::status::{failed, fault_status, mismatched, read_status, status, unimplemented};
+use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::quota::Quota;
 use crate::storage::Storage;
@@ -15,6 +16,7 @@ use api::etcdserverpb::{
 };
 use api::server::maintenance_server::Maintenance;
 use bytes::Bytes;
+use prometheus::Histogram;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use store::Reply;
@@ -35,6 +37,7 @@ pub(crate) struct MaintenanceService {
     pub(crate) node: Node,
     pub(crate) storage: Storage,
     pub(crate) quota: Arc<Quota>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// The raised alarms and the lack of a leader, as `StatusResponse.errors` words them.
@@ -86,18 +89,27 @@ impl Maintenance for MaintenanceService {
     }
 
     async fn defragment(&self, _: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
-        let took = self.storage.defragment().await.map_err(failed)?;
+        let (storage, disk) = (self.storage.clone(), self.metrics.disk.clone());
+        // Goes on when the client leaves, as the work does.
+        let work = tokio::spawn(async move {
+            disk.defrag_inflight.set(1);
+            let took = storage.defragment().await;
+            disk.defrag_inflight.set(0);
+            took.inspect(|took| disk.backend_defrag_seconds.observe(took.as_secs_f64()))
+        });
+        let took = work.await.map_err(|_| status(Error::Stopped))?.map_err(failed)?;
         tracing::info!(?took, "defragmented the database");
         Ok(Response::new(DefragmentResponse::default()))
     }
 
     async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
-        let hashed = hash_kv(&self.node, 0).await?;
+        let hashed = hash_kv(&self.node, 0, &self.metrics.mvcc.hash_seconds).await?;
         Ok(Response::new(HashResponse { header: Some(self.node.header(hashed.current)), hash: hashed.hash }))
     }
 
     async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
-        let hashed = hash_kv(&self.node, request.into_inner().revision).await?;
+        let seconds = &self.metrics.mvcc.hash_rev_seconds;
+        let hashed = hash_kv(&self.node, request.into_inner().revision, seconds).await?;
         Ok(Response::new(HashKvResponse {
             header: Some(self.node.header(hashed.current)),
             hash: hashed.hash,
@@ -115,7 +127,9 @@ impl Maintenance for MaintenanceService {
         let snapshot = self.node.reader().snapshot().map_err(|fault| fault_status(&fault))?;
         let header = self.node.header(snapshot.revision());
         let (chunks, stream) = mpsc::channel(SNAPSHOT_CHUNKS_WAITING);
+        let seconds = self.metrics.disk.backend_snapshot_seconds.clone();
         tokio::task::spawn_blocking(move || {
+            let _timer = seconds.start_timer();
             if let Err(fault) = send_snapshot(snapshot, header, &chunks) {
                 // The client may be gone: then nobody needs the error.
                 drop(chunks.blocking_send(Err(fault_status(&fault))));
@@ -141,7 +155,8 @@ impl Maintenance for MaintenanceService {
 }
 
 /// Reads all history, so off the runtime's workers.
-async fn hash_kv(node: &Node, revision: i64) -> Result<store::HashKv, Status> {
+async fn hash_kv(node: &Node, revision: i64, seconds: &Histogram) -> Result<store::HashKv, Status> {
+    let _timer = seconds.start_timer();
     let reader = node.reader().clone();
     let hashed = tokio::task::spawn_blocking(move || reader.hash_kv(revision)).await;
     hashed.map_err(|_| status(Error::Stopped))?.map_err(read_status)

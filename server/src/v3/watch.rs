@@ -15,6 +15,7 @@ use api::etcdserverpb::WatchRequest;
 use api::etcdserverpb::watch_request::RequestUnion;
 use api::server::watch_server::Watch;
 use futures::{FutureExt, Stream};
+use prometheus::IntCounter;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub(crate) struct WatchService {
     /// How often quiet watchers are told their progress.
     pub(crate) progress_interval: Duration,
     pub(crate) stop: CancellationToken,
+    /// Requests that could not be received.
+    pub(crate) failures: IntCounter,
 }
 
 type Responses = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
@@ -50,6 +53,7 @@ impl Watch for WatchService {
         let interval = self.progress_interval.mul_f64(1.0 + 0.1 * rand::random::<f64>());
         let session = Box::new(Session {
             requests: Some(request.into_inner()),
+            failures: self.failures.clone(),
             watching: WatchStream::new(Arc::clone(&self.hub), self.node.reader().clone(), header, fragment_bytes),
             interval,
             next_progress: Instant::now() + interval,
@@ -68,6 +72,7 @@ impl Watch for WatchService {
 struct Session {
     /// None after the client closed its side; the watchers go on.
     requests: Option<Streaming<WatchRequest>>,
+    failures: IntCounter,
     watching: WatchStream,
     interval: Duration,
     next_progress: Instant,
@@ -110,7 +115,7 @@ impl Session {
             if self.watching.has_unsynced() {
                 // Requests must not wait until a long history is read.
                 if let Some(request) = receive(&mut self.requests).now_or_never() {
-                    self.take(request?)?;
+                    self.take(request)?;
                 } else {
                     self.watching.catch_up().await.map_err(|fault| fault_status(&fault))?;
                 }
@@ -128,7 +133,7 @@ impl Session {
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            request = receive(requests) => self.take(request?)?,
+            request = receive(requests) => self.take(request)?,
             () = watching.filled() => {
                 watching.collect().map_err(|fault| fault_status(&fault))?;
             }
@@ -139,7 +144,8 @@ impl Session {
     }
 
     /// Carries out a request; none means that no more will come.
-    fn take(&mut self, request: Option<WatchRequest>) -> Result<(), Status> {
+    fn take(&mut self, request: Result<Option<WatchRequest>, Status>) -> Result<(), Status> {
+        let request = request.inspect_err(|_| self.failures.inc())?;
         match request.map(|request| request.request_union) {
             None => self.requests = None,
             // Whether the client may read the interval it asks for is to be decided here, on the request as it came:
