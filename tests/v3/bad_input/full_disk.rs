@@ -158,10 +158,11 @@ async fn fill_and_enlarge(mut server: Server, disk: &Disk, file: &str, enlarged:
     Ok(())
 }
 
-/// A member with what `flag` names on the disk.
-async fn member_on(disk: &Disk, flag: &str) -> Result<(Server, PathBuf)> {
+/// A member with what `flag` names on the disk, and what `elsewhere` says somewhere else.
+async fn member_on(disk: &Disk, flag: &str, elsewhere: &[String]) -> Result<(Server, PathBuf)> {
     let path = disk.path().join("member");
-    let flags = vec![flag.to_owned(), path.display().to_string()];
+    let mut flags = vec![flag.to_owned(), path.display().to_string()];
+    flags.extend_from_slice(elsewhere);
     let options = Options { flags, wrapper: disk.wrapper(), ..Default::default() };
     Ok((Server::start_with(Kind::Cleat, options).await?, path))
 }
@@ -169,23 +170,24 @@ async fn member_on(disk: &Disk, flag: &str) -> Result<(Server, PathBuf)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_fills_the_disk() -> Result<()> {
     // Room for one segment of the log, not for two.
-    let Some(disk) = Disk::mount(72 * MEBIBYTE)? else { return Ok(()) };
-    let (server, path) = member_on(&disk, "--wal-dir").await?;
+    let Some(disk) = Disk::mount(20 * MEBIBYTE)? else { return Ok(()) };
+    let (server, path) = member_on(&disk, "--wal-dir", &[]).await?;
     fill_and_enlarge(server, &disk, &path.display().to_string(), 210 * MEBIBYTE).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_database_fills_the_disk() -> Result<()> {
-    // Room for two segments of the log and a small database.
-    let Some(disk) = Disk::mount(150 * MEBIBYTE)? else { return Ok(()) };
-    let (server, path) = member_on(&disk, "--data-dir").await?;
+    let Some(disk) = Disk::mount(24 * MEBIBYTE)? else { return Ok(()) };
+    let log = TempDir::new()?;
+    let elsewhere = ["--wal-dir".to_owned(), log.path().join("wal").display().to_string()];
+    let (server, path) = member_on(&disk, "--data-dir", &elsewhere).await?;
     fill_and_enlarge(server, &disk, &path.join("member/store.redb").display().to_string(), 400 * MEBIBYTE).await
 }
 
 #[tokio::test]
 async fn a_full_disk_at_the_first_start() -> Result<()> {
     // Room for the lock file; for every small file; for half a segment of the log; for the log and no database.
-    for kibibytes in [4, 40, 32 * MEBIBYTE, 64 * MEBIBYTE + 40] {
+    for kibibytes in [4, 40, 8 * MEBIBYTE, 16 * MEBIBYTE + 40] {
         let Some(disk) = Disk::mount(kibibytes)? else { return Ok(()) };
         let options = Options { wrapper: disk.wrapper(), ..Default::default() };
         let server = Server::prepare(Kind::Cleat, options)?;

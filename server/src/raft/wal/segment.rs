@@ -1,8 +1,8 @@
 //! One file of the log: its name, header and how its bytes are read.
 //!
-//! A segment is renamed to its final name only when its header is durable and every byte after the
-//! header is a durable zero, so under a final name there are no leftovers of an earlier life, and a
-//! broken header is damage, never the trace of a crash.
+//! A segment is renamed to its final name only when its header is durable and the whole file is written and durable: a
+//! broken header, or a file that ends early, is damage and never the trace of a crash. Behind the header stand zeros, or
+//! the records of an earlier life, which no checksum of this one fits.
 
 use std::fs::File;
 use std::io;

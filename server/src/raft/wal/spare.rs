@@ -1,5 +1,8 @@
-//! Segments before and after their use: one zero-filled spare is kept ready, and segments without
-//! live entries become spares again or are deleted.
+//! Segments before and after their use: segments without live entries become spares again, up to a bound, or are
+//! deleted; while there is no spare, one is made of zeros.
+//!
+//! A spare's blocks are all written once, because the first write to a block that was only reserved costs a second one,
+//! of the file system's. A recycled segment keeps its old bytes: zeroing it would write everything twice.
 //!
 //! One thread does this beside the writer. Order matters on disk: obsolete segments leave oldest
 //! first, each made durable in the directory before the next, so that a crash leaves no gap; and a
@@ -21,7 +24,10 @@ use super::stats::join;
 
 const SUFFIX: &str = "tmp";
 
-/// A file of zeros, durable but for its name.
+/// Recycled segments kept ready: as many as a busy member fills between two purges.
+const KEPT_SPARES: usize = 4;
+
+/// A file that is written as a whole, durable but for its name.
 pub(super) struct Spare {
     pub(super) file: File,
     pub(super) path: PathBuf,
@@ -44,7 +50,9 @@ struct Shared {
 struct State {
     /// Bounded by the number of segments on disk.
     obsolete: VecDeque<Arc<Segment>>,
-    ready: Option<io::Result<Spare>>,
+    ready: Vec<Spare>,
+    /// Why there is none.
+    failed: Option<io::Error>,
     made: u64,
     /// An obsolete segment could not be removed. Removing later ones would leave a gap, so all stay
     /// until the next start.
@@ -75,13 +83,16 @@ impl Spares {
     pub(super) fn take(&self) -> io::Result<Spare> {
         let mut state = self.shared.state.lock();
         loop {
-            if let Some(ready) = state.ready.take() {
+            if let Some(spare) = state.ready.pop() {
                 self.shared.changed.notify_all();
+                return Ok(spare);
+            }
+            if state.failed.take().is_some() {
                 // A failure may be old: room may have been made since.
-                return ready.or_else(|_| {
-                    let number = state.next_number();
-                    self.shared.make(number, None)
-                });
+                let number = state.next_number();
+                self.shared.changed.notify_all();
+                drop(state);
+                return self.shared.make(number);
             }
             self.shared.changed.wait(&mut state);
         }
@@ -106,6 +117,11 @@ impl Drop for Spares {
 }
 
 impl State {
+    /// Whoever needs a spare need not wait.
+    fn has_answer(&self) -> bool {
+        !self.ready.is_empty() || self.failed.is_some()
+    }
+
     fn next_number(&mut self) -> u64 {
         self.made += 1;
         self.made
@@ -116,39 +132,61 @@ impl Shared {
     fn run(&self) {
         loop {
             let mut state = self.state.lock();
-            while state.obsolete.is_empty() && state.ready.is_some() && !state.is_stopping {
+            while state.obsolete.is_empty() && state.has_answer() && !state.is_stopping {
                 self.changed.wait(&mut state);
             }
             if state.is_stopping {
                 return;
             }
             let obsolete = state.obsolete.pop_front();
-            let is_wanted = state.ready.is_none();
+            let keeps = state.ready.len() < KEPT_SPARES;
             let number = state.next_number();
             drop(state);
 
-            // A reader may still hold the segment: then its bytes must stay, and only the name goes.
-            let (recycled, deleted) = match obsolete.map(Arc::try_unwrap) {
-                Some(Ok(segment)) if is_wanted => (Some(segment), None),
-                Some(Ok(segment)) => (None, Some(segment.path)),
-                Some(Err(held)) => (None, Some(held.path.clone())),
-                None => (None, None),
+            let made = match obsolete {
+                Some(segment) => match self.retire(segment, keeps, number) {
+                    Some(spare) => Ok(spare),
+                    None => continue,
+                },
+                None => self.make(number),
             };
-            if let Some(path) = deleted {
-                let removed = fs::remove_file(&path).and_then(|()| segment::sync_dir(&self.dir));
-                self.check_removed(&path, removed.err());
-            } else if is_wanted {
-                let old_path = recycled.as_ref().map(|segment| segment.path.clone());
-                let made = self.make(number, recycled);
-                if let Some(path) = old_path {
-                    self.check_removed(&path, made.as_ref().err().map(|e| e.kind().into()));
-                } else if let Err(error) = &made {
+            let mut state = self.state.lock();
+            match made {
+                Ok(spare) => state.ready.push(spare),
+                Err(error) => {
                     tracing::warn!(%error, "cannot prepare a segment for the raft log");
+                    state.failed = Some(error);
                 }
-                self.state.lock().ready = Some(made);
-                self.changed.notify_all();
             }
+            drop(state);
+            self.changed.notify_all();
         }
+    }
+
+    /// Takes a segment's name away, and with it the file, unless it becomes a spare.
+    fn retire(&self, segment: Arc<Segment>, keeps: bool, number: u64) -> Option<Spare> {
+        let old = segment.path.clone();
+        // A reader may still hold the segment: then its bytes must stay, and only the name goes.
+        let recycled = Arc::try_unwrap(segment).ok().filter(|segment| keeps && self.fits(segment));
+        let (spare, result) = if let Some(segment) = recycled {
+            let path = self.path(number);
+            let result = fs::rename(&old, &path).and_then(|()| segment::sync_dir(&self.dir));
+            (Some(Spare { file: segment.file, path }), result)
+        } else {
+            (None, fs::remove_file(&old).and_then(|()| segment::sync_dir(&self.dir)))
+        };
+        let is_removed = result.is_ok();
+        self.check_removed(&old, result.err());
+        spare.filter(|_| is_removed)
+    }
+
+    /// One that was made for a large record is not kept, nor one of a log with other settings.
+    fn fits(&self, segment: &Segment) -> bool {
+        segment.file.metadata().is_ok_and(|meta| meta.len() == self.segment_bytes)
+    }
+
+    fn path(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("spare-{number}.{SUFFIX}"))
     }
 
     fn check_removed(&self, path: &Path, error: Option<io::Error>) {
@@ -159,9 +197,9 @@ impl Shared {
         state.keeps_obsolete = true;
     }
 
-    fn make(&self, number: u64, recycled: Option<Segment>) -> io::Result<Spare> {
-        let path = self.dir.join(format!("spare-{number}.{SUFFIX}"));
-        self.fill(&path, recycled).map(|file| Spare { file, path: path.clone() }).inspect_err(|_| {
+    fn make(&self, number: u64) -> io::Result<Spare> {
+        let path = self.path(number);
+        self.fill(&path).map(|file| Spare { file, path: path.clone() }).inspect_err(|_| {
             // Half a spare would only take room. What cannot be deleted goes at the next start.
             if let Err(error) = fs::remove_file(&path) {
                 tracing::debug!(%error, "no spare to delete");
@@ -169,15 +207,8 @@ impl Shared {
         })
     }
 
-    fn fill(&self, path: &Path, recycled: Option<Segment>) -> io::Result<File> {
-        let file = if let Some(segment) = recycled {
-            fs::rename(&segment.path, path)?;
-            segment::sync_dir(&self.dir)?;
-            segment.file.set_len(self.segment_bytes)?;
-            segment.file
-        } else {
-            File::options().read(true).write(true).create_new(true).mode(segment::FILE_MODE).open(path)?
-        };
+    fn fill(&self, path: &Path) -> io::Result<File> {
+        let file = File::options().read(true).write(true).create_new(true).mode(segment::FILE_MODE).open(path)?;
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.segment_bytes) {
             Err(rustix::io::Errno::NOSPC) => return Err(rustix::io::Errno::NOSPC.into()),
             // Writing the zeros allocates as well, where the file system cannot reserve.

@@ -29,7 +29,7 @@ pub(super) struct Tail {
     pub(super) segment: Arc<Segment>,
     pub(super) offset: u32,
     pub(super) chain: u32,
-    /// Something that is not a zero stands after the end: the trace of a write that was cut off.
+    /// A record of this segment stands after the end: the trace of a write that was cut off.
     pub(super) is_torn: bool,
     /// Header of the first segment, which need not be number 1 once the log was purged.
     pub(super) first: SegmentHeader,
@@ -129,7 +129,8 @@ fn next<'w>(
     Ok(bytes.filter(|bytes| record::follows(bytes, chain)).map(|bytes| (header, bytes)))
 }
 
-/// Looks at what stands after the last record. True when it is a torn write.
+/// Looks at what stands after the last record: zeros, or what a recycled file held before, which no checksum of this
+/// segment fits. True when there are records of a torn write.
 ///
 /// A crash may leave any part of the last write, also records without those before them, but all of
 /// them name the start of that write. A record whose write began after the first unreadable one
@@ -145,12 +146,12 @@ fn examine_end(tail: &Tail) -> Result<bool, WalError> {
             return Ok(is_torn);
         }
         if piece.iter().any(|byte| *byte != 0) {
-            is_torn = true;
             let starts = 0..piece.len().saturating_sub(record::HEADER_BYTES - 1);
             for start in starts {
                 let offset = at as u32 + start as u32;
-                let header = record::parse(&piece[start..], segment.salt, offset);
-                if header.is_some_and(|header| header.group > tail.offset && header.group <= offset) {
+                let Some(header) = record::parse(&piece[start..], segment.salt, offset) else { continue };
+                is_torn = true;
+                if header.group > tail.offset && header.group <= offset {
                     let reason = format!("unreadable record, followed by a later write at offset {offset}");
                     return Err(WalError::damaged(&segment.path, tail.offset.into(), reason));
                 }
