@@ -263,6 +263,14 @@ impl Node {
         self.0.view.term.load(Ordering::Relaxed)
     }
 
+    /// True if the cluster has no other member, learners included.
+    pub(crate) fn is_alone(&self) -> bool {
+        let metrics = self.0.raft.server_metrics();
+        let known =
+            metrics.borrow_watched().membership_config.membership().nodes().map(|(id, _)| *id).collect::<Vec<_>>();
+        known == [self.0.identity.member_id]
+    }
+
     /// The leader's id, 0 for none.
     pub(crate) fn leader(&self) -> u64 {
         self.0.view.leader.load(Ordering::Relaxed)

@@ -18,7 +18,7 @@ use crate::quota::Quota;
 use crate::raft::log_store::{LogExtent, LogStore, LogStoreOptions};
 use crate::raft::network::Alone;
 use crate::raft::state_machine::{StateMachine, raft_position};
-use crate::raft::types::{Peer, Raft};
+use crate::raft::types::{LogId, Peer, Raft};
 use crate::raft::wal::{WalError, WalStats};
 use crate::storage::{DatabaseFailure, FLUSH_EARLY_BYTES, FaultSender, Pace, Storage};
 use crate::v3::cluster::ClusterService;
@@ -60,13 +60,17 @@ const ELECTION_DEADLINE: Duration = Duration::from_secs(30);
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// How often the log is looked at for what can be purged.
-const PURGE_INTERVAL: Duration = Duration::from_secs(1);
+const PURGE_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A snapshot is a position and costs nothing, but raft takes it behind what it is doing.
+const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Log written since the last purge that makes one due, however few entries it holds.
 const PURGE_BYTES: u64 = 16 << 20;
 
-/// Segments kept for the same purpose, however few entries they hold; the one that is being written is one of them.
-const CATCH_UP_SEGMENTS: u64 = 3;
+/// Segments kept for members that are a little behind, however few entries they hold; the one that is being written is
+/// one of them.
+const CATCH_UP_SEGMENTS: u64 = 6;
 
 /// Log entries kept behind what is durable in the store, for members that are a little behind.
 const CATCH_UP_ENTRIES: u64 = 5000;
@@ -544,29 +548,34 @@ async fn lead_leases(node: Node, lessor: Arc<Lessor>, stop: CancellationToken) {
 async fn purge_log(node: Node, log: LogExtent, snapshot_count: u64, stop: CancellationToken) {
     let mut covered = node.reader().durable().0.index;
     let mut written = node.log_bytes();
-    let mut purged_to = 0;
+    let mut stopped = pin!(stop.cancelled());
     loop {
         tokio::select! {
             () = tokio::time::sleep(PURGE_INTERVAL) => {}
-            () = stop.cancelled() => return,
-        }
-        // Raft purges only what the snapshot of an earlier round covers.
-        let keep_from = log.first_in_newest(CATCH_UP_SEGMENTS).unwrap_or(0).min(covered);
-        if keep_from > purged_to {
-            if node.raft().trigger().purge_log(keep_from - 1).await.is_err() {
-                return;
-            }
-            purged_to = keep_from;
+            () = &mut stopped => return,
         }
         let durable = node.reader().durable().0.index;
         let now_written = node.log_bytes();
         if durable - covered < snapshot_count && (durable == covered || now_written - written < PURGE_BYTES) {
             continue;
         }
-        if node.raft().trigger().snapshot().await.is_err() {
+        (covered, written) = (durable, now_written);
+        let raft = node.raft();
+        if raft.trigger().snapshot().await.is_err() {
             return;
         }
-        (covered, written) = (durable, now_written);
+        // Raft purges only what a snapshot covers; positions of the store count from 1.
+        let covers = |at: Option<LogId>| at.is_some_and(|id| id.index + 1 >= durable);
+        let wait = raft.wait(Some(SNAPSHOT_DEADLINE));
+        if let Err(error) = wait.metrics(|now| covers(now.snapshot), "the snapshot covers the store").await {
+            tracing::debug!(%error, "the log is not purged this time");
+            continue;
+        }
+        let kept = if node.is_alone() { 1 } else { CATCH_UP_SEGMENTS };
+        let keep_from = log.first_in_newest(kept).unwrap_or(0).min(durable);
+        if keep_from > 0 && raft.trigger().purge_log(keep_from - 1).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -28,7 +28,8 @@ const SHOWN_OPS: usize = 10;
 const FIRST_TRIES: [usize; 4] = [1, 4, 16, 64];
 /// Enough to shrink what does not depend on a long past.
 const SHRINK_BUDGET: Duration = Duration::from_secs(8);
-/// No new sequence starts after this, however slow the servers are.
+/// No new sequence of a run of the default length starts after this, however slow the servers are; longer runs have
+/// proportionally more.
 const RUN_BUDGET: Duration = Duration::from_secs(150);
 
 /// What to run.
@@ -82,9 +83,9 @@ struct Run {
     ledger: Arc<Ledger>,
     started: Instant,
     done: AtomicUsize,
-    /// By signature.
     /// Seeds taken in order so far.
     taken: AtomicU64,
+    /// By signature.
     failures: Mutex<BTreeMap<String, Failure>>,
 }
 
@@ -120,7 +121,7 @@ impl Run {
         }
         while self.failures().len() < MAX_FAILURES
             && self.done.load(Ordering::Relaxed) < self.plan.ops
-            && self.started.elapsed() < RUN_BUDGET
+            && self.started.elapsed() < RUN_BUDGET * (self.plan.ops / DEFAULT_OPS).max(1) as u32
         {
             let seed = match self.plan.first_seed {
                 Some(first) => first + self.taken.fetch_add(1, Ordering::Relaxed),

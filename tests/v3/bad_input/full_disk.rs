@@ -170,7 +170,7 @@ async fn member_on(disk: &Disk, flag: &str, elsewhere: &[String]) -> Result<(Ser
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_fills_the_disk() -> Result<()> {
     // Room for one segment of the log, not for two.
-    let Some(disk) = Disk::mount(20 * MEBIBYTE)? else { return Ok(()) };
+    let Some(disk) = Disk::mount(12 * MEBIBYTE)? else { return Ok(()) };
     let (server, path) = member_on(&disk, "--wal-dir", &[]).await?;
     fill_and_enlarge(server, &disk, &path.display().to_string(), 210 * MEBIBYTE).await
 }
@@ -187,7 +187,7 @@ async fn the_database_fills_the_disk() -> Result<()> {
 #[tokio::test]
 async fn a_full_disk_at_the_first_start() -> Result<()> {
     // Room for the lock file; for every small file; for half a segment of the log; for the log and no database.
-    for kibibytes in [4, 40, 8 * MEBIBYTE, 16 * MEBIBYTE + 40] {
+    for kibibytes in [4, 40, 4 * MEBIBYTE, 8 * MEBIBYTE + 40] {
         let Some(disk) = Disk::mount(kibibytes)? else { return Ok(()) };
         let options = Options { wrapper: disk.wrapper(), ..Default::default() };
         let server = Server::prepare(Kind::Cleat, options)?;

@@ -133,10 +133,10 @@ pub struct WalOptions {
 }
 
 impl Default for WalOptions {
-    /// Segments of 16 MiB; nobody is told anything. Smaller ones would be begun several times a second under load;
-    /// larger ones take longer until the first is recycled, and until then every byte is written twice.
+    /// Segments of 8 MiB; nobody is told anything. Smaller ones would be begun many times a second under load; larger
+    /// ones take longer until the first is recycled, and until then every byte is written twice.
     fn default() -> Self {
-        Self { segment_bytes: 16 << 20, sync: true, on_sync: Box::new(|_| ()), on_fault: Box::new(|_| ()) }
+        Self { segment_bytes: 8 << 20, sync: true, on_sync: Box::new(|_| ()), on_fault: Box::new(|_| ()) }
     }
 }
 

@@ -25,7 +25,7 @@ use super::stats::join;
 const SUFFIX: &str = "tmp";
 
 /// Recycled segments kept ready: as many as a busy member fills between two purges.
-const KEPT_SPARES: usize = 4;
+const KEPT_SPARES: usize = 6;
 
 /// A file that is written as a whole, durable but for its name.
 pub(super) struct Spare {
