@@ -60,7 +60,7 @@ const ELECTION_DEADLINE: Duration = Duration::from_secs(30);
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// How often the log is looked at for what can be purged.
-const PURGE_INTERVAL: Duration = Duration::from_millis(200);
+const PURGE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A snapshot is a position and costs nothing, but raft takes it behind what it is doing.
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(1);

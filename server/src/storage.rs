@@ -13,8 +13,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// Requests that wait for the thread; more are refused, the callers are rare (operators, snapshots).
 const REQUESTS_WAITING: usize = 64;
 
-/// Tail size at which a flush does not wait for its interval.
-pub(crate) const FLUSH_EARLY_BYTES: usize = 16 << 20;
+/// Tail size at which a flush does not wait for its interval: what it writes should fit in the half of the database's
+/// cache that holds unwritten pages, or they are written twice.
+pub(crate) const FLUSH_EARLY_BYTES: usize = 6 << 20;
 
 /// Where a broken part of the member reports; the first report stops the process.
 pub(crate) type FaultSender = mpsc::Sender<String>;
