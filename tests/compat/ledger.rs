@@ -22,7 +22,7 @@ struct Entry {
     erase: Erase,
 }
 
-const ENTRIES: [Entry; 7] = [
+const ENTRIES: [Entry; 6] = [
     Entry {
         name: "hash: compacted revision",
         reason: "etcd 3.4 refuses to hash at the compacted revision itself, newer releases and Cleat answer",
@@ -37,11 +37,6 @@ const ENTRIES: [Entry; 7] = [
         name: "hash: revision",
         reason: "the revision that a hash was computed at was added to HashKV after 3.4",
         erase: hash_revision,
-    },
-    Entry {
-        name: "membership: unimplemented",
-        reason: "this release runs clusters of one member and says so before it looks at the request",
-        erase: membership,
     },
     Entry {
         name: "malformed method path: code",
@@ -83,17 +78,6 @@ fn hash_at_compaction(_: &Op, etcd: &mut Answer, cleat: &mut Answer) -> bool {
         return false;
     };
     let applies = message.ends_with("has been compacted") && ours.hash_revision == ours.compact_revision;
-    if applies {
-        cleat.clone_from(etcd);
-    }
-    applies
-}
-
-fn membership(op: &Op, etcd: &mut Answer, cleat: &mut Answer) -> bool {
-    let changes = matches!(op, Op::MemberAdd(_) | Op::MemberRemove(_) | Op::MemberUpdate(_) | Op::MemberPromote(_));
-    let applies = changes
-        && matches!(etcd, Answer::Error { .. })
-        && matches!(cleat, Answer::Error { code: Code::Unimplemented, .. });
     if applies {
         cleat.clone_from(etcd);
     }
