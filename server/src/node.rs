@@ -266,9 +266,8 @@ impl Node {
     /// True if the cluster has no other member, learners included.
     pub(crate) fn is_alone(&self) -> bool {
         let metrics = self.0.raft.server_metrics();
-        let known =
-            metrics.borrow_watched().membership_config.membership().nodes().map(|(id, _)| *id).collect::<Vec<_>>();
-        known == [self.0.identity.member_id]
+        let now = metrics.borrow_watched();
+        now.membership_config.membership().nodes().map(|(id, _)| *id).eq([self.0.identity.member_id])
     }
 
     /// The leader's id, 0 for none.

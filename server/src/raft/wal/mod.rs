@@ -216,8 +216,8 @@ impl Wal {
             next = Some(index + 1);
             placed(entry, len, queued.position());
         }
-        let is_own = self.shared.queue.submit_own(queued, Waiting::Append(done), &self.shared.stats);
-        Ok(Queued { unwritten: is_own.then_some(self) })
+        let own = self.shared.queue.submit_own(queued, Waiting::Append(done), &self.shared.stats);
+        Ok(Queued { unwritten: own.map(|bytes| (self, bytes)) })
     }
 
     /// Queues a vote; the receiver is told when it is durable.
@@ -272,18 +272,20 @@ impl Wal {
 /// Entries in the queue, which the writer thread may not know of.
 #[must_use = "entries are written once somebody is told"]
 pub(super) struct Queued<'a> {
-    unwritten: Option<&'a Wal>,
+    /// The log and the bytes, if the writer thread was not told.
+    unwritten: Option<(&'a Wal, usize)>,
 }
 
 impl Queued<'_> {
     /// Sees to it that the entries are written: by the writer thread, or now, which blocks as long as a fast disk takes.
     pub(super) fn write(self) {
-        let Some(wal) = self.unwritten else { return };
-        if let Some(mut desk) = wal.desk.try_lock() {
-            // The end of the log is the thread's business.
-            desk.turn();
-        } else {
-            wal.shared.queue.wake();
+        let Some((wal, bytes)) = self.unwritten else { return };
+        match wal.desk.try_lock() {
+            Some(mut desk) if desk.has_room(bytes) => {
+                // The end of the log is the thread's business.
+                desk.turn();
+            }
+            _ => wal.shared.queue.wake(),
         }
     }
 }

@@ -158,21 +158,22 @@ impl Queue {
         self.work.notify_one();
     }
 
-    /// Like [`Self::submit`], but for someone who will write by himself; true when that is worth it.
+    /// Like [`Self::submit`], but for someone who may write by himself: then nobody is woken, and the bytes that are
+    /// queued are returned.
     pub(super) fn submit_own(
         &self,
         mut state: parking_lot::MutexGuard<'_, Queued>,
         waiting: Waiting,
         stats: &WalStats,
-    ) -> bool {
+    ) -> Option<usize> {
         let is_small = state.waiting.is_empty() && state.len() <= SMALL_BYTES;
         if !is_small || stats.last_sync() > FAST_SYNC {
             self.submit(state, Some(waiting));
-            return false;
+            return None;
         }
         state.waiting.push(waiting);
         state.is_urgent = true;
-        true
+        Some(state.len())
     }
 
     /// Wakes the writer.
@@ -245,6 +246,11 @@ pub(super) struct Desk {
 impl Desk {
     pub(super) fn new(writer: Writer, on_fault: FaultObserver) -> Self {
         Self { writer, on_fault, group: Group::default() }
+    }
+
+    /// True if so many bytes go into the segment: to begin another one waits for a spare, and syncs twice.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        u64::from(self.writer.offset) + bytes as u64 <= self.writer.segment_bytes
     }
 
     /// Writes what is queued, if anything is. False when the log has ended.

@@ -127,6 +127,49 @@ async fn a_failed_sync_is_final_and_told_to_everyone() {
 }
 
 #[tokio::test]
+async fn a_lone_small_entry_is_written_by_who_appends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = Wal::open(dir.path(), WalOptions { segment_bytes: 1 << 20, ..Default::default() }).unwrap();
+    let append = |index, bytes| {
+        let (done, durable) = TypeConfig::oneshot();
+        (wal.append([put(1, index, bytes)], None, IOFlushed::signal(done), |_, _, _| ()).unwrap(), durable)
+    };
+    let (queued, mut durable) = append(0, 10);
+    assert!(queued.unwritten.is_some(), "the thread is not told");
+    queued.write();
+    durable.try_recv().expect("durable when the write returns").unwrap();
+
+    let (queued, durable) = append(1, 100_000);
+    assert!(queued.unwritten.is_none(), "a large one is the thread's");
+    queued.write();
+    durable.await.unwrap().unwrap();
+
+    wal.stats().time(|| std::thread::sleep(Duration::from_millis(1)));
+    let (queued, durable) = append(2, 10);
+    assert!(queued.unwritten.is_none(), "and every one while the disk is slow");
+    queued.write();
+    durable.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_newest_segments_begin_where_their_names_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = open(dir.path()).unwrap();
+    assert_eq!(wal.reader().first_in_newest(1), None);
+    for index in 0..100 {
+        wal.append_durably([put(1, index, 200)]).await.unwrap();
+    }
+    let first = |path: &PathBuf| segment::parse_file_name(path.file_name().unwrap().to_str().unwrap()).unwrap().1;
+    let begins: Vec<u64> = segments(dir.path()).iter().map(first).collect();
+    assert!(begins.len() > 3);
+    for count in 1..=begins.len() {
+        let expected = begins[begins.len() - count];
+        assert_eq!(wal.reader().first_in_newest(count as u64), Some(expected), "{count} segments");
+    }
+    assert_eq!(wal.reader().first_in_newest(1000), Some(0));
+}
+
+#[tokio::test]
 async fn syncs_and_bytes_are_counted() {
     let dir = tempfile::tempdir().unwrap();
     let observed = Arc::new(AtomicUsize::new(0));
