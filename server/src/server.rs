@@ -65,9 +65,6 @@ const PURGE_INTERVAL: Duration = Duration::from_millis(100);
 /// A snapshot is a position and costs nothing, but raft takes it behind what it is doing.
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Log written since the last purge that makes one due, however few entries it holds.
-const PURGE_BYTES: u64 = 16 << 20;
-
 /// Segments kept for members that are a little behind, however few entries they hold; the one that is being written is
 /// one of them.
 const CATCH_UP_SEGMENTS: u64 = 6;
@@ -547,7 +544,7 @@ async fn lead_leases(node: Node, lessor: Arc<Lessor>, stop: CancellationToken) {
 /// behind: bounded in entries by raft's settings, in bytes here, because an entry may hold a thousand writes.
 async fn purge_log(node: Node, log: LogExtent, snapshot_count: u64, stop: CancellationToken) {
     let mut covered = node.reader().durable().0.index;
-    let mut written = node.log_bytes();
+    let mut purged_to = 0;
     let mut stopped = pin!(stop.cancelled());
     loop {
         tokio::select! {
@@ -555,11 +552,11 @@ async fn purge_log(node: Node, log: LogExtent, snapshot_count: u64, stop: Cancel
             () = &mut stopped => return,
         }
         let durable = node.reader().durable().0.index;
-        let now_written = node.log_bytes();
-        if durable - covered < snapshot_count && (durable == covered || now_written - written < PURGE_BYTES) {
+        let kept = if node.is_alone() { 1 } else { CATCH_UP_SEGMENTS };
+        let keep_from = log.first_in_newest(kept).unwrap_or(0).min(durable);
+        if keep_from <= purged_to && durable - covered < snapshot_count {
             continue;
         }
-        (covered, written) = (durable, now_written);
         let raft = node.raft();
         if raft.trigger().snapshot().await.is_err() {
             return;
@@ -571,11 +568,10 @@ async fn purge_log(node: Node, log: LogExtent, snapshot_count: u64, stop: Cancel
             tracing::debug!(%error, "the log is not purged this time");
             continue;
         }
-        let kept = if node.is_alone() { 1 } else { CATCH_UP_SEGMENTS };
-        let keep_from = log.first_in_newest(kept).unwrap_or(0).min(durable);
-        if keep_from > 0 && raft.trigger().purge_log(keep_from - 1).await.is_err() {
+        if keep_from > purged_to && raft.trigger().purge_log(keep_from - 1).await.is_err() {
             return;
         }
+        (covered, purged_to) = (durable, keep_from.max(purged_to));
     }
 }
 
