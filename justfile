@@ -20,10 +20,18 @@ test *FILTER:
 run *FLAGS:
     cargo run --release -- {{FLAGS}}
 
-# Compare with an etcd binary, side by side
+# Compare with an etcd binary, side by side; `--members 3` compares clusters
 bench ETCD *FLAGS:
     cargo run --release -p cleat-bench -- compare --cleat target/release/cleat --etcd {{ETCD}} {{FLAGS}}
+
+# Faults of whole clusters, ROUNDS in each scenario; `CLEAT_PEER=etcd just cluster` does it to etcd
+cluster ROUNDS='100' *FILTER:
+    CLEAT_CLUSTER_ROUNDS={{ROUNDS}} cargo test --release -p cleat-tests --test cluster -- --nocapture {{FILTER}}
 
 # Random requests to etcd 3.4 and to Cleat, answers compared; OPS operations from SEED
 diff OPS='1000000' SEED='':
     CLEAT_DIFF_OPS={{OPS}} CLEAT_SEED={{SEED}} cargo test --release -p cleat-tests --test compat -- --nocapture
+
+# Whole clusters from seeds 0 to COUNT, on a made-up network, disk and clock
+sim COUNT='1000':
+    CLEAT_SIM_SEEDS={{COUNT}} cargo test --release -p cleat-server --lib simulation::tests::seeds -- --nocapture

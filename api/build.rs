@@ -6,8 +6,16 @@
 use prost_types::FileDescriptorSet;
 use std::path::PathBuf;
 
-const PROTOS: [&str; 7] =
-    ["kv.proto", "auth.proto", "rpc.proto", "v3lock.proto", "v3election.proto", "command.proto", "health.proto"];
+const PROTOS: [&str; 8] = [
+    "kv.proto",
+    "auth.proto",
+    "rpc.proto",
+    "v3lock.proto",
+    "v3election.proto",
+    "command.proto",
+    "peer.proto",
+    "health.proto",
+];
 
 /// Field names whose snake case would be unreadable (`peer_ur_ls`). The binary format has no names.
 const READABLE: [(&str, &str); 2] = [("peerURLs", "peer_urls"), ("clientURLs", "client_urls")];

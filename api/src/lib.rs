@@ -60,4 +60,5 @@ pub mod server {
     include!(concat!(env!("OUT_DIR"), "/server/v3lockpb.rs"));
     include!(concat!(env!("OUT_DIR"), "/server/v3electionpb.rs"));
     include!(concat!(env!("OUT_DIR"), "/server/grpc.health.v1.rs"));
+    include!(concat!(env!("OUT_DIR"), "/server/cleatpb.rs"));
 }

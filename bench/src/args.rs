@@ -141,9 +141,9 @@ pub(crate) struct LoadArgs {
     /// The same seed gives the same keys and values
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Process of the server on this machine: adds its CPU, memory and written bytes
-    #[arg(long, value_name = "PID")]
-    pub(crate) server_pid: Option<u32>,
+    /// Processes of the server on this machine: adds the sum of their CPU, memory and written bytes
+    #[arg(long, value_delimiter = ',', value_name = "PID,PID")]
+    pub(crate) server_pid: Vec<u32>,
     /// Write all figures to FILE
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -208,6 +208,9 @@ pub(crate) struct CompareArgs {
     /// The etcd binary to compare with
     #[arg(long, value_name = "PATH", default_value = "etcd")]
     pub(crate) etcd: PathBuf,
+    /// Members of each server; a cluster of three has workloads of its own (see --list)
+    #[arg(long, default_value = "1", value_parser = members)]
+    pub(crate) members: u64,
     /// How often every workload runs on each server
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     pub(crate) rounds: u64,
@@ -220,6 +223,18 @@ pub(crate) struct CompareArgs {
     /// Keys of the workload on memory, restart and disk
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..))]
     pub(crate) large_keys: u64,
+    /// Leaders that are ended in each round of a failover workload
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    pub(crate) failovers: u64,
+    /// The --election-timeout of a cluster's members, in milliseconds
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(50..=50_000), value_name = "MS")]
+    pub(crate) election_timeout: u64,
+    /// Keys that are put while a member is stopped, before it catches up
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..))]
+    pub(crate) catch_up_keys: u64,
+    /// The --snapshot-count of the members there: far fewer than those keys, or the log alone serves the stopped member
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..), value_name = "ENTRIES")]
+    pub(crate) snapshot_count: u64,
     /// Only these workloads (see --list)
     #[arg(long, value_delimiter = ',', value_name = "NAME,NAME")]
     pub(crate) only: Vec<String>,
@@ -253,6 +268,13 @@ pub(crate) struct CompareArgs {
     /// Exit with an error when a ratio misses its floor
     #[arg(long)]
     pub(crate) strict: bool,
+}
+
+fn members(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(members @ (1 | 3)) => Ok(members),
+        _ => Err("expected 1 or 3".to_owned()),
+    }
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -296,6 +318,7 @@ mod tests {
             &["put", "--endpoint", "nowhere"],
             &["put", "--total", "1", "--duration", "1"],
             &["range", "--limit", "0"],
+            &["compare", "--members", "2"],
         ] {
             let arguments = std::iter::once("cleat-bench").chain(wrong.iter().copied());
             assert!(Cli::try_parse_from(arguments).is_err(), "{wrong:?}");

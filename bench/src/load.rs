@@ -30,7 +30,7 @@ pub(crate) async fn execute(command: Command) -> anyhow::Result<()> {
         endpoints: load.endpoint.clone(),
         threads: load.threads as usize,
         deadline: Duration::from_secs_f64(load.deadline),
-        server_pid: load.server_pid,
+        server_pids: load.server_pid.clone(),
         length: load.length(),
         groups,
     };

@@ -17,6 +17,7 @@ mod workload;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Cli, Command};
 
@@ -52,12 +53,14 @@ async fn execute(command: Command) -> anyhow::Result<()> {
     }
 }
 
-/// Waits for an interrupt or a termination signal.
+/// Waits for an interrupt, a termination signal, or the end of the terminal.
 async fn interruption() -> anyhow::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     tokio::select! {
         outcome = tokio::signal::ctrl_c() => outcome?,
         _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
     }
     anyhow::bail!("interrupted")
 }

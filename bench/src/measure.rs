@@ -143,6 +143,16 @@ impl ProcessSample {
                 .and_then(|io| parse_field(&io, "write_bytes:")),
         })
     }
+
+    /// The sum of two processes; peaks add up although they need not have been at one time.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            cpu: self.cpu + other.cpu,
+            rss_bytes: self.rss_bytes + other.rss_bytes,
+            peak_rss_bytes: self.peak_rss_bytes + other.peak_rss_bytes,
+            written_bytes: self.written_bytes.zip(other.written_bytes).map(|(one, two)| one + two),
+        }
+    }
 }
 
 /// CPU time that all processes of the machine, the kernel and a hypervisor have used since its start.
@@ -251,5 +261,16 @@ mod tests {
         let used = ProcessUse::between(&begin, &end);
         assert_eq!((used.written_bytes, used.rss_bytes), (None, 7));
         assert!((used.cpu_us - 20_000.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn processes_add_up() {
+        let one =
+            ProcessSample { cpu: Duration::from_secs(1), rss_bytes: 10, peak_rss_bytes: 20, written_bytes: Some(5) };
+        let two = ProcessSample { rss_bytes: 1, ..one };
+        let sum = one.plus(two);
+        assert_eq!((sum.cpu, sum.rss_bytes, sum.peak_rss_bytes), (Duration::from_secs(2), 11, 40));
+        assert_eq!(sum.written_bytes, Some(10));
+        assert_eq!(one.plus(ProcessSample { written_bytes: None, ..two }).written_bytes, None);
     }
 }

@@ -20,7 +20,7 @@ const IN_FLIGHT: usize = 2;
 
 fn entry(index: u64) -> Entry {
     let put = PutRequest { key: vec![b'k'; 30].into(), value: vec![b'v'; VALUE_BYTES].into(), ..Default::default() };
-    let batch = Batch { commands: vec![Command { header: None, op: Some(Op::Put(put)) }] };
+    let batch = Batch { commands: vec![Command { header: None, op: Some(Op::Put(put)) }], origin: None };
     Entry { log_id: log_id(1, index), payload: EntryContent::Normal(Payload::new(batch)) }
 }
 

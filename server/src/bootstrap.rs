@@ -1,16 +1,24 @@
-//! Decides who this member is: at the first start from the flags, later from what the data directory says.
+//! Decides who this member is: at the first start from the flags and the other members, later from what the data
+//! directory says.
 //!
-//! Ids are etcd's: a member id is the first eight bytes of SHA-1 over its peer URLs and the cluster token, a cluster
-//! id the same over the member ids. They are written down before anything else, so that a start that was cut off is
-//! taken up again, and flags that change later change nothing.
+//! Ids are etcd's, see [`discovery::id`]. They are written down before anything else, together with the members of a new
+//! cluster, so that a start that was cut off is taken up again, and flags that change later change nothing.
+//!
+//! Three ways: a member with an identity goes on with it; one that is to found a cluster finds itself in the list of its
+//! members; one that is to join asks the members of the cluster who it is.
 
 use crate::config::{Config, InitialClusterState};
 use crate::data_dir::remedy;
 use crate::node::Identity;
-use sha1::{Digest, Sha1};
+use crate::peer::describe::{self, Described};
+use crate::raft::types::Peer;
+use crate::tls::PeerConnector;
+use discovery::{InitialCluster, Me, id};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Where the identity is, below the data directory.
 pub(crate) const FILE: &str = "IDENTITY";
@@ -28,15 +36,6 @@ pub enum BootstrapError {
         /// The operating system's answer.
         source: std::io::Error,
     },
-    /// The flags ask to join a cluster, and there is no member here yet.
-    #[error(
-        "--initial-cluster-state=existing is not supported yet: {} has no member's data, and only a new cluster can be made",
-        data_dir.display()
-    )]
-    Join {
-        /// The data directory.
-        data_dir: PathBuf,
-    },
     /// The file does not say who this member is.
     #[error(
         "{path} does not hold a cluster id and a member id as written; restore the file, or the member from a snapshot"
@@ -45,72 +44,237 @@ pub enum BootstrapError {
         /// The file.
         path: String,
     },
+    /// The list of members cannot be had, or this member is not in it.
+    #[error(transparent)]
+    Discovery(#[from] discovery::Error),
+    /// The cluster knows this member as one that ran before.
+    #[error(
+        "member {member_id:x} has already been bootstrapped: {peer} knows it, but {} has none of its data; start it \
+         with the data directory that it had, or remove the member, add it again and start it with \
+         --initial-cluster-state=existing and an empty data directory",
+        data_dir
+    )]
+    AlreadyBootstrapped {
+        /// The member.
+        member_id: u64,
+        /// Who knows it.
+        peer: String,
+        /// The data directory.
+        data_dir: String,
+    },
+    /// Nobody of the cluster to join answers.
+    #[error(
+        "cannot fetch cluster info from peer urls: {reasons}; start the members of the cluster, and list them in \
+         --initial-cluster (use --initial-cluster-state=new to make a new cluster)"
+    )]
+    NobodyAnswers {
+        /// What each said.
+        reasons: String,
+    },
+    /// The cluster to join has other members than the list.
+    #[error(
+        "error validating peerURLs: {reason}; the cluster has {}, --initial-cluster has {listed}: list exactly those, \
+         and add this member with `member add` first",
+        members
+    )]
+    OtherMembers {
+        /// What differs.
+        reason: String,
+        /// The members of the cluster.
+        members: String,
+        /// The list.
+        listed: String,
+    },
+    /// The cluster runs a newer version.
+    #[error("incompatible with current running cluster: it has version {cluster}, this member {own}: upgrade it first")]
+    TooOld {
+        /// Version of the cluster.
+        cluster: String,
+        /// Version of this member.
+        own: String,
+    },
 }
 
-/// Reads the identity, or makes and writes it at the first start.
+/// Who this member is, and with whom it founds its cluster.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Beginning {
+    pub(crate) identity: Identity,
+    /// The members of a new cluster; none when this member joined one.
+    pub(crate) founders: BTreeMap<u64, Peer>,
+}
+
+/// Reads the identity, or finds it out and writes it at the first start.
 ///
 /// # Errors
-/// The file cannot be read, written or understood, or there is none and the flags ask to join a cluster.
-pub(crate) fn identity(data_dir: &Path, config: &Config) -> Result<Identity, BootstrapError> {
+/// The file cannot be read, written or understood; there is none and the flags, or the other members, do not say who
+/// this member is.
+pub(crate) async fn begin(
+    data_dir: &Path,
+    config: &Config,
+    connector: &PeerConnector,
+) -> Result<Beginning, BootstrapError> {
     let path = data_dir.join(FILE);
     let io = |action, source| BootstrapError::Io { action, path: path.display().to_string(), source };
     match fs::read(&path) {
         Ok(bytes) => parse(&bytes).ok_or_else(|| BootstrapError::Damaged { path: path.display().to_string() }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            if config.initial_cluster_state == InitialClusterState::Existing {
-                return Err(BootstrapError::Join { data_dir: data_dir.to_owned() });
-            }
-            let member_id = member_id(&config.initial_advertise_peer_urls, &config.initial_cluster_token);
-            let identity = Identity { cluster_id: cluster_id(&[member_id]), member_id };
-            write(&path, identity).map_err(|source| io("write", source))?;
-            Ok(identity)
+            let me = Me { name: config.name.clone(), peer_urls: config.initial_advertise_peer_urls.clone() };
+            let cluster = discovery::resolve(&config.founding, &me, &discovery::Options::default()).await?;
+            let beginning = match config.initial_cluster_state {
+                InitialClusterState::New => found(&cluster, data_dir, &config.name, connector).await?,
+                InitialClusterState::Existing => join(&cluster, data_dir, &config.name, connector).await?,
+            };
+            write(&path, &beginning).map_err(|source| io("write", source))?;
+            Ok(beginning)
         }
         Err(source) => Err(io("read", source)),
     }
 }
 
-/// The id of a member of the first cluster.
-fn member_id(peer_urls: &[String], token: &str) -> u64 {
-    let mut sorted: Vec<&str> = peer_urls.iter().map(String::as_str).collect();
-    sorted.sort_unstable();
-    first_eight_bytes(sorted.into_iter().chain([token]).map(str::as_bytes))
+/// This member's peer URLs, as the list has them: discovery made sure that it does.
+fn own_urls<'a>(cluster: &'a InitialCluster, name: &str) -> &'a [String] {
+    cluster.members.iter().find(|member| member.name == name).map_or(&[], |member| &member.peer_urls)
 }
 
-fn cluster_id(member_ids: &[u64]) -> u64 {
-    let mut sorted = member_ids.to_vec();
-    sorted.sort_unstable();
-    first_eight_bytes(sorted.iter().map(|id| id.to_be_bytes()))
-}
-
-fn first_eight_bytes(parts: impl Iterator<Item = impl AsRef<[u8]>>) -> u64 {
-    let mut digest = Sha1::new();
-    for part in parts {
-        digest.update(part);
+/// Becomes one of the members that make a new cluster.
+async fn found(
+    cluster: &InitialCluster,
+    data_dir: &Path,
+    name: &str,
+    connector: &PeerConnector,
+) -> Result<Beginning, BootstrapError> {
+    let own_urls = own_urls(cluster, name);
+    let ids = cluster.member_ids();
+    let identity = Identity { cluster_id: cluster.cluster_id(), member_id: id::member_id(own_urls, &cluster.token) };
+    let founders: BTreeMap<u64, Peer> = ids
+        .iter()
+        .zip(&cluster.members)
+        .map(|(id, member)| (*id, Peer { peer_urls: member.peer_urls.clone(), joins_as_voter: true }))
+        .collect();
+    // Only one that answers now can know better; a member that was never started is unknown to itself, too.
+    let others: Vec<String> =
+        founders.iter().filter(|(id, _)| **id != identity.member_id).flat_map(|(_, p)| p.peer_urls.clone()).collect();
+    for (url, described) in describe::all(&others, connector).await {
+        let Ok(described) = described else { continue };
+        if described.cluster_id != identity.cluster_id {
+            tracing::error!(
+                peer = url,
+                its_cluster_id = format_args!("{:x}", described.cluster_id),
+                cluster_id = format_args!("{:x}", identity.cluster_id),
+                "a member that is listed in --initial-cluster is of another cluster: its --initial-cluster or \
+                 --initial-cluster-token differs from this member's"
+            );
+            continue;
+        }
+        if described.members.iter().any(|member| member.id == identity.member_id && member.is_started()) {
+            return Err(BootstrapError::AlreadyBootstrapped {
+                member_id: identity.member_id,
+                peer: url,
+                data_dir: data_dir.display().to_string(),
+            });
+        }
     }
-    let digest: [u8; 20] = digest.finalize().into();
-    digest.iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
+    Ok(Beginning { identity, founders })
 }
 
-/// The file's text: the ids, and a checksum of those two lines. A flipped bit makes one id into another.
-fn format(identity: Identity) -> String {
-    let ids = format!("cluster_id: {:016x}\nmember_id: {:016x}\n", identity.cluster_id, identity.member_id);
-    let sum = crc32c::crc32c(ids.as_bytes());
-    format!("{ids}sum: {sum:08x}\n")
+/// Becomes a member that somebody added to a running cluster.
+async fn join(
+    cluster: &InitialCluster,
+    data_dir: &Path,
+    name: &str,
+    connector: &PeerConnector,
+) -> Result<Beginning, BootstrapError> {
+    let others: Vec<String> = cluster
+        .members
+        .iter()
+        .filter(|member| member.name != name)
+        .flat_map(|member| member.peer_urls.clone())
+        .collect();
+    let mut reasons = Vec::new();
+    for (url, described) in describe::all(&others, connector).await {
+        match described {
+            Ok(described) => {
+                let identity = recognize(cluster, own_urls(cluster, name), &url, &described, data_dir)?;
+                return Ok(Beginning { identity, founders: BTreeMap::new() });
+            }
+            Err(reason) => reasons.push(format!("{url}: {reason}")),
+        }
+    }
+    if reasons.is_empty() {
+        reasons.push("--initial-cluster lists no other member".to_owned());
+    }
+    Err(BootstrapError::NobodyAnswers { reasons: reasons.join(", ") })
 }
 
-fn parse(bytes: &[u8]) -> Option<Identity> {
+/// Finds this member among those that the cluster has.
+fn recognize(
+    cluster: &InitialCluster,
+    own: &[String],
+    peer: &str,
+    described: &Described,
+    data_dir: &Path,
+) -> Result<Identity, BootstrapError> {
+    let sorted = |urls: &[String]| urls.iter().cloned().collect::<BTreeSet<_>>();
+    let other = |reason: String| {
+        let members: Vec<String> = described.members.iter().map(|member| member.peer_urls.join(",")).collect();
+        BootstrapError::OtherMembers { reason, members: members.join(" "), listed: cluster.to_string() }
+    };
+    if described.members.len() != cluster.members.len() {
+        return Err(other("member count is unequal".to_owned()));
+    }
+    for member in &cluster.members {
+        if !described.members.iter().any(|known| sorted(&known.peer_urls) == sorted(&member.peer_urls)) {
+            return Err(other(format!("unmatched member while checking PeerURLs {}", member.peer_urls.join(","))));
+        }
+    }
+    // Invariant: it was matched above.
+    let Some(member) = described.members.iter().find(|known| sorted(&known.peer_urls) == sorted(own)) else {
+        return Err(other("this member is not in it".to_owned()));
+    };
+    if member.is_started() {
+        return Err(BootstrapError::AlreadyBootstrapped {
+            member_id: member.id,
+            peer: peer.to_owned(),
+            data_dir: data_dir.display().to_string(),
+        });
+    }
+    described.check_version().map_err(|(cluster, own)| BootstrapError::TooOld { cluster, own })?;
+    Ok(Identity { cluster_id: described.cluster_id, member_id: member.id })
+}
+
+/// The file's text: the ids, the founders, and a checksum of those lines. A flipped bit makes one id into another.
+fn format(beginning: &Beginning) -> String {
+    let Identity { cluster_id, member_id } = beginning.identity;
+    let mut text = format!("cluster_id: {cluster_id:016x}\nmember_id: {member_id:016x}\n");
+    for (id, peer) in &beginning.founders {
+        // Invariant: a String grows.
+        writeln!(text, "founder: {id:016x} {}", peer.peer_urls.join(",")).expect("invariant: a String grows");
+    }
+    let sum = crc32c::crc32c(text.as_bytes());
+    format!("{text}sum: {sum:08x}\n")
+}
+
+fn parse(bytes: &[u8]) -> Option<Beginning> {
     let text = str::from_utf8(bytes).ok()?;
     let mut lines = text.lines();
     let mut id = |name: &str| u64::from_str_radix(lines.next()?.strip_prefix(name)?.trim(), 16).ok();
     let identity = Identity { cluster_id: id("cluster_id:")?, member_id: id("member_id:")? };
-    (text == format(identity)).then_some(identity)
+    let mut founders = BTreeMap::new();
+    for line in lines {
+        let Some(founder) = line.strip_prefix("founder: ") else { break };
+        let (id, urls) = founder.split_once(' ')?;
+        let peer_urls = urls.split(',').map(str::to_owned).collect();
+        founders.insert(u64::from_str_radix(id, 16).ok()?, Peer { peer_urls, joins_as_voter: true });
+    }
+    let beginning = Beginning { identity, founders };
+    (text == format(&beginning)).then_some(beginning)
 }
 
 /// Writes the file beside its name and renames it, so that it is there whole or not at all.
-fn write(path: &Path, identity: Identity) -> std::io::Result<()> {
+fn write(path: &Path, beginning: &Beginning) -> std::io::Result<()> {
     let temporary = path.with_extension("new");
     let mut file = fs::File::create(&temporary)?;
-    file.write_all(format(identity).as_bytes())?;
+    file.write_all(format(beginning).as_bytes())?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
@@ -119,14 +283,7 @@ fn write(path: &Path, identity: Identity) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ids_are_etcds() {
-        // What etcd 3.4.23 reports for its default flags.
-        let member = member_id(&["http://localhost:2380".to_owned()], "etcd-cluster");
-        assert_eq!(member, 0x8e9e_05c5_2164_694d);
-        assert_eq!(cluster_id(&[member]), 0xcdf8_1819_4e3a_8c32);
-    }
+    use crate::peer::describe::DescribedMember;
 
     fn config(args: &[&str]) -> Config {
         let args = args.iter().map(ToString::to_string);
@@ -136,30 +293,85 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_first_start_decides() {
+    #[tokio::test]
+    async fn the_first_start_decides() {
         let dir = tempfile::tempdir().unwrap();
-        let new = config(&["--initial-advertise-peer-urls=http://a:2380"]);
-        let existing = config(&["--initial-advertise-peer-urls=http://b:2380", "--initial-cluster-state=existing"]);
-        let refused = identity(dir.path(), &existing).unwrap_err();
-        assert!(
-            refused.to_string().starts_with("--initial-cluster-state=existing is not supported yet: "),
-            "{refused}"
-        );
-        let first = identity(dir.path(), &new).unwrap();
-        assert_eq!(identity(dir.path(), &existing).unwrap(), first);
+        let new = config(&["--initial-advertise-peer-urls=http://127.0.0.1:2380"]);
+        let existing = config(&[
+            "--initial-advertise-peer-urls=http://127.0.0.2:2380",
+            "--initial-cluster=default=http://127.0.0.2:2380",
+            "--initial-cluster-state=existing",
+        ]);
+        let refused = begin(dir.path(), &existing, &PeerConnector::plain()).await.unwrap_err().to_string();
+        assert!(refused.contains("--initial-cluster lists no other member"), "{refused}");
+        let first = begin(dir.path(), &new, &PeerConnector::plain()).await.unwrap();
+        assert_eq!(begin(dir.path(), &existing, &PeerConnector::plain()).await.unwrap(), first);
         let written = fs::read(dir.path().join(FILE)).unwrap();
         for (byte, bit) in (0..written.len()).flat_map(|byte| (0..8).map(move |bit| (byte, bit))) {
             let mut damaged = written.clone();
             damaged[byte] ^= 1 << bit;
             assert!(parse(&damaged).is_none(), "bit {bit} of byte {byte}: {:?}", String::from_utf8_lossy(&damaged));
         }
-        let ids_only = written.len()
-            - "sum: 00000000
-"
-            .len();
+        let ids_only = written.len() - "sum: 00000000\n".len();
         assert!(parse(&written[..ids_only]).is_none(), "without the checksum");
         fs::write(dir.path().join(FILE), "cluster_id: x\n").unwrap();
-        assert!(matches!(identity(dir.path(), &new), Err(BootstrapError::Damaged { .. })));
+        assert!(matches!(begin(dir.path(), &new, &PeerConnector::plain()).await, Err(BootstrapError::Damaged { .. })));
+    }
+
+    #[tokio::test]
+    async fn founders_are_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = "--initial-cluster=a=http://127.0.0.1:1,b=http://127.0.0.1:2,b=http://127.0.0.1:3";
+        let b = config(&[list, "--name=b", "--initial-advertise-peer-urls=http://127.0.0.1:3,http://127.0.0.1:2"]);
+        let first = begin(dir.path(), &b, &PeerConnector::plain()).await.unwrap();
+        assert_eq!(first.founders.len(), 2);
+        assert_eq!(first.founders[&first.identity.member_id].peer_urls, ["http://127.0.0.1:2", "http://127.0.0.1:3"]);
+        let written = fs::read(dir.path().join(FILE)).unwrap();
+        assert_eq!(parse(&written), Some(first));
+    }
+
+    #[tokio::test]
+    async fn who_is_not_listed_is_told_so() {
+        let dir = tempfile::tempdir().unwrap();
+        for (args, expected) in [
+            (
+                &["--initial-cluster=a=http://127.0.0.1:1"][..],
+                "couldn't find local name \"default\" in the initial cluster configuration",
+            ),
+            (
+                &["--initial-cluster=default=http://127.0.0.1:1"],
+                "--initial-cluster has default=http://127.0.0.1:1 but missing from --initial-advertise-peer-urls=http://localhost:2380",
+            ),
+        ] {
+            let refused = begin(dir.path(), &config(args), &PeerConnector::plain()).await.unwrap_err().to_string();
+            assert!(refused.starts_with(expected), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_joining_member_finds_itself() {
+        let member = |id, url: &str, name: &str| DescribedMember {
+            id,
+            peer_urls: vec![url.to_owned()],
+            name: name.to_owned(),
+            client_urls: vec![],
+        };
+        let described = |second: DescribedMember| Described {
+            cluster_id: 9,
+            cluster_version: "3.5.0".to_owned(),
+            members: vec![member(1, "http://a:1", "a"), second],
+        };
+        let listed = InitialCluster::parse("a=http://a:1,b=http://b:1", "t").unwrap();
+        let own = ["http://b:1".to_owned()];
+        let find = |described: &Described| {
+            recognize(&listed, &own, "http://a:1", described, Path::new("/d")).map_err(|error| error.to_string())
+        };
+        assert_eq!(find(&described(member(2, "http://b:1", ""))), Ok(Identity { cluster_id: 9, member_id: 2 }));
+        assert!(find(&described(member(2, "http://b:1", "b"))).unwrap_err().contains("already been bootstrapped"));
+        assert!(find(&described(member(2, "http://c:1", ""))).unwrap_err().contains("unmatched member"));
+        let three = Described { members: vec![], ..described(member(2, "http://b:1", "")) };
+        assert!(find(&three).unwrap_err().contains("member count is unequal"));
+        let newer = Described { cluster_version: "99.0.0".to_owned(), ..described(member(2, "http://b:1", "")) };
+        assert!(find(&newer).unwrap_err().contains("upgrade it first"));
     }
 }

@@ -17,6 +17,8 @@ const NEW_FORMAT_FILE: &str = "FORMAT.new";
 const LOCK_FILE: &str = "LOCK";
 /// The same name as in etcd, so that backups and volume mounts need not be changed.
 const MEMBER_DIR: &str = "member";
+/// The same name as in etcd.
+const FIXTURES_DIR: &str = "fixtures";
 const PRIVATE_DIR: u32 = 0o700;
 const PRIVATE_FILE: u32 = 0o600;
 /// Everybody but the owner.
@@ -115,6 +117,11 @@ impl DataDir {
     /// Where this member's log and store are; it exists.
     pub fn member(&self) -> PathBuf {
         self.path.join(MEMBER_DIR)
+    }
+
+    /// Where certificates are that this member makes for itself; it need not exist.
+    pub fn fixtures(&self) -> PathBuf {
+        self.path.join(FIXTURES_DIR)
     }
 
     /// The directory.

@@ -4,6 +4,7 @@
 //! bodies and headers are etcd's. The JSON gateway and the v2 API are merged into the first by `server`.
 
 use crate::health::{HealthChecks, Probe};
+use crate::listen::OverTls;
 use crate::metrics::{self, Metrics};
 use crate::version::{CLEAT_VERSION, COMPATIBLE_CLUSTER_VERSION, COMPATIBLE_ETCD_VERSION};
 use axum::Router;
@@ -154,9 +155,11 @@ fn probe_answer(answer: crate::health::ProbeAnswer, parameters: &Parameters) -> 
     }
 }
 
-/// Refuses hosts that are not listed (a page elsewhere may have pointed its own name at us) and answers browsers.
+/// Refuses hosts that are not listed (a page elsewhere may have pointed its own name at us) and answers browsers. Over
+/// TLS the certificate has shown that the name is ours; etcd does not look there either.
 async fn check_access(State(rules): State<Arc<AccessRules>>, request: Request, next: Next) -> Response {
     if let Some(allowed) = &rules.host_whitelist
+        && request.extensions().get::<OverTls>().is_none()
         && !host(&request).is_some_and(|host| allowed.iter().any(|allowed| allowed == host))
     {
         tracing::warn!(path = request.uri().path(), "refusing request: its host is not in --host-whitelist");
@@ -339,6 +342,10 @@ mod tests {
             let allowed = answered.get(header::ACCESS_CONTROL_ALLOW_ORIGIN).map(|value| value.to_str().unwrap());
             assert_eq!((found.as_u16(), allowed), (status, origin), "{headers:?}");
         }
+        let mut secure = request(Method::GET, "/livez", &[("host", "evil")]);
+        secure.extensions_mut().insert(OverTls);
+        let (status, ..) = send(guarded(router(state(HEALTHY)), rules), secure).await;
+        assert_eq!(status, StatusCode::OK);
         let open = guarded(router(state(HEALTHY)), AccessRules::default());
         let (status, headers, _) = send(open, request(Method::OPTIONS, "/v3/kv/put", &[("host", "x")])).await;
         assert_eq!(

@@ -48,8 +48,9 @@ const CHECKPOINTS_IN_ENTRY: usize = 1000;
 /// Leases that may expire in a second after a promotion: below the rate of revocations, so that others are not held up.
 const SMOOTH_PER_SECOND: usize = 750;
 
-/// How the lessor proposes a command.
-pub(crate) type Propose = Box<dyn Fn(Op) -> BoxFuture<'static, Result<Outcome, Error>> + Send + Sync>;
+/// How the lessor proposes a command as the leader of a term, and of no other: what a leader finds that was deposed while
+/// it slept must not reach the log of the next one, who may have renewed the lease.
+pub(crate) type Propose = Box<dyn Fn(Op, u64) -> BoxFuture<'static, Result<Outcome, Error>> + Send + Sync>;
 
 /// The life of one lease.
 struct Clock {
@@ -65,7 +66,8 @@ struct Clock {
 
 #[derive(Default)]
 struct State {
-    leading: bool,
+    /// The term in which this member leads.
+    leading: Option<u64>,
     leases: HashMap<i64, Clock>,
     /// When to look at a lease again: never later than it has to be, often earlier, because a keepalive only moves
     /// `Clock::expiry`.
@@ -187,9 +189,9 @@ impl Lessor {
         self.election_timeout.mul_f64(1.5).as_secs_f64().ceil() as i64
     }
 
-    /// Begins to lead. `leases` reads the store's leases; it is called under the lessor's lock, so that no grant or
+    /// Begins to lead in a term. `leases` reads the store's leases; it is called under the lessor's lock, so that no grant or
     /// revocation falls between.
-    pub(crate) fn promote(&self, leases: impl FnOnce() -> Vec<(i64, Lease)>) {
+    pub(crate) fn promote(&self, term: u64, leases: impl FnOnce() -> Vec<(i64, Lease)>) {
         let now = Instant::now();
         let mut state = self.state.lock();
         let leases: HashMap<i64, Lease> = leases().into_iter().collect();
@@ -197,7 +199,7 @@ impl Lessor {
         let mut expiries: Vec<(Instant, i64)> =
             leases.iter().map(|(id, lease)| (now + seconds(rest(lease)) + self.election_timeout, *id)).collect();
         smooth(&mut expiries);
-        *state = State { leading: true, ..State::default() };
+        *state = State { leading: Some(term), ..State::default() };
         for (expiry, id) in expiries {
             let lease = &leases[&id];
             let clock = Clock::new(lease.ttl, lease.remaining_ttl, expiry, now);
@@ -222,7 +224,7 @@ impl Lessor {
             return;
         }
         let mut state = self.state.lock();
-        if !state.leading {
+        if state.leading.is_none() {
             return;
         }
         let (mut sooner, mut gone) = (false, false);
@@ -255,17 +257,17 @@ impl Lessor {
     }
 
     /// Gives a lease its full time again, and returns that time in seconds. The caller has made sure that this member
-    /// still leads. A lease whose revocation is under way is waited for: the caller bounds the wait.
+    /// still leads in `term`. A lease whose revocation is under way is waited for: the caller bounds the wait.
     ///
     /// # Errors
     /// [`Error::LeaseNotFound`]; [`Error::NotLeader`]; what the proposal says that undoes a checkpoint.
-    pub(crate) async fn renew(&self, id: i64, propose: &Propose) -> Result<i64, Error> {
+    pub(crate) async fn renew(&self, id: i64, term: u64, propose: &Propose) -> Result<i64, Error> {
         loop {
             let mut settled = std::pin::pin!(self.settled.notified());
             settled.as_mut().enable();
             let checkpointed = {
                 let mut state = self.state.lock();
-                if !state.leading {
+                if state.leading != Some(term) {
                     return Err(Error::NotLeader);
                 }
                 let now = Instant::now();
@@ -280,7 +282,7 @@ impl Lessor {
             };
             if checkpointed {
                 // Else a new leader would give the lease only the rest, while the client counts on the whole.
-                let outcome = propose(checkpoint(vec![LeaseCheckpoint { id, remaining_ttl: 0 }])).await?;
+                let outcome = propose(checkpoint(vec![LeaseCheckpoint { id, remaining_ttl: 0 }]), term).await?;
                 outcome.result?;
                 if let Some(clock) = self.state.lock().leases.get_mut(&id) {
                     clock.remaining_ttl = 0;
@@ -291,13 +293,13 @@ impl Lessor {
         }
     }
 
-    /// Waits until this member's lessor leads. Cancellation safe; the caller bounds the wait.
-    pub(crate) async fn promoted(&self) {
+    /// Waits until this member's lessor leads, and returns in which term. Cancellation safe; the caller bounds the wait.
+    pub(crate) async fn promoted(&self) -> u64 {
         loop {
             let mut settled = std::pin::pin!(self.settled.notified());
             settled.as_mut().enable();
-            if self.state.lock().leading {
-                return;
+            if let Some(term) = self.state.lock().leading {
+                return term;
             }
             settled.await;
         }
@@ -307,9 +309,9 @@ impl Lessor {
     ///
     /// # Errors
     /// [`Error::NotLeader`].
-    pub(crate) fn remaining(&self, id: i64) -> Result<Option<(i64, i64)>, Error> {
+    pub(crate) fn remaining(&self, id: i64, term: u64) -> Result<Option<(i64, i64)>, Error> {
         let state = self.state.lock();
-        if !state.leading {
+        if state.leading != Some(term) {
             return Err(Error::NotLeader);
         }
         let now = Instant::now();
@@ -321,7 +323,7 @@ impl Lessor {
     pub(crate) fn by_expiry(&self) -> Option<Vec<i64>> {
         let mut leases: Vec<(Instant, i64)> = {
             let state = self.state.lock();
-            state.leading.then(|| state.leases.iter().map(|(id, clock)| (clock.expiry, *id)).collect())?
+            state.leading.map(|_| state.leases.iter().map(|(id, clock)| (clock.expiry, *id)).collect())?
         };
         leases.sort_unstable();
         Some(leases.into_iter().map(|(_, id)| id).collect())
@@ -352,19 +354,25 @@ impl Lessor {
             let room = IN_FLIGHT - under_way.len().min(IN_FLIGHT);
             if room > 0 {
                 let now = Instant::now();
-                let step = self.state.lock().step(now, room.min(allowance.at(now)));
+                let (term, step) = {
+                    let mut state = self.state.lock();
+                    let step = state.step(now, room.min(allowance.at(now)));
+                    // Without a term there are no leases.
+                    (state.leading.unwrap_or_default(), step)
+                };
                 allowance.take(step.expired.len());
                 for id in step.expired {
-                    let revoked = propose(Op::LeaseRevoke(LeaseRevokeRequest { id }));
+                    let revoked = propose(Op::LeaseRevoke(LeaseRevokeRequest { id }), term);
                     under_way.push(Box::pin(async move { Ended::Revocation(id, revoked.await) }));
                 }
                 if !step.checkpoints.is_empty() {
-                    let written = propose(checkpoint(step.checkpoints));
+                    let written = propose(checkpoint(step.checkpoints), term);
                     under_way.push(Box::pin(async move { Ended::Checkpoint(written.await.map(drop)) }));
                 }
                 if step.wake.is_some_and(|wake| wake <= now) && under_way.len() < IN_FLIGHT {
                     // Something is due that the allowance does not cover yet.
                     tokio::select! {
+                        biased;
                         () = stop.cancelled() => return,
                         () = tokio::time::sleep(Allowance::REFILL) => {}
                         Some(ended) = under_way.next() => self.end(ended),
@@ -373,6 +381,7 @@ impl Lessor {
                 }
                 let far = now + CHECKPOINT_INTERVAL;
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep_until(step.wake.unwrap_or(far).min(far)), if under_way.len() < IN_FLIGHT => {}
                     () = self.rescheduled.notified() => {}
@@ -380,6 +389,7 @@ impl Lessor {
                 }
             } else {
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => return,
                     Some(ended) = under_way.next() => self.end(ended),
                 }

@@ -1,6 +1,9 @@
 //! The member process.
 
+mod background;
+mod blocking;
 mod bootstrap;
+mod cluster;
 mod compactor;
 pub mod config;
 pub mod data_dir;
@@ -12,10 +15,17 @@ pub mod logging;
 pub mod metrics;
 mod node;
 pub mod notify;
+mod open;
+mod peer;
 mod quota;
 pub mod raft;
 pub mod server;
+#[cfg(test)]
+mod simulation;
 mod storage;
+mod sync;
+pub mod tls;
 mod v3;
 pub mod version;
+mod wall_clock;
 mod watch;

@@ -20,8 +20,12 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 
-/// Libraries that report every frame or every vote; they are heard one level later than the member itself.
-const TALKATIVE: [&str; 5] = ["h2", "hyper", "hyper_util", "openraft", "tower"];
+/// Libraries that report every frame; they are heard one level later than the member itself.
+const TALKATIVE: [&str; 4] = ["h2", "hyper", "hyper_util", "tower"];
+
+/// It warns of every request that a member which is away does not answer, many times a second. What an operator must
+/// know of that, the member says itself.
+const CONSENSUS: &str = "openraft";
 
 /// Logging could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -55,13 +59,14 @@ fn subscriber<W>(level: LogLevel, format: LogFormat, outputs: Mutex<W>) -> impl 
 where
     W: Write + Send + 'static,
 {
-    let (own, libraries) = match level {
-        LogLevel::Debug => (LevelFilter::DEBUG, LevelFilter::INFO),
-        LogLevel::Info => (LevelFilter::INFO, LevelFilter::WARN),
-        LogLevel::Warn => (LevelFilter::WARN, LevelFilter::ERROR),
-        LogLevel::Error => (LevelFilter::ERROR, LevelFilter::ERROR),
+    let (own, libraries, consensus) = match level {
+        LogLevel::Debug => (LevelFilter::DEBUG, LevelFilter::INFO, LevelFilter::INFO),
+        LogLevel::Info => (LevelFilter::INFO, LevelFilter::WARN, LevelFilter::ERROR),
+        LogLevel::Warn => (LevelFilter::WARN, LevelFilter::ERROR, LevelFilter::ERROR),
+        LogLevel::Error => (LevelFilter::ERROR, LevelFilter::ERROR, LevelFilter::ERROR),
     };
-    let filter = Targets::new().with_default(own).with_targets(TALKATIVE.map(|name| (name, libraries)));
+    let targets = TALKATIVE.map(|name| (name, libraries));
+    let filter = Targets::new().with_default(own).with_targets(targets).with_target(CONSENSUS, consensus);
     let lines = tracing_subscriber::fmt::layer().event_format(Lines { format }).with_writer(outputs);
     tracing_subscriber::registry().with(filter).with(lines)
 }
@@ -274,8 +279,9 @@ mod tests {
     fn levels_filter_and_libraries_are_quieter() {
         let text = logged(LogLevel::Info, LogFormat::Console, || {
             tracing::debug!("hidden");
-            tracing::info!(target: "openraft::core", "hidden");
-            tracing::warn!(target: "openraft::core", "shown");
+            tracing::warn!(target: "openraft::core", "hidden");
+            tracing::info!(target: "hyper::proto", "hidden");
+            tracing::error!(target: "openraft::core", "shown");
         });
         assert_eq!(text.lines().count(), 1, "{text}");
     }

@@ -1,7 +1,7 @@
 //! `cleat`: reads the settings, runs a member until a signal comes, and ends the way etcd ends.
 
 use server::config::{self, Command, Config};
-use server::server::Server;
+use server::server::{End, Server, StartError};
 use server::{logging, notify, version};
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -42,7 +42,9 @@ fn main() -> ExitCode {
             result
         });
     match result {
-        Ok(signal) => end_by(signal),
+        Ok(Some(signal)) => end_by(signal),
+        // The member was removed, and has said so.
+        Ok(None) => ExitCode::SUCCESS,
         Err(error) => {
             // The errors of a member say what caused them.
             tracing::error!(%error, "member failed");
@@ -51,9 +53,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a member until a signal asks it to stop, and returns that signal. A broken member is an error at once: it
-/// must not answer anything more.
-async fn run(config: Config) -> anyhow::Result<SignalKind> {
+/// Runs a member until a signal asks it to stop, and returns that signal, or until it is removed from its cluster. A
+/// broken member is an error at once: it must not answer anything more.
+async fn run(config: Config) -> anyhow::Result<Option<SignalKind>> {
     let mut signals = Signals::new()?;
     for warning in &config.warnings {
         tracing::warn!(warning, "check the settings");
@@ -68,8 +70,11 @@ async fn run(config: Config) -> anyhow::Result<SignalKind> {
     );
     let welcome = welcome(&config);
     let mut member = tokio::select! {
-        started = Box::pin(Server::start(config)) => started?,
-        stop = signals.next() => return Ok(stop),
+        started = Box::pin(Server::start(config)) => match started {
+            Err(StartError::Ended(End::Removed)) => return Ok(None),
+            started => started?,
+        },
+        stop = signals.next() => return Ok(Some(stop)),
     };
     tracing::info!("ready to serve client requests");
     if let Err(error) = notify::ready(std::env::var_os("NOTIFY_SOCKET").as_deref()) {
@@ -80,12 +85,18 @@ async fn run(config: Config) -> anyhow::Result<SignalKind> {
     }
     let stop = tokio::select! {
         stop = signals.next() => stop,
-        fault = member.fault() => anyhow::bail!(fault),
+        end = member.end() => match end {
+            End::Fault(reason) => anyhow::bail!(reason),
+            End::Removed => {
+                member.shutdown().await;
+                return Ok(None);
+            }
+        },
     };
     tracing::info!(signal = stop.as_raw_value(), "stopping; a second signal ends at once");
     tokio::select! {
-        () = member.shutdown() => Ok(stop),
-        second = signals.next() => Ok(second),
+        () = member.shutdown() => Ok(Some(stop)),
+        second = signals.next() => Ok(Some(second)),
     }
 }
 

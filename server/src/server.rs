@@ -2,50 +2,50 @@
 //!
 //! Start order: data directory, identity, log, store, raft, leadership, services, listeners. Shutdown is the reverse:
 //! stop accepting, end streams and calls, stop the tasks, stop raft, flush and close the store. A part that breaks
-//! reports once through [`Server::fault`], and the process ends without answering anything more.
+//! reports once through [`Server::end`], and the process ends without answering anything more.
 
+use crate::background::{EndSender, Kept, follow_peers, lead_leases, publish, purge_log, watch_raft, watch_removal};
 use crate::bootstrap::{self, BootstrapError, FILE as IDENTITY_FILE};
+use crate::cluster::{Cluster, Rules};
 use crate::compactor;
-use crate::config::{Config, MetricsLevel};
+use crate::config::{Config, ListenUrl, MetricsLevel};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::health::{Alarm, GrpcHealth, HealthChecks};
 use crate::http::{self, AccessRules, HttpState};
 use crate::lessor::Lessor;
-use crate::listen::{Bound, Front, GrpcRoutes, LeaderGate, ListenError, ListenSettings, Listeners};
+use crate::listen::{Bound, Front, GrpcRoutes, LeaderGate, ListenError, ListenSettings, Listeners, Traffic};
 use crate::metrics::Metrics;
-use crate::node::{Identity, Limits, Node};
+use crate::node::{Identity, Limits, Node, Parts};
+use crate::open::{Core, open_core};
+use crate::peer::describe;
+use crate::peer::grpc::PeerGrpc;
+use crate::peer::link::MESSAGE_BYTES_MAX;
+use crate::peer::service::PeerService;
 use crate::quota::Quota;
-use crate::raft::log_store::{LogExtent, LogStore, LogStoreOptions};
-use crate::raft::network::Alone;
-use crate::raft::state_machine::{StateMachine, raft_position};
-use crate::raft::types::{LogId, Peer, Raft};
-use crate::raft::wal::{WalError, WalStats};
-use crate::storage::{DatabaseFailure, FLUSH_EARLY_BYTES, FaultSender, Pace, Storage};
+use crate::raft::log_store::LogExtent;
+use crate::raft::snapshot::Receiver;
+use crate::raft::wal::WalError;
+use crate::storage::{DatabaseFailure, Storage};
+use crate::tls::{Tls, TlsAcceptor, TlsError};
 use crate::v3::cluster::ClusterService;
 use crate::v3::kv::KvService;
 use crate::v3::lease::{LeaseService, proposer};
 use crate::v3::maintenance::MaintenanceService;
 use crate::v3::watch::WatchService;
 use crate::watch::hub::Hub;
-use api::cleatpb::MemberAttributes;
-use api::cleatpb::command::Op;
 use api::etcdserverpb::{AlarmType, RangeRequest};
 use api::server::cluster_server::ClusterServer;
 use api::server::health_server::HealthServer;
 use api::server::kv_server::KvServer;
 use api::server::lease_server::LeaseServer;
 use api::server::maintenance_server::MaintenanceServer;
+use api::server::peer_server::PeerServer;
 use api::server::watch_server::WatchServer;
-use openraft::async_runtime::WatchReceiver;
-use openraft::{ServerState, SnapshotPolicy};
-use parking_lot::Mutex;
 use prometheus::IntCounter;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use store::{Applied, Notice, Reader};
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -53,24 +53,14 @@ use tokio_util::task::TaskTracker;
 /// What a request may take beside its payload: the gRPC frame limit is that much higher. etcd's figure.
 const REQUEST_OVERHEAD_BYTES: usize = 512 << 10;
 
-/// How long the only voter may take to elect itself: two writes to the log.
-const ELECTION_DEADLINE: Duration = Duration::from_secs(30);
-
 /// How long calls under way may take when the member stops.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
-/// How often the log is looked at for what can be purged.
-const PURGE_INTERVAL: Duration = Duration::from_millis(100);
+/// Streams between members end when the connection does, so there is little to wait for.
+const PEER_SHUTDOWN_GRACE: Duration = Duration::from_millis(100);
 
-/// A snapshot is a position and costs nothing, but raft takes it behind what it is doing.
-const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(1);
-
-/// Segments kept for members that are a little behind, however few entries they hold; the one that is being written is
-/// one of them.
-const CATCH_UP_SEGMENTS: u64 = 6;
-
-/// Log entries kept behind what is durable in the store, for members that are a little behind.
-const CATCH_UP_ENTRIES: u64 = 5000;
+/// How often a member that waits for its cluster says what it waits for.
+const WAITING_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why a member did not start.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +89,9 @@ pub enum StartError {
         /// The id that the file names.
         member_id: u64,
     },
+    /// A certificate or another file of TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -108,6 +101,29 @@ pub enum StartError {
     /// The metrics could not be registered, or a thread not be started.
     #[error("cannot start: {0}")]
     Internal(String),
+    /// The member ended while it was waiting for its cluster.
+    #[error("{0}")]
+    Ended(End),
+}
+
+/// Why a member ends by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// A part of it is broken.
+    Fault(String),
+    /// It was removed from its cluster.
+    Removed,
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Fault(reason) => f.write_str(reason),
+            Self::Removed => {
+                f.write_str("this member has been removed from the cluster; its data directory is of no more use")
+            }
+        }
+    }
 }
 
 /// A running member.
@@ -119,11 +135,14 @@ pub struct Server {
     hub: Arc<Hub>,
     lessor: Arc<Lessor>,
     listeners: Listeners,
+    peer_listeners: Listeners,
+    cluster: Arc<Cluster>,
+    snapshots: Option<Receiver>,
     tasks: TaskTracker,
     stop: CancellationToken,
     /// False once the member stops: gRPC health checks send clients elsewhere.
     serving: watch::Sender<bool>,
-    faults: mpsc::Receiver<String>,
+    ends: mpsc::Receiver<End>,
     /// Holds the lock on the data directory until the end.
     _data_dir: DataDir,
 }
@@ -132,18 +151,6 @@ impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Server").field("identity", &self.node.identity()).finish_non_exhaustive()
     }
-}
-
-/// The open parts below the services.
-struct Core {
-    raft: Raft<StateMachine>,
-    reader: Reader,
-    log: Arc<WalStats>,
-    log_extent: LogExtent,
-    storage: Storage,
-    storage_thread: std::thread::JoinHandle<()>,
-    hub: Arc<Hub>,
-    lessor: Arc<Lessor>,
 }
 
 impl Server {
@@ -155,81 +162,169 @@ impl Server {
         let metrics = Metrics::new(config.metrics == MetricsLevel::Extensive)
             .map_err(|error| StartError::Internal(error.to_string()))?;
         let data_dir = DataDir::open(&config.data_dir)?;
-        let identity = bootstrap::identity(data_dir.path(), &config)?;
-        let (fault_sender, faults) = mpsc::channel(1);
-        let core = open_core(&config, &data_dir, identity, &metrics, fault_sender.clone()).await?;
+        let tls = Tls::open(&config, &data_dir.fixtures())?;
+        let beginning = bootstrap::begin(data_dir.path(), &config, &tls.connector).await?;
+        let identity = beginning.identity;
+        let (end_sender, ends) = mpsc::channel(1);
+        let core =
+            open_core(&config, &data_dir, &beginning, &metrics, (end_sender.clone(), tls.connector.clone())).await?;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let limits = Limits {
             request_bytes: config.max_request_bytes,
             // etcd's: long enough for a change of leader.
             request_timeout: Duration::from_secs(5) + 2 * config.election_timeout,
+            heartbeat_interval: config.heartbeat_interval,
+            election_timeout: config.election_timeout,
         };
-        let node = Node::start(core.raft, core.reader, core.log, identity, limits, &tasks, &stop);
+        let Core { raft, reader, log, transport, forwards, .. } = core;
+        let parts = Parts { raft, reader, log, transport, forwards, identity, limits };
+        let node = Node::start(parts, &tasks, &stop);
+        let rules = Rules { strict: config.strict_reconfig_check, max_learners: config.max_learners };
+        let settings = ListenSettings::new(&config);
         let mut server = Self {
+            cluster: Arc::new(Cluster::new(node.clone(), rules)),
             node,
             log: core.log_extent,
             storage: core.storage,
             storage_thread: core.storage_thread,
             hub: core.hub,
             lessor: core.lessor,
-            listeners: Listeners::new(&ListenSettings::new(&config), &metrics),
+            snapshots: Some(core.snapshots),
+            listeners: Listeners::new(&settings, Some(Traffic::of_clients(&metrics))),
+            peer_listeners: Listeners::new(&settings, None),
             tasks,
             stop,
             serving: watch::Sender::new(true),
-            faults,
+            ends,
             _data_dir: data_dir,
         };
-        if let Err(error) = server.serve(&config, &metrics, &fault_sender).await {
+        if let Err(error) = server.serve(&config, &tls, &metrics, &end_sender).await {
             server.stop_parts().await;
             return Err(error);
         }
         Ok(server)
     }
 
-    /// Everything that needs the node: leadership, tasks, services, listeners.
-    async fn serve(&mut self, config: &Config, metrics: &Arc<Metrics>, faults: &FaultSender) -> Result<(), StartError> {
+    /// Everything that needs the node: peers, leadership, tasks, services, listeners.
+    async fn serve(
+        &mut self,
+        config: &Config,
+        tls: &Tls,
+        metrics: &Arc<Metrics>,
+        ends: &EndSender,
+    ) -> Result<(), StartError> {
         let node = self.node.clone();
-        node.ready().await.map_err(|error| StartError::Raft(error.text().to_owned()))?;
         let quota = Arc::new(Quota::new(config.quota_bytes, &node));
+        let failures = &metrics.network.stream_failures;
+        let leases = LeaseService::new(
+            node.clone(),
+            Arc::clone(&self.lessor),
+            Arc::clone(&quota),
+            failures.with_label_values(&["receive", "lease-keepalive"]),
+        );
+        self.spawn_tasks(config, &quota, ends);
         export_metrics(metrics, &node, &quota, (Arc::clone(&self.hub), Arc::clone(&self.lessor)));
-        self.tasks.spawn(lead_leases(node.clone(), Arc::clone(&self.lessor), self.stop.clone()));
-        let lessor = Arc::clone(&self.lessor);
-        let (propose, stop) = (proposer(node.clone()), self.stop.clone());
-        self.tasks.spawn(async move { lessor.run(propose, stop).await });
-        self.tasks.spawn(watch_raft(node.clone(), faults.clone(), self.stop.clone()));
-        self.tasks.spawn(purge_log(node.clone(), self.log.clone(), config.snapshot_count, self.stop.clone()));
-        self.tasks.spawn(Arc::clone(&quota).watch_space(node.clone(), self.stop.clone()));
-        if let Some(mode) = config.auto_compaction {
-            self.tasks.spawn(compactor::run(node.clone(), mode, self.stop.clone()));
-        }
-        publish(&node, config).await;
-
-        let routes = self.routes(config, metrics, &quota);
         let checks = Arc::new(health_checks(&node));
         let state = HttpState { metrics: Arc::clone(metrics), checks };
+        let metrics_front = Front::http_only(http::metrics_router(state.clone()));
+        self.serve_peers(config, tls, leases.clone()).await?;
+        self.listen(config, tls.client.as_ref(), &config.listen_metrics_urls, &metrics_front).await?;
+
+        self.wait_ready().await?;
+        self.tasks.spawn(publish(node.clone(), config.clone(), self.stop.clone()));
+        let routes = self.routes(config, metrics, &quota, leases);
         let rules = AccessRules { cors: config.cors.clone(), host_whitelist: config.host_whitelist.clone() };
-        let http = http::guarded(http::router(state.clone()), rules);
+        let http = http::guarded(http::router(state), rules);
         let clients = if config.listen_client_http_urls.is_empty() {
             Front::both(routes, http.clone())
         } else {
             Front::grpc_only(routes)
         };
-        let metrics_front = Front::http_only(http::metrics_router(state));
         let http_front = Front::http_only(http);
-        for (urls, front) in [
-            (&config.listen_client_urls, &clients),
-            (&config.listen_client_http_urls, &http_front),
-            (&config.listen_metrics_urls, &metrics_front),
-        ] {
-            for url in urls {
-                let bound = Bound::new(url, config.socket_reuse_port).await?;
-                self.listeners.serve(bound, front);
-            }
+        self.listen(config, tls.client.as_ref(), &config.listen_client_urls, &clients).await?;
+        self.listen(config, tls.client.as_ref(), &config.listen_client_http_urls, &http_front).await
+    }
+
+    async fn listen(
+        &self,
+        config: &Config,
+        tls: Option<&TlsAcceptor>,
+        urls: &[ListenUrl],
+        front: &Front,
+    ) -> Result<(), StartError> {
+        for url in urls {
+            let bound = Bound::new(url, config.socket_reuse_port, tls).await?;
+            self.listeners.serve(bound, front);
         }
         Ok(())
     }
 
-    fn routes(&self, config: &Config, metrics: &Arc<Metrics>, quota: &Arc<Quota>) -> Arc<GrpcRoutes> {
+    fn spawn_tasks(&self, config: &Config, quota: &Arc<Quota>, ends: &EndSender) {
+        let (node, stop) = (&self.node, &self.stop);
+        self.tasks.spawn(lead_leases(node.clone(), Arc::clone(&self.lessor), stop.clone()));
+        let lessor = Arc::clone(&self.lessor);
+        let (propose, stopped) = (proposer(node.clone()), stop.clone());
+        self.tasks.spawn(async move { lessor.run(propose, stopped).await });
+        self.tasks.spawn(watch_raft(node.clone(), ends.clone(), stop.clone()));
+        self.tasks.spawn(follow_peers(node.clone(), self.log.clone(), stop.clone()));
+        self.tasks.spawn(watch_removal(node.clone(), ends.clone(), stop.clone()));
+        self.tasks.spawn(Arc::clone(&self.cluster).promote(stop.clone()));
+        self.tasks.spawn(purge_log(node.clone(), self.log.clone(), Kept::of(config), stop.clone()));
+        self.tasks.spawn(Arc::clone(quota).watch_space(node.clone(), stop.clone()));
+        if let Some(mode) = config.auto_compaction {
+            self.tasks.spawn(compactor::run(node.clone(), mode, stop.clone()));
+        }
+    }
+
+    /// Opens the peer URLs.
+    async fn serve_peers(&mut self, config: &Config, tls: &Tls, leases: LeaseService) -> Result<(), StartError> {
+        let Some(snapshots) = self.snapshots.take() else { return Ok(()) };
+        let node = self.node.clone();
+        let service = Arc::new(PeerService::new(node.clone(), leases, Arc::clone(&self.cluster), snapshots));
+        let grpc = PeerServer::new(PeerGrpc::new(service, node.clone()))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let router = describe::router(node).route_service("/cleatpb.Peer/{method}", grpc);
+        let front = Front::http_only(router);
+        for url in &config.listen_peer_urls {
+            let bound = Bound::new(url, config.socket_reuse_port, tls.peer.as_ref()).await?;
+            self.peer_listeners.serve(bound, &front);
+        }
+        Ok(())
+    }
+
+    /// Waits until there is a leader and this member has caught up with it, for as long as that takes.
+    async fn wait_ready(&mut self) -> Result<(), StartError> {
+        let node = self.node.clone();
+        let mut ready = pin!(async { while node.ready().await.is_err() {} });
+        loop {
+            tokio::select! {
+                () = &mut ready => return Ok(()),
+                end = self.ends.recv() => {
+                    return Err(StartError::Ended(end.unwrap_or_else(|| End::Fault("a part of the member ended".to_owned()))));
+                }
+                () = tokio::time::sleep(WAITING_LOG_INTERVAL) => {
+                    let others: Vec<String> = self.node.membership().membership().nodes()
+                        .filter(|(id, _)| **id != self.node.identity().member_id)
+                        .map(|(id, peer)| format!("{id:x}={peer}"))
+                        .collect();
+                    tracing::warn!(
+                        leader = format_args!("{:x}", self.node.leader()),
+                        ?others,
+                        "waiting for a majority of the members: start them, and check that they reach each other at their peer URLs"
+                    );
+                }
+            }
+        }
+    }
+
+    fn routes(
+        &self,
+        config: &Config,
+        metrics: &Arc<Metrics>,
+        quota: &Arc<Quota>,
+        lease: LeaseService,
+    ) -> Arc<GrpcRoutes> {
         let node = self.node.clone();
         let max_message = config.max_request_bytes + REQUEST_OVERHEAD_BYTES;
         // The routes refuse larger messages in etcd's words; the generated services must not be stricter.
@@ -246,6 +341,7 @@ impl Server {
             storage: self.storage.clone(),
             quota: Arc::clone(quota),
             metrics: Arc::clone(metrics),
+            cluster: Arc::clone(&self.cluster),
         };
         let failures = &metrics.network.stream_failures;
         let watch = WatchService {
@@ -255,8 +351,6 @@ impl Server {
             stop: self.stop.clone(),
             failures: failures.with_label_values(&["receive", "watch"]),
         };
-        let failures = failures.with_label_values(&["receive", "lease-keepalive"]);
-        let lease = LeaseService::new(node.clone(), Arc::clone(&self.lessor), Arc::clone(quota), failures);
         let health = GrpcHealth::new(self.serving.subscribe());
         let asked = node.clone();
         let leader = LeaderGate::new(move || asked.leader() != 0);
@@ -267,7 +361,10 @@ impl Server {
             .with(WatchServer::new(watch).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
             .with(LeaseServer::new(lease).max_decoding_message_size(decode))
             .with(HealthServer::new(health))
-            .with(ClusterServer::new(ClusterService { node }).max_decoding_message_size(decode));
+            .with(
+                ClusterServer::new(ClusterService { node, cluster: Arc::clone(&self.cluster) })
+                    .max_decoding_message_size(decode),
+            );
         Arc::new(routes)
     }
 
@@ -277,14 +374,17 @@ impl Server {
         (member_id, cluster_id)
     }
 
-    /// Returns when a part of the member is broken, with the reason. The process must end then.
-    pub async fn fault(&mut self) -> String {
-        self.faults.recv().await.unwrap_or_else(|| "the fault channel is closed".to_owned())
+    /// Returns when the member ends by itself. The process must end then.
+    pub async fn end(&mut self) -> End {
+        self.ends.recv().await.unwrap_or_else(|| End::Fault("the member's parts are gone".to_owned()))
     }
 
-    /// Stops the member: ends calls and streams, then flushes and closes the store.
+    /// Stops the member: hands leadership over, ends calls and streams, then flushes and closes the store.
     pub async fn shutdown(self) {
         self.serving.send_replace(false);
+        if self.node.is_leader() && !self.node.is_alone() {
+            self.cluster.hand_over().await;
+        }
         self.stop.cancel();
         self.listeners.shutdown(SHUTDOWN_GRACE).await;
         self.stop_parts().await;
@@ -292,6 +392,7 @@ impl Server {
 
     async fn stop_parts(self) {
         self.stop.cancel();
+        self.peer_listeners.shutdown(PEER_SHUTDOWN_GRACE).await;
         self.tasks.close();
         self.tasks.wait().await;
         if let Err(error) = self.node.raft().shutdown().await {
@@ -305,281 +406,12 @@ impl Server {
     }
 }
 
-/// Opens log and store and starts raft on them.
-async fn open_core(
-    config: &Config,
-    data_dir: &DataDir,
-    identity: Identity,
-    metrics: &Arc<Metrics>,
-    faults: FaultSender,
-) -> Result<Core, StartError> {
-    let wal_dir = config.wal_dir.clone().unwrap_or_else(|| data_dir.member().join("wal"));
-    let database = data_dir.member().join("store.redb");
-    LogStore::check_exists(&wal_dir, &database)?;
-    let log = LogStore::open(&wal_dir, log_options(config, metrics, faults.clone()))?;
-    let (log_stats, log_extent) = (log.stats(), log.extent());
-    let (writer, flusher, reader) =
-        store::open(&database, store::Options::default()).map_err(|fault| DatabaseFailure::new(&database, fault))?;
-    log.check_follows(&wal_dir, &database, raft_position(reader.applied().0))?;
-    let pace = Pace {
-        flush_interval: config.flush_interval,
-        compaction_keys: config.compaction_batch_limit,
-        compaction_pause: config.compaction_sleep_interval,
-    };
-    let commits = metrics.disk.backend_commit_seconds.clone();
-    let mvcc = metrics.mvcc.clone();
-    let compaction = Arc::new(Mutex::new(None));
-    let begun = Arc::clone(&compaction);
-    let on_flush = move |flushed: &store::Flushed, took: Duration| {
-        if flushed.compaction_finished.is_some() {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            mvcc.db_compaction_last.set(now.as_secs() as i64);
-            // One that a restart interrupted has no beginning to count from.
-            if let Some(begun) = begun.lock().take() {
-                mvcc.db_compaction_total_ms.observe(Instant::elapsed(&begun).as_secs_f64() * 1000.0);
-            }
-        }
-        if flushed.changes > 0 || flushed.deleted > 0 {
-            commits.observe(took.as_secs_f64());
-            mvcc.db_compaction_keys.inc_by(flushed.deleted as u64);
-        }
-    };
-    let (storage, storage_thread) = Storage::start(flusher, &database, pace, Box::new(on_flush), faults)
-        .map_err(|error| StartError::Internal(error.to_string()))?;
-    let hub = Arc::new(Hub::new(reader.revision()));
-    let lessor = Arc::new(Lessor::new(config.election_timeout));
-    let parts = Observed {
-        metrics: Arc::clone(metrics),
-        reader: reader.clone(),
-        storage: storage.clone(),
-        hub: Arc::clone(&hub),
-        lessor: Arc::clone(&lessor),
-        slow_apply: config.warning_apply_duration,
-        compaction,
-    };
-    let observer = parts.observer();
-    let state_machine = StateMachine::new(writer, reader.clone(), observer);
-    let raft = Raft::new(identity.member_id, raft_config(config)?, Alone, log, state_machine)
-        .await
-        .map_err(|error| StartError::Raft(error.to_string()))?;
-    lead(&raft, identity, config, data_dir).await?;
-    Ok(Core { raft, reader, log: log_stats, log_extent, storage, storage_thread, hub, lessor })
-}
-
-fn log_options(config: &Config, metrics: &Arc<Metrics>, faults: FaultSender) -> LogStoreOptions {
-    let fsync = metrics.disk.wal_fsync_seconds.clone();
-    if config.unsafe_no_fsync {
-        tracing::warn!("--unsafe-no-fsync: a crash loses acknowledged writes");
-    }
-    LogStoreOptions {
-        sync: !config.unsafe_no_fsync,
-        on_sync: Box::new(move |took| fsync.observe(took.as_secs_f64())),
-        on_fault: Box::new(move |error| {
-            // A report that does not fit joins one that is being handled.
-            drop(faults.try_send(error.to_string()));
-        }),
-        ..LogStoreOptions::default()
-    }
-}
-
-/// What hears of every applied batch.
-struct Observed {
-    metrics: Arc<Metrics>,
-    reader: Reader,
-    storage: Storage,
-    hub: Arc<Hub>,
-    lessor: Arc<Lessor>,
-    slow_apply: Duration,
-    /// When the compaction began that is not finished.
-    compaction: Arc<Mutex<Option<Instant>>>,
-}
-
-impl Observed {
-    fn observer(self) -> crate::raft::state_machine::Observer {
-        Box::new(move |applied, took| {
-            self.hub.publish(&applied.changes);
-            self.lessor.observe(&applied.notices);
-            if self.reader.tail_bytes() > FLUSH_EARLY_BYTES {
-                self.storage.flush_soon();
-            }
-            self.count(applied);
-            if took > self.slow_apply {
-                self.metrics.server.slow_apply.inc();
-                tracing::warn!(?took, expected = ?self.slow_apply, "apply request took too long");
-            }
-        })
-    }
-
-    fn count(&self, applied: &Applied) {
-        let (mut puts, mut deletes, mut put_bytes) = (0, 0, 0);
-        for event in applied.changes.iter().flat_map(|change| &change.events) {
-            if event.deleted {
-                deletes += 1;
-            } else {
-                puts += 1;
-                put_bytes += event.kv.as_bytes().len();
-            }
-        }
-        self.metrics.mvcc.total_put_size_bytes.add(put_bytes as i64);
-        self.metrics.mvcc.puts.inc_by(puts);
-        self.metrics.mvcc.deletes.inc_by(deletes);
-        for notice in &applied.notices {
-            match notice {
-                Notice::LeaseGranted { ttl, .. } => {
-                    self.metrics.lease.granted.inc();
-                    self.metrics.lease.ttl_seconds.observe(*ttl as f64);
-                }
-                Notice::LeaseRevoked { .. } => self.metrics.lease.revoked.inc(),
-                Notice::Compacted { .. } => {
-                    self.compaction.lock().get_or_insert_with(Instant::now);
-                }
-                Notice::LeaseCheckpointed { .. } | Notice::AlarmsChanged => {}
-            }
-        }
-    }
-}
-
-fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, StartError> {
-    let election_ms = config.election_timeout.as_millis() as u64;
-    let raft = openraft::Config {
-        cluster_name: config.initial_cluster_token.clone(),
-        heartbeat_interval: config.heartbeat_interval.as_millis() as u64,
-        // A follower also waits for the leader's lease, as long as the maximum: the sum is etcd's range.
-        election_timeout_min: election_ms * 45 / 100,
-        election_timeout_max: election_ms * 60 / 100,
-        enable_pre_vote: Some(config.pre_vote),
-        // Until [`lead`] allows it.
-        enable_elect: false,
-        // A leader that resumed its old term would count as caught up before it has applied its log again.
-        enable_leader_restore: Some(false),
-        snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: CATCH_UP_ENTRIES,
-        ..openraft::Config::default()
-    };
-    raft.validate().map(Arc::new).map_err(|error| StartError::Raft(error.to_string()))
-}
-
-/// Makes a new cluster of this member, or takes up leadership after a restart without waiting for a timeout: the only
-/// voter has nobody to wait for.
-async fn lead(
-    raft: &Raft<StateMachine>,
-    identity: Identity,
-    config: &Config,
-    data_dir: &DataDir,
-) -> Result<(), StartError> {
-    let raft_error = |error: &dyn std::fmt::Display| StartError::Raft(error.to_string());
-    if raft.is_initialized().await.map_err(|error| raft_error(&error))? {
-        let is_known =
-            raft.metrics().borrow_watched().membership_config.membership().get_node(&identity.member_id).is_some();
-        if !is_known {
-            return Err(StartError::OtherMember { dir: data_dir.path().to_owned(), member_id: identity.member_id });
-        }
-    } else {
-        let peer = Peer { peer_urls: config.initial_advertise_peer_urls.clone(), joins_as_voter: true };
-        let members = BTreeMap::from([(identity.member_id, peer)]);
-        raft.initialize(members).await.map_err(|error| raft_error(&error))?;
-    }
-    if raft.voter_ids().eq([identity.member_id]) {
-        raft.trigger().elect(false).await.map_err(|error| raft_error(&error))?;
-        let elected = raft.wait(Some(ELECTION_DEADLINE)).state(ServerState::Leader, "the only voter leads").await;
-        elected.map_err(|error| raft_error(&error))?;
-    }
-    // Not before: an election by the clock beside this one makes openraft warn of answers from another term.
-    raft.runtime_config().elect(true);
-    Ok(())
-}
-
-/// Tells the cluster this member's name and client URLs, unless it knows them.
-async fn publish(node: &Node, config: &Config) {
-    let member_id = node.identity().member_id;
-    let attributes =
-        MemberAttributes { member_id, name: config.name.clone(), client_urls: config.advertise_client_urls.clone() };
-    if node.reader().member(member_id).as_ref() == Some(&attributes) {
-        return;
-    }
-    match node.propose(Op::MemberAttributes(attributes)).await {
-        Ok(_) => tracing::info!(name = config.name, "published local member to cluster through raft"),
-        Err(error) => tracing::warn!(%error, "cannot publish this member's name and client URLs"),
-    }
-}
-
-/// Reports when raft stops by itself: its storage failed.
-async fn watch_raft(node: Node, faults: FaultSender, stop: CancellationToken) {
-    // These change rarely, and end with raft; the full metrics change with every write.
-    let mut metrics = node.raft().server_metrics();
-    let mut stopped = pin!(stop.cancelled());
-    loop {
-        let is_over = tokio::select! {
-            changed = metrics.changed() => changed.is_err(),
-            () = &mut stopped => return,
-        };
-        if let Err(fatal) = &node.raft().metrics().borrow_watched().running_state {
-            tracing::error!(error = %fatal, "raft stopped");
-            // A report that does not fit joins one that is being handled.
-            drop(faults.try_send(fatal.to_string()));
-            return;
-        }
-        if is_over {
-            return;
-        }
-    }
-}
-
-/// Runs the lease clock while this member leads.
-async fn lead_leases(node: Node, lessor: Arc<Lessor>, stop: CancellationToken) {
-    let mut leads_in = node.leads_in();
-    loop {
-        match *leads_in.borrow_and_update() {
-            Some(_) => lessor.promote(|| node.reader().leases()),
-            None => lessor.demote(),
-        }
-        tokio::select! {
-            changed = leads_in.changed() => if changed.is_err() { return },
-            () = stop.cancelled() => return,
-        }
-    }
-}
-
-/// Lets raft drop the part of the log that the store holds durably, but for a piece for members that are a little
-/// behind: bounded in entries by raft's settings, in bytes here, because an entry may hold a thousand writes.
-async fn purge_log(node: Node, log: LogExtent, snapshot_count: u64, stop: CancellationToken) {
-    let mut covered = node.reader().durable().0.index;
-    let mut purged_to = 0;
-    let mut stopped = pin!(stop.cancelled());
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(PURGE_INTERVAL) => {}
-            () = &mut stopped => return,
-        }
-        let durable = node.reader().durable().0.index;
-        let kept = if node.is_alone() { 1 } else { CATCH_UP_SEGMENTS };
-        let keep_from = log.first_in_newest(kept).unwrap_or(0).min(durable);
-        if keep_from <= purged_to && durable - covered < snapshot_count {
-            continue;
-        }
-        let raft = node.raft();
-        if raft.trigger().snapshot().await.is_err() {
-            return;
-        }
-        // Raft purges only what a snapshot covers; positions of the store count from 1.
-        let covers = |at: Option<LogId>| at.is_some_and(|id| id.index + 1 >= durable);
-        let wait = raft.wait(Some(SNAPSHOT_DEADLINE));
-        if let Err(error) = wait.metrics(|now| covers(now.snapshot), "the snapshot covers the store").await {
-            tracing::debug!(%error, "the log is not purged this time");
-            continue;
-        }
-        if keep_from > purged_to && raft.trigger().purge_log(keep_from - 1).await.is_err() {
-            return;
-        }
-        (covered, purged_to) = (durable, keep_from.max(purged_to));
-    }
-}
-
 fn health_checks(node: &Node) -> HealthChecks {
     let (leader, alarms, local, current) = (node.clone(), node.clone(), node.clone(), node.clone());
+    let learner = node.clone();
     HealthChecks {
         has_leader: Box::new(move || leader.leader() != 0),
-        is_learner: Box::new(|| false),
+        is_learner: Box::new(move || learner.is_learner()),
         alarms: Box::new(move || {
             let raised = alarms.reader().alarms(AlarmType::None as i32);
             let known = |alarm: i32| match AlarmType::try_from(alarm) {

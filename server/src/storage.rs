@@ -2,13 +2,21 @@
 //!
 //! Apply never waits for it. It wakes every flush interval, earlier when the tail has grown large, and between
 //! flushes walks a compaction in small steps. A fault ends the thread and, through [`FaultSender`], the member.
+//!
+//! A snapshot that is received ([`Receiving`]) goes to a file of its own and does not meet the thread. Installing it waits
+//! for a flush under way at most; what the thread does afterwards is about the new content, without its being told.
 
 use crate::data_dir::remedy;
+use crate::sync::watch;
+use bytes::Bytes;
 use std::path::{Path, PathBuf};
+#[cfg(test)]
+use std::sync::mpsc::TryRecvError;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::time::{Duration, Instant};
-use store::{Fault, Flushed, Flusher};
-use tokio::sync::{mpsc, oneshot, watch};
+use std::time::Duration;
+use store::{Fault, Flushed, Flusher, Import, Progress, Received};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 /// Requests that wait for the thread; more are refused, the callers are rare (operators, snapshots).
 const REQUESTS_WAITING: usize = 64;
@@ -75,9 +83,7 @@ impl Storage {
         observer: FlushObserver,
         faults: FaultSender,
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
-        let (requests, waiting) = sync_channel(REQUESTS_WAITING);
-        let (finished, compacted) = watch::channel(-1);
-        let worker = Worker { flusher, pace, observer, finished, waiting };
+        let (storage, worker) = Self::new(flusher, pace, observer);
         let database = database.to_owned();
         let thread = std::thread::Builder::new().name("storage".into()).spawn(move || {
             if let Err(fault) = worker.run() {
@@ -88,7 +94,40 @@ impl Storage {
                 drop(faults.try_send(failure.to_string()));
             }
         })?;
-        Ok((Self { requests, compacted }, thread))
+        Ok((storage, thread))
+    }
+
+    fn new(flusher: Flusher, pace: Pace, observer: FlushObserver) -> (Self, Worker) {
+        let (requests, waiting) = sync_channel(REQUESTS_WAITING);
+        let (finished, compacted) = watch::channel(-1);
+        let next_flush = Instant::now() + pace.flush_interval;
+        let worker = Worker { flusher, pace, observer, finished, waiting, next_flush, compacting: false };
+        (Self { requests, compacted }, worker)
+    }
+
+    /// Does the same in a task of the simulation, which ends when the database fails or the disk loses its power.
+    #[cfg(test)]
+    pub(crate) fn simulate(
+        flusher: Flusher,
+        pace: Pace,
+        observer: FlushObserver,
+        disk: crate::simulation::disk::SimulatedDisk,
+    ) -> (Self, tokio::task::JoinHandle<()>) {
+        let (storage, mut worker) = Self::new(flusher, pace, observer);
+        let task = tokio::spawn(async move {
+            loop {
+                // Requests are looked for, because nothing wakes a task that waits for a thread's channel.
+                tokio::time::sleep(worker.until_work().min(Duration::from_millis(5))).await;
+                let request = worker.waiting.try_recv().map_err(|error| match error {
+                    TryRecvError::Empty => RecvTimeoutError::Timeout,
+                    TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+                });
+                if !worker.turn(request).unwrap_or(false) || !disk.settled().await {
+                    return;
+                }
+            }
+        });
+        (storage, task)
     }
 
     /// Asks for a flush without waiting for it.
@@ -128,48 +167,137 @@ impl Storage {
     }
 }
 
+/// A snapshot on its way in, fed from a task: each piece is written on a blocking thread. Dropped before it is finished,
+/// it leaves nothing behind. Not cancellation safe: a call that is given up ends the import.
+pub(crate) struct Receiving {
+    import: Option<Import>,
+}
+
+impl Receiving {
+    /// Begins a new file beside the database.
+    ///
+    /// # Errors
+    /// The file can not be created.
+    pub(crate) async fn begin(database: &Path, options: store::Options) -> Result<Self, Fault> {
+        let database = database.to_owned();
+        let import = blocking(move || Import::create(&database, &options)).await?;
+        Ok(Self { import: Some(import) })
+    }
+
+    /// Takes the next piece of the stream.
+    ///
+    /// # Errors
+    /// [`Fault::Snapshot`] when the stream is not one: this import is over. Any other fault is about the new file.
+    pub(crate) async fn feed(&mut self, piece: Bytes) -> Result<(), Fault> {
+        let mut import = self.import.take().ok_or_else(given_up)?;
+        let import = blocking(move || import.feed(&piece).map(|()| import)).await?;
+        self.import = Some(import);
+        Ok(())
+    }
+
+    /// Forgets what came of a frame that is not whole; the sender goes on behind the answer.
+    ///
+    /// # Errors
+    /// The import is over.
+    pub(crate) fn rewind(&mut self) -> Result<Progress, Fault> {
+        self.import.as_mut().map(Import::rewind).ok_or_else(given_up)
+    }
+
+    /// True once the last byte has arrived.
+    #[cfg(test)]
+    pub(crate) fn is_complete(&self) -> bool {
+        self.import.as_ref().is_some_and(Import::is_complete)
+    }
+
+    /// Makes what was received durable.
+    ///
+    /// # Errors
+    /// [`Fault::Snapshot`] for a stream that is not complete; any other fault is about the new file.
+    pub(crate) async fn finish(mut self) -> Result<Received, Fault> {
+        let import = self.import.take().ok_or_else(given_up)?;
+        blocking(move || import.finish()).await
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        // Gives back a transaction and removes a file.
+        if let (Some(import), Ok(runtime)) = (self.import.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn_blocking(move || drop(import));
+        }
+    }
+}
+
+fn given_up() -> Fault {
+    Fault::Snapshot("receiving it was given up".into())
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        // A panic of redb goes on; else the runtime stops.
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(given_up()),
+        },
+    }
+}
+
 struct Worker {
     flusher: Flusher,
     pace: Pace,
     observer: FlushObserver,
     finished: watch::Sender<i64>,
     waiting: Receiver<Request>,
+    next_flush: Instant,
+    compacting: bool,
 }
 
 impl Worker {
     fn run(mut self) -> Result<(), Fault> {
-        let mut next_flush = Instant::now() + self.pace.flush_interval;
-        let mut compacting = false;
         loop {
-            let until_flush = next_flush.saturating_duration_since(Instant::now());
-            let wait = if compacting { until_flush.min(self.pace.compaction_pause) } else { until_flush };
-            let mut flush_now = false;
-            match self.waiting.recv_timeout(wait) {
-                Ok(Request::FlushSoon) => flush_now = true,
-                Ok(Request::Flush(done)) => {
-                    self.flush()?;
-                    // The caller may be gone.
-                    done.send(()).ok();
-                }
-                Ok(Request::Defragment(done)) => {
-                    // Brings pending deletes into the file before it is copied without its free space.
-                    self.flush()?;
-                    let started = Instant::now();
-                    let result = self.flusher.defragment()?.map(|()| started.elapsed());
-                    drop(done.send(result.map_err(|fault| fault.to_string())));
-                }
-                Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => {
-                    self.flush()?;
-                    return Ok(());
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-            compacting = self.flusher.compact_step(self.pace.compaction_keys);
-            if flush_now || Instant::now() >= next_flush {
-                self.flush()?;
-                next_flush = Instant::now() + self.pace.flush_interval;
+            let request = self.waiting.recv_timeout(self.until_work());
+            if !self.turn(request)? {
+                return Ok(());
             }
         }
+    }
+
+    /// How long nothing has to be done, unless somebody asks.
+    fn until_work(&self) -> Duration {
+        let until_flush = self.next_flush.saturating_duration_since(Instant::now());
+        if self.compacting { until_flush.min(self.pace.compaction_pause) } else { until_flush }
+    }
+
+    /// Does what was asked for, and what is due; false at the end.
+    fn turn(&mut self, request: Result<Request, RecvTimeoutError>) -> Result<bool, Fault> {
+        let mut flush_now = false;
+        match request {
+            Ok(Request::FlushSoon) => flush_now = true,
+            Ok(Request::Flush(done)) => {
+                self.flush()?;
+                // The caller may be gone.
+                done.send(()).ok();
+            }
+            Ok(Request::Defragment(done)) => {
+                // Brings pending deletes into the file before it is copied without its free space.
+                self.flush()?;
+                let started = Instant::now();
+                let result = self.flusher.defragment()?.map(|()| started.elapsed());
+                drop(done.send(result.map_err(|fault| fault.to_string())));
+            }
+            Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                self.flush()?;
+                return Ok(false);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        self.compacting = self.flusher.compact_step(self.pace.compaction_keys);
+        if flush_now || Instant::now() >= self.next_flush {
+            self.flush()?;
+            self.next_flush = Instant::now() + self.pace.flush_interval;
+        }
+        Ok(true)
     }
 
     fn flush(&mut self) -> Result<(), Fault> {
@@ -177,9 +305,13 @@ impl Worker {
         let flushed = self.flusher.flush()?;
         (self.observer)(&flushed, started.elapsed());
         if let Some(revision) = flushed.compaction_finished {
+            // Here, or where an installed snapshot comes from.
             tracing::info!(compact_revision = revision, "finished scheduled compaction");
             self.finished.send_replace(revision);
         }
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

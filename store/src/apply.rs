@@ -97,6 +97,10 @@ impl Writer {
                 state.members.publish(attributes.clone());
                 Ok(Reply::MemberAttributes)
             }
+            Op::MemberRemoved(removed) => {
+                state.members.remove(removed.member_id);
+                Ok(Reply::MemberRemoved)
+            }
         }
     }
 
@@ -117,7 +121,7 @@ impl Writer {
 
 /// What a raised alarm forbids: CORRUPT everything on keys and leases, NOSPACE whatever adds data.
 fn refused_by_alarm(state: &State, op: &Op) -> Option<Rejection> {
-    let data = !matches!(op, Op::Alarm(_) | Op::MemberAttributes(_));
+    let data = !matches!(op, Op::Alarm(_) | Op::MemberAttributes(_) | Op::MemberRemoved(_));
     if data && state.alarms.is_raised(AlarmType::Corrupt) {
         return Some(Rejection::Corrupt);
     }

@@ -61,6 +61,8 @@ pub enum Reply {
     Alarm(Vec<AlarmMember>),
     /// To the publication of a member's attributes.
     MemberAttributes,
+    /// To the removal of a member.
+    MemberRemoved,
     /// To a command without an operation.
     Nothing,
 }

@@ -7,13 +7,13 @@
 use crate::command::Position;
 use crate::error::Fault;
 use crate::lease::Lease;
+use crate::members::MemberChange;
 use crate::mvcc::compact::Walk;
 use crate::mvcc::revision::Revision;
 use crate::mvcc::state::{Shared, stored_size};
 use crate::mvcc::tail::TailRecord;
-use crate::open::build;
+use crate::open::{Unnamed, build, directory_of};
 use crate::schema::{self, meta};
-use api::cleatpb::MemberAttributes;
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTableMetadata, WriteTransaction};
 use std::sync::Arc;
@@ -27,7 +27,9 @@ const EVICTION_STEPS: usize = 20_000;
 /// The one handle that writes the database.
 pub struct Flusher {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) walk: Walk,
+    walk: Walk,
+    /// The state's generation at the last flush.
+    generation: u64,
 }
 
 /// What one flush wrote.
@@ -48,7 +50,7 @@ struct Changes {
     tail: Vec<TailRecord>,
     leases: Vec<(i64, Option<Lease>)>,
     alarms: Option<Vec<(u64, i32)>>,
-    members: Vec<MemberAttributes>,
+    members: Vec<MemberChange>,
     dropped: Vec<Revision>,
     revision: i64,
     compacted: i64,
@@ -59,12 +61,22 @@ struct Changes {
 }
 
 impl Flusher {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, walk: Walk::default(), generation: 0 }
+    }
+
     /// Writes everything applied so far. Blocking; the commit syncs the file.
     ///
     /// # Errors
     /// A fault means that this member must stop.
     pub fn flush(&mut self) -> Result<Flushed, Fault> {
-        let Some(changes) = self.take_changes() else { return Ok(Flushed::default()) };
+        // A snapshot is installed before or after: not while what was copied here goes to the database.
+        let shared = Arc::clone(&self.shared);
+        let _writing = shared.writing.lock();
+        let installed = self.follow_installed();
+        let Some(changes) = self.take_changes() else {
+            return Ok(Flushed { compaction_finished: installed, ..Flushed::default() });
+        };
         let txn = begin(&self.shared.database())?;
         let freed = write(&txn, &changes)?;
         txn.commit()?;
@@ -86,8 +98,16 @@ impl Flusher {
             changes: changes.tail.len(),
             deleted: changes.dropped.len(),
             more,
-            compaction_finished: finished.then_some(changes.compaction_finished),
+            compaction_finished: finished.then_some(changes.compaction_finished).or(installed),
         })
+    }
+
+    /// The compaction that a snapshot brought with it, when one was installed since the last flush.
+    fn follow_installed(&mut self) -> Option<i64> {
+        let state = self.shared.state.read();
+        self.walk.follow(&state);
+        let installed = std::mem::replace(&mut self.generation, state.generation) != state.generation;
+        (installed && state.compaction_finished >= 0).then_some(state.compaction_finished)
     }
 
     /// Visits up to `keys` keys of a compaction under way. Returns false when there is nothing to do now.
@@ -128,23 +148,51 @@ impl Flusher {
     /// Copies the database to a new file without its free space and puts it in the old one's place. Apply and
     /// readers go on: only the flush waits, so the tail grows meanwhile.
     ///
-    /// What is not flushed yet stays in the tail and goes to the new file. `Ok(Err(_))` says why it was not done, a full
-    /// disk for example: then the old file is in use as before.
+    /// What is not flushed yet stays in the tail and goes to the new file. A snapshot that is installed meanwhile makes the
+    /// copy worthless: its file is as good. `Ok(Err(_))` says why it was not done, a full disk for example: then the old
+    /// file is in use as before.
     ///
     /// # Errors
     /// A fault means that this member must stop: the new file is in use, and a crash could bring the old one back.
     pub fn defragment(&mut self) -> Result<Result<(), Fault>, Fault> {
+        match self.copy_database() {
+            Ok(copy) => self.exchange(copy),
+            Err(reason) => Ok(Err(reason)),
+        }
+    }
+
+    fn copy_database(&self) -> Result<Copy, Fault> {
         let shared = &self.shared;
-        let compacted = shared.state.read().compacted;
-        let db = match build(&shared.path, &shared.options, |to| copy(&shared.database(), to, compacted)) {
-            Ok(db) => db,
-            Err(reason) => return Ok(Err(reason)),
+        let (from, generation, compacted) = {
+            let state = shared.state.read();
+            (shared.database(), state.generation, state.compacted)
         };
-        let old = std::mem::replace(&mut *shared.db.write(), Arc::new(db));
+        let (database, file) = build(&shared.path, &shared.options, |to| copy(&from, to, compacted))?;
+        Ok(Copy { database, file, generation })
+    }
+
+    fn exchange(&self, copy: Copy) -> Result<Result<(), Fault>, Fault> {
+        let shared = &self.shared;
+        let _writing = shared.writing.lock();
+        if shared.state.read().generation != copy.generation {
+            return Ok(Ok(()));
+        }
+        if let Err(reason) = copy.file.place(&shared.path) {
+            return Ok(Err(reason));
+        }
+        let old = std::mem::replace(&mut *shared.db.write(), Arc::new(copy.database));
         // Closed outside the lock, unless a reader still holds it.
         drop(old);
         sync_directory(&shared.path).map(Ok)
     }
+}
+
+/// A copy of the database without its free space, until it takes the database's place.
+struct Copy {
+    database: Database,
+    file: Unnamed,
+    /// Of the state that the copied database belongs to.
+    generation: u64,
 }
 
 /// Starts a durable transaction that commits in two phases, so that a damaged commit is an error and never a silent step
@@ -190,8 +238,17 @@ fn write(txn: &WriteTransaction, changes: &Changes) -> Result<u64, Fault> {
     }
     if !changes.members.is_empty() {
         let mut members = txn.open_table(schema::MEMBERS)?;
+        let mut removed = txn.open_table(schema::REMOVED_MEMBERS)?;
         for member in &changes.members {
-            members.insert(member.member_id, member.encode_to_vec().as_slice())?;
+            match member {
+                MemberChange::Published(attributes) => {
+                    drop(members.insert(attributes.member_id, attributes.encode_to_vec().as_slice())?);
+                }
+                MemberChange::Removed(id) => {
+                    drop(members.remove(id)?);
+                    removed.insert(id, ())?;
+                }
+            }
         }
     }
     let mut table = txn.open_table(schema::META)?;
@@ -238,6 +295,10 @@ fn copy(from: &Database, to: &Database, compacted: i64) -> Result<(), Fault> {
             let (key, value) = row?;
             members.insert(key.value(), value.value())?;
         }
+        let mut removed = txn.open_table(schema::REMOVED_MEMBERS)?;
+        for row in source.open_table(schema::REMOVED_MEMBERS)?.range::<u64>(..)? {
+            removed.insert(row?.0.value(), ())?;
+        }
         let mut table = txn.open_table(schema::META)?;
         for row in source.open_table(schema::META)?.range::<&str>(..)? {
             let (key, value) = row?;
@@ -250,10 +311,7 @@ fn copy(from: &Database, to: &Database, compacted: i64) -> Result<(), Fault> {
 
 /// Makes a new name in the file's directory durable.
 pub(crate) fn sync_directory(path: &std::path::Path) -> Result<(), Fault> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => std::path::Path::new("."),
-    };
+    let directory = directory_of(path);
     let synced = std::fs::File::open(directory).and_then(|directory| directory.sync_all());
     synced.map_err(|source| Fault::Io { context: format!("sync {}", directory.display()), source })
 }
@@ -264,7 +322,7 @@ mod tests {
     use crate::command::{Entry, Position};
     use crate::error::Fault;
     use crate::open::unfinished;
-    use crate::{Options, Reader, Writer, open};
+    use crate::{Import, Options, Reader, Writer, open};
     use api::cleatpb::Command;
     use api::cleatpb::command::Op;
     use api::etcdserverpb::{PutRequest, RangeRequest};
@@ -314,6 +372,34 @@ mod tests {
         let before = answers(&reader);
         flusher.defragment().unwrap().unwrap();
         assert_eq!((answers(&reader), reader.durable().0.index), (before, 4));
+    }
+
+    #[test]
+    fn a_copy_that_a_snapshot_overtakes_is_thrown_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, options) = (directory.path().join("db"), Options::default());
+        let (mut writer, mut flusher, reader) = open(&path, options).unwrap();
+        put(&mut writer, 1, "a");
+        flusher.flush().unwrap();
+        let mut snapshot = reader.snapshot().unwrap();
+        let (mut behind, mut behind_flusher, behind_reader) = open(&directory.path().join("behind"), options).unwrap();
+        let copied = behind_flusher.copy_database().unwrap();
+        let mut import = Import::create(&directory.path().join("behind"), &options).unwrap();
+        while let Some(frame) = snapshot.next_frame().unwrap() {
+            import.feed(&frame).unwrap();
+        }
+        drop(behind.install(import.finish().unwrap()).unwrap());
+        behind_flusher.exchange(copied).unwrap().unwrap();
+        assert_eq!(directory.path().read_dir().unwrap().count(), 2);
+        for index in [2, 3] {
+            put(&mut writer, index, "b");
+            put(&mut behind, index, "b");
+            behind_flusher.flush().unwrap();
+            assert_eq!(answers(&behind_reader), answers(&reader));
+            behind_flusher.defragment().unwrap().unwrap();
+        }
+        drop((behind, behind_flusher, behind_reader));
+        assert_eq!(answers(&open(&directory.path().join("behind"), options).unwrap().2), answers(&reader));
     }
 
     /// Between its commit and the trim of the tail, a flush has every change in both places.

@@ -6,9 +6,11 @@
 //!
 //! [`open`] gives three handles on one store:
 //!
-//! - [`Writer`] applies committed log entries. There is one.
+//! - [`Writer`] applies committed log entries, and installs a snapshot in place of them. There is one.
 //! - [`Flusher`] brings what was applied to the database file, and removes compacted history. There is one.
 //! - [`Reader`] answers everything else. Clone it freely.
+//!
+//! [`snapshot::Snapshot`] and [`Import`] are the two ends of the stream that brings a member the whole store.
 //!
 //! Failures are of two kinds, see [`error`].
 
@@ -17,6 +19,7 @@ mod apply;
 pub mod command;
 pub mod error;
 mod flush;
+mod install;
 mod lease;
 mod members;
 mod mvcc;
@@ -31,6 +34,7 @@ pub use apply::{MAX_LEASE_TTL, Writer};
 pub use command::{Applied, Change, Entry, KeyEvent, Notice, Outcome, Position, Reply, RevisionEvents};
 pub use error::{Fault, ReadError, Rejection};
 pub use flush::{Flushed, Flusher};
+pub use install::{InstallError, Installed, Replaced};
 pub use lease::Lease;
 pub use mvcc::events::Past;
 pub use mvcc::hash::HashKv;
@@ -38,6 +42,10 @@ pub use mvcc::key_range::{KeyRange, RangeEnd};
 pub use mvcc::revision::Revision;
 pub use mvcc::txn::is_read_only;
 pub use reader::{Reader, Status};
+/// What [`open_on`] asks of a medium.
+pub use redb::{BackendError, StorageBackend};
+pub use snapshot::progress::Progress;
+pub use snapshot::receive::{Import, Received};
 
 use std::path::Path;
 use std::sync::Arc;
@@ -63,10 +71,19 @@ impl Default for Options {
 /// # Errors
 /// A file that is not a database, of another format, damaged or open elsewhere.
 pub fn open(path: &Path, options: Options) -> Result<(Writer, Flusher, Reader), Fault> {
-    let shared = Arc::new(open::open(path, options)?);
-    Ok((
-        Writer { shared: Arc::clone(&shared) },
-        Flusher { shared: Arc::clone(&shared), walk: mvcc::compact::Walk::default() },
-        Reader { shared },
-    ))
+    Ok(handles(open::open(path, options)?))
+}
+
+/// Opens the database on a medium that is no file, for tests of how the store lives with a disk. An empty one becomes a
+/// database.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_on(medium: impl StorageBackend, options: Options) -> Result<(Writer, Flusher, Reader), Fault> {
+    Ok(handles(open::open_on(medium, options)?))
+}
+
+fn handles(shared: mvcc::state::Shared) -> (Writer, Flusher, Reader) {
+    let shared = Arc::new(shared);
+    (Writer { shared: Arc::clone(&shared) }, Flusher::new(Arc::clone(&shared)), Reader { shared })
 }

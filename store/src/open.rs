@@ -2,7 +2,6 @@
 
 use crate::Options;
 use crate::alarm::Alarms;
-use crate::command::Position;
 use crate::error::Fault;
 use crate::flush;
 use crate::lease::{Lease, Leases};
@@ -10,24 +9,30 @@ use crate::members::Members;
 use crate::mvcc::index::{self, Index, Record, Sorted};
 use crate::mvcc::revision::Revision;
 use crate::mvcc::state::{Gauges, Shared, State, fields};
-use crate::mvcc::tail::Tail;
 use crate::schema::{self, meta};
 use api::cleatpb::MemberAttributes;
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use redb::{
-    AccessGuard, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+    AccessGuard, Builder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
+    ReadableTableMetadata, StorageBackend,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-fn create_database(path: &Path, options: &Options) -> Result<Database, Fault> {
+/// How the extension of a file begins that is being received.
+const RECEIVING: &str = "receiving-";
+
+fn builder(options: &Options) -> Builder {
+    let mut builder = Database::builder();
     // Without the check redb trusts a file that was closed cleanly: a flipped bit becomes a panic or other data.
-    Database::builder()
-        .set_cache_size(options.database_cache_bytes)
-        .set_check_integrity_on_open(true)
-        .create(path)
-        .map_err(Fault::Open)
+    builder.set_cache_size(options.database_cache_bytes).set_check_integrity_on_open(true);
+    builder
+}
+
+pub(crate) fn create_database(path: &Path, options: &Options) -> Result<Database, Fault> {
+    builder(options).create(path).map_err(Fault::Open)
 }
 
 /// The name that a database has until it is whole.
@@ -35,49 +40,113 @@ pub(crate) fn unfinished(path: &Path) -> PathBuf {
     path.with_extension("unfinished")
 }
 
-/// Removes what a crash left of a creation, an import or a defragmentation.
-fn remove_unfinished(path: &Path) -> Result<(), Fault> {
-    match std::fs::remove_file(unfinished(path)) {
+/// A name for a database that is being received. Another one each time: an import that was given up may still be
+/// removing its file.
+pub(crate) fn receiving(path: &Path) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    path.with_extension(format!("{RECEIVING}{}", COUNT.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// A database file that has not got its name yet. Removed when it is dropped without one.
+pub(crate) struct Unnamed {
+    path: Option<PathBuf>,
+}
+
+impl Unnamed {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path: Some(path) }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        // Invariant: only `place` takes it, with the whole.
+        self.path.as_deref().unwrap_or(Path::new(""))
+    }
+
+    /// Puts the file at `path`, in the place of what is there. The caller makes the new name durable.
+    pub(crate) fn place(mut self, path: &Path) -> Result<(), Fault> {
+        std::fs::rename(self.path(), path)
+            .map_err(|source| Fault::Io { context: format!("replace {}", path.display()), source })?;
+        self.path = None;
+        Ok(())
+    }
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // Best effort: the next start removes it too.
+            drop(std::fs::remove_file(path));
+        }
+    }
+}
+
+/// Removes what a crash left of imports.
+fn remove_received(path: &Path) -> Result<(), Fault> {
+    let directory = directory_of(path);
+    let failed = |source| Fault::Io { context: format!("read the directory {}", directory.display()), source };
+    let Some(stem) = path.file_stem() else { return Ok(()) };
+    let mut begin = stem.to_owned();
+    begin.push(format!(".{RECEIVING}"));
+    for entry in directory.read_dir().map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().as_encoded_bytes().starts_with(begin.as_encoded_bytes()) {
+            remove_left(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// The directory of a file.
+pub(crate) fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Removes what a crash left of a database under another name: redb would open it and take it for the new one.
+pub(crate) fn remove_left(path: &Path) -> Result<(), Fault> {
+    match std::fs::remove_file(path) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(Fault::Io { context: format!("remove {}", unfinished(path).display()), source })
+            Err(Fault::Io { context: format!("remove {}", path.display()), source })
         }
         _ => Ok(()),
     }
 }
 
-/// Builds a database under another name, and puts it at `path` once it is whole and synced: at no moment is there
-/// half a database, which redb would refuse to open or would take for an empty one. After an error `path` is as it
-/// was. The caller makes the new name durable with [`flush::sync_directory`].
+/// Builds a database under another name, for the place at `path` once it is whole and synced: at no moment is there
+/// half a database, which redb would refuse to open or would take for an empty one. The caller puts it there and makes
+/// the new name durable with [`flush::sync_directory`].
 pub(crate) fn build(
     path: &Path,
     options: &Options,
     fill: impl FnOnce(&Database) -> Result<(), Fault>,
-) -> Result<Database, Fault> {
-    remove_unfinished(path)?;
-    let temporary = unfinished(path);
-    let built = create_database(&temporary, options).and_then(|db| {
-        fill(&db)?;
-        std::fs::rename(&temporary, path)
-            .map_err(|source| Fault::Io { context: format!("replace {}", path.display()), source })?;
-        Ok(db)
-    });
-    if built.is_err() {
-        // Best effort: the next start removes it too.
-        drop(std::fs::remove_file(&temporary));
-    }
-    built
+) -> Result<(Database, Unnamed), Fault> {
+    remove_left(&unfinished(path))?;
+    let file = Unnamed::new(unfinished(path));
+    let db = create_database(file.path(), options)?;
+    fill(&db)?;
+    Ok((db, file))
 }
 
 pub(crate) fn open(path: &Path, options: Options) -> Result<Shared, Fault> {
+    remove_received(path)?;
     let db = if path.exists() {
-        remove_unfinished(path)?;
+        remove_left(&unfinished(path))?;
         create_database(path, &options)?
     } else {
-        let db = build(path, &options, create_tables)?;
+        let (db, file) = build(path, &options, create_tables)?;
+        file.place(path)?;
         flush::sync_directory(path)?;
         db
     };
     from_database(db, path, options)
+}
+
+/// Opens the database on a medium that is no file. It cannot be defragmented, which takes a second file.
+pub(crate) fn open_on(medium: impl StorageBackend, options: Options) -> Result<Shared, Fault> {
+    let db = builder(&options).create_with_backend(medium).map_err(Fault::Open)?;
+    from_database(db, Path::new("memory"), options)
 }
 
 pub(crate) fn from_database(db: Database, path: &Path, options: Options) -> Result<Shared, Fault> {
@@ -92,6 +161,7 @@ pub(crate) fn from_database(db: Database, path: &Path, options: Options) -> Resu
         gauges,
         state: RwLock::new(state),
         db: RwLock::new(Arc::new(db)),
+        writing: Mutex::new(()),
         path: path.to_owned(),
         options,
         history: Mutex::new(()),
@@ -117,6 +187,7 @@ fn create_tables(db: &Database) -> Result<(), Fault> {
     txn.open_table(schema::LEASES)?;
     txn.open_table(schema::ALARMS)?;
     txn.open_table(schema::MEMBERS)?;
+    txn.open_table(schema::REMOVED_MEMBERS)?;
     txn.commit()?;
     Ok(())
 }
@@ -139,20 +210,22 @@ fn read_state(txn: &ReadTransaction) -> Result<State, Fault> {
             .map_err(|error| Fault::Damaged { table: "members", reason: error.to_string() })?;
         members.restore(attributes);
     }
+    for row in txn.open_table(schema::REMOVED_MEMBERS)?.range::<u64>(..)? {
+        members.restore_removed(row?.0.value());
+    }
     let position = bytes(meta::APPLIED)?.map(|bytes| schema::decode_position(&bytes)).transpose()?;
     Ok(State {
         index,
-        tail: Tail::default(),
         leases,
         alarms,
         members,
         revision: int(meta::REVISION, 1)?,
         compacted,
         compaction_finished: int(meta::COMPACTION_FINISHED, -1)?,
-        dropped: Vec::new(),
         stored_bytes: int(meta::STORED_BYTES, 0)? as u64,
-        applied: position.unwrap_or(Position::default()),
+        applied: position.unwrap_or_default(),
         membership: bytes(meta::MEMBERSHIP)?.unwrap_or_default(),
+        ..State::default()
     })
 }
 

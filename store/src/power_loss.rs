@@ -2,13 +2,12 @@
 //!
 //! A recording backend keeps the order of writes and syncs. For every point of the recording a file is made of what
 //! was synced and a random part of what was not, opened, and compared with a store that applied the log up to the
-//! position which that file reports. A disk that is full is told by the same backend.
+//! position which that file reports. The same around the install of a snapshot. A disk that is full is told by the same backend.
 
 use crate::command::{Entry, Position};
 use crate::error::Fault;
-use crate::mvcc::compact::Walk;
-use crate::open::{from_database, unfinished};
-use crate::{Flusher, Options, Reader, Writer, open};
+use crate::open::{Unnamed, from_database, receiving, unfinished};
+use crate::{Flusher, Import, Options, Reader, Writer, open};
 use api::cleatpb::Command;
 use api::cleatpb::command::Op;
 use api::etcdserverpb::{
@@ -88,19 +87,24 @@ impl StorageBackend for Disk {
     }
 }
 
-fn store_on(disk: Disk) -> Result<(Writer, Flusher, Reader), Fault> {
-    let options = Options { database_cache_bytes: 1 << 20, ..Options::default() };
-    let database = Database::builder()
-        .set_cache_size(options.database_cache_bytes)
+const OPTIONS: Options = Options { cache_bytes: 48 << 20, database_cache_bytes: 1 << 20 };
+
+fn database_on(disk: Disk) -> Result<Database, Fault> {
+    Database::builder()
+        .set_cache_size(OPTIONS.database_cache_bytes)
         .set_check_integrity_on_open(true)
         .create_with_backend(disk)
-        .map_err(Fault::Open)?;
-    let shared = Arc::new(from_database(database, Path::new("memory"), options)?);
-    Ok((
-        Writer { shared: Arc::clone(&shared) },
-        Flusher { shared: Arc::clone(&shared), walk: Walk::default() },
-        Reader { shared },
-    ))
+        .map_err(Fault::Open)
+}
+
+fn store_on(disk: Disk) -> Result<(Writer, Flusher, Reader), Fault> {
+    store_named(disk, Path::new("memory"))
+}
+
+/// The store whose file has this name; what is in the file is on the disk.
+fn store_named(disk: Disk, path: &Path) -> Result<(Writer, Flusher, Reader), Fault> {
+    let shared = Arc::new(from_database(database_on(disk)?, path, OPTIONS)?);
+    Ok((Writer { shared: Arc::clone(&shared) }, Flusher::new(Arc::clone(&shared)), Reader { shared }))
 }
 
 /// A log over few keys that also grants, revokes and compacts.
@@ -195,12 +199,23 @@ fn a_power_loss_leaves_the_durable_position() {
     }
     let end = contents(&reader);
     let steps = disk.steps.lock().clone();
+    check_every_loss(&steps, created, &durable, &log, &end, &mut random);
+}
 
+/// Loses power at every step from `begin` on. `durable` has which position was promised after how many steps, `end` is
+/// what the whole log gives.
+fn check_every_loss(
+    steps: &[Step],
+    begin: usize,
+    durable: &[(usize, u64)],
+    log: &[Vec<Command>],
+    end: &str,
+    random: &mut StdRng,
+) {
     let mut reference = store_on(Disk::default()).unwrap();
     let mut previous = 0;
-    for at in (created..=steps.len()).filter(|at| at % 3 == 0 || matches!(steps[at - 1], Step::Sync)) {
-        let (mut writer, _flusher, reader) =
-            store_on(Disk::holding(after_power_loss(&steps, at, &mut random))).unwrap();
+    for at in (begin..=steps.len()).filter(|at| at % 3 == 0 || matches!(steps[at - 1], Step::Sync)) {
+        let (mut writer, _flusher, reader) = store_on(Disk::holding(after_power_loss(steps, at, random))).unwrap();
         let position = reader.applied().0.index;
         let promised = durable.iter().rfind(|(step, _)| *step <= at).unwrap().1;
         assert!(position >= promised, "step {at}: {position} is durable, {promised} was promised");
@@ -208,12 +223,103 @@ fn a_power_loss_leaves_the_durable_position() {
             reference = store_on(Disk::default()).unwrap();
             previous = 0;
         }
-        apply(&mut reference.0, &log, previous, position);
+        apply(&mut reference.0, log, previous, position);
         previous = position;
         assert_eq!(contents(&reader), contents(&reference.2), "step {at}, position {position}");
-        apply(&mut writer, &log, position, log.len() as u64);
+        apply(&mut writer, log, position, log.len() as u64);
         assert_eq!(contents(&reader), end, "step {at}, position {position}, then replayed");
     }
+}
+
+/// Until the received file has its name a crash leaves the old store, from then on the new one: the file is whole and
+/// durable before.
+#[test]
+fn a_power_loss_around_an_install_leaves_the_old_store_or_the_new_one() {
+    let seed = std::env::var("CLEAT_SEED").map_or_else(|_| rand::rng().random(), |seed| seed.parse().unwrap());
+    println!("CLEAT_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let log = log(&mut random, 150);
+    let mut leader = store_on(Disk::default()).unwrap();
+    apply(&mut leader.0, &log, 0, 90);
+    leader.1.compact_step(5);
+    leader.1.flush().unwrap();
+    let mut snapshot = leader.2.snapshot().unwrap();
+
+    let directory = tempfile::tempdir().unwrap();
+    let (path, new) = (directory.path().join("db"), directory.path().join("db.new"));
+    let (old_disk, new_disk) = (Disk::default(), Disk::default());
+    let (mut writer, mut flusher, reader) = store_named(old_disk.clone(), &path).unwrap();
+    apply(&mut writer, &log, 0, 40);
+    flusher.flush().unwrap();
+    apply(&mut writer, &log, 40, 60);
+    // In place of the files, whose bytes are on the two disks.
+    std::fs::write(&path, "old").unwrap();
+    std::fs::write(&new, "new").unwrap();
+    let old_steps = old_disk.steps.lock().len();
+    let mut import = Import::into_database(database_on(new_disk.clone()).unwrap(), Unnamed::new(new)).unwrap();
+    while let Some(frame) = snapshot.next_frame().unwrap() {
+        import.feed(&frame).unwrap();
+    }
+    let received = import.finish().unwrap();
+    let whole = new_disk.steps.lock().len();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");
+    let installed = writer.install(received).unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
+    assert_eq!(old_disk.steps.lock().len(), old_steps, "nothing goes to the old file");
+    drop(installed);
+
+    let mut durable = vec![(whole, 90)];
+    let mut applied = 90;
+    while applied < log.len() as u64 {
+        let next = (applied + random.random_range(1..20)).min(log.len() as u64);
+        apply(&mut writer, &log, applied, next);
+        applied = next;
+        flusher.compact_step(random.random_range(1..10));
+        flusher.flush().unwrap();
+        durable.push((new_disk.steps.lock().len(), applied));
+    }
+    let end = contents(&reader);
+    let steps = new_disk.steps.lock().clone();
+    check_every_loss(&steps, whole, &durable, &log, &end, &mut random);
+
+    // Before that, whatever there is of the new file is removed by the next start, and the old one is what it was.
+    let (mut writer, mut flusher, reader) = open(&path.with_extension("live"), OPTIONS).unwrap();
+    apply(&mut writer, &log, 0, 40);
+    flusher.flush().unwrap();
+    let old = contents(&reader);
+    drop((writer, flusher, reader));
+    for at in (0..=whole).step_by(1 + whole / 20) {
+        let received = receiving(&path.with_extension("live"));
+        std::fs::write(&received, after_power_loss(&steps, at, &mut random)).unwrap();
+        let (_writer, _flusher, reader) = open(&path.with_extension("live"), OPTIONS).unwrap();
+        assert_eq!(contents(&reader), old);
+        assert!(!received.exists());
+    }
+}
+
+/// A disk that is full while a snapshot arrives: the store in use does not notice.
+#[test]
+fn a_full_disk_ends_an_import_and_nothing_else() {
+    let mut random = StdRng::seed_from_u64(4);
+    let log = log(&mut random, 2000);
+    let mut leader = store_on(Disk::default()).unwrap();
+    apply(&mut leader.0, &log, 0, 2000);
+    leader.1.flush().unwrap();
+    let mut snapshot = leader.2.snapshot().unwrap();
+    let disk = Disk::default();
+    let database = database_on(disk.clone()).unwrap();
+    *disk.space.lock() = Some(0);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut import = Import::into_database(database, Unnamed::new(file.path().to_owned())).unwrap();
+    let fault = loop {
+        let Some(frame) = snapshot.next_frame().unwrap() else { panic!("the disk never was full") };
+        if let Err(fault) = import.feed(&frame) {
+            break fault;
+        }
+    };
+    assert!(matches!(fault, Fault::Database(redb::Error::Io(_))), "{fault}");
+    assert!(import.finish().is_err());
+    assert!(!file.path().exists());
 }
 
 /// A flush that finds the disk full is a fault; what was durable before stays, and the log gives the rest.

@@ -141,6 +141,16 @@ impl Reader {
         self.shared.state.read().members.get(member_id).cloned()
     }
 
+    /// Whether a member was removed from the cluster: its id is never used again.
+    pub fn is_removed(&self, member_id: u64) -> bool {
+        self.shared.state.read().members.is_removed(member_id)
+    }
+
+    /// The ids of all members that were ever removed, ascending.
+    pub fn removed_members(&self) -> Vec<u64> {
+        self.shared.state.read().members.removed().collect()
+    }
+
     /// The last applied position and the raft layer's membership.
     pub fn applied(&self) -> (Position, Vec<u8>) {
         let state = self.shared.state.read();

@@ -17,6 +17,8 @@ pub(crate) const LEASES: TableDefinition<'static, i64, &[u8; 16]> = TableDefinit
 pub(crate) const ALARMS: TableDefinition<'static, (u64, i32), ()> = TableDefinition::new("alarms");
 /// Member id to the encoded `cleatpb.MemberAttributes`.
 pub(crate) const MEMBERS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("members");
+/// Ids of removed members.
+pub(crate) const REMOVED_MEMBERS: TableDefinition<'static, u64, ()> = TableDefinition::new("removed_members");
 /// Named single values, see [`Meta`].
 pub(crate) const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
 
@@ -80,6 +82,11 @@ impl Rows {
         // As if the one before had just been seen. There is no revision 1.
         let last = (from > compacted.max(1)).then(|| Revision { main: from - 1, sub: 0 });
         Self { last, complete_above: compacted.max(1) }
+    }
+
+    /// A scan that goes on behind a revision that has a row.
+    pub(crate) fn after(last: Revision, compacted: i64) -> Self {
+        Self { last: Some(last), complete_above: compacted.max(1) }
     }
 
     /// Checks the next row and returns its revision and encoded key-value.

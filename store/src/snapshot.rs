@@ -3,6 +3,11 @@
 //! A snapshot is taken of what is durable in the database at one moment; reading it blocks nobody. It serves the
 //! `Snapshot` RPC, a member that is too far behind for the log, and offline tools.
 //!
+//! - this file: the sender, and the import of a whole stream into a new file;
+//! - [`progress`]: how far a receiver has come, for a sender that goes on after a broken connection;
+//! - [`receive`]: an import that is fed piece by piece while the store is in use;
+//! - [`frames`] and [`rows`]: the parts of the stream.
+//!
 //! ```text
 //! stream = "CLEATSNP" version:u32 frame* zeros    all integers big endian
 //! frame  = length:u32 crc32c:u32 row*             length counts the rows; a frame without rows is the last
@@ -10,20 +15,35 @@
 //! row    = table:u8 key_length:u32 key value_length:u32 value
 //! ```
 
+mod frames;
+pub(crate) mod progress;
+pub(crate) mod receive;
+pub(crate) mod rows;
+#[cfg(test)]
+mod tests;
+
+use crate::Options;
 use crate::command::Position;
 use crate::error::Fault;
-use crate::flush::{self, sync_directory};
-use crate::open::build;
+use crate::flush::sync_directory;
+use crate::mvcc::revision::Revision;
 use crate::reader::Reader;
 use crate::schema::{self, meta};
-use crate::{Options, Revision};
+use progress::{Identity, Progress};
+use receive::Import;
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTableMetadata};
+use rows::Key;
 use std::io::Read;
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"CLEATSNP";
 const VERSION: u32 = 1;
+
+/// Bytes before the first frame, and of a frame before its rows.
+const HEADER: usize = 12;
+const FRAME_HEAD: usize = 8;
 
 /// The stream is padded with zeros to a multiple of this, so that etcdctl, which appends a SHA-256 to what it saves,
 /// finds it by the file's size as in etcd's snapshots.
@@ -35,11 +55,8 @@ const FRAME_BYTES: usize = 32 << 10;
 /// Largest frame that is believed: the largest request is far below.
 const FRAME_BYTES_MAX: u32 = 1 << 30;
 
-const META: u8 = 0;
-const LEASES: u8 = 1;
-const ALARMS: u8 = 2;
-const MEMBERS: u8 = 3;
-const REVISIONS: u8 = 4;
+/// Bytes handed to an import at once.
+const IMPORT_PIECE: usize = 64 << 10;
 
 /// A consistent view of the database, read frame by frame.
 pub struct Snapshot {
@@ -47,24 +64,17 @@ pub struct Snapshot {
     /// A dropped database fails the reads that are still under way, and a defragmentation replaces it at any time.
     _database: Arc<Database>,
     stage: Stage,
-    /// Checksum of all rows so far.
-    crc: u32,
-    position: Position,
     membership: Vec<u8>,
-    revision: i64,
-    compacted: i64,
-    /// Revisions sent so far, and the check of their order.
-    rows: u64,
+    /// What was sent, and which snapshot this is.
+    sent: Progress,
+    /// Revisions sent; unknown when the stream began elsewhere.
+    revisions: Option<u64>,
     check: schema::Rows,
-    /// Bytes of the stream so far.
-    sent: u64,
 }
 
 enum Stage {
     Header,
-    Tables,
-    Revisions(Revision),
-    End,
+    Rows,
     Done,
 }
 
@@ -78,23 +88,25 @@ impl Reader {
         let txn = database.begin_read()?;
         let table = txn.open_table(schema::META)?;
         let bytes = |name: &str| Ok::<_, Fault>(table.get(name)?.map(|bytes| bytes.value().to_vec()));
-        let position = bytes(meta::APPLIED)?.map(|b| schema::decode_position(&b)).transpose()?.unwrap_or_default();
+        let int =
+            |name: &str, default: i64| bytes(name)?.map_or(Ok(default), |bytes| schema::decode_int("meta", &bytes));
+        let identity = Identity {
+            position: bytes(meta::APPLIED)?.map(|b| schema::decode_position(&b)).transpose()?.unwrap_or_default(),
+            revision: int(meta::REVISION, 1)?,
+            compacted: int(meta::COMPACTED, -1)?,
+            compaction_finished: int(meta::COMPACTION_FINISHED, -1)?,
+            stored_bytes: int(meta::STORED_BYTES, 0)? as u64,
+        };
         let membership = bytes(meta::MEMBERSHIP)?.unwrap_or_default();
-        let revision = bytes(meta::REVISION)?.map(|b| schema::decode_int("meta", &b)).transpose()?.unwrap_or(1);
-        let compacted = bytes(meta::COMPACTED)?.map(|b| schema::decode_int("meta", &b)).transpose()?.unwrap_or(-1);
         drop(table);
         Ok(Snapshot {
             txn,
             _database: database,
             stage: Stage::Header,
-            crc: 0,
-            sent: 0,
-            position,
             membership,
-            revision,
-            compacted,
-            rows: 0,
-            check: schema::Rows::new(0, compacted),
+            sent: Progress { identity, ..Progress::default() },
+            revisions: Some(0),
+            check: schema::Rows::new(0, identity.compacted),
         })
     }
 }
@@ -102,7 +114,7 @@ impl Reader {
 impl Snapshot {
     /// The last log entry that the snapshot contains.
     pub fn position(&self) -> Position {
-        self.position
+        self.sent.identity.position
     }
 
     /// The raft layer's membership at that entry.
@@ -112,7 +124,7 @@ impl Snapshot {
 
     /// The store revision of the snapshot.
     pub fn revision(&self) -> i64 {
-        self.revision
+        self.sent.identity.revision
     }
 
     /// Bytes of the whole stream. Reads everything once.
@@ -121,13 +133,54 @@ impl Snapshot {
     /// A fault.
     pub fn stream_bytes(&mut self) -> Result<u64, Fault> {
         let mut len = 0;
-        self.stage = Stage::Header;
+        self.restart();
         while let Some(frame) = self.next_frame()? {
             len += frame.len() as u64;
         }
-        self.stage = Stage::Header;
-        self.sent = 0;
+        self.restart();
         Ok(len)
+    }
+
+    /// Goes on behind what a receiver has: the bytes that follow are those that followed before. False, and nothing is
+    /// changed, when the receiver has a part of another snapshot: then it must begin again.
+    ///
+    /// # Errors
+    /// A fault.
+    pub fn resume_after(&mut self, progress: &Progress) -> Result<bool, Fault> {
+        let Some(last) = &progress.last else {
+            self.restart();
+            return Ok(true);
+        };
+        // The token came over the network: a row that is not there would look like damage later.
+        if progress.identity != self.sent.identity || !self.has(last)? {
+            return Ok(false);
+        }
+        let compacted = self.sent.identity.compacted;
+        (self.revisions, self.check) = match last {
+            Key::Revision(revision) => (None, schema::Rows::after(*revision, compacted)),
+            _ => (Some(0), schema::Rows::new(0, compacted)),
+        };
+        self.sent = progress.clone();
+        self.stage = Stage::Rows;
+        Ok(true)
+    }
+
+    fn restart(&mut self) {
+        self.stage = Stage::Header;
+        self.sent = Progress { identity: self.sent.identity, ..Progress::default() };
+        self.revisions = Some(0);
+        self.check = schema::Rows::new(0, self.sent.identity.compacted);
+    }
+
+    fn has(&self, key: &Key) -> Result<bool, Fault> {
+        Ok(match key {
+            Key::Meta(name) => self.txn.open_table(schema::META)?.get(&**name)?.is_some(),
+            Key::Lease(id) => self.txn.open_table(schema::LEASES)?.get(id)?.is_some(),
+            Key::Alarm(id, alarm) => self.txn.open_table(schema::ALARMS)?.get((*id, *alarm))?.is_some(),
+            Key::Member(id) => self.txn.open_table(schema::MEMBERS)?.get(id)?.is_some(),
+            Key::RemovedMember(id) => self.txn.open_table(schema::REMOVED_MEMBERS)?.get(id)?.is_some(),
+            Key::Revision(revision) => self.txn.open_table(schema::REVISIONS)?.get(&revision.to_key())?.is_some(),
+        })
     }
 
     /// The next piece of the stream, `None` at its end. Blocking.
@@ -135,221 +188,150 @@ impl Snapshot {
     /// # Errors
     /// A fault.
     pub fn next_frame(&mut self) -> Result<Option<Vec<u8>>, Fault> {
-        let piece = match self.stage {
+        match self.stage {
             Stage::Header => {
-                self.stage = Stage::Tables;
-                self.crc = 0;
-                self.rows = 0;
-                self.check = schema::Rows::new(0, self.compacted);
+                self.stage = Stage::Rows;
                 let mut header = MAGIC.to_vec();
                 header.extend(VERSION.to_be_bytes());
-                header
+                self.sent.bytes = header.len() as u64;
+                Ok(Some(header))
             }
-            Stage::Tables => {
-                self.stage = Stage::Revisions(Revision::default());
-                let rows = self.table_rows()?;
-                self.frame(&rows)
+            Stage::Rows => {
+                let rows = self.next_rows()?;
+                let mut frame = self.frame(&rows);
+                if rows.is_empty() {
+                    self.stage = Stage::Done;
+                    let end = self.sent.bytes;
+                    frame.resize(frame.len() + (end.next_multiple_of(PADDING) - end) as usize, 0);
+                }
+                Ok(Some(frame))
             }
-            Stage::Revisions(from) => self.revisions_frame(from)?,
-            Stage::End => {
-                self.stage = Stage::Done;
-                let mut last = self.frame(&[]);
-                let end = self.sent + last.len() as u64;
-                last.resize(last.len() + (end.next_multiple_of(PADDING) - end) as usize, 0);
-                last
-            }
-            Stage::Done => return Ok(None),
-        };
-        self.sent += piece.len() as u64;
-        Ok(Some(piece))
+            Stage::Done => Ok(None),
+        }
     }
 
-    /// All tables but the revisions, in one frame.
-    fn table_rows(&self) -> Result<Vec<u8>, Fault> {
-        let mut rows = Vec::new();
-        for row in self.txn.open_table(schema::META)?.range::<&str>(..)? {
-            let (key, value) = row?;
-            push_row(&mut rows, META, key.value().as_bytes(), value.value());
+    fn next_rows(&mut self) -> Result<Vec<u8>, Fault> {
+        let mut gathered = Gathered { bytes: Vec::new(), last: self.sent.last.clone() };
+        if !matches!(gathered.last, Some(Key::Revision(_))) {
+            self.gather_tables(&mut gathered)?;
         }
-        for row in self.txn.open_table(schema::LEASES)?.range::<i64>(..)? {
-            let (key, value) = row?;
-            push_row(&mut rows, LEASES, &key.value().to_be_bytes(), value.value());
+        if gathered.bytes.is_empty() {
+            gathered.bytes.reserve(FRAME_BYTES + 1024);
+            self.gather_revisions(&mut gathered)?;
         }
+        self.sent.last = gathered.last;
+        Ok(gathered.bytes)
+    }
+
+    /// Rows of all tables but the revisions. The first frame has at least those of `meta`, so that whoever has a frame
+    /// knows which snapshot it is of.
+    fn gather_tables(&self, gathered: &mut Gathered) -> Result<(), Fault> {
+        let leases_from = match gathered.last {
+            None => {
+                for row in self.txn.open_table(schema::META)?.range::<&str>(..)? {
+                    let (key, value) = row?;
+                    gathered.push(Key::Meta(key.value().into()), value.value());
+                }
+                Some(i64::MIN)
+            }
+            Some(Key::Meta(_)) => Some(i64::MIN),
+            Some(Key::Lease(id)) => id.checked_add(1),
+            Some(_) => return Ok(()),
+        };
+        if let Some(from) = leases_from {
+            for row in self.txn.open_table(schema::LEASES)?.range(from..)? {
+                let (key, value) = row?;
+                if gathered.is_full() {
+                    return Ok(());
+                }
+                gathered.push(Key::Lease(key.value()), value.value());
+            }
+        }
+        // A handful for each member: together in one frame.
         for row in self.txn.open_table(schema::ALARMS)?.range::<(u64, i32)>(..)? {
             let (member_id, alarm) = row?.0.value();
-            push_row(&mut rows, ALARMS, &member_id.to_be_bytes(), &alarm.to_be_bytes());
+            gathered.push(Key::Alarm(member_id, alarm), &[]);
         }
         for row in self.txn.open_table(schema::MEMBERS)?.range::<u64>(..)? {
             let (key, value) = row?;
-            push_row(&mut rows, MEMBERS, &key.value().to_be_bytes(), value.value());
+            gathered.push(Key::Member(key.value()), value.value());
         }
-        Ok(rows)
+        for row in self.txn.open_table(schema::REMOVED_MEMBERS)?.range::<u64>(..)? {
+            gathered.push(Key::RemovedMember(row?.0.value()), &[]);
+        }
+        Ok(())
     }
 
-    fn revisions_frame(&mut self, from: Revision) -> Result<Vec<u8>, Fault> {
-        let mut rows = Vec::with_capacity(FRAME_BYTES + 1024);
+    fn gather_revisions(&mut self, gathered: &mut Gathered) -> Result<(), Fault> {
         let table = self.txn.open_table(schema::REVISIONS)?;
-        let start = from.to_key();
-        self.stage = Stage::End;
-        for row in table.range::<&[u8; 12]>(&start..)? {
+        let last = match &gathered.last {
+            Some(Key::Revision(revision)) => Some(revision.to_key()),
+            _ => None,
+        };
+        let after = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        for row in table.range::<&[u8; 12]>((after, Bound::Unbounded))? {
             let (key, value) = row?;
-            if rows.len() >= FRAME_BYTES {
-                self.stage = Stage::Revisions(Revision::from_key(key.value()));
-                break;
+            if gathered.is_full() {
+                return Ok(());
             }
             self.check.next(key.value(), value.value())?;
-            self.rows += 1;
-            push_row(&mut rows, REVISIONS, key.value(), value.value());
+            self.revisions = self.revisions.map(|revisions| revisions + 1);
+            gathered.push(Key::Revision(Revision::from_key(key.value())), value.value());
         }
-        if matches!(self.stage, Stage::End) {
-            schema::check_count(self.rows, table.len()?)?;
+        // These are the last.
+        match self.revisions {
+            Some(revisions) => schema::check_count(revisions, table.len()?),
+            None => Ok(()),
         }
-        drop(table);
-        // Nothing is stored: the last frame comes next, and there is none of revisions.
-        Ok(if rows.is_empty() { Vec::new() } else { self.frame(&rows) })
     }
 
     fn frame(&mut self, rows: &[u8]) -> Vec<u8> {
-        self.crc = crc32c::crc32c_append(self.crc, rows);
-        let mut frame = Vec::with_capacity(rows.len() + 8);
+        self.sent.crc = crc32c::crc32c_append(self.sent.crc, rows);
+        let mut frame = Vec::with_capacity(rows.len() + FRAME_HEAD);
         frame.extend((rows.len() as u32).to_be_bytes());
-        frame.extend(self.crc.to_be_bytes());
+        frame.extend(self.sent.crc.to_be_bytes());
         frame.extend(rows);
+        self.sent.frames += 1;
+        self.sent.bytes += frame.len() as u64;
         frame
     }
 }
 
-fn push_row(rows: &mut Vec<u8>, table: u8, key: &[u8], value: &[u8]) {
-    rows.push(table);
-    for bytes in [key, value] {
-        rows.extend((bytes.len() as u32).to_be_bytes());
-        rows.extend(bytes);
+/// Rows for a frame.
+struct Gathered {
+    bytes: Vec<u8>,
+    /// The last row so far, in this frame or before it.
+    last: Option<Key>,
+}
+
+impl Gathered {
+    fn is_full(&self) -> bool {
+        self.bytes.len() >= FRAME_BYTES
+    }
+
+    fn push(&mut self, key: Key, value: &[u8]) {
+        rows::push(&mut self.bytes, &key, value);
+        self.last = Some(key);
     }
 }
 
-/// Writes a snapshot into a new database file and makes it durable. The caller opens it.
+/// Writes a snapshot into a new database file and makes it durable. The caller opens it. What follows the end of the
+/// stream is not read.
 ///
 /// # Errors
 /// A stream that is damaged, incomplete or of another version leaves no file behind; an existing file is refused.
-pub fn import(stream: impl Read, path: &Path, options: &Options) -> Result<(), Fault> {
+pub fn import(mut stream: impl Read, path: &Path, options: &Options) -> Result<(), Fault> {
     if path.exists() {
         return Err(Fault::Snapshot(format!("{} exists already", path.display())));
     }
-    build(path, options, |db| fill(stream, db))?;
+    let mut import = Import::create(path, options)?;
+    let mut piece = vec![0; IMPORT_PIECE];
+    while !import.has_end() {
+        let len = import.missing().min(IMPORT_PIECE);
+        let piece = &mut piece[..len];
+        stream.read_exact(piece).map_err(|error| Fault::Snapshot(format!("it ends too early: {error}")))?;
+        import.feed(piece)?;
+    }
+    import.finish_unpadded()?.place(path)?;
     sync_directory(path)
-}
-
-fn fill(mut stream: impl Read, db: &Database) -> Result<(), Fault> {
-    let mut header = [0; 12];
-    read_exact(&mut stream, &mut header)?;
-    let (magic, version) = header.split_at(8);
-    if magic != MAGIC {
-        return Err(Fault::Snapshot("it does not begin like a snapshot of Cleat".into()));
-    }
-    if version != VERSION.to_be_bytes() {
-        return Err(Fault::Snapshot(format!("version {version:?} is not known to this release")));
-    }
-    let txn = flush::begin(db)?;
-    {
-        let mut tables = Tables {
-            meta: txn.open_table(schema::META)?,
-            leases: txn.open_table(schema::LEASES)?,
-            alarms: txn.open_table(schema::ALARMS)?,
-            members: txn.open_table(schema::MEMBERS)?,
-            revisions: txn.open_table(schema::REVISIONS)?,
-        };
-        let mut crc = 0;
-        while let Some(rows) = read_frame(&mut stream, &mut crc)? {
-            let mut rest = &*rows;
-            while !rest.is_empty() {
-                tables.insert(&mut rest)?;
-            }
-        }
-    }
-    txn.commit()?;
-    Ok(())
-}
-
-struct Tables<'txn> {
-    meta: redb::Table<'txn, &'static str, &'static [u8]>,
-    leases: redb::Table<'txn, i64, &'static [u8; 16]>,
-    alarms: redb::Table<'txn, (u64, i32), ()>,
-    members: redb::Table<'txn, u64, &'static [u8]>,
-    revisions: redb::Table<'txn, &'static [u8; 12], &'static [u8]>,
-}
-
-impl Tables<'_> {
-    fn insert(&mut self, rest: &mut &[u8]) -> Result<(), Fault> {
-        let [table] = *take(rest, 1)? else { return Err(short()) };
-        let key_len = u32::from_be_bytes(array(take(rest, 4)?)?) as usize;
-        let key = take(rest, key_len)?;
-        let value_len = u32::from_be_bytes(array(take(rest, 4)?)?) as usize;
-        let value = take(rest, value_len)?;
-        match table {
-            META => {
-                let name = std::str::from_utf8(key).map_err(|error| Fault::Snapshot(error.to_string()))?;
-                self.meta.insert(name, value)?;
-            }
-            LEASES => {
-                self.leases.insert(i64::from_be_bytes(array(key)?), &array::<16>(value)?)?;
-            }
-            ALARMS => {
-                let alarm = (u64::from_be_bytes(array(key)?), i32::from_be_bytes(array(value)?));
-                self.alarms.insert(alarm, ())?;
-            }
-            MEMBERS => {
-                self.members.insert(u64::from_be_bytes(array(key)?), value)?;
-            }
-            REVISIONS => {
-                let key = array::<12>(key)?;
-                schema::decode_row(&key, value)?;
-                self.revisions.insert(&key, value)?;
-            }
-            other => return Err(Fault::Snapshot(format!("table {other} is not known to this release"))),
-        }
-        Ok(())
-    }
-}
-
-fn short() -> Fault {
-    Fault::Snapshot("a row is cut short".into())
-}
-
-fn take<'a>(rest: &mut &'a [u8], len: usize) -> Result<&'a [u8], Fault> {
-    let (taken, tail) = rest.split_at_checked(len).ok_or_else(short)?;
-    *rest = tail;
-    Ok(taken)
-}
-
-fn array<const N: usize>(bytes: &[u8]) -> Result<[u8; N], Fault> {
-    bytes.try_into().map_err(|_| short())
-}
-
-fn read_exact(stream: &mut impl Read, bytes: &mut [u8]) -> Result<(), Fault> {
-    stream.read_exact(bytes).map_err(|error| Fault::Snapshot(format!("it ends too early: {error}")))
-}
-
-/// The rows of the next frame, `None` for the last one. `sum` is the checksum of all rows so far.
-fn read_frame(stream: &mut impl Read, sum: &mut u32) -> Result<Option<Vec<u8>>, Fault> {
-    let mut head = [0; 8];
-    read_exact(stream, &mut head)?;
-    let (len, crc) = head.split_at(4);
-    let (len, crc) = (u32::from_be_bytes(array(len)?), u32::from_be_bytes(array(crc)?));
-    if len > FRAME_BYTES_MAX {
-        return Err(Fault::Snapshot(format!("a frame of {len} bytes is not plausible")));
-    }
-    // Grows with what really arrives: a damaged length must not allocate a gigabyte.
-    let mut rows = Vec::new();
-    stream
-        .take(u64::from(len))
-        .read_to_end(&mut rows)
-        .map_err(|error| Fault::Snapshot(format!("it can not be read: {error}")))?;
-    if rows.len() != len as usize {
-        return Err(Fault::Snapshot("it ends too early".into()));
-    }
-    *sum = crc32c::crc32c_append(*sum, &rows);
-    if *sum != crc {
-        return Err(Fault::Snapshot("a checksum is wrong: a frame is damaged, missing or out of place".into()));
-    }
-    Ok((!rows.is_empty()).then_some(rows))
 }

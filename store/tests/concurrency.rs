@@ -10,8 +10,10 @@ use api::etcdserverpb::request_op::Request;
 use api::etcdserverpb::{PutRequest, RangeRequest, RequestOp, TxnRequest};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use store::{Entry, Flusher, Options, ReadError, Reader, Rejection, Writer};
+use store::{Entry, Flusher, Import, Options, ReadError, Reader, Rejection, Writer};
 use support::{Member, command, compaction, position};
 
 /// Accounts, more than a reader visits under one lock.
@@ -55,9 +57,11 @@ fn sum(reader: &Reader, revision: i64) -> Option<(i64, i64)> {
     }
 }
 
-fn write(writer: &mut Writer, seed: u64) {
+/// Transfers and compactions; the first entry has index 2.
+fn log(seed: u64) -> Vec<Vec<Command>> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut balances = vec![10; ACCOUNTS];
+    let mut log = Vec::new();
     for index in 2..TRANSFERS {
         let (from, to, amount) =
             (random.random_range(0..ACCOUNTS), random.random_range(0..ACCOUNTS), random.random_range(1..5));
@@ -70,13 +74,56 @@ fn write(writer: &mut Writer, seed: u64) {
         if index % 100 == 0 {
             commands.push(command(compaction(index as i64 - 60)));
         }
-        writer.apply([Entry { position: position(index), commands: &commands, membership: None }]).unwrap();
+        log.push(commands);
+    }
+    log
+}
+
+fn write(writer: &mut Writer, log: &[Vec<Command>], indexes: Range<u64>) {
+    for index in indexes {
+        let commands = &log[index as usize - 2];
+        writer.apply([Entry { position: position(index), commands, membership: None }]).unwrap();
     }
 }
 
-fn maintain(flusher: &mut Flusher, done: &AtomicBool) {
+/// A follower that loses contact again and again: some entries from the log, then a snapshot of the leader, which goes
+/// on meanwhile.
+fn fall_behind(writer: &mut Writer, path: &Path, options: Options, log: &[Vec<Command>]) -> usize {
+    let mut leader = Member::new(options);
+    leader.apply_entry(vec![start()]);
+    let mut random = StdRng::seed_from_u64(5);
+    let (mut led, mut followed, mut installs) = (2, 2, 0);
+    while followed < TRANSFERS {
+        let next = (followed + random.random_range(1..400)).min(TRANSFERS);
+        write(writer, log, followed..next);
+        let ahead = (next + random.random_range(1..400)).min(TRANSFERS);
+        write(leader.writer(), log, led..ahead);
+        (followed, led) = (next, ahead);
+        if ahead == next {
+            continue;
+        }
+        leader.flusher().compact_step(1000);
+        leader.flusher().flush().unwrap();
+        let mut snapshot = leader.reader().snapshot().unwrap();
+        let mut import = Import::create(path, &options).unwrap();
+        while let Some(frame) = snapshot.next_frame().unwrap() {
+            import.feed(&frame).unwrap();
+        }
+        let installed = writer.install(import.finish().unwrap()).unwrap();
+        assert_eq!(installed.position, position(led - 1));
+        followed = led;
+        installs += 1;
+    }
+    installs
+}
+
+fn maintain(flusher: &mut Flusher, reader: &Reader, done: &AtomicBool) {
+    let mut durable = 0;
     for round in 0.. {
         flusher.flush().unwrap();
+        let index = reader.durable().0.index;
+        assert!(index >= durable, "the durable position went back from {durable} to {index}");
+        durable = index;
         flusher.compact_step(300);
         if round % 20 == 19 {
             flusher.defragment().unwrap().unwrap();
@@ -154,13 +201,97 @@ fn hash(reader: &Reader, done: &AtomicBool) {
     }
 }
 
+/// Snapshots that are sent while others take the store's place: each is whole, and of one moment.
+fn export(reader: &Reader, done: &AtomicBool) {
+    while !done.load(Ordering::Relaxed) {
+        let directory = tempfile::tempdir().unwrap();
+        let mut import = Import::create(&directory.path().join("db"), &Options::default()).unwrap();
+        let mut snapshot = reader.snapshot().unwrap();
+        while let Some(frame) = snapshot.next_frame().unwrap() {
+            import.feed(&frame).unwrap();
+        }
+        assert_eq!(import.finish().unwrap().position(), snapshot.position());
+    }
+}
+
+/// What every account has at first.
+fn start() -> Command {
+    transfer(&(0..ACCOUNTS).map(|i| (i, 10)).collect::<Vec<_>>())
+}
+
 #[test]
 fn every_read_is_one_consistent_state() {
+    read_beside(|writer, _, _, log| write(writer, log, 2..TRANSFERS));
+}
+
+#[test]
+fn every_read_is_one_consistent_state_while_snapshots_are_installed() {
+    read_beside(|writer, path, options, log| {
+        let installs = fall_behind(writer, path, options, log);
+        assert!(installs > 5, "{installs}");
+    });
+}
+
+/// Contents that have nothing in common but their keys and revisions: nothing of one is taken for the other's.
+#[test]
+fn a_read_never_mixes_two_contents() {
     let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db");
     let options = Options { cache_bytes: 50_000, database_cache_bytes: 1 << 20 };
-    let (mut writer, mut flusher, reader) = store::open(&directory.path().join("db"), options).unwrap();
-    let start: Vec<_> = (0..ACCOUNTS).map(|i| (i, 10)).collect();
-    writer.apply([Entry { position: position(1), commands: &[transfer(&start)], membership: None }]).unwrap();
+    let content = |balance: i64| (0..ACCOUNTS).map(|i| (i, balance)).collect::<Vec<_>>();
+    let streams: Vec<_> = (2..14)
+        .map(|index| {
+            let directory = tempfile::tempdir().unwrap();
+            let (mut writer, mut flusher, reader) = store::open(&directory.path().join("db"), options).unwrap();
+            let commands = [transfer(&content(index as i64))];
+            writer.apply([Entry { position: position(index), commands: &commands, membership: None }]).unwrap();
+            flusher.flush().unwrap();
+            (support::export(&reader), reader.hash_kv(0).unwrap())
+        })
+        .collect();
+    let (mut writer, mut flusher, reader) = store::open(&path, options).unwrap();
+    writer.apply([Entry { position: position(1), commands: &[transfer(&content(1))], membership: None }]).unwrap();
+    let hashes: Vec<_> = streams.iter().map(|(_, hash)| *hash).chain([reader.hash_kv(0).unwrap()]).collect();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let (total, _) = sum(&reader, 2).expect("nothing is compacted");
+                    assert_eq!(total % ACCOUNTS as i64, 0);
+                    assert!((1..14).contains(&(total / ACCOUNTS as i64)));
+                }
+            });
+        }
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                assert!(hashes.contains(&reader.hash_kv(0).unwrap()));
+            }
+        });
+        scope.spawn(|| maintain(&mut flusher, &reader, &done));
+        let installed = scope
+            .spawn(|| {
+                for (stream, hash) in &streams {
+                    let mut import = Import::create(&path, &options).unwrap();
+                    import.feed(stream).unwrap();
+                    drop(writer.install(import.finish().unwrap()).unwrap());
+                    assert_eq!(reader.hash_kv(0).unwrap(), *hash);
+                }
+            })
+            .join();
+        done.store(true, Ordering::Relaxed);
+        installed.unwrap();
+    });
+}
+
+/// Readers of every kind and a flusher, beside a writer.
+fn read_beside(write: impl FnOnce(&mut Writer, &Path, Options, &[Vec<Command>]) + Send) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db");
+    let options = Options { cache_bytes: 50_000, database_cache_bytes: 1 << 20 };
+    let (mut writer, mut flusher, reader) = store::open(&path, options).unwrap();
+    writer.apply([Entry { position: position(1), commands: &[start()], membership: None }]).unwrap();
+    let log = log(1);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let readers: Vec<_> = (0..2)
@@ -173,9 +304,10 @@ fn every_read_is_one_consistent_state() {
             .collect();
         let follower = scope.spawn(|| follow(&reader, &done));
         scope.spawn(|| hash(&reader, &done));
-        scope.spawn(|| maintain(&mut flusher, &done));
+        scope.spawn(|| export(&reader, &done));
+        scope.spawn(|| maintain(&mut flusher, &reader, &done));
         // The threads must end also when the writer fails.
-        let written = scope.spawn(|| write(&mut writer, 1)).join();
+        let written = scope.spawn(|| write(&mut writer, &path, options, &log)).join();
         done.store(true, Ordering::Relaxed);
         written.unwrap();
         for reader in readers {
@@ -187,6 +319,13 @@ fn every_read_is_one_consistent_state() {
         let found = response.kvs.iter().map(|kv| kv.fields().unwrap().value.to_vec());
         assert!(found.eq(balances.iter().map(|balance| balance.to_string().into_bytes())));
     });
+    // What is durable is what was read.
+    let end = (reader.hash_kv(0).unwrap(), reader.applied());
+    flusher.flush().unwrap();
+    drop((writer, flusher, reader));
+    let (_writer, _flusher, reader) = store::open(&path, options).unwrap();
+    assert_eq!((reader.hash_kv(0).unwrap(), reader.applied()), end);
+    assert_eq!(directory.path().read_dir().unwrap().count(), 1);
 }
 
 /// A long answer is read in pieces; a defragmentation that replaces the file must not cut it off.

@@ -9,7 +9,7 @@ mod support;
 
 use api::cleatpb::Command;
 use api::encoded::RangeResponse;
-use store::{Change, Options, ReadError, Rejection, RevisionEvents};
+use store::{Change, InstallError, Options, ReadError, Rejection, RevisionEvents};
 use support::Member;
 use support::model::{Event, Model, encode};
 use support::random::Random;
@@ -18,6 +18,8 @@ struct Run {
     random: Random,
     model: Model,
     member: Member,
+    /// Another member, that gets a snapshot of the first now and then, and takes its place.
+    behind: Member,
 }
 
 #[test]
@@ -25,7 +27,8 @@ fn the_store_equals_the_model() {
     let steps = std::env::var("CLEAT_MODEL_STEPS").map_or(5000, |steps| steps.parse().unwrap());
     // A small cache, so that reads come from everywhere.
     let options = Options { cache_bytes: 60, database_cache_bytes: 1 << 20 };
-    let mut run = Run { random: Random::new(), model: Model::new(), member: Member::new(options) };
+    let (member, behind) = (Member::new(options), Member::new(options));
+    let mut run = Run { random: Random::new(), model: Model::new(), member, behind };
     for _ in 0..steps {
         run.step();
     }
@@ -55,7 +58,8 @@ impl Run {
                 self.hash();
             }
             98 => self.member.reopen(),
-            _ => match self.random.below(3) {
+            _ => match self.random.below(4) {
+                3 => self.change_places(),
                 0 => self.member.flusher().defragment().unwrap().unwrap(),
                 1 => self.member.reimport(),
                 _ => self.everything(),
@@ -74,6 +78,51 @@ impl Run {
         let status = self.member.reader().status();
         assert_eq!((status.revision, status.compacted), (self.model.revision, self.model.compacted));
         assert_eq!((status.keys, status.leases), (self.model.current().len(), self.model.leases.len()));
+    }
+
+    /// The member that is behind gets a snapshot, while the other one goes on.
+    fn change_places(&mut self) {
+        self.member.flush();
+        let mut snapshot = self.member.reader().snapshot().unwrap();
+        let mut import = self.behind.import();
+        while let Some(frame) = snapshot.next_frame().unwrap() {
+            let cut = self.random.below(frame.len());
+            import.feed(&frame[..cut]).unwrap();
+            if self.random.once_in(3) {
+                // The connection broke, both sides begin anew.
+                assert!(snapshot.resume_after(&import.rewind()).unwrap());
+                continue;
+            }
+            import.feed(&frame[cut..]).unwrap();
+            let command = self.random.command();
+            self.write(&[command]);
+            self.member.flusher().compact_step(3);
+            self.member.flusher().flush().unwrap();
+        }
+        let received = import.finish().unwrap();
+        assert_eq!((received.position(), received.revision()), (snapshot.position(), snapshot.revision()));
+        let log = self.member.log.clone();
+        if snapshot.position().index <= self.behind.reader().applied().0.index {
+            assert!(matches!(self.behind.install(received), Err(InstallError::NotNewer { .. })));
+        } else {
+            // A part of a flush, as it comes.
+            if self.random.once_in(2) {
+                self.behind.flusher().compact_step(2);
+                self.behind.flusher().flush().unwrap();
+            }
+            let installed = self.behind.install(received).unwrap();
+            let reader = self.behind.reader();
+            assert_eq!(reader.durable(), (installed.position, installed.membership.clone()));
+            assert_eq!(reader.applied(), reader.durable());
+            assert_eq!((reader.leases(), reader.alarms(0)), (installed.leases, installed.alarms));
+            assert_eq!(reader.compacted_and_revision(), (installed.compacted, installed.revision));
+            assert_eq!(reader.tail_bytes(), 0);
+        }
+        self.behind.follow(&log);
+        assert_eq!(self.behind.files(), Vec::<String>::new());
+        std::mem::swap(&mut self.member, &mut self.behind);
+        self.hash();
+        self.everything();
     }
 
     fn range(&mut self) {

@@ -100,3 +100,65 @@ fn a_snapshot_is_one_moment() {
     assert_eq!((reader.revision(), reader.applied().0), (301, support::position(300)));
     assert_eq!(reader.hash_kv(0).unwrap().hash, hash);
 }
+
+/// What cannot be used leaves neither a file nor a trace in the store; nor does what was left by a process that died.
+#[test]
+fn a_refused_stream_leaves_the_store_alone() {
+    let frames = frames();
+    let mut member = Member::new(Options::default());
+    member.put(b"mine", b"1");
+    member.flush();
+    member.put(b"mine too", b"2");
+    let before = (member.reader().hash_kv(0).unwrap(), member.reader().applied());
+    for at in 0..frames.len() {
+        let mut import = member.import();
+        assert_eq!(member.files().len(), 1);
+        let mut damaged = frames.clone();
+        damaged[at][3] ^= 2;
+        let fed = damaged.iter().try_for_each(|frame| import.feed(frame));
+        assert!(fed.is_err() || !import.is_complete(), "frame {at}");
+        assert!(matches!(import.finish(), Err(Fault::Snapshot(_))), "frame {at}");
+        assert_eq!(member.files(), Vec::<String>::new());
+    }
+    assert_eq!((member.reader().hash_kv(0).unwrap(), member.reader().applied()), before);
+
+    for n in 0..1000 {
+        std::fs::write(member.path().with_extension(format!("receiving-{n}")), "left").unwrap();
+    }
+    let mut import = member.import();
+    frames.iter().try_for_each(|frame| import.feed(frame)).unwrap();
+    drop(import.finish().unwrap());
+    member.reopen();
+    assert_eq!((member.reader().hash_kv(0).unwrap(), member.reader().applied()), before);
+    assert_eq!(member.files(), Vec::<String>::new());
+}
+
+#[test]
+fn a_snapshot_that_is_not_newer_is_not_installed() {
+    let mut leader = Member::new(Options::default());
+    leader.put(b"a", b"1");
+    leader.put(b"a", b"2");
+    leader.flush();
+    let mut member = Member::new(Options::default());
+    for (puts, installs) in [(1, true), (0, false), (1, false)] {
+        for _ in 0..puts {
+            member.put(b"mine", b"1");
+        }
+        let before = (member.reader().hash_kv(0).unwrap(), member.reader().applied());
+        let mut import = member.import();
+        import.feed(&support::export(leader.reader())).unwrap();
+        let result = member.install(import.finish().unwrap());
+        assert_eq!(result.is_ok(), installs);
+        if let Err(error) = result {
+            let index = before.1.0.index;
+            let text = format!("the snapshot ends at log index 2, the store has applied {index}");
+            assert_eq!(error.to_string(), text);
+            assert_eq!((member.reader().hash_kv(0).unwrap(), member.reader().applied()), before);
+        } else {
+            assert_eq!(member.reader().hash_kv(0).unwrap(), leader.reader().hash_kv(0).unwrap());
+            member.log = leader.log.clone();
+        }
+    }
+    member.reopen();
+    assert_eq!(member.reader().revision(), 4);
+}

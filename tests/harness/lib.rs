@@ -2,17 +2,28 @@
 //!
 //! Every test of a real process goes through here: ports that parallel test processes do not share
 //! ([`ports`]), a server of either maker with a data directory of its own ([`server`]), gRPC clients to it
-//! ([`client`]), and command line tools with a deadline ([`tool`]).
+//! ([`client`]), and command line tools with a deadline ([`tool`]). Whole clusters ([`cluster`]) have networks that can
+//! be cut ([`network`]) and disks that can be slow ([`slow_disk`]); clients of them ([`load`]) record what they see
+//! ([`history`]), and the [`checker`] judges it.
 //!
 //! `CLEAT_BIN` names the server under test (default: `cleat` beside the test binaries), `ETCD_BIN` and
 //! `ETCDCTL_BIN` name etcd's programs (default: from `PATH`). Setting `CLEAT_BIN` to an etcd runs every test
 //! against etcd itself, which shows that the test asks for nothing that etcd does not do.
 
+pub mod authority;
+pub mod checker;
 pub mod client;
+pub mod cluster;
+pub mod history;
+pub mod load;
+pub mod network;
 pub mod ports;
 pub mod server;
+pub mod slow_disk;
 pub mod tool;
 
+pub use authority::Authority;
 pub use client::Client;
+pub use cluster::{Cluster, Place, Subject};
 pub use server::{Kind, Options, Server};
 pub use tool::{Output, etcdctl};

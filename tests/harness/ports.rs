@@ -14,6 +14,14 @@ const RANGE: std::ops::Range<u16> = 12_000..30_000;
 /// Far more than the ports a test run holds; reached only when the machine has no free port.
 const TRIES: u32 = 500;
 
+/// Claims a name among all test processes, for as long as the file is open; `None` when it is taken.
+pub(crate) fn claim(name: &str) -> Result<Option<File>> {
+    let dir = std::env::temp_dir().join("cleat-test-ports");
+    std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    let file = File::create(dir.join(name))?;
+    Ok(file.try_lock().is_ok().then_some(file))
+}
+
 /// A reserved port, free again on drop.
 #[derive(Debug)]
 pub struct Port {
@@ -24,12 +32,11 @@ pub struct Port {
 impl Port {
     /// Reserves a port that nothing listens on.
     pub fn reserve() -> Result<Self> {
-        let dir = std::env::temp_dir().join("cleat-test-ports");
-        std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         for _ in 0..TRIES {
             let number = rand::rng().random_range(RANGE);
-            let lock = File::create(dir.join(number.to_string()))?;
-            if lock.try_lock().is_ok() && TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
+            if let Some(lock) = claim(&number.to_string())?
+                && TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok()
+            {
                 return Ok(Self { number, _lock: lock });
             }
         }

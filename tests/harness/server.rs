@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use api::etcdserverpb::StatusRequest;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{File, OpenOptions};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -69,10 +70,51 @@ pub struct Options {
     pub flags: Vec<String>,
     /// `--initial-cluster`; empty means this member alone.
     pub initial_cluster: String,
+    /// True for a member that finds its cluster by another flag than `--initial-cluster`.
+    pub discovers: bool,
     /// Parent of the data directory; `None` means the system's temporary directory.
     pub parent: Option<PathBuf>,
+    /// Serve clients over https; the flags say with which certificates.
+    pub is_secure: bool,
+    /// Serve other members over https; the flags say with which certificates.
+    pub secures_peers: bool,
     /// Program and arguments that run the server's program as the same process; empty runs it directly.
     pub wrapper: Vec<String>,
+    /// Program to run; `None` means the one of the kind.
+    pub binary: Option<PathBuf>,
+    /// Address in a network namespace that the test made, used with etcd's default ports; `None` means loopback
+    /// with reserved ports.
+    pub host: Option<Ipv4Addr>,
+}
+
+/// etcd's default ports, free in a namespace of one member.
+const NAMESPACE_PORTS: (u16, u16) = (2379, 2380);
+
+/// Where a server listens.
+#[derive(Debug)]
+struct Listeners {
+    host: Ipv4Addr,
+    client: u16,
+    peer: u16,
+    /// Keeps the ports of a loopback address away from other tests.
+    _reserved: Option<(Port, Port)>,
+}
+
+impl Listeners {
+    fn new(host: Option<Ipv4Addr>) -> Result<Self> {
+        if let Some(host) = host {
+            let (client, peer) = NAMESPACE_PORTS;
+            return Ok(Self { host, client, peer, _reserved: None });
+        }
+        let (client, peer) = (Port::reserve()?, Port::reserve()?);
+        let (client_number, peer_number) = (client.number(), peer.number());
+        Ok(Self {
+            host: Ipv4Addr::LOCALHOST,
+            client: client_number,
+            peer: peer_number,
+            _reserved: Some((client, peer)),
+        })
+    }
 }
 
 /// A running server, or one that was stopped and can be started again.
@@ -81,10 +123,11 @@ pub struct Server {
     kind: Kind,
     binary: PathBuf,
     options: Options,
-    client_port: Port,
-    peer_port: Port,
+    listeners: Listeners,
     dir: TempDir,
     child: Option<Child>,
+    /// Length of the log when the process was started.
+    log_before: usize,
 }
 
 impl Server {
@@ -111,8 +154,22 @@ impl Server {
             Some(parent) => builder.tempdir_in(parent),
             None => builder.tempdir(),
         }?;
-        let (client_port, peer_port) = (Port::reserve()?, Port::reserve()?);
-        Ok(Self { kind, binary: kind.binary()?, options, client_port, peer_port, dir, child: None })
+        let listeners = Listeners::new(options.host)?;
+        let binary = match &options.binary {
+            Some(binary) => binary.clone(),
+            None => kind.binary()?,
+        };
+        Ok(Self { kind, binary, options, listeners, dir, child: None, log_before: 0 })
+    }
+
+    /// Adds flags that depend on the reserved ports, for the next start.
+    pub fn add_flags(&mut self, flags: impl IntoIterator<Item = String>) {
+        self.options.flags.extend(flags);
+    }
+
+    /// What the next start uses.
+    pub fn options_mut(&mut self) -> &mut Options {
+        &mut self.options
     }
 
     /// Whose server this is.
@@ -122,17 +179,19 @@ impl Server {
 
     /// `host:port` of the client listener, as `etcdctl --endpoints` takes it.
     pub fn endpoint(&self) -> String {
-        format!("127.0.0.1:{}", self.client_port.number())
+        format!("{}:{}", self.listeners.host, self.listeners.client)
     }
 
     /// URL of the client listener.
     pub fn client_url(&self) -> String {
-        format!("http://{}", self.endpoint())
+        let scheme = if self.options.is_secure { "https" } else { "http" };
+        format!("{scheme}://{}", self.endpoint())
     }
 
     /// URL of the peer listener.
     pub fn peer_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.peer_port.number())
+        let scheme = if self.options.secures_peers { "https" } else { "http" };
+        format!("{scheme}://{}:{}", self.listeners.host, self.listeners.peer)
     }
 
     /// The data directory.
@@ -161,7 +220,8 @@ impl Server {
             ("--initial-advertise-peer-urls", peer),
             ("--initial-cluster", cluster),
         ];
-        let mut args: Vec<String> = pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
+        let pairs = pairs.into_iter().filter(|(flag, _)| !self.options.discovers || *flag != "--initial-cluster");
+        let mut args: Vec<String> = pairs.flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
         args.extend(self.options.flags.iter().cloned());
         args
     }
@@ -193,6 +253,7 @@ impl Server {
     /// Starts the process without waiting for an answer.
     pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "the server is already running");
+        self.log_before = self.log().len();
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
         let child = self
             .command()
@@ -222,6 +283,10 @@ impl Server {
     }
 
     async fn has_leader(&self) -> bool {
+        if self.options.is_secure {
+            // Asking takes certificates, which are the test's; both makers say so in the same words.
+            return self.log().get(self.log_before..).is_some_and(|log| log.contains("ready to serve client requests"));
+        }
         let asked = async {
             let mut client = self.client().await.ok()?;
             let status = client.maintenance.status(StatusRequest {}).await.ok()?;
@@ -257,10 +322,19 @@ impl Server {
         Ok(())
     }
 
+    /// Process id of the running server.
+    pub fn pid(&self) -> Result<Pid> {
+        Ok(Pid::from_child(self.child.as_ref().context("the server is not running")?))
+    }
+
+    /// Sends a signal to the process.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill_process(self.pid()?, signal)?)
+    }
+
     /// Asks the process to end (SIGTERM) and returns how it did.
     pub async fn terminate(&mut self) -> Result<ExitStatus> {
-        let child = self.child.as_ref().context("the server is not running")?;
-        kill_process(Pid::from_child(child), Signal::TERM)?;
+        self.signal(Signal::TERM)?;
         let status = self.wait_exit(STOP_DEADLINE).await?;
         self.child = None;
         Ok(status)

@@ -191,9 +191,11 @@ fn dependencies_of(package: &str) -> Result<Vec<String>> {
 
 #[test]
 fn dependencies_point_down() -> Result<()> {
-    let forbidden: [(&str, &[&str]); 2] = [
-        ("cleat-store", &["tokio", "openraft", "tonic", "hyper", "rand", "cleat-server"]),
-        ("cleat-api", &["cleat-store", "cleat-server", "redb", "openraft"]),
+    let forbidden: [(&str, &[&str]); 4] = [
+        ("cleat-store", &["tokio", "openraft", "tonic", "hyper", "rand", "cleat-server", "cleat-client"]),
+        ("cleat-api", &["cleat-store", "cleat-server", "cleat-client", "redb", "openraft"]),
+        ("cleat-client", &["cleat-store", "cleat-server", "cleat-discovery", "redb", "openraft"]),
+        ("cleat-discovery", &["cleat-store", "cleat-server", "redb", "openraft"]),
     ];
     let mut offences = Vec::new();
     for (package, names) in forbidden {

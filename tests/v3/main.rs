@@ -6,6 +6,7 @@ mod crash;
 mod kubernetes;
 mod log_size;
 mod metrics;
+mod tls;
 mod transcript;
 mod wire;
 

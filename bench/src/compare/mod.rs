@@ -1,11 +1,17 @@
 //! The side-by-side comparison: both servers in turns over several rounds, medians, ratios and verdicts.
 //!
-//! [`plan`] says what runs and what is claimed, [`session`] runs it on one server, [`servers`] starts and ends the
-//! processes, [`report`] makes rows of the samples, [`chart`] lays them out, [`svg`] and [`png`] draw it.
+//! [`plan`] says what runs and what is claimed, [`session`] runs it on one server or cluster, with [`failover`] and
+//! [`catch_up`] for the workloads that end members. [`servers`] starts and ends the processes, [`cluster`] keeps those
+//! that belong together, [`probe`] asks them. [`report`] makes rows of the samples, [`chart`] lays them out, [`svg`] and
+//! [`png`] draw it.
 
+mod catch_up;
 mod chart;
+mod cluster;
+mod failover;
 mod plan;
 mod png;
+mod probe;
 mod report;
 mod servers;
 mod session;
@@ -32,10 +38,15 @@ struct Setting {
     etcd: String,
     kernel: String,
     cores: usize,
+    members: u64,
     rounds: u64,
     seconds: f64,
     keys: u64,
     large_keys: u64,
+    failovers: u64,
+    election_timeout_ms: u64,
+    catch_up_keys: u64,
+    snapshot_count: u64,
     threads: u64,
     seed: u64,
 }
@@ -54,18 +65,25 @@ struct Document<'a> {
 /// # Errors
 /// A server does not start, a workload failed on one of them, or with `--strict` a ratio misses its floor.
 pub(crate) async fn execute(args: &CompareArgs) -> anyhow::Result<()> {
+    let plan = plan::of(args.members);
     if args.list {
-        print!("{}", plan::list());
+        print!("{}", plan.list());
         return Ok(());
     }
-    let workloads = plan::select(&args.only).map_err(anyhow::Error::msg)?;
+    let workloads = plan.select(&args.only).map_err(anyhow::Error::msg)?;
+    catch_up::check(args, &workloads)?;
     let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     warn_of_memory_disk(&parent)?;
     let setting = setting(args)?;
     println!("cleat: {}\netcd:  {}", setting.cleat, setting.etcd);
     println!(
-        "{} cores, Linux {}; {} rounds of {} s, {} keys, fsync on in both\n",
-        setting.cores, setting.kernel, args.rounds, args.seconds, args.keys
+        "{} cores, Linux {}; {}, {} rounds of {} s, {} keys, fsync on in both\n",
+        setting.cores,
+        setting.kernel,
+        members(args),
+        args.rounds,
+        args.seconds,
+        args.keys
     );
 
     let mut samples = Samples::default();
@@ -84,7 +102,7 @@ pub(crate) async fn execute(args: &CompareArgs) -> anyhow::Result<()> {
     }
     progress.finish_and_clear();
 
-    let rows = report::rows(&workloads, &samples);
+    let rows = report::rows(plan, &workloads, &samples);
     print!("{}", report::table(&rows));
     if let Some(others) = report::other_cores(&samples).filter(|others| others.median > table::NOTABLE_CORES) {
         println!(
@@ -115,8 +133,13 @@ pub(crate) async fn execute(args: &CompareArgs) -> anyhow::Result<()> {
 /// Writes the charts that were asked for.
 fn draw(args: &CompareArgs, setting: &Setting, rows: &[report::Row]) -> anyhow::Result<()> {
     let note = format!(
-        "{} against {}; {} cores, {} rounds of {} s",
-        setting.cleat, setting.etcd, setting.cores, args.rounds, args.seconds
+        "{} against {}; {} cores, {}, {} rounds of {} s",
+        setting.cleat,
+        setting.etcd,
+        setting.cores,
+        members(args),
+        args.rounds,
+        args.seconds
     );
     let chart = Chart::new(rows, &note);
     let write = |path: &Path, bytes: &[u8]| {
@@ -131,6 +154,10 @@ fn draw(args: &CompareArgs, setting: &Setting, rows: &[report::Row]) -> anyhow::
     Ok(())
 }
 
+fn members(args: &CompareArgs) -> String {
+    if args.members == 1 { "1 member".to_owned() } else { format!("{} members", args.members) }
+}
+
 fn setting(args: &CompareArgs) -> anyhow::Result<Setting> {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Ok(Setting {
@@ -138,10 +165,15 @@ fn setting(args: &CompareArgs) -> anyhow::Result<Setting> {
         etcd: version(&args.etcd, "--etcd")?,
         kernel: kernel.trim().to_owned(),
         cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        members: args.members,
         rounds: args.rounds,
         seconds: args.seconds,
         keys: args.keys,
         large_keys: args.large_keys,
+        failovers: args.failovers,
+        election_timeout_ms: args.election_timeout,
+        catch_up_keys: args.catch_up_keys,
+        snapshot_count: args.snapshot_count,
         threads: args.threads,
         seed: args.seed,
     })

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::plan::{CLAIMS, Claim, Metric, Workload};
+use super::plan::{Claim, Metric, Plan, Workload};
 use crate::table::{Table, number};
 use crate::workload::run::Outcome;
 
@@ -152,7 +152,7 @@ pub(crate) struct Row {
 }
 
 /// The rows of the chosen workloads, in the order of the claims.
-pub(crate) fn rows(workloads: &[&'static Workload], samples: &Samples) -> Vec<Row> {
+pub(crate) fn rows(plan: &Plan, workloads: &[&'static Workload], samples: &Samples) -> Vec<Row> {
     let is_chosen = |claim: &&Claim| workloads.iter().any(|workload| workload.name == claim.workload);
     let row = |claim: &Claim| {
         let spread = |side| Spread::of(samples.values(side, claim.workload, claim.metric));
@@ -171,7 +171,7 @@ pub(crate) fn rows(workloads: &[&'static Workload], samples: &Samples) -> Vec<Ro
             errors: (errors(Side::Cleat), errors(Side::Etcd)),
         }
     };
-    CLAIMS.iter().filter(is_chosen).map(row).collect()
+    plan.claims.iter().filter(is_chosen).map(row).collect()
 }
 
 /// The table of all rows, with the verdicts counted below.
@@ -266,8 +266,9 @@ mod tests {
             samples.runs.push(measured(round as u64, Side::Cleat, cleat));
             samples.runs.push(measured(round as u64, Side::Etcd, etcd));
         }
-        let workloads = super::super::plan::select(&["put-1".to_owned()]).expect("a workload");
-        let rows = rows(&workloads, &samples);
+        let plan = super::super::plan::of(1);
+        let workloads = plan.select(&["put-1".to_owned()]).expect("a workload");
+        let rows = rows(plan, &workloads, &samples);
         assert_eq!(rows.len(), 1);
         assert_eq!((rows[0].ratio, rows[0].verdict), (Some(0.5), Verdict::Goal));
         let text = table(&rows);

@@ -1,9 +1,8 @@
-//! Starts and stops the servers that are compared: fresh directories, free loopback ports, the same flags for both.
+//! Starts and stops the processes that are compared, each with a fresh directory.
 //!
-//! A [`Server`] kills its process and removes its directory when it is dropped, whatever ended the comparison.
+//! Which belong together, and with which flags they run, is for [`super::cluster`] to say. A [`Server`] kills its process and removes its directory when it is dropped, whatever ended the comparison.
 
 use std::io;
-use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -11,19 +10,16 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use api::etcdserverpb::{RangeRequest, RangeResponse};
 use bytes::Bytes;
-use prost::Message as _;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::connection::{CallError, Connection, Endpoint, Method, frame};
+use super::probe;
+use crate::connection::Endpoint;
 
 /// How often a starting server is asked: the resolution of restart times.
-const POLL_INTERVAL: Duration = Duration::from_millis(5);
-/// How long one question to a starting server may take.
-const POLL_DEADLINE: Duration = Duration::from_secs(2);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// How long a server may take to end after SIGTERM before it is killed.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 /// How much of a log is shown when its server fails.
@@ -38,7 +34,7 @@ pub(crate) enum Ending {
     Kill,
 }
 
-/// A running server.
+/// A process and its directory: a server of its own or a member of a cluster.
 pub(crate) struct Server {
     binary: PathBuf,
     arguments: Vec<String>,
@@ -50,22 +46,26 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts `binary` with a fresh directory below `parent` and waits until it serves reads.
+    /// Starts `binary` with `flags` and a fresh directory below `parent`, and does not wait for it.
     ///
     /// # Errors
-    /// The binary cannot be started, ends, or does not serve within `start_timeout`.
-    pub(crate) async fn start(binary: &Path, parent: &Path, start_timeout: Duration) -> anyhow::Result<Self> {
+    /// The directory cannot be made or the binary cannot be started.
+    pub(crate) fn spawn(
+        binary: &Path,
+        parent: &Path,
+        start_timeout: Duration,
+        endpoint: Endpoint,
+        flags: &[(&str, String)],
+    ) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("cleat-bench-")
             .tempdir_in(parent)
             .with_context(|| format!("cannot make a directory in {} (choose another with --dir)", parent.display()))?;
-        let (client, peer) = free_ports().context("cannot find free ports on 127.0.0.1")?;
-        let arguments = arguments(&dir.path().join("data"), client, peer);
+        let data = [("--data-dir", dir.path().join("data").display().to_string())];
+        let arguments: Vec<String> =
+            data.iter().chain(flags).flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]).collect();
         let child = spawn(binary, &arguments, dir.path())?;
-        let endpoint = format!("127.0.0.1:{client}").parse().map_err(anyhow::Error::msg)?;
-        let mut server = Self { binary: binary.to_owned(), arguments, endpoint, child, start_timeout, dir };
-        server.await_read(None).await?;
-        Ok(server)
+        Ok(Self { binary: binary.to_owned(), arguments, endpoint, child, start_timeout, dir })
     }
 
     /// Where it serves clients.
@@ -109,9 +109,15 @@ impl Server {
     /// Starts the ended process again and returns how long it took until a linearizable read found `key`.
     pub(crate) async fn restart(&mut self, key: Bytes) -> anyhow::Result<Duration> {
         let begin = Instant::now();
-        self.child = spawn(&self.binary, &self.arguments, self.dir.path())?;
+        self.respawn()?;
         self.await_read(Some(key)).await?;
         Ok(begin.elapsed())
+    }
+
+    /// Starts the ended process again and does not wait for it.
+    pub(crate) fn respawn(&mut self) -> anyhow::Result<()> {
+        self.child = spawn(&self.binary, &self.arguments, self.dir.path())?;
+        Ok(())
     }
 
     /// Bytes of the blocks that the data directory has on disk.
@@ -120,15 +126,13 @@ impl Server {
     }
 
     /// Asks until a linearizable read is served, and finds `key` if one is given.
-    async fn await_read(&mut self, key: Option<Bytes>) -> anyhow::Result<()> {
+    pub(crate) async fn await_read(&mut self, key: Option<Bytes>) -> anyhow::Result<()> {
         let end = Instant::now() + self.start_timeout;
         loop {
             self.check_alive()?;
-            let attempt = tokio::time::timeout(POLL_DEADLINE, read(&self.endpoint, key.as_ref())).await;
-            let why = match attempt {
-                Ok(Ok(())) => return Ok(()),
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("no answer within {POLL_DEADLINE:?}"),
+            let why = match probe::read(&self.endpoint, key.as_ref()).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
             };
             if Instant::now() > end {
                 bail!(
@@ -159,33 +163,6 @@ impl Drop for Server {
     }
 }
 
-/// One linearizable read.
-async fn read(endpoint: &Endpoint, key: Option<&Bytes>) -> Result<(), CallError> {
-    let connection = Connection::open(endpoint).await?;
-    let method = Method::new(endpoint, "/etcdserverpb.KV/Range");
-    let asked = key.cloned().unwrap_or_else(|| Bytes::from_static(b"cleat-bench-ready"));
-    let reply = connection.call(&method, frame(&RangeRequest { key: asked, ..Default::default() })).await?;
-    let response = RangeResponse::decode(reply).map_err(|error| CallError::Unexpected(error.to_string()))?;
-    if key.is_some() && response.kvs.is_empty() {
-        return Err(CallError::Unexpected("the server lost a key over its restart".to_owned()));
-    }
-    Ok(())
-}
-
-fn arguments(data: &Path, client: u16, peer: u16) -> Vec<String> {
-    let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
-    let flags = [
-        ("--name", "bench".to_owned()),
-        ("--data-dir", data.display().to_string()),
-        ("--listen-client-urls", client.clone()),
-        ("--advertise-client-urls", client),
-        ("--listen-peer-urls", peer.clone()),
-        ("--initial-advertise-peer-urls", peer.clone()),
-        ("--initial-cluster", format!("bench={peer}")),
-    ];
-    flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
-}
-
 fn spawn(binary: &Path, arguments: &[String], dir: &Path) -> anyhow::Result<Child> {
     let log = std::fs::File::options().create(true).append(true).open(dir.join("log"))?;
     let mut command = Command::new(binary);
@@ -199,12 +176,6 @@ fn spawn(binary: &Path, arguments: &[String], dir: &Path) -> anyhow::Result<Chil
     command
         .spawn()
         .with_context(|| format!("cannot start {}: give the binary's path with --cleat or --etcd", binary.display()))
-}
-
-/// Two ports that nothing listens on now.
-fn free_ports() -> io::Result<(u16, u16)> {
-    let (one, two) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
-    Ok((one.local_addr()?.port(), two.local_addr()?.port()))
 }
 
 /// Bytes of all blocks below `path`; holes do not count, preallocated space does.
@@ -223,18 +194,6 @@ fn allocated_bytes(path: &Path) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn a_binary_that_ends_is_reported_with_its_log() {
-        let parent = tempfile::tempdir().expect("a directory");
-        let echo = Path::new("/bin/echo");
-        let error = Server::start(echo, parent.path(), Duration::from_secs(10)).await.err().expect("echo is no server");
-        let text = format!("{error:#}");
-        assert!(text.contains("ended with") && text.contains("--data-dir"), "{text}");
-        assert_eq!(std::fs::read_dir(parent.path()).expect("readable").count(), 0, "the directory is removed");
-        let missing = Server::start(Path::new("/nonexistent"), parent.path(), Duration::from_secs(1)).await.err();
-        assert!(format!("{:#}", missing.expect("no such binary")).contains("--etcd"));
-    }
 
     #[test]
     fn disk_use_counts_blocks() {

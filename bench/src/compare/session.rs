@@ -1,4 +1,4 @@
-//! One session: starts a server, runs the chosen workloads on it in order, and records their figures.
+//! One session: starts a server or a cluster, runs the chosen workloads on it in order, and records their figures.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,12 +8,14 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use indicatif::ProgressBar;
 
+use super::cluster::Cluster;
 use super::plan::{Kind, Metric, Session, Workload};
 use super::report::{Measured, Samples, Side};
 use super::servers::{Ending, Server};
+use super::{catch_up, failover};
 use crate::args::CompareArgs;
+use crate::connection::Endpoint;
 use crate::load::{WatchPlan, watch_groups};
-use crate::measure::ProcessSample;
 use crate::workload::keys::{KeySpace, value};
 use crate::workload::lease::Keepalive;
 use crate::workload::mixed::{self, Mix};
@@ -26,7 +28,7 @@ use crate::workload::{Group, Length, Run};
 
 /// Size of every key and value: 30 and 256 bytes.
 const KEY_BYTES: usize = 30;
-const VALUE_BYTES: usize = 256;
+pub(super) const VALUE_BYTES: usize = 256;
 /// Puts of one transaction that fills.
 const FILL_PUTS: u64 = 64;
 /// Before each measured phase.
@@ -34,7 +36,7 @@ const WARMUP: Duration = Duration::from_millis(500);
 /// After a start or a fill, before memory is read: flushes and garbage collections end.
 const SETTLE: Duration = Duration::from_secs(3);
 /// How long filling may take.
-const FILL_DEADLINE: Duration = Duration::from_mins(10);
+pub(super) const FILL_DEADLINE: Duration = Duration::from_mins(10);
 
 /// Where a session runs.
 pub(crate) struct Place<'a> {
@@ -48,11 +50,11 @@ pub(crate) struct Place<'a> {
     pub(crate) parent: &'a Path,
 }
 
-/// Runs `workloads` of one session on a fresh server. A failing workload is recorded, and the next one runs while the
-/// server lives.
+/// Runs `workloads` of one session on fresh members. A failing workload is recorded, and the next one runs while the
+/// members live.
 ///
 /// # Errors
-/// The server does not start.
+/// A member does not start.
 pub(crate) async fn execute(
     args: &CompareArgs,
     place: &Place<'_>,
@@ -66,19 +68,21 @@ pub(crate) async fn execute(
         Side::Etcd => &args.etcd,
     };
     progress.set_prefix(label("start"));
-    let mut server = Server::start(binary, place.parent, Duration::from_secs_f64(args.start_timeout)).await?;
+    let is_catch_up = workloads.iter().any(|workload| workload.session == Session::CatchUp);
+    let snapshot_count = is_catch_up.then_some(args.snapshot_count);
+    let mut cluster = Cluster::start(binary, place.parent, args, snapshot_count).await?;
     let mut is_loaded = false;
     for workload in workloads {
         let fail = |error: anyhow::Error| format!("{}{error:#}", label(workload.name));
         if needs_keys(workload) && !is_loaded {
             progress.set_prefix(label("load"));
             is_loaded = true;
-            if let Err(error) = load_keys(args, &server, progress).await {
+            if let Err(error) = load_keys(args, &cluster, progress).await {
                 samples.failures.push(fail(error.context("loading the keys")));
             }
         }
         progress.set_prefix(label(workload.name));
-        let measured = measure(args, workload, &mut server, progress).await;
+        let measured = measure(args, workload, &mut cluster, progress).await;
         match measured {
             Ok((figures, outcome)) => {
                 let (round, side, workload) = (place.round, place.side, workload.name);
@@ -89,13 +93,12 @@ pub(crate) async fn execute(
             }
             Err(error) => samples.failures.push(fail(error)),
         }
-        if let Err(error) = server.check_alive() {
+        if let Err(error) = cluster.check_alive() {
             samples.failures.push(fail(error));
             return Ok(());
         }
     }
-    server.end(Ending::Kill).await?;
-    Ok(())
+    cluster.kill().await
 }
 
 fn needs_keys(workload: &Workload) -> bool {
@@ -103,30 +106,61 @@ fn needs_keys(workload: &Workload) -> bool {
 }
 
 /// Puts every key once: single puts, as an application does, and not transactions.
-async fn load_keys(args: &CompareArgs, server: &Server, progress: &ProgressBar) -> anyhow::Result<()> {
-    let put = Put { keys: KeySpace { is_sequential: true, ..keys(args.keys) }, value: value(VALUE_BYTES, args.seed) };
+async fn load_keys(args: &CompareArgs, cluster: &Cluster, progress: &ProgressBar) -> anyhow::Result<()> {
+    put_all(args, Target::of(&cluster.all()), args.keys, progress).await?;
+    Ok(())
+}
+
+/// Puts each of `count` keys once, by 256 clients.
+pub(super) async fn put_all(
+    args: &CompareArgs,
+    target: Target,
+    count: u64,
+    progress: &ProgressBar,
+) -> anyhow::Result<Outcome> {
+    let put = Put { keys: KeySpace { is_sequential: true, ..keys(count) }, value: value(VALUE_BYTES, args.seed) };
     let groups = vec![group("load", "put", 256, 16, put, args.seed)];
-    let outcome = run_groups(args, server, Length::Total(args.keys), groups, progress).await?;
-    check_complete(&outcome)
+    let outcome = run_groups(args, target, Length::Total(count), groups, progress).await?;
+    check_complete(&outcome)?;
+    Ok(outcome)
+}
+
+/// Where the load goes, and what is measured under it.
+pub(super) struct Target {
+    /// Where the connections go, in turn.
+    endpoints: Vec<Endpoint>,
+    /// The processes whose use is added up.
+    pids: Vec<u32>,
+}
+
+impl Target {
+    /// The load goes to these members, and they are what is measured.
+    pub(super) fn of(members: &[&Server]) -> Self {
+        Self {
+            endpoints: members.iter().map(|member| member.endpoint().clone()).collect(),
+            pids: members.iter().map(|member| member.pid()).collect(),
+        }
+    }
 }
 
 async fn run_groups(
     args: &CompareArgs,
-    server: &Server,
+    target: Target,
     length: Length,
     groups: Vec<Group>,
     progress: &ProgressBar,
 ) -> anyhow::Result<Outcome> {
+    let names: Vec<_> = target.endpoints.iter().map(ToString::to_string).collect();
     let run = Run {
-        endpoints: vec![server.endpoint().clone()],
+        endpoints: target.endpoints,
         threads: args.threads as usize,
         deadline: Duration::from_secs_f64(args.deadline),
-        server_pid: Some(server.pid()),
+        server_pids: target.pids,
         length,
         groups,
     };
-    let late = || format!("{}: the workload did not end within {FILL_DEADLINE:?}", server.endpoint());
     let limit = FILL_DEADLINE.max(Duration::from_secs_f64(args.seconds * 2.0));
+    let late = || format!("{}: the workload did not end within {limit:?}", names.join(","));
     tokio::time::timeout(limit, run::execute(run, progress)).await.with_context(late)?
 }
 
@@ -145,27 +179,38 @@ fn check_complete(outcome: &Outcome) -> anyhow::Result<()> {
     Ok(())
 }
 
-type Figures = Vec<(Metric, f64)>;
+pub(super) type Figures = Vec<(Metric, f64)>;
 
 /// Runs one workload and returns its figures.
 async fn measure(
     args: &CompareArgs,
     workload: &Workload,
-    server: &mut Server,
+    cluster: &mut Cluster,
     progress: &ProgressBar,
 ) -> anyhow::Result<(Figures, Option<Outcome>)> {
     match workload.kind {
         Kind::Idle => {
             tokio::time::sleep(SETTLE).await;
-            let sample = ProcessSample::read(server.pid())?;
-            return Ok((vec![(Metric::Rss, sample.rss_bytes as f64)], None));
+            return Ok((vec![(Metric::Rss, cluster.sample()?.rss_bytes as f64)], None));
         }
-        Kind::Large => return large(args, server, progress).await,
+        Kind::Large => return large(args, cluster, progress).await,
+        Kind::Failover(ending) => return Ok((failover::measure(args, cluster, ending, progress).await?, None)),
+        Kind::CatchUp => return catch_up::measure(args, cluster, progress).await,
         _ => {}
     }
     let measured = Duration::from_secs_f64(args.seconds);
     let length = Length::Time { warmup: WARMUP, measured };
-    let outcome = run_groups(args, server, length, groups(args, workload.kind, workload.name)?, progress).await?;
+    let mut target = Target::of(&cluster.all());
+    let mut leader = None;
+    if matches!(workload.kind, Kind::RangeFollowers { .. }) {
+        let (index, _) = cluster.leader().await?;
+        leader = Some(index);
+        target.endpoints = Target::of(&cluster.others(index)).endpoints;
+    }
+    let outcome = run_groups(args, target, length, groups(args, workload.kind, workload.name)?, progress).await?;
+    if leader.is_some() && leader != Some(cluster.leader().await?.0) {
+        bail!("the leader changed while the followers were measured");
+    }
     let figures = if outcome.failure().is_some() { Vec::new() } else { figures(&outcome) };
     Ok((figures, Some(outcome)))
 }
@@ -180,6 +225,9 @@ fn groups(args: &CompareArgs, kind: Kind, name: &str) -> anyhow::Result<Vec<Grou
         }
         Kind::Range { clients, connections, limit, is_serializable } => {
             vec![group(name, "range", clients, connections, single(limit, is_serializable), seed)]
+        }
+        Kind::RangeFollowers { clients, connections } => {
+            vec![group(name, "range", clients, connections, single(1, false), seed)]
         }
         Kind::Mixed => {
             let mix = Mix { writers: 256, writer_connections: 16, readers: 8, reader_connections: 2 };
@@ -210,7 +258,7 @@ fn groups(args: &CompareArgs, kind: Kind, name: &str) -> anyhow::Result<Vec<Grou
             is_counted: true,
             traffic: Arc::new(Keepalive { leases, clients }),
         }],
-        Kind::Idle | Kind::Large => bail!("{name} has no load of its own"),
+        Kind::Idle | Kind::Large | Kind::Failover(_) | Kind::CatchUp => bail!("{name} has no load of its own"),
     })
 }
 
@@ -240,14 +288,14 @@ fn figures(outcome: &Outcome) -> Figures {
 /// Fills, then measures memory, restarts after SIGKILL and SIGTERM, and the disk.
 async fn large(
     args: &CompareArgs,
-    server: &mut Server,
+    cluster: &mut Cluster,
     progress: &ProgressBar,
 ) -> anyhow::Result<(Figures, Option<Outcome>)> {
     let fill = fill("large/", args.large_keys, value(VALUE_BYTES, args.seed));
     let key = fill.keys.key(args.large_keys / 2);
     let calls = args.large_keys.div_ceil(FILL_PUTS);
     let groups = vec![group("large", "put", 16, 8, fill, args.seed)];
-    let outcome = run_groups(args, server, Length::Total(calls), groups, progress).await?;
+    let outcome = run_groups(args, Target::of(&cluster.all()), Length::Total(calls), groups, progress).await?;
     check_complete(&outcome)?;
     let mut figures: Figures = figures(&outcome)
         .into_iter()
@@ -255,8 +303,9 @@ async fn large(
         .collect();
     progress.set_message("settling");
     tokio::time::sleep(SETTLE).await;
-    figures.push((Metric::Rss, ProcessSample::read(server.pid())?.rss_bytes as f64));
+    figures.push((Metric::Rss, cluster.sample()?.rss_bytes as f64));
     progress.set_message("restarting");
+    let server = cluster.member(0);
     server.end(Ending::Kill).await?;
     let killed = server.restart(key.clone()).await?;
     figures.push((Metric::RestartKilled, killed.as_secs_f64() * 1e6));
@@ -267,7 +316,7 @@ async fn large(
     Ok((figures, Some(outcome)))
 }
 
-fn keys(count: u64) -> KeySpace {
+pub(super) fn keys(count: u64) -> KeySpace {
     KeySpace { prefix: Bytes::from_static(b"bench/"), key_size: KEY_BYTES, count, is_sequential: false }
 }
 

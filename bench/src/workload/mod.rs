@@ -68,8 +68,8 @@ pub(crate) struct Run {
     pub(crate) threads: usize,
     /// When a call counts as failed.
     pub(crate) deadline: Duration,
-    /// The server's process, when it runs on this machine.
-    pub(crate) server_pid: Option<u32>,
+    /// The server's processes, when they run on this machine.
+    pub(crate) server_pids: Vec<u32>,
     /// When the run ends.
     pub(crate) length: Length,
     /// The clients.

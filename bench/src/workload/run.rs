@@ -38,11 +38,11 @@ pub(crate) struct Outcome {
     pub(crate) seconds: f64,
     /// Whether all clients lost their connections before the time was over.
     pub(crate) is_cut_short: bool,
-    /// What the server used in it, when its process is known.
+    /// What the server's processes used in it together, when they are known.
     pub(crate) server: Option<ProcessUse>,
     /// What this process used in it.
     pub(crate) generator: ProcessUse,
-    /// Cores that everything else on the machine used in it, when the server's process is known.
+    /// Cores that everything else on the machine used in it, when the server's processes are known.
     pub(crate) other_cores: Option<f64>,
 }
 
@@ -114,7 +114,7 @@ enum Report {
 /// A connection or a preparation failed, or the server's process cannot be read. Failing calls are no error: they are
 /// counted in the outcome.
 pub(crate) async fn execute(run: Run, progress: &ProgressBar) -> anyhow::Result<Outcome> {
-    let (length, server_pid) = (run.length, run.server_pid);
+    let (length, server_pids) = (run.length, run.server_pids.clone());
     let total = match length {
         Length::Time { .. } => None,
         Length::Total(total) => Some(total),
@@ -128,7 +128,7 @@ pub(crate) async fn execute(run: Run, progress: &ProgressBar) -> anyhow::Result<
         workers.go.send_replace(true);
         observe(&shared, progress, warmup, None).await;
     }
-    let before = Usage::read(server_sample(server_pid)?)?;
+    let before = Usage::read(server_sample(&server_pids)?)?;
     shared.stage.set(Stage::Measured);
     let begin = Instant::now();
     workers.go.send_replace(true);
@@ -142,7 +142,7 @@ pub(crate) async fn execute(run: Run, progress: &ProgressBar) -> anyhow::Result<
     };
     let elapsed = begin.elapsed();
     // A server that died has no second sample; what its clients saw tells more.
-    let after = Usage::read(server_sample(server_pid).ok().flatten())?;
+    let after = Usage::read(server_sample(&server_pids).ok().flatten())?;
     shared.stage.set(Stage::Over);
     workers.end().await?;
 
@@ -180,9 +180,12 @@ impl Usage {
     }
 }
 
-fn server_sample(pid: Option<u32>) -> anyhow::Result<Option<ProcessSample>> {
-    let read = |pid| ProcessSample::read(pid).with_context(|| format!("server process {pid}: is --server-pid right?"));
-    pid.map(read).transpose()
+/// The sum over the server's processes; `None` without any.
+fn server_sample(pids: &[u32]) -> anyhow::Result<Option<ProcessSample>> {
+    let read =
+        |pid: &u32| ProcessSample::read(*pid).with_context(|| format!("server process {pid}: is --server-pid right?"));
+    let samples: Vec<_> = pids.iter().map(read).collect::<anyhow::Result<_>>()?;
+    Ok(samples.into_iter().reduce(ProcessSample::plus))
 }
 
 impl Shared {

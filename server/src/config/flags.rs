@@ -48,8 +48,12 @@ const fn flag(name: &'static str, kind: Kind, default: &'static str, support: Su
 }
 
 pub(super) const NO_BBOLT: Support = Ignored("the storage engine is not bbolt");
-pub(super) const NO_PEERS: Support = Ignored("a cluster of one member has no peers");
+pub(super) const NO_HASH_CHECKS: Support = Ignored("members do not compare their data yet");
+const RAFT_DEADLINES: Support = Ignored("deadlines between members follow --election-timeout");
+const ELECTS_IN_TIME: Support = Ignored("the first election waits no longer than any other");
+const CHECKPOINTS_LEASES: Support = Ignored("the remaining time of leases is always checkpointed");
 pub(super) const DEFRAGMENTS_ONLINE: Support = Ignored("defragmentation does not stop the service");
+const NO_SELF_CLIENT: Support = Ignored("a member does not connect to its own client URLs");
 const WAL_IS_RECYCLED: Support = Ignored("log segments are recycled as soon as no member needs them");
 
 /// All flags by group, in the order of `--help`.
@@ -84,7 +88,7 @@ const MEMBER: &[Flag] = &[
         Used,
         "Where to serve HTTP only; the other client URLs then serve gRPC only.",
     ),
-    flag("listen-peer-urls", Urls, "http://localhost:2380", NO_PEERS, "Where to serve other members."),
+    flag("listen-peer-urls", Urls, "http://localhost:2380", Used, "Where to serve other members."),
     flag("heartbeat-interval", U64, "100", Used, "Milliseconds between heartbeats of the leader."),
     flag("election-timeout", U64, "1000", Used, "Milliseconds without a leader before an election."),
     flag("snapshot-count", U64, "100000", Used, "Applied entries between snapshots of the log."),
@@ -126,7 +130,7 @@ const CLUSTERING: &[Flag] = &[
         OneOf(&["new", "existing"]),
         "new",
         Used,
-        "Start a new cluster or join one; only an empty data directory asks. Joining is not supported yet.",
+        "Start a new cluster or join one; only an empty data directory asks.",
     ),
     flag(
         "initial-cluster-token",
@@ -135,9 +139,9 @@ const CLUSTERING: &[Flag] = &[
         Used,
         "Tells clusters apart: part of the cluster and member ids.",
     ),
-    flag("strict-reconfig-check", Bool, "true", Unsupported, "Refuse membership changes that would lose the quorum."),
+    flag("strict-reconfig-check", Bool, "true", Used, "Refuse membership changes that would lose the quorum."),
     flag("pre-vote", Bool, "true", Used, "Ask before an election whether it could be won."),
-    flag("max-learners", U32, "1", NO_PEERS, "Most learners in the cluster."),
+    flag("max-learners", U32, "1", Used, "Most learners in the cluster."),
 ];
 
 const LIMITS: &[Flag] = &[
@@ -237,36 +241,48 @@ const LOGGING: &[Flag] = &[
 ];
 
 const SECURITY: &[Flag] = &[
-    flag("cert-file", Text, "", Unsupported, "Certificate for clients."),
-    flag("key-file", Text, "", Unsupported, "Its key."),
-    flag("client-cert-auth", Bool, "false", Unsupported, "Require client certificates."),
-    flag("client-cert-file", Text, "", Unsupported, "Certificate when acting as a client of itself."),
-    flag("client-key-file", Text, "", Unsupported, "Its key."),
-    flag("client-crl-file", Text, "", Unsupported, "Revoked client certificates."),
-    flag("client-cert-allowed-hostname", Text, "", Unsupported, "Host names that client certificates may carry."),
-    flag("trusted-ca-file", Text, "", Unsupported, "CA of client certificates."),
-    flag("auto-tls", Bool, "false", Unsupported, "Generate the certificate."),
-    flag("peer-cert-file", Text, "", Unsupported, "Certificate for peers."),
-    flag("peer-key-file", Text, "", Unsupported, "Its key."),
-    flag("peer-client-cert-auth", Bool, "false", Unsupported, "Require peer certificates."),
-    flag("peer-client-cert-file", Text, "", Unsupported, "Certificate when connecting to peers."),
-    flag("peer-client-key-file", Text, "", Unsupported, "Its key."),
-    flag("peer-crl-file", Text, "", Unsupported, "Revoked peer certificates."),
-    flag("peer-cert-allowed-cn", Text, "", Unsupported, "Common names that peers may have."),
-    flag("peer-cert-allowed-hostname", Text, "", Unsupported, "Host names that peer certificates may carry."),
     flag(
-        "peer-skip-client-san-verification",
+        "cert-file",
+        Text,
+        "",
+        Used,
+        "Certificate for clients (PEM, with the intermediate ones); read again when it changes, like all files here.",
+    ),
+    flag("key-file", Text, "", Used, "Its key."),
+    flag("client-cert-auth", Bool, "false", Used, "Require client certificates; --trusted-ca-file alone does so, too."),
+    flag("client-cert-file", Text, "", NO_SELF_CLIENT, "Certificate when acting as a client of itself."),
+    flag("client-key-file", Text, "", NO_SELF_CLIENT, "Its key."),
+    flag("client-crl-file", Text, "", Used, "Revoked client certificates."),
+    flag("client-cert-allowed-hostname", Text, "", Used, "Host names that client certificates may carry."),
+    flag("trusted-ca-file", Text, "", Used, "CA of client certificates."),
+    flag("auto-tls", Bool, "false", Used, "Generate the certificate."),
+    flag("peer-cert-file", Text, "", Used, "Certificate for peers."),
+    flag("peer-key-file", Text, "", Used, "Its key."),
+    flag(
+        "peer-client-cert-auth",
         Bool,
         "false",
-        Unsupported,
-        "Do not check the names of connecting peers.",
+        Used,
+        "Require peer certificates; --peer-trusted-ca-file alone does so, too.",
     ),
-    flag("peer-trusted-ca-file", Text, "", Unsupported, "CA of peer certificates."),
-    flag("peer-auto-tls", Bool, "false", Unsupported, "Generate the peer certificate."),
-    flag("self-signed-cert-validity", U32, "1", Unsupported, "Years that generated certificates are valid."),
-    flag("cipher-suites", Text, "", Unsupported, "TLS cipher suites."),
-    flag("tls-min-version", OneOf(&["", "TLS1.2", "TLS1.3"]), "TLS1.2", Unsupported, "Oldest TLS version."),
-    flag("tls-max-version", OneOf(&["", "TLS1.2", "TLS1.3"]), "", Unsupported, "Newest TLS version."),
+    flag("peer-client-cert-file", Text, "", Used, "Certificate when connecting to peers."),
+    flag("peer-client-key-file", Text, "", Used, "Its key."),
+    flag("peer-crl-file", Text, "", Used, "Revoked peer certificates."),
+    flag("peer-cert-allowed-cn", Text, "", Used, "Common names that peers may have."),
+    flag("peer-cert-allowed-hostname", Text, "", Used, "Host names that peer certificates may carry."),
+    flag("peer-skip-client-san-verification", Bool, "false", Used, "Do not check the names of connecting peers."),
+    flag("peer-trusted-ca-file", Text, "", Used, "CA of peer certificates."),
+    flag("peer-auto-tls", Bool, "false", Used, "Generate the peer certificate."),
+    flag("self-signed-cert-validity", U32, "1", Used, "Years that generated certificates are valid."),
+    flag(
+        "cipher-suites",
+        Text,
+        "",
+        Used,
+        "Cipher suites of TLS 1.2, separated by commas; without it, all that are known.",
+    ),
+    flag("tls-min-version", OneOf(&["", "TLS1.2", "TLS1.3"]), "TLS1.2", Used, "Oldest TLS version."),
+    flag("tls-max-version", OneOf(&["", "TLS1.2", "TLS1.3"]), "", Used, "Newest TLS version."),
     flag("auth-token", Text, "simple", Unsupported, "Kind of authentication tokens."),
     flag("auth-token-ttl", U32, "300", Unsupported, "Seconds that a simple token lives."),
     flag("bcrypt-cost", U32, "10", Unsupported, "Cost of password hashes."),
@@ -275,24 +291,24 @@ const SECURITY: &[Flag] = &[
 ];
 
 const DISCOVERY: &[Flag] = &[
-    flag("discovery", Text, "", Unsupported, "Discovery URL."),
+    flag("discovery", Text, "", Used, "Discovery URL."),
     flag("discovery-fallback", OneOf(&["exit", "proxy"]), "proxy", Silent, "What to do when discovery fails."),
-    flag("discovery-proxy", Text, "", Unsupported, "HTTP proxy to reach it."),
-    flag("discovery-srv", Text, "", Unsupported, "DNS domain of SRV records."),
-    flag("discovery-srv-name", Text, "", Unsupported, "Suffix of the SRV service name."),
-    flag("discovery-token", Text, "", Unsupported, "Token of v3 discovery."),
-    flag("discovery-endpoints", Text, "", Unsupported, "Endpoints of v3 discovery."),
-    flag("discovery-dial-timeout", Duration, "2s", Unsupported, "Time to connect."),
-    flag("discovery-request-timeout", Duration, "5s", Unsupported, "Time for one request."),
-    flag("discovery-keepalive-time", Duration, "2s", Unsupported, "Keepalive interval."),
-    flag("discovery-keepalive-timeout", Duration, "6s", Unsupported, "Keepalive timeout."),
-    flag("discovery-insecure-transport", Bool, "true", Unsupported, "Connect without TLS."),
-    flag("discovery-insecure-skip-tls-verify", Bool, "false", Unsupported, "Do not check the certificate."),
-    flag("discovery-cert", Text, "", Unsupported, "Client certificate."),
-    flag("discovery-key", Text, "", Unsupported, "Its key."),
-    flag("discovery-cacert", Text, "", Unsupported, "CA of the discovery service."),
-    flag("discovery-user", Text, "", Unsupported, "User name."),
-    flag("discovery-password", Text, "", Unsupported, "Password."),
+    flag("discovery-proxy", Text, "", Used, "HTTP proxy to reach it."),
+    flag("discovery-srv", Text, "", Used, "DNS domain of SRV records."),
+    flag("discovery-srv-name", Text, "", Used, "Suffix of the SRV service name."),
+    flag("discovery-token", Text, "", Used, "Token of v3 discovery."),
+    flag("discovery-endpoints", Text, "", Used, "Endpoints of v3 discovery."),
+    flag("discovery-dial-timeout", Duration, "2s", Used, "Time to connect."),
+    flag("discovery-request-timeout", Duration, "5s", Used, "Time for one request."),
+    flag("discovery-keepalive-time", Duration, "2s", Used, "Keepalive interval."),
+    flag("discovery-keepalive-timeout", Duration, "6s", Used, "Keepalive timeout."),
+    flag("discovery-insecure-transport", Bool, "true", Used, "Connect without TLS."),
+    flag("discovery-insecure-skip-tls-verify", Bool, "false", Used, "Do not check the certificate."),
+    flag("discovery-cert", Text, "", Used, "Client certificate."),
+    flag("discovery-key", Text, "", Used, "Its key."),
+    flag("discovery-cacert", Text, "", Used, "CA of the discovery service."),
+    flag("discovery-user", Text, "", Used, "User name."),
+    flag("discovery-password", Text, "", Used, "Password."),
 ];
 
 const UNSAFE: &[Flag] = &[
@@ -303,7 +319,7 @@ const UNSAFE: &[Flag] = &[
         Used,
         "Do not wait for the disk: a crash loses acknowledged writes. For tests.",
     ),
-    flag("force-new-cluster", Bool, "false", Unsupported, "Make this member the only one of its cluster."),
+    flag("force-new-cluster", Bool, "false", Used, "Make this member the only one of its cluster."),
 ];
 
 const COMPATIBILITY: &[Flag] = &[
@@ -312,22 +328,28 @@ const COMPATIBILITY: &[Flag] = &[
     flag("enable-v2", Bool, "false", Unsupported, "Serve the v2 API."),
     flag("v2-deprecation", Text, "not-yet", Silent, "Phase of the v2 store."),
     flag("experimental-enable-v2v3", Text, "", Unsupported, "Serve v2 from v3 keys."),
-    flag("initial-election-tick-advance", Bool, "true", NO_PEERS, "Shorten the first election."),
-    flag("snapshot-catchup-entries", U64, "5000", NO_PEERS, "Entries kept for slow members."),
-    flag("raft-read-timeout", Duration, "5s", NO_PEERS, "Read timeout between members."),
-    flag("raft-write-timeout", Duration, "5s", NO_PEERS, "Write timeout between members."),
+    flag("initial-election-tick-advance", Bool, "true", ELECTS_IN_TIME, "Shorten the first election."),
+    flag("snapshot-catchup-entries", U64, "5000", Used, "Entries kept for slow members."),
+    flag("raft-read-timeout", Duration, "5s", RAFT_DEADLINES, "Read timeout between members."),
+    flag("raft-write-timeout", Duration, "5s", RAFT_DEADLINES, "Write timeout between members."),
     flag("max-snapshots", U32, "5", Ignored("the store file is the snapshot"), "Snapshot files to keep."),
     flag("max-wals", U32, "5", WAL_IS_RECYCLED, "Log files to keep."),
     flag("backend-bbolt-freelist-type", OneOf(&["array", "map"]), "map", NO_BBOLT, "Free list of bbolt."),
     flag("bootstrap-defrag-threshold-megabytes", U32, "0", NO_BBOLT, "Defragment at start."),
     flag("memory-mlock", Bool, "false", NO_BBOLT, "Lock bbolt's pages in memory."),
-    flag("corrupt-check-time", Duration, "0s", NO_PEERS, "How often members compare their data."),
-    flag("compact-hash-check-time", Duration, "1m0s", NO_PEERS, "How often compaction hashes are compared."),
-    flag("downgrade-check-time", Duration, "5s", NO_PEERS, "How often the downgrade status is checked."),
-    flag("experimental-initial-corrupt-check", Bool, "false", NO_PEERS, "Compare data before serving."),
-    flag("experimental-compact-hash-check-enabled", Bool, "false", NO_PEERS, "Compare compaction hashes."),
-    flag("experimental-enable-lease-checkpoint", Bool, "false", NO_PEERS, "Checkpoint the remaining time of leases."),
-    flag("experimental-enable-lease-checkpoint-persist", Bool, "false", NO_PEERS, "Keep it across leaders."),
+    flag("corrupt-check-time", Duration, "0s", NO_HASH_CHECKS, "How often members compare their data."),
+    flag("compact-hash-check-time", Duration, "1m0s", NO_HASH_CHECKS, "How often compaction hashes are compared."),
+    flag("downgrade-check-time", Duration, "5s", Silent, "How often the downgrade status is checked."),
+    flag("experimental-initial-corrupt-check", Bool, "false", NO_HASH_CHECKS, "Compare data before serving."),
+    flag("experimental-compact-hash-check-enabled", Bool, "false", NO_HASH_CHECKS, "Compare compaction hashes."),
+    flag(
+        "experimental-enable-lease-checkpoint",
+        Bool,
+        "false",
+        CHECKPOINTS_LEASES,
+        "Checkpoint the remaining time of leases.",
+    ),
+    flag("experimental-enable-lease-checkpoint-persist", Bool, "false", CHECKPOINTS_LEASES, "Keep it across leaders."),
     flag("experimental-txn-mode-write-with-shared-buffer", Bool, "true", NO_BBOLT, "Share the read buffer."),
     flag(
         "experimental-stop-grpc-service-on-defrag",

@@ -13,9 +13,11 @@
 
 mod file;
 mod flags;
+mod founding;
 mod help;
 mod parse;
 mod settings;
+mod tls;
 mod url;
 mod values;
 
@@ -26,5 +28,6 @@ pub use help::help;
 pub use settings::{
     AutoCompaction, Config, GrpcKeepalive, InitialClusterState, LogConfig, LogFormat, LogLevel, LogOutput, MetricsLevel,
 };
+pub use tls::{AllowedNames, CertSource, KeyPairFiles, Side, TlsSettings, TlsVersion};
 pub use url::{ListenUrl, Place};
 pub use values::{Command, ConfigError, load};

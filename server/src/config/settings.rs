@@ -4,10 +4,11 @@
 //! from the machine: whether directories and addresses are usable shows when they are opened.
 
 use super::flags::{self, Support};
+use super::founding;
 use super::parse;
+use super::tls::{self, TlsSettings};
 use super::url::{ListenUrl, Url};
 use super::values::Values;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,13 +26,13 @@ type Gate = (&'static str, bool, Support);
 const GATES: [Gate; 11] = [
     ("AllAlpha", false, Support::Unsupported),
     ("AllBeta", false, Support::Unsupported),
-    ("CompactHashCheck", false, flags::NO_PEERS),
+    ("CompactHashCheck", false, flags::NO_HASH_CHECKS),
     ("FastLeaseKeepAlive", true, Support::Unsupported),
-    ("InitialCorruptCheck", false, flags::NO_PEERS),
-    ("LeaseCheckpoint", false, flags::NO_PEERS),
-    ("LeaseCheckpointPersist", false, flags::NO_PEERS),
+    ("InitialCorruptCheck", false, flags::NO_HASH_CHECKS),
+    ("LeaseCheckpoint", false, Support::Silent),
+    ("LeaseCheckpointPersist", false, Support::Silent),
     ("PriorityRequest", false, Support::Unsupported),
-    ("SetMemberLocalAddr", false, flags::NO_PEERS),
+    ("SetMemberLocalAddr", false, Support::Unsupported),
     ("StopGRPCServiceOnDefrag", false, flags::DEFRAGMENTS_ONLINE),
     ("TxnModeWriteWithSharedBuffer", true, flags::NO_BBOLT),
 ];
@@ -51,14 +52,26 @@ pub struct Config {
     pub listen_client_http_urls: Vec<ListenUrl>,
     /// Where metrics and health alone are served.
     pub listen_metrics_urls: Vec<ListenUrl>,
+    /// Where other members are served.
+    pub listen_peer_urls: Vec<ListenUrl>,
     /// Client URLs that are told to others, sorted.
     pub advertise_client_urls: Vec<String>,
     /// Peer URLs that are told to others at the first start, sorted.
     pub initial_advertise_peer_urls: Vec<String>,
     /// What a member without data does.
     pub initial_cluster_state: InitialClusterState,
-    /// Part of the cluster's and members' ids.
+    /// The name that raft logs.
     pub initial_cluster_token: String,
+    /// Where the members of a new cluster, or of the one to join, are listed.
+    pub founding: discovery::Source,
+    /// Make a cluster of this member alone, with the data that it has.
+    pub force_new_cluster: bool,
+    /// Refuse changes of the membership that would leave too few started members.
+    pub strict_reconfig_check: bool,
+    /// Most learners in the cluster.
+    pub max_learners: usize,
+    /// Log entries kept behind what is durable in the store, for members that are a little behind.
+    pub snapshot_catchup_entries: u64,
     /// Time between heartbeats.
     pub heartbeat_interval: Duration,
     /// Time without a leader before an election.
@@ -99,6 +112,10 @@ pub struct Config {
     pub cors: Option<Vec<String>>,
     /// Host names that HTTP requests may carry; None means all.
     pub host_whitelist: Option<Vec<String>>,
+    /// TLS for clients; None if no client URL is https.
+    pub client_tls: Option<TlsSettings>,
+    /// TLS for peers; None if there is no certificate for them.
+    pub peer_tls: Option<TlsSettings>,
     /// Do not wait for the disk.
     pub unsafe_no_fsync: bool,
     /// Where and how to log.
@@ -193,24 +210,24 @@ impl Config {
         let mut warnings = std::mem::take(&mut values.warnings);
         let name = values.text("name").to_owned();
         let advertise_peer = advertised(&values, "initial-advertise-peer-urls")?;
-        check_initial_cluster(&values, &name, &advertise_peer)?;
-        // Nothing listens there yet, but a mistake in it must not wait for that.
-        listeners(&values, "listen-peer-urls")?;
+        let founding = founding::source(&values, &name, &advertise_peer)?;
+        let listen_peer_urls = peer_listeners(&values)?;
         check_feature_gates(values.text("feature-gates"), &mut warnings)?;
         let (heartbeat_interval, election_timeout) = timing(&values)?;
         let data_dir = match values.text("data-dir") {
             "" => PathBuf::from(format!("{name}.cleat")),
             dir => PathBuf::from(dir),
         };
-        let max_request_bytes: u32 = values.number("max-request-bytes");
-        if max_request_bytes > LARGE_REQUEST_BYTES {
-            warnings
-                .push(format!("max-request-bytes {max_request_bytes} is above the recommended {LARGE_REQUEST_BYTES}"));
-        }
+        let listen_client_urls = client_listeners(&values)?;
+        let listen_client_http_urls = listeners(&values, "listen-client-http-urls")?;
+        let listen_metrics_urls = listeners(&values, "listen-metrics-urls")?;
+        let client_urls: [&[_]; 2] = [&listen_client_urls, &listen_client_http_urls];
         let config = Self {
-            listen_client_urls: client_listeners(&values)?,
-            listen_client_http_urls: listeners(&values, "listen-client-http-urls")?,
-            listen_metrics_urls: listeners(&values, "listen-metrics-urls")?,
+            client_tls: tls::client(&values, client_urls, &listen_metrics_urls, &mut warnings)?,
+            peer_tls: tls::peer(&values, &listen_peer_urls, &mut warnings)?,
+            listen_client_urls,
+            listen_client_http_urls,
+            listen_metrics_urls,
             advertise_client_urls: advertised(&values, "advertise-client-urls")?,
             initial_advertise_peer_urls: advertise_peer,
             initial_cluster_state: match values.text("initial-cluster-state") {
@@ -218,6 +235,12 @@ impl Config {
                 _ => InitialClusterState::New,
             },
             initial_cluster_token: values.text("initial-cluster-token").to_owned(),
+            founding,
+            listen_peer_urls,
+            force_new_cluster: values.boolean("force-new-cluster"),
+            strict_reconfig_check: values.boolean("strict-reconfig-check"),
+            max_learners: values.number::<u32>("max-learners") as usize,
+            snapshot_catchup_entries: values.number("snapshot-catchup-entries"),
             heartbeat_interval,
             election_timeout,
             pre_vote: values.boolean("pre-vote"),
@@ -227,7 +250,7 @@ impl Config {
                 .unwrap_or(DEFAULT_FLUSH_INTERVAL),
             quota_bytes: quota(&values, &mut warnings),
             max_txn_ops: values.number::<u32>("max-txn-ops") as usize,
-            max_request_bytes: max_request_bytes as usize,
+            max_request_bytes: max_request_bytes(&values, &mut warnings),
             max_concurrent_streams: values.number("max-concurrent-streams"),
             grpc_keepalive: keepalive(&values)?,
             socket_reuse_port: values.boolean("socket-reuse-port"),
@@ -254,51 +277,6 @@ impl Config {
     }
 }
 
-/// etcd lets only one of the ways to find the first members be given.
-pub(super) fn check_bootstrap(values: &Values) -> Result<(), String> {
-    let ways = ["initial-cluster", "discovery", "discovery-srv"];
-    let set = ways.iter().filter(|name| values.is_set(name) && !values.text(name).is_empty()).count();
-    if set > 1 {
-        return Err(
-            "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery\" or \
-                    \"discovery-srv\""
-                .to_owned(),
-        );
-    }
-    Ok(())
-}
-
-fn check_initial_cluster(values: &Values, name: &str, advertised: &[String]) -> Result<(), String> {
-    let text = values.text("initial-cluster");
-    if text.is_empty() {
-        return Ok(());
-    }
-    let mut members: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for part in text.split(',').filter(|part| !part.is_empty()) {
-        let (member, url) = part.split_once('=').unwrap_or((part, ""));
-        if url.is_empty() {
-            return Err(format!("empty URL given for {member:?}"));
-        }
-        members.entry(member).or_default().push(Url::parse(url)?.text);
-    }
-    let Some(own) = members.get_mut(name) else {
-        return Err(format!("couldn't find local name {name:?} in the initial cluster configuration"));
-    };
-    own.sort();
-    if own != advertised {
-        let own: Vec<String> = own.iter().map(|url| format!("{name}={url}")).collect();
-        return Err(format!(
-            "--initial-cluster has {} but missing from --initial-advertise-peer-urls={}",
-            own.join(","),
-            advertised.join(",")
-        ));
-    }
-    if members.len() > 1 {
-        return Err("--initial-cluster with more than one member is not supported yet".to_owned());
-    }
-    Ok(())
-}
-
 fn timing(values: &Values) -> Result<(Duration, Duration), String> {
     let heartbeat: u64 = values.number("heartbeat-interval");
     let election: u64 = values.number("election-timeout");
@@ -322,11 +300,7 @@ fn timing(values: &Values) -> Result<(Duration, Duration), String> {
 }
 
 fn listeners(values: &Values, name: &'static str) -> Result<Vec<ListenUrl>, String> {
-    let urls = Url::parse_list(values.text(name))?;
-    if let Some(url) = urls.iter().find(|url| url.is_tls) {
-        return Err(format!("TLS is not supported yet (--{name} has {})", url.text));
-    }
-    urls.into_iter().map(ListenUrl::new).collect()
+    Url::parse_list(values.text(name))?.into_iter().map(ListenUrl::new).collect()
 }
 
 fn client_listeners(values: &Values) -> Result<Vec<ListenUrl>, String> {
@@ -336,6 +310,14 @@ fn client_listeners(values: &Values) -> Result<Vec<ListenUrl>, String> {
     }
     if urls.is_empty() {
         return Err("--listen-client-urls must name at least one URL".to_owned());
+    }
+    Ok(urls)
+}
+
+fn peer_listeners(values: &Values) -> Result<Vec<ListenUrl>, String> {
+    let urls = listeners(values, "listen-peer-urls")?;
+    if urls.is_empty() {
+        return Err("--listen-peer-urls must name at least one URL".to_owned());
     }
     Ok(urls)
 }
@@ -356,6 +338,14 @@ fn at_least_one(values: &Values, name: &'static str) -> Result<u64, String> {
         0 => Err(format!("--{name} must be >0 (set to 0)")),
         number => Ok(number),
     }
+}
+
+fn max_request_bytes(values: &Values, warnings: &mut Vec<String>) -> usize {
+    let bytes: u32 = values.number("max-request-bytes");
+    if bytes > LARGE_REQUEST_BYTES {
+        warnings.push(format!("max-request-bytes {bytes} is above the recommended {LARGE_REQUEST_BYTES}"));
+    }
+    bytes as usize
 }
 
 fn quota(values: &Values, warnings: &mut Vec<String>) -> Option<u64> {

@@ -1,5 +1,7 @@
 //! What combinations of command line, environment and file lead to.
 
+mod tls;
+
 use super::*;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -127,8 +129,8 @@ fn etcd_warns_where_we_warn() {
         ("--max-request-bytes=20000000", "max-request-bytes 20000000 is above the recommended 10485760"),
         ("--watch-progress-notify-interval=1ms", "watch-progress-notify-interval is raised to 100ms"),
         (
-            "--feature-gates=LeaseCheckpoint=true",
-            "feature gate LeaseCheckpoint=true has no effect: a cluster of one member has no peers",
+            "--feature-gates=InitialCorruptCheck=true",
+            "feature gate InitialCorruptCheck=true has no effect: members do not compare their data yet",
         ),
     ];
     for (arg, warning) in cases {
@@ -177,7 +179,7 @@ fn unreadable_command_lines_exit_with_2() {
 
 #[test]
 fn bad_settings_exit_with_1() {
-    let cases: [(&[&str], &str); 29] = [
+    let cases: [(&[&str], &str); 22] = [
         (&["extra"], "'extra' is not a valid flag"),
         (&["--name", "x", "y"], "'y' is not a valid flag"),
         (&["--pre-vote", "false"], "'false' is not a valid flag (a boolean takes its value as --flag=false)"),
@@ -202,33 +204,14 @@ fn bad_settings_exit_with_1() {
             "--advertise-client-urls is required when --listen-client-urls is set explicitly",
         ),
         (&["--advertise-client-urls=http://:1"], "unexpected empty host (http://:1)"),
-        (
-            &["--listen-peer-urls=https://127.0.0.1:1"],
-            "TLS is not supported yet (--listen-peer-urls has https://127.0.0.1:1)",
-        ),
-        (&["--cert-file=/x"], "--cert-file is not supported yet"),
-        (&["--auto-tls"], "--auto-tls is not supported yet"),
         (&["--enable-v2"], "--enable-v2 is not supported yet"),
-        (&["--strict-reconfig-check=false"], "--strict-reconfig-check is not supported yet"),
         (&["--feature-gates=AllBeta=true"], "feature gate AllBeta=true is not supported yet"),
         (&["--feature-gates=FastLeaseKeepAlive=false"], "feature gate FastLeaseKeepAlive=false is not supported yet"),
         (
             &["--discovery=http://a:1", "--initial-cluster=a=http://b:1"],
             "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery\" or \"discovery-srv\"",
         ),
-        (
-            &["--initial-cluster=a=http://b:1"],
-            "couldn't find local name \"default\" in the initial cluster configuration",
-        ),
-        (&["--initial-cluster=xx"], "empty URL given for \"xx\""),
-        (
-            &["--initial-cluster=default=http://localhost:1"],
-            "--initial-cluster has default=http://localhost:1 but missing from --initial-advertise-peer-urls=http://localhost:2380",
-        ),
-        (
-            &["--initial-cluster=default=http://localhost:2380,b=http://b:1"],
-            "--initial-cluster with more than one member is not supported yet",
-        ),
+        (&["--initial-cluster=xx"], "empty URL given for \"xx\"; write name=URL, as in m1=http://10.0.0.1:2380"),
         (&["--auto-compaction-retention=-1"], "--auto-compaction-retention must not be negative (set to -1)"),
         (&["--auto-compaction-retention=abc"], "error parsing CompactionRetention: time: invalid duration \"abc\""),
         (
@@ -255,8 +238,8 @@ fn bad_variables_and_files_name_their_place() {
     let expected = format!("invalid value \"many\" for max-txn-ops in {path}: parse error");
     assert_eq!(error(&["--config-file", &path]), ConfigError::Invalid(expected));
 
-    let (_dir, path) = config_file("client-transport-security: { cert-file: /x }\n");
-    assert_eq!(error(&["--config-file", &path]), ConfigError::Invalid("--cert-file is not supported yet".to_owned()));
+    let (_dir, path) = config_file("auth-token: jwt\n");
+    assert_eq!(error(&["--config-file", &path]), ConfigError::Invalid("--auth-token is not supported yet".to_owned()));
 
     let missing = error(&["--config-file=/nonexistent/x.yaml"]).to_string();
     assert!(missing.contains("cannot read /nonexistent/x.yaml"), "{missing}");
@@ -314,24 +297,33 @@ fn log_flags_choose_the_shape() {
     assert_eq!(config(&["--experimental-warning-apply-duration=1s"]).warning_apply_duration, Duration::from_secs(1));
 }
 
-/// What kubeadm passes, without the TLS flags.
+/// What kubeadm passes.
 #[test]
 fn kubeadms_command_line_is_accepted() {
     let config = config(&[
-        "--advertise-client-urls=http://10.0.0.1:2379",
+        "--advertise-client-urls=https://10.0.0.1:2379",
+        "--cert-file=/etc/kubernetes/pki/etcd/server.crt",
+        "--client-cert-auth=true",
         "--data-dir=/var/lib/etcd",
         "--experimental-initial-corrupt-check=true",
         "--feature-gates=InitialCorruptCheck=true",
-        "--initial-advertise-peer-urls=http://10.0.0.1:2380",
-        "--initial-cluster=node=http://10.0.0.1:2380",
-        "--listen-client-urls=http://127.0.0.1:2379,http://10.0.0.1:2379",
+        "--initial-advertise-peer-urls=https://10.0.0.1:2380",
+        "--initial-cluster=node=https://10.0.0.1:2380",
+        "--key-file=/etc/kubernetes/pki/etcd/server.key",
+        "--listen-client-urls=https://127.0.0.1:2379,https://10.0.0.1:2379",
         "--listen-metrics-urls=http://127.0.0.1:2381",
-        "--listen-peer-urls=http://10.0.0.1:2380",
+        "--listen-peer-urls=https://10.0.0.1:2380",
         "--name=node",
+        "--peer-cert-file=/etc/kubernetes/pki/etcd/peer.crt",
+        "--peer-client-cert-auth=true",
+        "--peer-key-file=/etc/kubernetes/pki/etcd/peer.key",
+        "--peer-trusted-ca-file=/etc/kubernetes/pki/etcd/ca.crt",
         "--snapshot-count=10000",
+        "--trusted-ca-file=/etc/kubernetes/pki/etcd/ca.crt",
         "--watch-progress-notify-interval=5s",
     ]);
     assert_eq!(config.listen_client_urls.len(), 2);
     assert_eq!(config.snapshot_count, 10_000);
-    assert_eq!(config.warnings.len(), 3, "{:?}", config.warnings);
+    assert!(config.client_tls.is_some() && config.peer_tls.is_some());
+    assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
 }

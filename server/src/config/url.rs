@@ -85,6 +85,8 @@ pub enum Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenUrl {
     text: String,
+    is_tls: bool,
+    host: String,
     place: Place,
 }
 
@@ -94,9 +96,29 @@ impl ListenUrl {
         &self.text
     }
 
+    /// Whether it is served with TLS.
+    pub fn is_tls(&self) -> bool {
+        self.is_tls
+    }
+
     /// Where to bind.
     pub fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// The names and addresses that a caller may use: those of the URL, unless it means all interfaces.
+    pub(super) fn hosts(&self) -> Vec<String> {
+        match &self.place {
+            Place::Unix(_) => Vec::new(),
+            Place::Tcp(addresses) => {
+                let addresses = addresses.iter().map(SocketAddr::ip).filter(|address| !address.is_unspecified());
+                let mut hosts: Vec<String> = addresses.map(|address| address.to_string()).collect();
+                if self.host.parse::<IpAddr>().is_err() {
+                    hosts.push(self.host.clone());
+                }
+                hosts
+            }
+        }
     }
 
     /// Turns a URL into a place to bind. Names other than `localhost` are refused, as in etcd: which interface
@@ -117,7 +139,7 @@ impl ListenUrl {
                 Place::Tcp(vec![SocketAddr::from((address, port))])
             }
         };
-        Ok(Self { text: url.text, place })
+        Ok(Self { text: url.text, is_tls: url.is_tls, host: url.host, place })
     }
 }
 

@@ -4,7 +4,8 @@
 //! for form here, so that the message can name the flag or variable; what they mean together is checked there.
 
 use super::flags::{self, Flag, Kind, Support};
-use super::settings::{Config, check_bootstrap};
+use super::founding;
+use super::settings::Config;
 use super::url::Url;
 use super::{file, parse};
 use std::collections::BTreeMap;
@@ -80,7 +81,7 @@ pub fn load(
             values.set(flag, text, Source::File);
         }
     }
-    check_bootstrap(&values).map_err(ConfigError::Invalid)?;
+    founding::check(&values).map_err(ConfigError::Invalid)?;
     values.check_support()?;
     Config::from_values(values).map(|config| Command::Run(Box::new(config))).map_err(ConfigError::Invalid)
 }

@@ -7,6 +7,8 @@ use store::Reply;
 const ELECTION: Duration = Duration::from_secs(1);
 
 /// Answers proposals: applies revocations and checkpoints to the lessor, or fails.
+const TERM: u64 = 7;
+
 #[derive(Default)]
 struct Log {
     revoked: Mutex<Vec<(i64, Instant)>>,
@@ -16,7 +18,8 @@ struct Log {
 
 fn proposer(log: &Arc<Log>, lessor: &Arc<Lessor>) -> Propose {
     let (log, lessor) = (Arc::clone(log), Arc::clone(lessor));
-    Box::new(move |op| {
+    Box::new(move |op, term| {
+        assert_eq!(term, TERM);
         let (log, lessor) = (Arc::clone(&log), Arc::clone(&lessor));
         Box::pin(async move {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -57,7 +60,7 @@ impl Running {
             .iter()
             .map(|(id, ttl, remaining_ttl)| (*id, Lease { ttl: *ttl, remaining_ttl: *remaining_ttl }))
             .collect();
-        lessor.promote(|| leases);
+        lessor.promote(TERM, || leases);
         let (task, propose, token) = (Arc::clone(&lessor), proposer(&log, &lessor), stop.clone());
         let clock = tokio::spawn(async move { task.run(propose, token).await });
         let propose = proposer(&log, &lessor);
@@ -91,10 +94,10 @@ async fn leases_expire_in_time_and_in_order() {
     assert_eq!(running.lessor.by_expiry().unwrap(), [2, 1, 3]);
     pass(2.9).await;
     assert!(running.revoked().is_empty());
-    assert_eq!(running.lessor.remaining(1), Ok(Some((5, 2))));
+    assert_eq!(running.lessor.remaining(1, TERM), Ok(Some((5, 2))));
     pass(0.2).await;
     assert_eq!(running.revoked(), [2]);
-    assert_eq!(running.lessor.remaining(2), Ok(None));
+    assert_eq!(running.lessor.remaining(2, TERM), Ok(None));
     pass(3.0).await;
     assert_eq!(running.revoked(), [2, 1]);
     running.end().await;
@@ -106,13 +109,13 @@ async fn keepalives_push_the_expiry_forward() {
     running.grant(1, 5);
     for _ in 0..10 {
         pass(4.0).await;
-        assert_eq!(running.lessor.renew(1, &running.propose).await, Ok(5));
+        assert_eq!(running.lessor.renew(1, TERM, &running.propose).await, Ok(5));
     }
-    assert_eq!(running.lessor.renew(9, &running.propose).await, Err(Error::LeaseNotFound));
+    assert_eq!(running.lessor.renew(9, TERM, &running.propose).await, Err(Error::LeaseNotFound));
     pass(5.1).await;
     assert_eq!(running.revoked(), [1]);
     running.lessor.demote();
-    assert_eq!(running.lessor.renew(1, &running.propose).await, Err(Error::NotLeader));
+    assert_eq!(running.lessor.renew(1, TERM, &running.propose).await, Err(Error::NotLeader));
     assert_eq!(running.lessor.by_expiry(), None);
     running.end().await;
 }
@@ -125,7 +128,7 @@ async fn a_keepalive_waits_for_the_revocation_under_way() {
     pass(2.5).await;
     assert!(running.revoked().is_empty());
     let asked = Instant::now();
-    assert_eq!(running.lessor.renew(1, &running.propose).await, Err(Error::LeaseNotFound));
+    assert_eq!(running.lessor.renew(1, TERM, &running.propose).await, Err(Error::LeaseNotFound));
     // Two failures, each tried again after three seconds.
     assert!((5.0..6.0).contains(&asked.elapsed().as_secs_f64()), "{:?}", asked.elapsed());
     running.end().await;
@@ -151,9 +154,9 @@ async fn long_leases_are_checkpointed_and_a_keepalive_undoes_it() {
     running.grant(2, 100);
     pass(301.0).await;
     assert_eq!(*running.log.checkpoints.lock(), [LeaseCheckpoint { id: 1, remaining_ttl: 3300 }]);
-    assert_eq!(running.lessor.renew(1, &running.propose).await, Ok(3600));
+    assert_eq!(running.lessor.renew(1, TERM, &running.propose).await, Ok(3600));
     assert_eq!(running.log.checkpoints.lock()[1], LeaseCheckpoint { id: 1, remaining_ttl: 0 });
-    assert_eq!(running.lessor.renew(1, &running.propose).await, Ok(3600));
+    assert_eq!(running.lessor.renew(1, TERM, &running.propose).await, Ok(3600));
     assert_eq!(running.log.checkpoints.lock().len(), 2);
     running.end().await;
 }

@@ -4,7 +4,7 @@ use super::front::{ConnectionFront, Front};
 use super::gather::OpenCalls;
 use super::socket::{Bound, Connection, Listener, Socket, Traffic};
 use crate::config::{Config, GrpcKeepalive};
-use crate::metrics::Metrics;
+use crate::tls::TlsAcceptor;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -79,7 +79,8 @@ pub struct Listeners {
 struct Shared {
     http1: http1::Builder,
     http2: http2::Builder<Tracked>,
-    traffic: Traffic,
+    /// None for the listeners of other members.
+    traffic: Option<Traffic>,
     slots: Arc<Semaphore>,
     tracker: TaskTracker,
     /// Accept no more, and end each connection after its running calls.
@@ -104,7 +105,7 @@ where
 
 impl Listeners {
     /// Prepares listeners; nothing is open yet.
-    pub fn new(settings: &ListenSettings, metrics: &Metrics) -> Self {
+    pub fn new(settings: &ListenSettings, traffic: Option<Traffic>) -> Self {
         let tracker = TaskTracker::new();
         let mut http1 = http1::Builder::new();
         http1.timer(TokioTimer::new()).header_read_timeout(HTTP1_IDLE_DEADLINE).max_buf_size(HTTP1_MAX_HEAD_BYTES);
@@ -119,10 +120,6 @@ impl Listeners {
         if let Some(keepalive) = settings.grpc_keepalive {
             http2.keep_alive_interval(keepalive.interval).keep_alive_timeout(keepalive.timeout);
         }
-        let traffic = Traffic {
-            received: metrics.network.client_received_bytes.clone(),
-            sent: metrics.network.client_sent_bytes.clone(),
-        };
         let slots = Arc::new(Semaphore::new(settings.max_connections));
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
         Self { shared: Arc::new(Shared { http1, http2, traffic, slots, tracker, stop, abort }) }
@@ -133,15 +130,23 @@ impl Listeners {
         let addresses = bound.addresses();
         let url: Arc<str> = bound.url.into();
         // etcd's words; scripts wait for them, and read the port from the address when the system chose it.
-        tracing::info!(
-            url = &*url,
-            ?addresses,
-            traffic = front.traffic(),
-            "serving client traffic insecurely; this is strongly discouraged!"
-        );
+        let traffic = front.traffic();
+        if self.shared.traffic.is_none() {
+            tracing::info!(url = &*url, ?addresses, is_tls = bound.tls.is_some(), "serving peer traffic");
+        } else if bound.tls.is_some() {
+            tracing::info!(url = &*url, ?addresses, traffic, "serving client traffic securely");
+        } else {
+            tracing::info!(
+                url = &*url,
+                ?addresses,
+                traffic,
+                "serving client traffic insecurely; this is strongly discouraged!"
+            );
+        }
         for listener in bound.listeners {
             let shared = Arc::clone(&self.shared);
-            let accepting = accept(shared, listener, front.clone(), Arc::clone(&url));
+            let door = Door { front: front.clone(), tls: bound.tls.clone() };
+            let accepting = accept(shared, listener, door, Arc::clone(&url));
             self.shared.tracker.spawn(accepting);
         }
     }
@@ -163,7 +168,14 @@ impl Listeners {
     }
 }
 
-async fn accept(shared: Arc<Shared>, listener: Listener, front: Front, url: Arc<str>) {
+/// What is behind one listener.
+#[derive(Clone, Debug)]
+struct Door {
+    front: Front,
+    tls: Option<TlsAcceptor>,
+}
+
+async fn accept(shared: Arc<Shared>, listener: Listener, door: Door, url: Arc<str>) {
     let mut last_logged: Option<Instant> = None;
     let mut is_due = move || {
         let due = last_logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL);
@@ -194,7 +206,7 @@ async fn accept(shared: Arc<Shared>, listener: Listener, front: Front, url: Arc<
         };
         match Arc::clone(&shared.slots).try_acquire_owned() {
             Ok(slot) => {
-                let connection = serve(Arc::clone(&shared), socket, front.clone(), slot);
+                let connection = serve(Arc::clone(&shared), socket, door.clone(), slot);
                 shared.tracker.spawn(connection);
             }
             // Closing tells the client at once; in the queue it would wait without knowing why.
@@ -215,10 +227,16 @@ async fn is_late(requests: &Notify) {
 }
 
 /// Serves one connection until it ends. Holds its slot.
-async fn serve(shared: Arc<Shared>, socket: Socket, front: Front, slot: OwnedSemaphorePermit) {
+async fn serve(shared: Arc<Shared>, mut socket: Socket, door: Door, slot: OwnedSemaphorePermit) {
     let (local, remote) = socket.addresses();
     let opened = async {
         socket.set_nodelay()?;
+        if let Some(tls) = &door.tls {
+            // A caller that says nothing must not take part in the number of handshakes.
+            tokio::time::timeout(FIRST_BYTES_DEADLINE, socket.speaks()).await??;
+            // Boxed, so that a connection without TLS is not as large as a handshake.
+            socket = Box::pin(socket.secured(tls, remote)).await?;
+        }
         tokio::time::timeout(FIRST_BYTES_DEADLINE, Connection::open(socket)).await?
     };
     let (connection, is_http2) = tokio::select! {
@@ -229,9 +247,16 @@ async fn serve(shared: Arc<Shared>, socket: Socket, front: Front, slot: OwnedSem
         () = shared.stop.cancelled() => return,
     };
     let calls = OpenCalls::default();
-    let front = ConnectionFront::new(front, calls.clone(), local, remote);
+    let mut front = ConnectionFront::new(door.front, calls.clone(), local, remote);
+    if door.tls.is_some() {
+        front = front.secured();
+    }
     let served = if is_http2 {
-        let connection = connection.counted(shared.traffic.clone()).correcting_authority().gathering(calls);
+        let connection = match &shared.traffic {
+            Some(traffic) => connection.counted(traffic.clone()),
+            None => connection,
+        };
+        let connection = connection.correcting_authority().gathering(calls);
         let io = TokioIo::new(connection);
         let mut connection = pin!(shared.http2.serve_connection(io, front));
         tokio::select! {

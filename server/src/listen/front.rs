@@ -196,12 +196,17 @@ fn not_found() -> Response<ResponseBody> {
     response
 }
 
+/// Marks HTTP requests that came over TLS.
+#[derive(Clone, Copy, Debug)]
+pub struct OverTls;
+
 /// The front as one connection sees it.
 #[derive(Debug)]
 pub(super) struct ConnectionFront {
     front: Front,
     calls: OpenCalls,
     peer: Option<TcpConnectInfo>,
+    is_secure: bool,
     /// Told of every request.
     requests: Option<Arc<Notify>>,
 }
@@ -209,7 +214,13 @@ pub(super) struct ConnectionFront {
 impl ConnectionFront {
     pub(super) fn new(front: Front, calls: OpenCalls, local: Option<SocketAddr>, remote: Option<SocketAddr>) -> Self {
         let peer = remote.map(|_| TcpConnectInfo { local_addr: local, remote_addr: remote });
-        Self { front, calls, peer, requests: None }
+        Self { front, calls, peer, is_secure: false, requests: None }
+    }
+
+    /// Marks requests as [`OverTls`].
+    pub(super) fn secured(mut self) -> Self {
+        self.is_secure = true;
+        self
     }
 
     /// Tells of every request whose head has arrived.
@@ -224,9 +235,12 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionFront {
     type Error = Infallible;
     type Future = FrontFuture;
 
-    fn call(&self, request: Request<Incoming>) -> FrontFuture {
+    fn call(&self, mut request: Request<Incoming>) -> FrontFuture {
         if let Some(requests) = &self.requests {
             requests.notify_one();
+        }
+        if self.is_secure {
+            request.extensions_mut().insert(OverTls);
         }
         self.front.call(request, self.peer.as_ref(), &self.calls)
     }

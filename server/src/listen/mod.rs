@@ -25,6 +25,6 @@ mod tests;
 
 pub use accept::{ListenSettings, Listeners};
 pub use body::{RequestBody, ResponseBody};
-pub use front::{Front, GrpcRoutes};
+pub use front::{Front, GrpcRoutes, OverTls};
 pub use interrupt::LeaderGate;
-pub use socket::{Bound, ListenError};
+pub use socket::{Bound, ListenError, Traffic};

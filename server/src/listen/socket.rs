@@ -3,6 +3,8 @@
 use super::authority::AuthorityFilter;
 use super::gather::{Gather, OpenCalls};
 use crate::config::{ListenUrl, Place};
+use crate::metrics::Metrics;
+use crate::tls::TlsAcceptor;
 use bytes::Bytes;
 use prometheus::IntCounter;
 use std::io;
@@ -13,6 +15,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio_rustls::server::TlsStream;
 
 /// Connections that may wait to be accepted; the kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
@@ -33,15 +36,22 @@ pub struct ListenError {
 pub struct Bound {
     pub(super) url: String,
     pub(super) listeners: Vec<Listener>,
+    /// For URLs with TLS, and only for them.
+    pub(super) tls: Option<TlsAcceptor>,
 }
 
 impl Bound {
-    /// Binds a URL. Of `localhost`, the second address family is skipped if the machine does not have it.
+    /// Binds a URL. Of `localhost`, the second address family is skipped if the machine does not have it. `tls` is that
+    /// of the URL's side; a plain URL makes no use of it.
     ///
     /// # Errors
     /// [`ListenError`] with the URL and the reason.
-    pub async fn new(url: &ListenUrl, reuse_port: bool) -> Result<Self, ListenError> {
+    pub async fn new(url: &ListenUrl, reuse_port: bool, tls: Option<&TlsAcceptor>) -> Result<Self, ListenError> {
         let failed = |reason| ListenError { url: url.to_string(), reason };
+        let tls = tls.filter(|_| url.is_tls()).cloned();
+        if url.is_tls() && tls.is_none() {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "there is no certificate for it")));
+        }
         let mut listeners = Vec::new();
         match url.place() {
             Place::Unix(path) => listeners.push(bind_unix(path).await.map_err(failed)?),
@@ -55,7 +65,7 @@ impl Bound {
                 }
             }
         }
-        Ok(Self { url: url.to_string(), listeners })
+        Ok(Self { url: url.to_string(), listeners, tls })
     }
 
     /// The addresses, for ports that the system chose.
@@ -125,11 +135,12 @@ impl Listener {
     }
 }
 
-/// One accepted socket.
+/// One accepted socket, or the TLS connection on one.
 #[derive(Debug)]
 pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<TlsStream<Self>>),
 }
 
 impl Socket {
@@ -137,7 +148,22 @@ impl Socket {
         match self {
             Self::Tcp(stream) => (stream.local_addr().ok(), stream.peer_addr().ok()),
             Self::Unix(_) => (None, None),
+            Self::Tls(stream) => stream.get_ref().0.addresses(),
         }
+    }
+
+    /// Returns when the caller has sent something, or has left.
+    pub(super) async fn speaks(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.readable().await,
+            Self::Unix(stream) => stream.readable().await,
+            Self::Tls(_) => Ok(()),
+        }
+    }
+
+    /// Makes a TLS connection of it.
+    pub(super) async fn secured(self, tls: &TlsAcceptor, remote: Option<SocketAddr>) -> io::Result<Self> {
+        tls.accept(self, remote).await.map(|stream| Self::Tls(Box::new(stream)))
     }
 
     /// Without this, answers wait for the client's delayed acknowledgement.
@@ -145,15 +171,24 @@ impl Socket {
         match self {
             Self::Tcp(stream) => stream.set_nodelay(true),
             Self::Unix(_) => Ok(()),
+            Self::Tls(stream) => stream.get_ref().0.set_nodelay(),
         }
     }
 }
 
 /// Counts the bytes of gRPC connections.
 #[derive(Clone, Debug)]
-pub(super) struct Traffic {
+pub struct Traffic {
     pub(super) received: IntCounter,
     pub(super) sent: IntCounter,
+}
+
+impl Traffic {
+    /// What clients send and receive.
+    pub fn of_clients(metrics: &Metrics) -> Self {
+        let network = &metrics.network;
+        Self { received: network.client_received_bytes.clone(), sent: network.client_sent_bytes.clone() }
+    }
 }
 
 /// An accepted connection: first the bytes that were read to tell HTTP/1 from HTTP/2, then the socket.
@@ -255,6 +290,7 @@ macro_rules! on_stream {
         match $socket {
             Socket::Tcp($stream) => $call,
             Socket::Unix($stream) => $call,
+            Socket::Tls($stream) => $call,
         }
     };
 }
@@ -262,6 +298,32 @@ macro_rules! on_stream {
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         on_stream!(&mut *self, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        on_stream!(&mut *self, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        on_stream!(&mut *self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        on_stream!(self, stream => stream.is_write_vectored())
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_stream!(&mut *self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_stream!(&mut *self, stream => Pin::new(stream).poll_shutdown(cx))
     }
 }
 
@@ -282,7 +344,7 @@ impl AsyncWrite for Connection {
         if self.gather.puts_off(cx) {
             return Poll::Pending;
         }
-        let result = on_stream!(&mut self.socket, stream => Pin::new(stream).poll_write(cx, buf));
+        let result = Pin::new(&mut self.socket).poll_write(cx, buf);
         self.sent(result)
     }
 
@@ -294,19 +356,19 @@ impl AsyncWrite for Connection {
         if self.gather.puts_off(cx) {
             return Poll::Pending;
         }
-        let result = on_stream!(&mut self.socket, stream => Pin::new(stream).poll_write_vectored(cx, bufs));
+        let result = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
         self.sent(result)
     }
 
     fn is_write_vectored(&self) -> bool {
-        on_stream!(&self.socket, stream => stream.is_write_vectored())
+        self.socket.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_stream!(&mut self.socket, stream => Pin::new(stream).poll_flush(cx))
+        Pin::new(&mut self.socket).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_stream!(&mut self.socket, stream => Pin::new(stream).poll_shutdown(cx))
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }

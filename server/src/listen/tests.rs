@@ -60,8 +60,8 @@ async fn start(max_connections: usize) -> Server {
     let metrics = Metrics::new(false).unwrap();
     let mut settings = ListenSettings::new(&config);
     settings.max_connections = max_connections;
-    let listeners = Listeners::new(&settings, &metrics);
-    let bound = Bound::new(&config.listen_client_urls[0], false).await.unwrap();
+    let listeners = Listeners::new(&settings, Some(Traffic::of_clients(&metrics)));
+    let bound = Bound::new(&config.listen_client_urls[0], false, None).await.unwrap();
     let address = bound.addresses()[0];
     let (serving, receiver) = watch::channel(true);
     listeners.serve(bound, &front(&metrics, receiver));
@@ -239,8 +239,8 @@ async fn shutdown_lets_a_running_call_answer_and_refuses_new_ones() {
     let slow = Slow { arrived: Arc::clone(&arrived), release: Arc::clone(&release) };
     let config = config("http://127.0.0.1:0");
     let metrics = Metrics::new(false).unwrap();
-    let listeners = Listeners::new(&ListenSettings::new(&config), &metrics);
-    let bound = Bound::new(&config.listen_client_urls[0], false).await.unwrap();
+    let listeners = Listeners::new(&ListenSettings::new(&config), Some(Traffic::of_clients(&metrics)));
+    let bound = Bound::new(&config.listen_client_urls[0], false, None).await.unwrap();
     let address = bound.addresses()[0];
     let routes = GrpcRoutes::new(Arc::clone(&metrics), 1000, Duration::MAX, LeaderGate::new(|| true));
     let routes = routes.with(HealthServer::new(slow));
@@ -266,12 +266,12 @@ async fn a_unix_socket_is_taken_over_from_a_dead_process() {
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let url = format!("unix://{}", path.display());
     let config = config(&url);
-    let bound = Bound::new(&config.listen_client_urls[0], false).await.unwrap();
-    let second = Bound::new(&config.listen_client_urls[0], false).await.unwrap_err().to_string();
+    let bound = Bound::new(&config.listen_client_urls[0], false, None).await.unwrap();
+    let second = Bound::new(&config.listen_client_urls[0], false, None).await.unwrap_err().to_string();
     assert!(second.starts_with(&format!("cannot listen on {url}: ")), "{second}");
 
     let metrics = Metrics::new(false).unwrap();
-    let listeners = Listeners::new(&ListenSettings::new(&config), &metrics);
+    let listeners = Listeners::new(&ListenSettings::new(&config), Some(Traffic::of_clients(&metrics)));
     let (_serving, receiver) = watch::channel(true);
     listeners.serve(bound, &front(&metrics, receiver));
     let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
@@ -284,10 +284,18 @@ async fn a_unix_socket_is_taken_over_from_a_dead_process() {
 }
 
 #[tokio::test]
+async fn an_https_url_is_never_served_without_tls() {
+    let args = ["--listen-client-urls=https://127.0.0.1:0", "--advertise-client-urls=https://a:1", "--auto-tls"];
+    let Ok(Command::Run(config)) = load(args.map(str::to_owned), []) else { panic!("{args:?}") };
+    let refused = Bound::new(&config.listen_client_urls[0], false, None).await.unwrap_err().to_string();
+    assert_eq!(refused, "cannot listen on https://127.0.0.1:0: there is no certificate for it");
+}
+
+#[tokio::test]
 async fn an_address_in_use_is_named() {
     let server = start(1).await;
     let url = format!("http://{}", server.address);
-    let error = Bound::new(&config(&url).listen_client_urls[0], false).await.unwrap_err().to_string();
+    let error = Bound::new(&config(&url).listen_client_urls[0], false, None).await.unwrap_err().to_string();
     assert!(error.starts_with(&format!("cannot listen on {url}: Address already in use")), "{error}");
 }
 

@@ -19,7 +19,7 @@ use openraft::{OptionalSend, RaftLogReader};
 use parking_lot::Mutex;
 
 use super::types::{Entry, IoFlushed, LogId, LogState, TypeConfig, Vote};
-use super::wal::{self, FaultObserver, Located, SyncObserver, Wal, WalError, WalOptions, WalReader, WalStats};
+use super::wal::{self, Disk, FaultObserver, Located, SyncObserver, Wal, WalError, WalOptions, WalReader, WalStats};
 
 /// What one read from disk, or one message of replication, may hold (beyond its first entry).
 const MAX_READ_BYTES: usize = 1 << 20;
@@ -28,6 +28,8 @@ const ENTRY_OVERHEAD_BYTES: usize = 200;
 
 /// How a log store is kept.
 pub struct LogStoreOptions {
+    /// Where the log is kept.
+    pub disk: Disk,
     /// Size of a segment of the log.
     pub segment_bytes: u64,
     /// Entries kept in memory, as encoded. Entries that are not durable yet are kept beyond it.
@@ -43,8 +45,8 @@ pub struct LogStoreOptions {
 impl Default for LogStoreOptions {
     /// 16 MiB in memory: what is applied is read again by slow followers only. Nobody is told anything.
     fn default() -> Self {
-        let WalOptions { segment_bytes, sync, on_sync, on_fault } = WalOptions::default();
-        Self { segment_bytes, memory_bytes: 16 << 20, sync, on_sync, on_fault }
+        let WalOptions { disk, segment_bytes, sync, on_sync, on_fault } = WalOptions::default();
+        Self { disk, segment_bytes, memory_bytes: 16 << 20, sync, on_sync, on_fault }
     }
 }
 
@@ -65,6 +67,12 @@ pub struct LogReader {
 pub struct LogExtent(WalReader);
 
 impl LogExtent {
+    /// Lets raft's own task write a small entry when the disk is fast, which saves two wake-ups. Not for a member with
+    /// peers: it has to send the entry meanwhile, and its heartbeats must not wait for a disk that stalls.
+    pub fn set_writes_inline(&self, writes_inline: bool) {
+        self.0.set_writes_inline(writes_inline);
+    }
+
     /// Index of the first entry in the newest `segments`; `None` while they hold no entry.
     pub fn first_in_newest(&self, segments: u64) -> Option<u64> {
         self.0.first_in_newest(segments)
@@ -103,8 +111,8 @@ impl LogStore {
     /// # Errors
     /// [`WalError`]: the log is damaged, in use, or the disk failed.
     pub fn open(dir: &Path, options: LogStoreOptions) -> Result<Self, WalError> {
-        let LogStoreOptions { segment_bytes, memory_bytes, sync, on_sync, on_fault } = options;
-        let (wal, opened) = Wal::open(dir, WalOptions { segment_bytes, sync, on_sync, on_fault })?;
+        let LogStoreOptions { disk, segment_bytes, memory_bytes, sync, on_sync, on_fault } = options;
+        let (wal, opened) = Wal::open(dir, WalOptions { disk, segment_bytes, sync, on_sync, on_fault })?;
         let recent = Recent {
             vote: opened.vote,
             committed: opened.committed,
@@ -297,7 +305,7 @@ impl Log {
 }
 
 async fn read(located: Located, max_bytes: usize) -> io::Result<Vec<Entry>> {
-    tokio::task::spawn_blocking(move || located.read(max_bytes)).await.map_err(io::Error::other)?
+    crate::blocking::run(move || located.read(max_bytes)).await.map_err(io::Error::other)?
 }
 
 impl RaftLogReader<TypeConfig> for LogReader {

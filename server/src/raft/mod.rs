@@ -13,8 +13,11 @@
 //!
 //! [`types`] closes openraft's generics once; everything else in the member uses its aliases.
 
+pub(crate) mod alone;
 pub mod log_store;
 pub(crate) mod network;
+pub(crate) mod snapshot;
 pub(crate) mod state_machine;
 pub mod types;
 pub mod wal;
+pub(crate) mod wire;

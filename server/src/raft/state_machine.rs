@@ -1,51 +1,121 @@
 //! Drives the store with committed entries, and tells the rest of the member what they did.
 //!
 //! openraft calls from one task. The order is fixed: apply to memory, tell the observer (watchers, leases), answer
-//! the proposers. A fault of the store is an error here, which stops raft and with it the member.
+//! the proposers, those of this member's forwarded batches included. A fault of the store is an error here, which stops raft and with it the member.
 
+use super::snapshot::{Outgoing, Parked};
 use super::types::{
     Entry, EntryContent, LogId, Outcomes, SnapshotMeta, StoredMembership, TypeConfig, decode_stored_membership,
     encode_stored_membership, log_id,
 };
+use crate::node::forwards::Forwards;
+use api::cleatpb::command::Op;
+use api::cleatpb::{Command, MemberRemoved};
 use futures::{Stream, TryStreamExt};
 use openraft::OptionalSend;
 use openraft::alias::SnapshotOf;
 use openraft::entry::RaftEntry;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use store::{Applied, Position, Reader, Writer};
+use store::{Applied, Installed, Position, Reader, Received, Writer};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// Entries applied under one hold of the store's lock: readers wait no longer than that.
 const APPLY_BATCH: usize = 256;
 
-/// Called after every applied batch with what it did and how long that took, before the proposers are answered. Must not block.
-pub(crate) type Observer = Box<dyn Fn(&Applied, Duration) + Send + Sync>;
+/// Told what happens to the store. Must not block.
+pub(crate) trait Observer: Send + Sync + 'static {
+    /// A batch was applied, in this time; the proposers are not answered yet.
+    fn applied(&self, applied: &Applied, took: Duration);
+
+    /// The whole content was replaced; the store is at this revision now.
+    fn installed(&self, revision: i64);
+}
 
 pub(crate) struct StateMachine {
     writer: Writer,
     reader: Reader,
-    observer: Observer,
+    observer: Box<dyn Observer>,
+    forwards: Arc<Forwards>,
+    /// Term of the last applied entry.
+    term: u64,
+    /// The members of the applied membership.
+    members: BTreeSet<u64>,
+    parked: Arc<Parked>,
 }
 
 impl StateMachine {
-    pub(crate) fn new(writer: Writer, reader: Reader, observer: Observer) -> Self {
-        Self { writer, reader, observer }
+    pub(crate) fn new(writer: Writer, reader: Reader, observer: Box<dyn Observer>, forwards: Arc<Forwards>) -> Self {
+        let (position, membership) = reader.applied();
+        let members = raft_state(position, &membership).map(|(_, stored)| member_ids(&stored)).unwrap_or_default();
+        let parked = Arc::default();
+        Self { writer, reader, observer, forwards, term: position.term, members, parked }
     }
 
     fn apply_batch(&mut self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
-        let entries = batch.iter().map(|(entry, _)| store_entry(entry));
+        let removals: Vec<Vec<Command>> = batch.iter().map(|(entry, _)| self.removals(entry)).collect();
+        let entries = batch.iter().zip(&removals).map(|((entry, _), removals)| store_entry(entry, removals));
         let started = Instant::now();
         let mut applied = self.writer.apply(entries).map_err(io::Error::other)?;
         let outcomes = std::mem::take(&mut applied.outcomes);
-        (self.observer)(&applied, started.elapsed());
-        for ((_, responder), outcomes) in batch.into_iter().zip(outcomes) {
-            if let Some(responder) = responder {
-                responder.send(Outcomes(outcomes));
+        self.observer.applied(&applied, started.elapsed());
+        if let Some((entry, _)) = batch.last() {
+            self.forwards.set_applied(position(&entry.log_id()).index);
+        }
+        for ((entry, responder), outcomes) in batch.into_iter().zip(outcomes) {
+            if entry.log_id.leader_id.term > self.term {
+                self.term = entry.log_id.leader_id.term;
+                self.forwards.enter_term(self.term);
+            }
+            match (responder, &entry.payload) {
+                (Some(responder), _) => responder.send(Outcomes(outcomes)),
+                (None, EntryContent::Normal(payload)) => {
+                    self.forwards.complete(payload.batch().origin.as_ref(), outcomes);
+                }
+                (None, EntryContent::Blank | EntryContent::Membership(_)) => {}
             }
         }
         Ok(())
     }
+}
+
+impl StateMachine {
+    /// What the store must forget with an entry: members that are in the membership no more.
+    fn removals(&mut self, entry: &Entry) -> Vec<Command> {
+        let EntryContent::Membership(membership) = &entry.payload else { return Vec::new() };
+        let now: BTreeSet<u64> = membership.nodes().map(|(id, _)| *id).collect();
+        let before = std::mem::replace(&mut self.members, now);
+        let gone = before.difference(&self.members);
+        let op = |member_id: &u64| Some(Op::MemberRemoved(MemberRemoved { member_id: *member_id }));
+        gone.map(|id| Command { header: None, op: op(id) }).collect()
+    }
+
+    /// Exchanges the store's content. Waits for a flush that is under way, so not on a worker that others need.
+    fn install(&mut self, received: Received) -> io::Result<()> {
+        let writer = &mut self.writer;
+        let can_block = Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
+        let installed =
+            if can_block { tokio::task::block_in_place(|| writer.install(received)) } else { writer.install(received) };
+        let Installed { position, membership, revision, replaced, .. } = installed.map_err(io::Error::other)?;
+        let (_, stored) = raft_state(position, &membership)?;
+        self.members = member_ids(&stored);
+        self.term = position.term;
+        // As large as the store.
+        tokio::task::spawn_blocking(move || drop(replaced));
+        self.forwards.skip();
+        self.forwards.set_applied(position.index);
+        self.observer.installed(revision);
+        tracing::info!(index = position.index, revision, "installed a snapshot");
+        Ok(())
+    }
+}
+
+fn member_ids(stored: &StoredMembership) -> BTreeSet<u64> {
+    stored.membership().nodes().map(|(id, _)| *id).collect()
 }
 
 /// The store counts entries from 1, as etcd does, and has 0 for "none"; openraft counts from 0.
@@ -58,7 +128,7 @@ pub(crate) fn raft_position(position: Position) -> Option<LogId> {
     position.index.checked_sub(1).map(|index| log_id(position.term, index))
 }
 
-fn store_entry(entry: &Entry) -> store::Entry<'_> {
+fn store_entry<'a>(entry: &'a Entry, removals: &'a [Command]) -> store::Entry<'a> {
     let id = entry.log_id();
     let position = position(&id);
     match &entry.payload {
@@ -68,12 +138,16 @@ fn store_entry(entry: &Entry) -> store::Entry<'_> {
         }
         EntryContent::Membership(membership) => {
             let stored = StoredMembership::new(Some(id), membership.clone());
-            store::Entry { position, commands: &[], membership: Some(encode_stored_membership(&stored)) }
+            store::Entry { position, commands: removals, membership: Some(encode_stored_membership(&stored)) }
         }
     }
 }
 
-fn raft_state(position: Position, membership: &[u8]) -> io::Result<(Option<LogId>, StoredMembership)> {
+/// Position and membership of the store as raft counts them.
+///
+/// # Errors
+/// The membership cannot be read.
+pub(crate) fn raft_state(position: Position, membership: &[u8]) -> io::Result<(Option<LogId>, StoredMembership)> {
     let at = raft_position(position);
     let membership = if membership.is_empty() {
         StoredMembership::default()
@@ -83,22 +157,33 @@ fn raft_state(position: Position, membership: &[u8]) -> io::Result<(Option<LogId
     Ok((at, membership))
 }
 
-/// What a snapshot is made of: the store itself, read when it is sent.
+/// What a snapshot is made of.
 #[derive(Clone)]
-pub(crate) struct SnapshotSource;
+pub(crate) enum SnapshotSource {
+    /// The store itself, read when it is sent.
+    Outgoing(Outgoing),
+    /// A database that was received, until it is installed.
+    Received(Arc<Mutex<Option<Received>>>),
+}
 
 /// Builds snapshots. Nothing is copied: the durable state in the database is the snapshot, and what it covers may be
 /// purged from the log.
 pub(crate) struct SnapshotBuilder {
     reader: Reader,
+    parked: Arc<Parked>,
 }
 
 impl SnapshotBuilder {
-    fn current(&self) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotSource>>> {
-        let (position, membership) = self.reader.durable();
-        let (last_log_id, last_membership) = raft_state(position, &membership)?;
+    fn at(&self, position: Position, membership: &[u8]) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotSource>>> {
+        let (last_log_id, last_membership) = raft_state(position, membership)?;
         let meta = SnapshotMeta { last_log_id, last_membership };
-        Ok(last_log_id.map(|_| SnapshotOf::<TypeConfig, _> { meta, snapshot: SnapshotSource }))
+        let outgoing = Outgoing { reader: self.reader.clone(), parked: Arc::clone(&self.parked), position };
+        Ok(last_log_id.map(|_| SnapshotOf::<TypeConfig, _> { meta, snapshot: SnapshotSource::Outgoing(outgoing) }))
+    }
+
+    fn durable(&self) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotSource>>> {
+        let (position, membership) = self.reader.durable();
+        self.at(position, &membership)
     }
 }
 
@@ -106,7 +191,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotSource;
 
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, SnapshotSource>> {
-        self.current()?.ok_or_else(|| io::Error::other("nothing is durable yet"))
+        self.durable()?.ok_or_else(|| io::Error::other("nothing is durable yet"))
     }
 }
 
@@ -134,14 +219,23 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder { reader: self.reader.clone() }
+        SnapshotBuilder { reader: self.reader.clone(), parked: Arc::clone(&self.parked) }
     }
 
-    async fn install_snapshot(&mut self, _meta: &SnapshotMeta, _snapshot: SnapshotSource) -> io::Result<()> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, "a single member has nobody to receive a snapshot from"))
+    async fn install_snapshot(&mut self, _meta: &SnapshotMeta, snapshot: SnapshotSource) -> io::Result<()> {
+        let SnapshotSource::Received(received) = snapshot else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a snapshot that was not received"));
+        };
+        let received = received.lock().take().ok_or_else(|| io::Error::other("a snapshot is installed once"))?;
+        self.install(received)
     }
 
+    /// The snapshot whose receiver was lost, if there is one: then the next attempt can go on with it.
     async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotSource>>> {
-        SnapshotBuilder { reader: self.reader.clone() }.current()
+        let builder = self.get_snapshot_builder().await;
+        match self.parked.look() {
+            Some((position, membership)) => builder.at(position, &membership),
+            None => builder.durable(),
+        }
     }
 }

@@ -16,6 +16,13 @@ use openraft::entry::EntryPayload;
 use openraft::impls::leader_id_std;
 use prost::Message;
 
+/// What openraft's tasks run on.
+#[cfg(not(test))]
+type Runtime = openraft::impls::TokioRuntime;
+/// The same, and what is random follows from a seed in a simulation.
+#[cfg(test)]
+type Runtime = crate::simulation::runtime::Runtime;
+
 /// The type configuration of every raft type in this member.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TypeConfig;
@@ -39,7 +46,7 @@ impl openraft::RaftTypeConfig for TypeConfig {
         = openraft::impls::InlineBatch<T>
     where
         T: Send + 'static;
-    type AsyncRuntime = openraft::impls::TokioRuntime;
+    type AsyncRuntime = Runtime;
     type ErrorSource = openraft::AnyError;
 }
 
@@ -308,7 +315,7 @@ mod tests {
     fn payload_survives_encoding_and_hides_its_values() {
         let put = PutRequest { key: "key".into(), value: "hunter2".into(), ..Default::default() };
         let command = Command { header: None, op: Some(Op::Put(put)) };
-        let payload = Payload::new(Batch { commands: vec![command] });
+        let payload = Payload::new(Batch { commands: vec![command], origin: None });
         let mut encoded = Vec::new();
         payload.encode(&mut encoded);
         assert_eq!(encoded.len(), payload.encoded_len());

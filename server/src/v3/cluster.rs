@@ -1,104 +1,81 @@
-//! The Cluster service. This release runs clusters of one member: the list is served, changes are refused.
+//! The Cluster service: the list of members, and changes of it.
 
-use super::status::{status, unimplemented};
+use super::status::status;
+use crate::cluster::{Cluster, members};
 use crate::node::Node;
-use api::error::Error;
+use api::cleatpb::membership_change::Change;
 use api::etcdserverpb::{
     Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
     MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest, MemberUpdateResponse,
+    ResponseHeader,
 };
-use api::server::cluster_server::Cluster;
-use openraft::async_runtime::WatchReceiver;
+use api::server::cluster_server::Cluster as ClusterApi;
+use std::sync::Arc;
 use tonic::{Request, Response, Status};
-
-const SINGLE: &str = "this release runs clusters of one member: membership can not change";
 
 pub(crate) struct ClusterService {
     pub(crate) node: Node,
+    pub(crate) cluster: Arc<Cluster>,
+}
+
+/// What every change answers with.
+struct Changed {
+    header: Option<ResponseHeader>,
+    member_id: u64,
+    members: Vec<Member>,
 }
 
 impl ClusterService {
-    fn find(&self, id: u64) -> Result<(), Status> {
-        let known = members(&self.node).iter().any(|member| member.id == id);
-        if known { Ok(()) } else { Err(status(Error::MemberNotFound)) }
+    async fn change(&self, change: Change) -> Result<Changed, Status> {
+        let member_id = self.cluster.change(change).await.map_err(status)?;
+        // etcd leaves the revision out of this service's headers.
+        Ok(Changed { header: Some(self.node.header(0)), member_id, members: self.members() })
+    }
+
+    fn members(&self) -> Vec<Member> {
+        members(&self.node, self.node.applied_membership().membership())
     }
 }
 
-/// True for `http://host:port` and `https://host:port`.
-fn is_peer_url(url: &str) -> bool {
-    let authority = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-    authority
-        .and_then(|a| a.rsplit_once(':'))
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-}
-
-/// The members, by id.
-pub(crate) fn members(node: &Node) -> Vec<Member> {
-    let metrics = node.raft().metrics();
-    let metrics = metrics.borrow_watched();
-    let membership = metrics.membership_config.membership();
-    let voters: Vec<u64> = membership.voter_ids().collect();
-    let member = |(id, peer): (&u64, &crate::raft::types::Peer)| {
-        let published = node.reader().member(*id).unwrap_or_default();
-        Member {
-            id: *id,
-            name: published.name,
-            peer_urls: peer.peer_urls.clone(),
-            client_urls: published.client_urls,
-            is_learner: !voters.contains(id),
-        }
-    };
-    membership.nodes().map(member).collect()
-}
-
 #[tonic::async_trait]
-impl Cluster for ClusterService {
+impl ClusterApi for ClusterService {
     async fn member_list(&self, request: Request<MemberListRequest>) -> Result<Response<MemberListResponse>, Status> {
         if request.into_inner().linearizable {
             self.node.read_barrier().await.map_err(status)?;
         }
-        // etcd leaves the revision out of this service's headers.
         let header = Some(self.node.header(0));
-        Ok(Response::new(MemberListResponse { header, members: members(&self.node) }))
+        Ok(Response::new(MemberListResponse { header, members: self.members() }))
     }
 
     async fn member_add(&self, request: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
-        let urls = request.into_inner().peer_urls;
-        if urls.is_empty() || !urls.iter().all(|url| is_peer_url(url)) {
-            return Err(status(Error::MemberBadUrls));
-        }
-        if members(&self.node).iter().any(|member| member.peer_urls.iter().any(|url| urls.contains(url))) {
-            return Err(status(Error::PeerUrlExists));
-        }
-        Err(unimplemented(SINGLE))
+        let Changed { header, member_id, members } = self.change(Change::Add(request.into_inner())).await?;
+        let member = members.iter().find(|member| member.id == member_id).cloned();
+        Ok(Response::new(MemberAddResponse { header, member, members }))
     }
 
     async fn member_remove(
         &self,
         request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
-        self.find(request.into_inner().id)?;
-        Err(unimplemented(SINGLE))
+        let Changed { header, mut members, member_id } = self.change(Change::Remove(request.into_inner())).await?;
+        // The member that was removed may be this one, which does not apply it.
+        members.retain(|member| member.id != member_id);
+        Ok(Response::new(MemberRemoveResponse { header, members }))
     }
 
     async fn member_update(
         &self,
         request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
-        let request = request.into_inner();
-        if request.peer_urls.is_empty() || !request.peer_urls.iter().all(|url| is_peer_url(url)) {
-            return Err(status(Error::MemberBadUrls));
-        }
-        self.find(request.id)?;
-        Err(unimplemented(SINGLE))
+        let Changed { header, members, .. } = self.change(Change::Update(request.into_inner())).await?;
+        Ok(Response::new(MemberUpdateResponse { header, members }))
     }
 
     async fn member_promote(
         &self,
         request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
-        self.find(request.into_inner().id)?;
-        // The only member is a voter.
-        Err(status(Error::MemberNotLearner))
+        let Changed { header, members, .. } = self.change(Change::Promote(request.into_inner())).await?;
+        Ok(Response::new(MemberPromoteResponse { header, members }))
     }
 }

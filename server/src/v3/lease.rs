@@ -1,10 +1,12 @@
 //! The Lease service. Grants and revocations are proposals; keepalives and remaining times are answered from the
-//! leader's memory, after it made sure that it still leads.
+//! leader's memory, after it made sure that it still leads; other members ask it.
 
 use super::status::{mismatched, status};
 use crate::lessor::{Lessor, Propose};
-use crate::node::Node;
+use crate::node::{Node, peer_failure};
+use crate::peer::{PeerApi, PeerError};
 use crate::quota::{LEASE_COST, Quota};
+use api::cleatpb::LeaseRenewRequest;
 use api::cleatpb::command::Op;
 use api::error::Error;
 use api::etcdserverpb::{
@@ -18,8 +20,13 @@ use futures::Stream;
 use prometheus::IntCounter;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use store::Reply;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
+
+/// After a question that no leader answered, before it is asked again.
+const RETRY: Duration = Duration::from_millis(20);
 
 /// Shared by all calls; clones are cheap.
 #[derive(Clone)]
@@ -34,9 +41,9 @@ pub(crate) struct LeaseService {
 
 /// How the lessor of a member proposes.
 pub(crate) fn proposer(node: Node) -> Propose {
-    Box::new(move |op| {
+    Box::new(move |op, term| {
         let node = node.clone();
-        Box::pin(async move { node.propose(op).await })
+        Box::pin(async move { node.propose_in(term, op).await })
     })
 }
 
@@ -46,39 +53,117 @@ impl LeaseService {
         Self { node, lessor, quota, propose, failures }
     }
 
-    /// Makes sure that this member leads, and that its lessor knows.
-    async fn confirm_leader(&self) -> Result<(), Error> {
+    /// Makes sure that this member leads, in the term that its lessor keeps the time of, and returns that term.
+    async fn confirm_leader(&self) -> Result<u64, Error> {
         if !self.node.is_leader() {
-            return Err(Error::NoLeader);
+            return Err(Error::NotLeader);
         }
+        let term = self.lessor.promoted().await;
         // Someone else may have been elected meanwhile and revoked the lease.
-        self.node.read_barrier().await?;
-        self.lessor.promoted().await;
-        Ok(())
+        if self.node.confirmed().await?.led_in == Some(term) { Ok(term) } else { Err(Error::NotLeader) }
     }
 
-    /// Renews a lease, and waits for a revocation that is under way.
-    async fn renew(&self, id: i64) -> Result<i64, Error> {
-        self.confirm_leader().await?;
-        self.lessor.renew(id, &self.propose).await
+    /// Renews leases if this member leads, and waits for revocations that are under way. The times to live, 0 for a lease
+    /// that is gone.
+    ///
+    /// # Errors
+    /// [`Error::NotLeader`], or leadership could not be confirmed.
+    pub(crate) async fn renew_here(&self, ids: &[i64]) -> Result<Vec<i64>, Error> {
+        let term = self.confirm_leader().await?;
+        let mut ttls = Vec::with_capacity(ids.len());
+        for id in ids {
+            ttls.push(self.renew(*id, term).await?);
+        }
+        Ok(ttls)
     }
 
-    /// Bounds a wait as any request's.
-    async fn in_time<T>(&self, answer: impl Future<Output = Result<T, Error>> + Send) -> Result<T, Error> {
-        match tokio::time::timeout(self.node.limits().request_timeout, answer).await {
-            Ok(Err(Error::NotLeader)) => Err(Error::LeaderChanged),
-            Ok(answer) => answer,
-            Err(_) => Err(Error::Timeout),
+    async fn renew(&self, id: i64, term: u64) -> Result<i64, Error> {
+        match self.lessor.renew(id, term, &self.propose).await {
+            Err(Error::LeaseNotFound) => Ok(0),
+            ttl => ttl,
         }
     }
 
-    async fn keep_alive(&self, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
+    /// Answers for a lease if this member leads. The header is for whoever asked to fill in.
+    ///
+    /// # Errors
+    /// [`Error::NotLeader`], or leadership could not be confirmed.
+    pub(crate) async fn time_to_live_here(
+        &self,
+        request: LeaseTimeToLiveRequest,
+    ) -> Result<LeaseTimeToLiveResponse, Error> {
+        let LeaseTimeToLiveRequest { id, keys } = request;
+        let term = self.confirm_leader().await?;
+        let remaining = self.lessor.remaining(id, term)?;
+        let Some((granted_ttl, ttl)) = remaining else {
+            return Ok(LeaseTimeToLiveResponse { id, ttl: -1, ..Default::default() });
+        };
+        let reader = self.node.reader();
+        let keys = if keys { reader.lease_keys(id).into_iter().map(Bytes::from).collect() } else { Vec::new() };
+        Ok(LeaseTimeToLiveResponse { header: None, id, ttl, granted_ttl, keys })
+    }
+
+    /// Asks whoever leads, here or elsewhere, until there is an answer or the time of a request is over. What is asked may
+    /// be asked twice.
+    async fn ask_leader<T, H, E>(
+        &self,
+        here: impl Fn() -> H + Send,
+        elsewhere: impl Fn(Arc<dyn PeerApi>) -> E + Send,
+    ) -> Result<T, Error>
+    where
+        H: Future<Output = Result<T, Error>> + Send,
+        E: Future<Output = Result<T, PeerError>> + Send,
+    {
+        let deadline = Instant::now() + self.node.limits().request_timeout;
+        if self.node.is_leader() {
+            match tokio::time::timeout_at(deadline, here()).await {
+                Ok(Err(Error::NoLeader | Error::NotLeader | Error::LeaderChanged)) => {}
+                Ok(answer) => return answer,
+                Err(_) => return Err(Error::Timeout),
+            }
+        }
+        let mut leader = self.node.watch_leader();
+        let mut last = Error::Timeout;
+        loop {
+            leader.mark_unchanged();
+            let asked = async {
+                if self.node.is_leader() {
+                    return here().await;
+                }
+                let peer = self.node.leading_peer()?;
+                tokio::select! {
+                    biased;
+                    answer = elsewhere(peer) => answer.map_err(|error| peer_failure(&error)),
+                    // The one that was asked may never answer.
+                    _ = leader.changed() => Err(Error::LeaderChanged),
+                }
+            };
+            match tokio::time::timeout_at(deadline, asked).await {
+                Ok(Err(Error::NoLeader | Error::NotLeader)) => {}
+                Ok(Err(error @ (Error::LeaderChanged | Error::TimeoutConnectionLost))) => last = error,
+                Ok(answer) => return answer,
+                Err(_) => return Err(Error::Timeout),
+            }
+            if Instant::now() + RETRY >= deadline {
+                return Err(last);
+            }
+            tokio::time::timeout(RETRY, leader.changed()).await.ok();
+        }
+    }
+
+    /// Answers a keepalive, wherever the leader is.
+    pub(crate) async fn keep_alive(&self, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
         // Before the renewal, as in etcd: the revision is never newer than it.
         let header = Some(self.node.header(self.node.reader().revision()));
-        let ttl = match self.in_time(self.renew(id)).await {
-            Err(Error::LeaseNotFound) => 0,
-            ttl => ttl.map_err(status)?,
+        let here = || async move {
+            let term = self.confirm_leader().await?;
+            self.renew(id, term).await
         };
+        let elsewhere = |peer: Arc<dyn PeerApi>| async move {
+            let answer = peer.lease_renew(LeaseRenewRequest { ids: vec![id] }).await?;
+            Ok(answer.ttls.first().copied().unwrap_or(0))
+        };
+        let ttl = self.ask_leader(here, elsewhere).await.map_err(status)?;
         Ok(LeaseKeepAliveResponse { header, id, ttl })
     }
 }
@@ -155,16 +240,12 @@ impl Lease for LeaseService {
         &self,
         request: Request<LeaseTimeToLiveRequest>,
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
-        let LeaseTimeToLiveRequest { id, keys } = request.into_inner();
-        self.in_time(self.confirm_leader()).await.map_err(status)?;
-        let remaining = self.lessor.remaining(id).map_err(|_| status(Error::LeaderChanged))?;
-        let reader = self.node.reader();
-        let header = Some(self.node.header(reader.revision()));
-        let Some((granted_ttl, ttl)) = remaining else {
-            return Ok(Response::new(LeaseTimeToLiveResponse { header, id, ttl: -1, ..Default::default() }));
-        };
-        let keys = if keys { reader.lease_keys(id).into_iter().map(Bytes::from).collect() } else { Vec::new() };
-        Ok(Response::new(LeaseTimeToLiveResponse { header, id, ttl, granted_ttl, keys }))
+        let request = request.into_inner();
+        let here = || async move { self.time_to_live_here(request).await };
+        let elsewhere = |peer: Arc<dyn PeerApi>| async move { peer.lease_time_to_live(request).await };
+        let mut response = self.ask_leader(here, elsewhere).await.map_err(status)?;
+        response.header = Some(self.node.header(self.node.reader().revision()));
+        Ok(Response::new(response))
     }
 
     async fn lease_leases(

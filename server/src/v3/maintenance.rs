@@ -1,6 +1,7 @@
 //! The Maintenance service.
 
 use super::status::{failed, fault_status, mismatched, read_status, status, unimplemented};
+use crate::cluster::Cluster;
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::quota::Quota;
@@ -38,6 +39,7 @@ pub(crate) struct MaintenanceService {
     pub(crate) storage: Storage,
     pub(crate) quota: Arc<Quota>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) cluster: Arc<Cluster>,
 }
 
 /// The raised alarms and the lack of a leader, as `StatusResponse.errors` words them.
@@ -82,7 +84,7 @@ impl Maintenance for MaintenanceService {
             raft_term: self.node.term(),
             raft_applied_index: store.applied.index,
             errors: errors(&self.node),
-            is_learner: false,
+            is_learner: self.node.is_learner(),
             db_size_quota: self.quota.limit_bytes() as i64,
             ..Default::default()
         }))
@@ -139,13 +141,7 @@ impl Maintenance for MaintenanceService {
     }
 
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
-        if !self.node.is_leader() {
-            return Err(status(Error::NotLeader));
-        }
-        if request.into_inner().target_id != self.node.identity().member_id {
-            return Err(status(Error::BadLeaderTransferee));
-        }
-        // The leader itself is a valid target, and already there.
+        self.cluster.move_leader(request.into_inner().target_id).await.map_err(status)?;
         Ok(Response::new(MoveLeaderResponse::default()))
     }
 

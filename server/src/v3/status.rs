@@ -30,6 +30,11 @@ pub(crate) fn failed(reason: impl Into<String>) -> Status {
     Status::new(Code::Internal, reason)
 }
 
+/// A refusal in the words of this product, for callers that are members.
+pub(crate) fn refused(code: Code, reason: impl Into<String>) -> Status {
+    Status::new(code, reason)
+}
+
 /// A call that this release does not serve.
 pub(crate) fn unimplemented(what: &str) -> Status {
     Status::new(Code::Unimplemented, what)

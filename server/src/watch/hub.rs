@@ -7,7 +7,8 @@
 //!
 //! How no event is lost or doubled: a watcher has a first revision, below which nothing is put into its mailbox.
 //! Registration and publication hold one lock, so a watcher that becomes synced after hub revision R misses nothing
-//! above R. The lock is never held while the store is read.
+//! above R. The lock is never held while the store is read. A snapshot that is installed ([`Hub::replaced`]) is a gap in
+//! what is published: who misses it is behind from its beginning.
 
 use super::index::{Index, WatchedRange};
 use super::stats::Stats;
@@ -184,6 +185,25 @@ impl Hub {
         }
         debug_assert!(last.revision > registry.revision, "revisions only grow");
         registry.revision = last.revision;
+    }
+
+    /// Takes note that the store was replaced by one at `revision`, and that nobody publishes what lies between. Synced
+    /// watchers that want some of it become unsynced and read it from the store; to those that start later nothing
+    /// happens. Called where changes are published, so never beside a publication. Does not wait.
+    pub(crate) fn replaced(&self, revision: i64) {
+        let mut registry = self.registry.lock();
+        if revision <= registry.revision {
+            return;
+        }
+        let next = registry.revision + 1;
+        for watcher in registry.watchers.iter_mut().flatten() {
+            // What the mailbox has lies below.
+            if watcher.first <= revision {
+                watcher.fall_behind(watcher.first.max(next), &self.stats);
+                watcher.mailbox.filled.notify_one();
+            }
+        }
+        registry.revision = revision;
     }
 
     /// Registers a watcher that wants everything from `first` on, or from the next revision for none. `current` is a

@@ -257,7 +257,7 @@ impl WatchStream {
         let missed = self.choose_missed();
         let permit = Arc::clone(self.hub.history()).acquire_owned().await;
         let reader = self.reader.clone();
-        let read = tokio::task::spawn_blocking(move || {
+        let read = crate::blocking::run(move || {
             let history = read_history(&reader, &missed);
             drop(permit);
             (missed, history)

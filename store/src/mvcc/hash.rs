@@ -32,9 +32,19 @@ impl Shared {
     /// # Errors
     /// A future revision, or one below the compacted revision.
     pub(crate) fn hash_kv(&self, asked: i64) -> Result<HashKv, ReadError> {
+        // Every turn needs another snapshot that was installed meanwhile.
+        loop {
+            if let Some(hash) = self.hash_state(asked)? {
+                return Ok(hash);
+            }
+        }
+    }
+
+    /// None when an installed snapshot took the state's place before the end.
+    fn hash_state(&self, asked: i64) -> Result<Option<HashKv>, ReadError> {
         // A compaction step in the middle would drop changes that the first half has counted.
         let _history = self.history.lock();
-        let (on_disk, on_disk_to, tail, hashed, kept_at);
+        let (on_disk, on_disk_to, tail, hashed, kept_at, generation);
         {
             let state = self.state.read();
             let revision = if asked == 0 { state.revision } else { asked };
@@ -45,6 +55,7 @@ impl Shared {
                 return Err(Rejection::FutureRevision.into());
             }
             hashed = HashKv { hash: 0, revision, current: state.revision, compacted: state.compacted };
+            generation = state.generation;
             let everything = KeyRange { key: &[], end: RangeEnd::Open };
             let any = state.index.range(everything, None).any(|(_, entry)| entry.at(revision).is_some());
             kept_at = if any { revision } else { state.compacted };
@@ -63,11 +74,14 @@ impl Shared {
             }
             step.push((revision, kv));
             if step.len() == STEP {
-                hash = self.hash_step(hash, &mut step, hashed.compacted, kept_at)?;
+                match self.hash_step(hash, &mut step, hashed.compacted, kept_at, generation)? {
+                    Some(next) => hash = next,
+                    None => return Ok(None),
+                }
             }
         }
-        let hash = self.hash_step(hash, &mut step, hashed.compacted, kept_at)?;
-        Ok(HashKv { hash, ..hashed })
+        let hash = self.hash_step(hash, &mut step, hashed.compacted, kept_at, generation)?;
+        Ok(hash.map(|hash| HashKv { hash, ..hashed }))
     }
 
     fn hash_step(
@@ -76,8 +90,12 @@ impl Shared {
         rows: &mut Vec<(Revision, KeyValue)>,
         compacted: i64,
         kept_at: i64,
-    ) -> Result<u32, Fault> {
+        generation: u64,
+    ) -> Result<Option<u32>, Fault> {
         let state = self.state.read();
+        if state.generation != generation {
+            return Ok(None);
+        }
         for (revision, kv) in rows.drain(..) {
             if revision.main <= compacted {
                 let entry = state.index.get(fields(kv.as_bytes())?.key);
@@ -89,6 +107,6 @@ impl Shared {
             hash = crc32c::crc32c_append(hash, &key[..len]);
             hash = crc32c::crc32c_append(hash, kv.as_bytes());
         }
-        Ok(hash)
+        Ok(Some(hash))
     }
 }

@@ -85,6 +85,19 @@ impl KeyEntry {
         Some(cached)
     }
 
+    /// An entry of one stored change.
+    fn stored(revision: Revision, fields: &KeyValueFields<'_>) -> Self {
+        Self {
+            // A put always has a revision.
+            last: Stamp::new(revision, fields.mod_revision == 0),
+            created: fields.create_revision,
+            version: fields.version,
+            older: None,
+            cached: None,
+            touched: AtomicBool::new(false),
+        }
+    }
+
     fn push(&mut self, stamp: Stamp) {
         debug_assert!(self.last.revision() < stamp.revision(), "revisions only grow");
         self.older.get_or_insert_default().push(self.last);
@@ -278,6 +291,18 @@ impl Index {
         (dropped, last)
     }
 
+    /// Takes a stored change that is younger than all changes of its key so far.
+    pub(crate) fn restore(&mut self, revision: Revision, fields: &KeyValueFields<'_>) {
+        let mut later = KeyEntry::stored(revision, fields);
+        self.live += usize::from(later.is_live());
+        if let Some(entry) = self.keys.get_mut(fields.key) {
+            self.live -= usize::from(entry.is_live());
+            entry.extend(&mut later);
+        } else {
+            self.keys.insert(fields.key.into(), later);
+        }
+    }
+
     /// Builds the index from every stored change. Every change of `later` is younger than those of `earlier`.
     /// `attach` gets every key with the lease of its last change.
     pub(crate) fn rebuild(earlier: Sorted, later: Sorted, mut attach: impl FnMut(&[u8], i64)) -> Self {
@@ -312,16 +337,7 @@ pub(crate) struct Record {
 
 impl Record {
     pub(crate) fn new(revision: Revision, fields: &KeyValueFields<'_>) -> Self {
-        let entry = KeyEntry {
-            // A put always has a revision.
-            last: Stamp::new(revision, fields.mod_revision == 0),
-            created: fields.create_revision,
-            version: fields.version,
-            older: None,
-            cached: None,
-            touched: AtomicBool::new(false),
-        };
-        Self { order: 0, key: fields.key.into(), entry, lease: fields.lease }
+        Self { order: 0, key: fields.key.into(), entry: KeyEntry::stored(revision, fields), lease: fields.lease }
     }
 }
 

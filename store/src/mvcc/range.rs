@@ -159,45 +159,50 @@ impl Shared {
             match self.range_in_chunks(request, count, RANGE_CHUNK) {
                 // The latest revision is never compacted when the range starts, so a compaction overtook it.
                 Err(ReadError::Rejected(Rejection::Compacted)) if request.revision <= 0 => {}
-                answer => return answer,
+                Ok(None) => {}
+                Ok(Some(answer)) => return Ok(answer),
+                Err(error) => return Err(error),
             }
         }
-        self.range_in_chunks(request, count, usize::MAX)
+        // Under one hold of the lock nothing can overtake it.
+        Ok(self.range_in_chunks(request, count, usize::MAX)?.unwrap_or_default())
     }
 
+    /// None when an installed snapshot took the state's place between two chunks.
     fn range_in_chunks(
         &self,
         request: &RangeRequest,
         count: bool,
         chunk: usize,
-    ) -> Result<(RangeResponse, i64), ReadError> {
+    ) -> Result<Option<(RangeResponse, i64)>, ReadError> {
         let range = KeyRange::new(&request.key, &request.range_end);
         let mut found = Found::default();
         let mut cursor: Option<Box<[u8]>> = None;
         let mut query = Query { range, at: 0, limit: pushed_down_limit(request), values: !request.count_only, count };
-        let mut current = None;
+        let mut begun = None;
         loop {
             let mut misses = Misses::default();
-            let on_disk;
+            let (on_disk, current, generation);
             {
                 let state = self.state.read();
-                let current = *current.get_or_insert(state.revision);
+                (current, generation) = *begun.get_or_insert((state.revision, state.generation));
+                if generation != state.generation {
+                    return Ok(None);
+                }
                 query.at = revision_to_read(request.revision, current, state.compacted)?;
                 cursor = query.gather(&state, cursor.as_deref(), chunk, &mut found, &mut misses);
                 on_disk = if misses.0.is_empty() { None } else { Some(self.revisions()?) };
             }
             if let Some(on_disk) = on_disk {
-                self.read_misses(&on_disk, misses, &mut found.kvs)?;
+                self.read_misses(&on_disk, misses, &mut found.kvs, generation)?;
             }
             if cursor.is_none() {
-                break;
+                if !count {
+                    found.count = 0;
+                }
+                return Ok(Some((shape(request, found)?, current)));
             }
         }
-        if !count {
-            found.count = 0;
-        }
-        let revision = current.unwrap_or_default();
-        Ok((shape(request, found)?, revision))
     }
 
     fn read_misses(
@@ -205,6 +210,7 @@ impl Shared {
         on_disk: &super::state::Revisions,
         mut misses: Misses,
         kvs: &mut [KeyValue],
+        generation: u64,
     ) -> Result<(), Fault> {
         // Ascending, so that neighbours on disk are read together.
         misses.0.sort_unstable_by_key(|(_, revision)| *revision);
@@ -214,7 +220,7 @@ impl Shared {
             kvs[*slot] = kv;
         }
         // Not worth waiting for: the next reader tries again.
-        if let Some(mut state) = self.state.try_write() {
+        if let Some(mut state) = self.state.try_write().filter(|state| state.generation == generation) {
             for (slot, revision) in misses.0.into_iter().take(RANGE_CHUNK) {
                 state.index.fill(revision, kvs[slot].clone());
             }

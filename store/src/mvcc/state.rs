@@ -31,6 +31,9 @@ pub(crate) fn stored_size(kv: &[u8]) -> u64 {
 }
 
 pub(crate) struct State {
+    /// Grows when an installed snapshot takes the state's place: what was found in the index and the tail before says
+    /// nothing about the new ones.
+    pub(crate) generation: u64,
     pub(crate) index: Index,
     pub(crate) tail: Tail,
     pub(crate) leases: Leases,
@@ -51,6 +54,27 @@ pub(crate) struct State {
     pub(crate) membership: Vec<u8>,
 }
 
+/// A fresh store.
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            generation: 0,
+            index: Index::default(),
+            tail: Tail::default(),
+            leases: Leases::default(),
+            alarms: Alarms::default(),
+            members: Members::default(),
+            revision: 1,
+            compacted: -1,
+            compaction_finished: -1,
+            dropped: Vec::new(),
+            stored_bytes: 0,
+            applied: Position::default(),
+            membership: Vec::new(),
+        }
+    }
+}
+
 /// Numbers published after every apply and flush.
 #[derive(Default)]
 pub(crate) struct Gauges {
@@ -68,8 +92,11 @@ impl Gauges {
 /// Shared by the one writer, the flush and all readers.
 pub(crate) struct Shared {
     pub(crate) state: RwLock<State>,
-    /// Replaced as a whole by a defragmentation. Readers hold on to the one they started with.
+    /// Replaced as a whole by a defragmentation and by an installed snapshot. Readers hold on to the one they started with.
     pub(crate) db: RwLock<Arc<Database>>,
+    /// Held by whoever writes the database or puts another one in its place: what was copied from the state for the
+    /// database must not go to another one. A flush at most.
+    pub(crate) writing: Mutex<()>,
     pub(crate) path: std::path::PathBuf,
     pub(crate) options: Options,
     /// Held by whoever needs history to stay as it is (a hash), and by each step of a compaction.
@@ -113,7 +140,8 @@ impl State {
 /// A consistent view of the revisions on disk.
 pub(crate) struct Revisions {
     table: redb::ReadOnlyTable<&'static [u8; 12], &'static [u8]>,
-    /// A dropped database fails the reads that are still under way, and a defragmentation replaces it at any time.
+    /// A dropped database fails the reads that are still under way, and a defragmentation or a snapshot that is installed
+    /// replaces it at any time.
     _database: Arc<Database>,
 }
 

@@ -8,7 +8,8 @@ use api::cleatpb::Command;
 use api::cleatpb::command::Op;
 use api::etcdserverpb::{CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest};
 use std::path::PathBuf;
-use store::{Applied, Entry, Flusher, Options, Outcome, Position, Reader, Writer};
+use store::{Applied, Entry, Flusher, Import, InstallError, Installed, Options, Outcome};
+use store::{Position, Reader, Received, Writer};
 use tempfile::TempDir;
 
 pub(crate) struct Member {
@@ -32,6 +33,10 @@ impl Member {
 
     pub(crate) fn reader(&self) -> &Reader {
         &self.handles.as_ref().expect("the store is open").2
+    }
+
+    pub(crate) fn writer(&mut self) -> &mut Writer {
+        &mut self.handles.as_mut().expect("the store is open").0
     }
 
     pub(crate) fn flusher(&mut self) -> &mut Flusher {
@@ -83,6 +88,29 @@ impl Member {
         for index in self.reader().applied().0.index + 1..=self.log.len() as u64 {
             self.apply_logged(index);
         }
+    }
+
+    /// Begins to receive a snapshot.
+    pub(crate) fn import(&self) -> Import {
+        Import::create(&self.path(), &self.options).unwrap()
+    }
+
+    pub(crate) fn install(&mut self, received: Received) -> Result<Installed, InstallError> {
+        self.writer().install(received)
+    }
+
+    /// Applies what a longer log has beyond the applied position.
+    pub(crate) fn follow(&mut self, log: &[Vec<Command>]) {
+        self.log = log.to_vec();
+        for index in self.reader().applied().0.index + 1..=log.len() as u64 {
+            self.apply_logged(index);
+        }
+    }
+
+    /// The names of the files beside the database.
+    pub(crate) fn files(&self) -> Vec<String> {
+        let files = self.directory.path().read_dir().unwrap();
+        files.map(|file| file.unwrap().file_name().into_string().unwrap()).filter(|name| name != "db").collect()
     }
 
     pub(crate) fn reopen(&mut self) {

@@ -7,18 +7,18 @@
 //!       [min_mod=N] [max_mod=N] [min_create=N] [max_create=N]
 //! txn COMPARE... [then OP; ...] [else OP; ...]         COMPARE: if TARGET KEYS =|!=|<|> OPERAND
 //!                                                      OP: put, del, range, or txn in parentheses
-//! compact REV | grant ID TTL | revoke ID | checkpoint ID SECONDS | publish MEMBER NAME
+//! compact REV | grant ID TTL | revoke ID | checkpoint ID SECONDS | publish MEMBER NAME | remove MEMBER
 //! alarm raise|clear|list nospace|corrupt|all [MEMBER]
 //! batch COMMAND & COMMAND...                           one log entry with several commands
-//! lease ID | leases | alarms | member ID | hash [REV] | events from=N [max=BYTES] | previous KEY REV | status
+//! lease ID | leases | alarms | member ID | removed | hash [REV] | events from=N [max=BYTES] | previous KEY REV | status
 //! flush | compact_step KEYS | finish | reopen | defragment | reimport
 //! ```
 //!
 //! `""` is the empty word, `\0` a zero byte.
 
 use super::{Member, command, compaction, grant, revoke};
-use api::cleatpb::MemberAttributes;
 use api::cleatpb::command::Op;
+use api::cleatpb::{MemberAttributes, MemberRemoved};
 use api::encoded::{KeyValue, RangeResponse, Response, TxnResponse};
 use api::etcdserverpb::compare::TargetUnion;
 use api::etcdserverpb::request_op::Request;
@@ -83,6 +83,7 @@ fn read(member: &Member, name: &str, words: &mut VecDeque<&str>) -> Option<Strin
             let member = reader.member(number(words) as u64);
             member.map_or("none".into(), |member| format!("{} {:?}", member.name, member.client_urls))
         }
+        "removed" => format!("{:?}", reader.removed_members()),
         "hash" => match reader.hash_kv(words.pop_front().map_or(0, |word| word.parse().unwrap())) {
             Ok(h) => format!("{} rev={} compacted={} @{}", h.hash, h.revision, h.compacted, h.current),
             Err(error) => refused(&error),
@@ -157,7 +158,9 @@ fn op(name: &str, words: &mut VecDeque<&str>) -> Option<Op> {
             member_id: number(words) as u64,
             name: words.pop_front().expect("a name").into(),
             client_urls: vec!["http://localhost:2379".into()],
+            ..Default::default()
         }),
+        "remove" => Op::MemberRemoved(MemberRemoved { member_id: number(words) as u64 }),
         "alarm" => {
             let action = ["list", "raise", "clear"].iter().position(|a| words.front() == Some(a)).expect("an action");
             words.pop_front();

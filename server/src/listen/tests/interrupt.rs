@@ -44,8 +44,8 @@ impl Gated {
     async fn start() -> Self {
         let config = config("http://127.0.0.1:0");
         let metrics = Metrics::new(false).unwrap();
-        let listeners = Listeners::new(&ListenSettings::new(&config), &metrics);
-        let bound = Bound::new(&config.listen_client_urls[0], false).await.unwrap();
+        let listeners = Listeners::new(&ListenSettings::new(&config), Some(Traffic::of_clients(&metrics)));
+        let bound = Bound::new(&config.listen_client_urls[0], false, None).await.unwrap();
         let address = bound.addresses()[0];
         let has_leader = Arc::new(AtomicBool::new(true));
         let asked = Arc::clone(&has_leader);

@@ -109,7 +109,10 @@ fn put(index: u64, value_bytes: usize) -> Entry {
         ..Default::default()
     };
     let command = Command { header: None, op: Some(Op::Put(put)) };
-    Entry { log_id: log_id(1, index), payload: EntryContent::Normal(Payload::new(Batch { commands: vec![command] })) }
+    Entry {
+        log_id: log_id(1, index),
+        payload: EntryContent::Normal(Payload::new(Batch { commands: vec![command], origin: None })),
+    }
 }
 
 async fn append(store: &mut LogStore, entries: Vec<Entry>) -> io::Result<()> {

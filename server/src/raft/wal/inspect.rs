@@ -1,9 +1,9 @@
 //! Looking at a log without opening it: what tools and people need to judge a damaged member.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::WalError;
+use super::disk::Disk;
 use super::walk::walk;
 
 /// One record of the log.
@@ -42,7 +42,7 @@ pub struct Summary {
 /// [`WalError::Damaged`] names the first damaged record, when there is one.
 pub fn inspect(dir: &Path, mut visit: impl FnMut(RecordInfo<'_>)) -> Result<Summary, WalError> {
     let mut records = 0;
-    let tail = walk(dir, File::options().read(true), |found| {
+    let tail = walk(&Disk::default(), dir, false, |found| {
         records += 1;
         visit(RecordInfo {
             segment: &found.segment.path,

@@ -16,6 +16,7 @@
 //! nothing is changed. An error of a write or a sync ends the log: it is reported once, to every waiting
 //! and later call and to the member, which stops.
 
+mod disk;
 mod index;
 mod inspect;
 mod output;
@@ -27,27 +28,29 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod walk;
+mod work;
 mod writer;
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::types::{Entry, IoFlushed, LogId, Vote};
 use crate::data_dir::remedy;
+pub use disk::Disk;
+use disk::Lock;
 use index::EntryIndex;
 pub(super) use index::Located;
 pub use inspect::{RecordInfo, Summary, inspect};
 use record::Kind;
+use stats::Watchdog;
 pub use stats::{SyncObserver, WalStats};
-use stats::{Watchdog, join};
+use work::Worker;
 use writer::{Desk, Queue, Waiting};
 
 /// Told once when the log fails; the member must stop.
@@ -112,7 +115,7 @@ impl WalError {
 /// # Errors
 /// The directory is there and cannot be listed.
 pub(super) fn exists(dir: &Path) -> Result<bool, WalError> {
-    match walk::list(dir) {
+    match walk::list(&Disk::default(), dir) {
         Err(WalError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(false),
         // A name that is none is reported by whoever reads the log.
         Err(WalError::Damaged { .. }) => Ok(true),
@@ -122,6 +125,8 @@ pub(super) fn exists(dir: &Path) -> Result<bool, WalError> {
 
 /// How a log is kept.
 pub struct WalOptions {
+    /// Where the log is kept.
+    pub disk: Disk,
     /// Size of a segment; a single larger entry makes its segment larger.
     pub segment_bytes: u64,
     /// False acknowledges what the disk does not hold yet: a crash of the machine loses it.
@@ -136,7 +141,8 @@ impl Default for WalOptions {
     /// Segments of 8 MiB; nobody is told anything. Smaller ones would be begun many times a second under load; larger
     /// ones take longer until the first is recycled, and until then every byte is written twice.
     fn default() -> Self {
-        Self { segment_bytes: 8 << 20, sync: true, on_sync: Box::new(|_| ()), on_fault: Box::new(|_| ()) }
+        let disk = Disk::default();
+        Self { disk, segment_bytes: 8 << 20, sync: true, on_sync: Box::new(|_| ()), on_fault: Box::new(|_| ()) }
     }
 }
 
@@ -160,8 +166,10 @@ struct Shared {
     stats: Arc<WalStats>,
     /// See [`WalOptions::sync`].
     sync: bool,
+    /// Small records may be written by whoever appends them: nobody else needs that task meanwhile.
+    writes_inline: AtomicBool,
     #[cfg(test)]
-    fails_syncs: std::sync::atomic::AtomicBool,
+    fails_syncs: AtomicBool,
 }
 
 /// An open log. Dropping it writes what is queued and ends its threads, which blocks.
@@ -169,16 +177,18 @@ pub(super) struct Wal {
     shared: Arc<Shared>,
     /// Held by whoever writes.
     desk: Arc<Mutex<Desk>>,
-    writer: Option<JoinHandle<()>>,
-    _watchdog: Watchdog,
+    disk: Disk,
+    worker: Worker,
+    /// A simulation has none.
+    _watchdog: Option<Watchdog>,
     /// Locked for as long as the log is open.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Drop for Wal {
     fn drop(&mut self) {
         self.shared.queue.stop();
-        join(self.writer.take());
+        self.worker.join();
     }
 }
 
@@ -216,7 +226,10 @@ impl Wal {
             next = Some(index + 1);
             placed(entry, len, queued.position());
         }
-        let own = self.shared.queue.submit_own(queued, Waiting::Append(done), &self.shared.stats);
+        let is_fast = self.shared.writes_inline.load(Ordering::Relaxed)
+            && self.shared.stats.last_sync() <= writer::FAST_SYNC
+            && self.disk.answers_at_once();
+        let own = self.shared.queue.submit_own(queued, Waiting::Append(done), is_fast);
         Ok(Queued { unwritten: own.map(|bytes| (self, bytes)) })
     }
 
@@ -298,6 +311,11 @@ impl WalReader {
     /// Stream position up to which entries can be located.
     pub(super) fn flushed(&self) -> u64 {
         self.0.flushed.load(Ordering::Acquire)
+    }
+
+    /// Lets whoever appends write small records, or leaves all to the writer.
+    pub(super) fn set_writes_inline(&self, writes_inline: bool) {
+        self.0.writes_inline.store(writes_inline, Ordering::Relaxed);
     }
 
     /// See [`EntryIndex::first_in_newest`].

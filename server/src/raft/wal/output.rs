@@ -5,11 +5,9 @@
 //! for one entry), and no page cache is filled with what is read only after a restart. Elsewhere, and when nobody wants
 //! to wait for the disk, written through the page cache and synced.
 
+use super::disk::{Disk, DiskFile};
 use super::segment::Segment;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
 
 /// Direct writes begin, end and lie in memory at multiples of this: what the largest common sector asks for.
 const BLOCK: usize = 4096;
@@ -27,11 +25,11 @@ impl Output {
     ///
     /// # Errors
     /// The segment cannot be read.
-    pub(super) fn open(segment: &Segment, end: u64, sync: bool) -> io::Result<Self> {
+    pub(super) fn open(disk: &Disk, segment: &Segment, end: u64, sync: bool) -> io::Result<Self> {
         if !sync {
             return Ok(Self::Buffered);
         }
-        match open_direct(&segment.path) {
+        match disk.open_direct(&segment.path) {
             Ok(file) => Direct::new(file, segment, end).map(Self::Direct),
             // tmpfs, some network and stacked file systems.
             Err(error) => {
@@ -55,22 +53,16 @@ impl Output {
     }
 }
 
-fn open_direct(path: &Path) -> io::Result<File> {
-    let flags = rustix::fs::OFlags::DIRECT | rustix::fs::OFlags::DSYNC;
-    // Invariant: the flags of open(2) are an int.
-    File::options().write(true).custom_flags(flags.bits() as i32).open(path)
-}
-
 /// A file written in whole blocks.
 pub(super) struct Direct {
-    file: File,
+    file: DiskFile,
     buffer: Vec<u8>,
     /// What the last block holds so far: written again, with what follows, by the next write.
     partial: Vec<u8>,
 }
 
 impl Direct {
-    fn new(file: File, segment: &Segment, end: u64) -> io::Result<Self> {
+    fn new(file: DiskFile, segment: &Segment, end: u64) -> io::Result<Self> {
         let mut partial = vec![0; end as usize % BLOCK];
         let begin = end - partial.len() as u64;
         segment.file.read_exact_at(&mut partial, begin)?;

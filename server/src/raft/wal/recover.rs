@@ -1,14 +1,12 @@
 //! Opening a log: lock, walk, cut the torn end, start the threads.
 
-use std::fs::{self, File};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::Mutex;
-use rustix::fs::FlockOperation;
 
+use super::disk::{Disk, Lock};
 use super::index::{EntryIndex, Location};
 use super::output::Output;
 use super::record::{Header, Kind};
@@ -16,6 +14,7 @@ use super::segment::{self, SegmentHeader};
 use super::spare::Spares;
 use super::stats::{WalStats, Watchdog};
 use super::walk::{Tail, walk};
+use super::work::Worker;
 use super::writer::{self, Desk, Positions, Queue, Writer};
 use super::{Opened, Shared, Wal, WalError, WalOptions};
 
@@ -28,18 +27,19 @@ impl Wal {
     /// # Errors
     /// [`WalError`]; nothing is changed when the log is damaged or in use.
     pub(in crate::raft) fn open(dir: &Path, options: WalOptions) -> Result<(Self, Opened), WalError> {
-        create_dir(dir)?;
-        let lock = lock(dir)?;
+        let disk = options.disk;
+        create_dir(&disk, dir)?;
+        let lock = lock(&disk, dir)?;
         let mut positions = Positions::default();
         let mut index = EntryIndex::default();
         let segment_bytes = options.segment_bytes.min(MAX_SEGMENT_BYTES);
-        let tail = replay(dir, &mut positions, &mut index)?;
+        let tail = replay(&disk, dir, &mut positions, &mut index)?;
         if let Some(tail) = &tail {
             check_start(tail, &positions, &index)?;
             check_len(tail, segment_bytes)?;
             cut(tail)?;
         }
-        let spares = Spares::start(dir, segment_bytes).map_err(WalError::io(dir))?;
+        let spares = Spares::start(&disk, dir, segment_bytes).map_err(WalError::io(dir))?;
         let queue = Queue::default();
         let (segment, offset, chain) = if let Some(tail) = tail {
             // A crash may have cut off the positions at the start of the last segment, so they are
@@ -48,7 +48,7 @@ impl Wal {
             (tail.segment, tail.offset, tail.chain)
         } else {
             let first = SegmentHeader { sequence: 1, first_index: 0, previous_chain: 0 };
-            let begun = spares.take().and_then(|spare| writer::begin(dir, spare, &first));
+            let begun = spares.take().and_then(|spare| writer::begin(&disk, dir, spare, &first));
             let segment = begun.map_err(WalError::io(dir))?;
             let chain = segment.salt;
             (Arc::new(segment), segment::HEADER_BYTES as u32, chain)
@@ -69,12 +69,14 @@ impl Wal {
             flushed: AtomicU64::new(0),
             stats: Arc::clone(&stats),
             sync: options.sync,
+            writes_inline: AtomicBool::new(true),
             #[cfg(test)]
-            fails_syncs: std::sync::atomic::AtomicBool::new(false),
+            fails_syncs: AtomicBool::new(false),
         });
-        let output = Output::open(&segment, offset.into(), options.sync).map_err(WalError::io(&segment.path))?;
+        let output = Output::open(&disk, &segment, offset.into(), options.sync).map_err(WalError::io(&segment.path))?;
         let writer = Writer {
             output,
+            disk: disk.clone(),
             dir: dir.to_owned(),
             segment_bytes,
             shared: Arc::clone(&shared),
@@ -85,40 +87,44 @@ impl Wal {
             empty_end: offset,
             chain,
         };
-        let watchdog = Watchdog::start(stats).map_err(WalError::io(dir))?;
         let desk = Arc::new(Mutex::new(Desk::new(writer, options.on_fault)));
-        let thread = std::thread::Builder::new().name("wal-writer".to_owned());
         let (written, queued) = (Arc::clone(&desk), Arc::clone(&shared));
-        let thread = thread.spawn(move || writer::run(&written, &queued)).map_err(WalError::io(dir))?;
-        Ok((Self { shared, desk, writer: Some(thread), _watchdog: watchdog, _lock: lock }, opened))
+        #[cfg(test)]
+        if let Some(simulated) = disk.simulated().cloned() {
+            let worker = Worker::task(async move { writer::run_as_task(&written, &queued, &simulated).await });
+            return Ok((Self { shared, desk, disk, worker, _watchdog: None, _lock: lock }, opened));
+        }
+        let watchdog = Watchdog::start(stats).map_err(WalError::io(dir))?;
+        let worker = Worker::thread("wal-writer", move || writer::run(&written, &queued)).map_err(WalError::io(dir))?;
+        Ok((Self { shared, desk, disk, worker, _watchdog: Some(watchdog), _lock: lock }, opened))
     }
 }
 
 /// Creates the directory and makes it and its new parents durable.
-fn create_dir(dir: &Path) -> Result<(), WalError> {
-    if dir.is_dir() {
+fn create_dir(disk: &Disk, dir: &Path) -> Result<(), WalError> {
+    if disk.is_dir(dir) {
         return Ok(());
     }
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    create_dir(parent)?;
-    match fs::DirBuilder::new().mode(segment::DIR_MODE).create(dir) {
+    create_dir(disk, parent)?;
+    match disk.create_dir(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(WalError::io(dir)(error)),
-        Ok(()) | Err(_) => segment::sync_dir(parent).map_err(WalError::io(parent)),
+        Ok(()) | Err(_) => disk.sync_dir(parent).map_err(WalError::io(parent)),
     }
 }
 
-fn lock(dir: &Path) -> Result<File, WalError> {
-    let file = File::open(dir).map_err(WalError::io(dir))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(WalError::Locked(dir.to_owned())),
-        Err(error) => Err(WalError::io(dir)(error.into())),
-    }
+fn lock(disk: &Disk, dir: &Path) -> Result<Lock, WalError> {
+    disk.lock(dir).map_err(WalError::io(dir))?.ok_or_else(|| WalError::Locked(dir.to_owned()))
 }
 
-fn replay(dir: &Path, positions: &mut Positions, index: &mut EntryIndex) -> Result<Option<Tail>, WalError> {
+fn replay(
+    disk: &Disk,
+    dir: &Path,
+    positions: &mut Positions,
+    index: &mut EntryIndex,
+) -> Result<Option<Tail>, WalError> {
     let mut is_empty = true;
-    let tail = walk(dir, File::options().read(true).write(true), |found| {
+    let tail = walk(disk, dir, true, |found| {
         if is_empty {
             is_empty = false;
             positions.next = found.first_index;
@@ -157,7 +163,7 @@ fn check_start(tail: &Tail, positions: &Positions, index: &EntryIndex) -> Result
 /// not come to its end, and what was in the rest is unknown. In earlier segments the next one's chain value shows it.
 fn check_len(tail: &Tail, segment_bytes: u64) -> Result<(), WalError> {
     let segment = &tail.segment;
-    let len = segment.file.metadata().map_err(WalError::io(&segment.path))?.len();
+    let len = segment.file.len().map_err(WalError::io(&segment.path))?;
     if len < segment_bytes {
         let reason = format!("the file ends here, it should have {segment_bytes} bytes");
         return Err(WalError::damaged(&segment.path, len, reason));
@@ -172,7 +178,7 @@ fn cut(tail: &Tail) -> Result<(), WalError> {
     }
     let segment = &tail.segment;
     tracing::warn!(segment = %segment.path.display(), offset = tail.offset, "cutting the torn end of the raft log");
-    let len = segment.file.metadata().map_err(WalError::io(&segment.path))?.len();
+    let len = segment.file.len().map_err(WalError::io(&segment.path))?;
     segment::zero(&segment.file, tail.offset.into(), len).map_err(WalError::io(&segment.path))
 }
 

@@ -4,10 +4,10 @@
 //! broken header, or a file that ends early, is damage and never the trace of a crash. Behind the header stand zeros, or
 //! the records of an earlier life, which no checksum of this one fits.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use super::disk::DiskFile;
 
 /// Bytes before the first record.
 pub(super) const HEADER_BYTES: usize = 64;
@@ -27,7 +27,7 @@ pub(super) const CHUNK_BYTES: usize = 1 << 20;
 /// A segment of the log, open for reading (and writing, when it is the last one).
 #[derive(Debug)]
 pub(super) struct Segment {
-    pub(super) file: File,
+    pub(super) file: DiskFile,
     pub(super) path: PathBuf,
     pub(super) sequence: u64,
     /// Checksum of the header: seeds the segment's checksums, so that no record of another segment,
@@ -95,14 +95,9 @@ pub(super) fn parse_file_name(name: &str) -> Option<(u64, u64)> {
     Some((number(sequence)?, number(index)?))
 }
 
-/// Makes names in a directory durable.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
 /// Overwrites `from..to` with zeros and makes them durable piece by piece, so that a large dirty
 /// range does not hold up the log's own small syncs.
-pub(super) fn zero(file: &File, from: u64, to: u64) -> io::Result<()> {
+pub(super) fn zero(file: &DiskFile, from: u64, to: u64) -> io::Result<()> {
     const SYNC_EVERY: u64 = 4;
     let zeros = vec![0; CHUNK_BYTES];
     let mut at = from;
@@ -121,16 +116,16 @@ pub(super) fn zero(file: &File, from: u64, to: u64) -> io::Result<()> {
 
 /// Reads a file in large pieces, whatever lengths its content claims.
 pub(super) struct Window<'a> {
-    file: &'a File,
+    file: &'a DiskFile,
     file_len: u64,
     start: u64,
     buf: Vec<u8>,
 }
 
 impl<'a> Window<'a> {
-    pub(super) fn new(file: &'a File) -> io::Result<Self> {
+    pub(super) fn new(file: &'a DiskFile) -> io::Result<Self> {
         // Offsets are 32 bits wide: nothing is written beyond, so nothing is read there.
-        let file_len = file.metadata()?.len().min(u64::from(u32::MAX));
+        let file_len = file.len()?.min(u64::from(u32::MAX));
         Ok(Self { file, file_len, start: 0, buf: Vec::new() })
     }
 

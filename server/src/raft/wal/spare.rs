@@ -9,18 +9,15 @@
 //! segment loses its name durably before its bytes are overwritten.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
-use parking_lot::{Condvar, Mutex};
-use rustix::fs::FallocateFlags;
+use parking_lot::{Mutex, MutexGuard};
 
+use super::disk::{Disk, DiskFile};
 use super::segment::{self, Segment};
-use super::stats::join;
+use super::work::{Bell, Worker};
 
 const SUFFIX: &str = "tmp";
 
@@ -29,21 +26,22 @@ const KEPT_SPARES: usize = 6;
 
 /// A file that is written as a whole, durable but for its name.
 pub(super) struct Spare {
-    pub(super) file: File,
+    pub(super) file: DiskFile,
     pub(super) path: PathBuf,
 }
 
 /// Keeps the spare; stops and is joined when dropped.
 pub(super) struct Spares {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    worker: Worker,
 }
 
 struct Shared {
+    disk: Disk,
     dir: PathBuf,
     segment_bytes: u64,
     state: Mutex<State>,
-    changed: Condvar,
+    changed: Bell,
 }
 
 #[derive(Default)]
@@ -62,18 +60,22 @@ struct State {
 
 impl Spares {
     /// Deletes spares that an earlier run left, and starts making one.
-    pub(super) fn start(dir: &Path, segment_bytes: u64) -> io::Result<Self> {
-        for item in fs::read_dir(dir)? {
-            let path = item?.path();
+    pub(super) fn start(disk: &Disk, dir: &Path, segment_bytes: u64) -> io::Result<Self> {
+        for path in disk.list(dir)? {
             if path.extension().is_some_and(|extension| extension == SUFFIX) {
-                fs::remove_file(&path)?;
+                disk.remove_file(&path)?;
             }
         }
-        let shared =
-            Arc::new(Shared { dir: dir.to_owned(), segment_bytes, state: Mutex::default(), changed: Condvar::new() });
+        let (disk, dir) = (disk.clone(), dir.to_owned());
+        let shared = Arc::new(Shared { disk, dir, segment_bytes, state: Mutex::default(), changed: Bell::default() });
         let run = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("wal-spare".to_owned()).spawn(move || run.run())?;
-        Ok(Self { shared, thread: Some(thread) })
+        #[cfg(test)]
+        if let Some(disk) = shared.disk.simulated().cloned() {
+            let worker = Worker::task(async move { run.run_as_task(&disk).await });
+            return Ok(Self { shared, worker });
+        }
+        let worker = Worker::thread("wal-spare", move || run.run())?;
+        Ok(Self { shared, worker })
     }
 
     /// Takes the spare, waiting until it is ready.
@@ -84,13 +86,13 @@ impl Spares {
         let mut state = self.shared.state.lock();
         loop {
             if let Some(spare) = state.ready.pop() {
-                self.shared.changed.notify_all();
+                self.shared.changed.ring_all();
                 return Ok(spare);
             }
-            if state.failed.take().is_some() {
+            if state.failed.take().is_some() || !self.shared.can_wait() {
                 // A failure may be old: room may have been made since.
                 let number = state.next_number();
-                self.shared.changed.notify_all();
+                self.shared.changed.ring_all();
                 drop(state);
                 return self.shared.make(number);
             }
@@ -103,7 +105,7 @@ impl Spares {
         let mut state = self.shared.state.lock();
         if !segments.is_empty() && !state.keeps_obsolete {
             state.obsolete.extend(segments);
-            self.shared.changed.notify_all();
+            self.shared.changed.ring_all();
         }
     }
 }
@@ -111,8 +113,8 @@ impl Spares {
 impl Drop for Spares {
     fn drop(&mut self) {
         self.shared.state.lock().is_stopping = true;
-        self.shared.changed.notify_all();
-        join(self.thread.take());
+        self.shared.changed.ring_all();
+        self.worker.join();
     }
 }
 
@@ -138,29 +140,69 @@ impl Shared {
             if state.is_stopping {
                 return;
             }
-            let obsolete = state.obsolete.pop_front();
-            let keeps = state.ready.len() < KEPT_SPARES;
-            let number = state.next_number();
-            drop(state);
+            self.step(state);
+        }
+    }
 
-            let made = match obsolete {
-                Some(segment) => match self.retire(segment, keeps, number) {
-                    Some(spare) => Ok(spare),
-                    None => continue,
-                },
-                None => self.make(number),
-            };
-            let mut state = self.state.lock();
-            match made {
-                Ok(spare) => state.ready.push(spare),
-                Err(error) => {
-                    tracing::warn!(%error, "cannot prepare a segment for the raft log");
-                    state.failed = Some(error);
+    #[cfg(test)]
+    async fn run_as_task(&self, disk: &crate::simulation::disk::SimulatedDisk) {
+        loop {
+            {
+                let state = self.state.lock();
+                if state.is_stopping {
+                    return;
+                }
+                if !state.obsolete.is_empty() || !state.has_answer() {
+                    self.step(state);
                 }
             }
-            drop(state);
-            self.changed.notify_all();
+            if !disk.settled().await {
+                return;
+            }
+            let has_work = {
+                let state = self.state.lock();
+                !state.obsolete.is_empty() || !state.has_answer() || state.is_stopping
+            };
+            if !has_work {
+                self.changed.heard().await;
+            }
         }
+    }
+
+    /// Retires the oldest obsolete segment, or makes a spare.
+    fn step(&self, mut state: MutexGuard<'_, State>) {
+        let obsolete = state.obsolete.pop_front();
+        let keeps = state.ready.len() < KEPT_SPARES;
+        let number = state.next_number();
+        drop(state);
+
+        let made = match obsolete {
+            Some(segment) => match self.retire(segment, keeps, number) {
+                Some(spare) => Ok(spare),
+                None => return,
+            },
+            None => self.make(number),
+        };
+        let mut state = self.state.lock();
+        match made {
+            Ok(spare) => state.ready.push(spare),
+            Err(error) => {
+                tracing::warn!(%error, "cannot prepare a segment for the raft log");
+                state.failed = Some(error);
+            }
+        }
+        drop(state);
+        self.changed.ring_all();
+    }
+
+    /// False for a task of the simulation: what it waits for could not happen meanwhile.
+    #[allow(clippy::unused_self, reason = "the test build's half uses it")]
+    fn can_wait(&self) -> bool {
+        #[cfg(test)]
+        if self.disk.simulated().is_some() {
+            return false;
+        }
+        true
     }
 
     /// Takes a segment's name away, and with it the file, unless it becomes a spare.
@@ -170,10 +212,10 @@ impl Shared {
         let recycled = Arc::try_unwrap(segment).ok().filter(|segment| keeps && self.fits(segment));
         let (spare, result) = if let Some(segment) = recycled {
             let path = self.path(number);
-            let result = fs::rename(&old, &path).and_then(|()| segment::sync_dir(&self.dir));
+            let result = self.disk.rename(&old, &path).and_then(|()| self.disk.sync_dir(&self.dir));
             (Some(Spare { file: segment.file, path }), result)
         } else {
-            (None, fs::remove_file(&old).and_then(|()| segment::sync_dir(&self.dir)))
+            (None, self.disk.remove_file(&old).and_then(|()| self.disk.sync_dir(&self.dir)))
         };
         let is_removed = result.is_ok();
         self.check_removed(&old, result.err());
@@ -182,7 +224,7 @@ impl Shared {
 
     /// One that was made for a large record is not kept, nor one of a log with other settings.
     fn fits(&self, segment: &Segment) -> bool {
-        segment.file.metadata().is_ok_and(|meta| meta.len() == self.segment_bytes)
+        segment.file.len().is_ok_and(|len| len == self.segment_bytes)
     }
 
     fn path(&self, number: u64) -> PathBuf {
@@ -201,19 +243,16 @@ impl Shared {
         let path = self.path(number);
         self.fill(&path).map(|file| Spare { file, path: path.clone() }).inspect_err(|_| {
             // Half a spare would only take room. What cannot be deleted goes at the next start.
-            if let Err(error) = fs::remove_file(&path) {
+            if let Err(error) = self.disk.remove_file(&path) {
                 tracing::debug!(%error, "no spare to delete");
             }
         })
     }
 
-    fn fill(&self, path: &Path) -> io::Result<File> {
-        let file = File::options().read(true).write(true).create_new(true).mode(segment::FILE_MODE).open(path)?;
-        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.segment_bytes) {
-            Err(rustix::io::Errno::NOSPC) => return Err(rustix::io::Errno::NOSPC.into()),
-            // Writing the zeros allocates as well, where the file system cannot reserve.
-            Ok(()) | Err(_) => segment::zero(&file, 0, self.segment_bytes)?,
-        }
+    fn fill(&self, path: &Path) -> io::Result<DiskFile> {
+        let file = self.disk.create_new(path)?;
+        file.reserve(self.segment_bytes)?;
+        segment::zero(&file, 0, self.segment_bytes)?;
         Ok(file)
     }
 }

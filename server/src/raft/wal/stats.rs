@@ -5,10 +5,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use tokio::time::Instant;
+
+use super::work::Worker;
 
 /// A sync that takes longer is worth a warning, as in etcd.
 const SLOW_SYNC: Duration = Duration::from_secs(1);
@@ -87,14 +89,14 @@ impl WalStats {
 /// Warns while a sync hangs. Looks once a second; stops and is joined when dropped.
 pub(super) struct Watchdog {
     stop: Arc<(Mutex<bool>, Condvar)>,
-    thread: Option<JoinHandle<()>>,
+    thread: Worker,
 }
 
 impl Watchdog {
     pub(super) fn start(stats: Arc<WalStats>) -> std::io::Result<Self> {
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
         let watched = Arc::clone(&stop);
-        let thread = std::thread::Builder::new().name("wal-watchdog".to_owned()).spawn(move || {
+        let thread = Worker::thread("wal-watchdog", move || {
             let (stop, wake) = &*watched;
             let mut is_stopping = stop.lock();
             while !*is_stopping {
@@ -104,7 +106,7 @@ impl Watchdog {
                 }
             }
         })?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self { stop, thread })
     }
 }
 
@@ -112,15 +114,6 @@ impl Drop for Watchdog {
     fn drop(&mut self) {
         *self.stop.0.lock() = true;
         self.stop.1.notify_all();
-        join(self.thread.take());
-    }
-}
-
-/// Waits for a thread of the log. A panic in it has been reported by the panic hook already.
-pub(super) fn join(thread: Option<JoinHandle<()>>) {
-    if let Some(thread) = thread
-        && thread.join().is_err()
-    {
-        tracing::error!("a thread of the raft log panicked");
+        self.thread.join();
     }
 }

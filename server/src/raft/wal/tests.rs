@@ -25,7 +25,7 @@ fn open(dir: &Path) -> Result<(Wal, Opened), WalError> {
 fn put(term: u64, index: u64, value_bytes: usize) -> Entry {
     let put = PutRequest { key: "k".into(), value: vec![index as u8 | 1; value_bytes].into(), ..Default::default() };
     let command = Command { header: None, op: Some(Op::Put(put)) };
-    let payload = EntryContent::Normal(Payload::new(Batch { commands: vec![command] }));
+    let payload = EntryContent::Normal(Payload::new(Batch { commands: vec![command], origin: None }));
     Entry { log_id: log_id(term, index), payload }
 }
 

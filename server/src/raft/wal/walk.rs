@@ -3,12 +3,12 @@
 //! Used by recovery and by [`inspect`](super::inspect); it changes nothing on disk.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::WalError;
+use super::disk::Disk;
 use super::record::{self, Header};
 use super::segment::{self, Segment, SegmentHeader, Window};
 
@@ -35,19 +35,20 @@ pub(super) struct Tail {
     pub(super) first: SegmentHeader,
 }
 
-/// Visits every record in order, opening the segments with `access`. `None` when there is no segment.
+/// Visits every record in order, opening the segments for writing if asked. `None` when there is no segment.
 ///
 /// # Errors
 /// [`WalError::Damaged`] when a record that was durable cannot be read, a segment is missing or
 /// foreign, or `visit` finds a contradiction.
 pub(super) fn walk(
+    disk: &Disk,
     dir: &Path,
-    access: &OpenOptions,
+    writable: bool,
     mut visit: impl FnMut(&Found<'_>) -> Result<(), String>,
 ) -> Result<Option<Tail>, WalError> {
     let mut before: Option<Tail> = None;
-    for (named, path) in list(dir)? {
-        let (segment, header) = open(&path, named, access)?;
+    for (named, path) in list(disk, dir)? {
+        let (segment, header) = open(disk, &path, named, writable)?;
         if let Some(before) = &before {
             if before.segment.sequence + 1 != header.sequence {
                 let reason = format!("segment {:016x} before it is missing", header.sequence - 1);
@@ -67,10 +68,9 @@ pub(super) fn walk(
 }
 
 /// The segments by what their names say: sequence and first index.
-pub(super) fn list(dir: &Path) -> Result<BTreeMap<(u64, u64), PathBuf>, WalError> {
+pub(super) fn list(disk: &Disk, dir: &Path) -> Result<BTreeMap<(u64, u64), PathBuf>, WalError> {
     let mut found = BTreeMap::new();
-    for item in std::fs::read_dir(dir).map_err(WalError::io(dir))? {
-        let path = item.map_err(WalError::io(dir))?.path();
+    for path in disk.list(dir).map_err(WalError::io(dir))? {
         if path.extension().is_none_or(|extension| extension != "wal") {
             continue;
         }
@@ -82,11 +82,12 @@ pub(super) fn list(dir: &Path) -> Result<BTreeMap<(u64, u64), PathBuf>, WalError
 }
 
 fn open(
+    disk: &Disk,
     path: &Path,
     (sequence, first_index): (u64, u64),
-    access: &OpenOptions,
+    writable: bool,
 ) -> Result<(Segment, SegmentHeader), WalError> {
-    let file = access.open(path).map_err(WalError::io(path))?;
+    let file = disk.open(path, writable).map_err(WalError::io(path))?;
     let mut window = Window::new(&file).map_err(WalError::io(path))?;
     let bytes = window.get(0, segment::HEADER_BYTES).map_err(WalError::io(path))?.unwrap_or_default();
     let (header, salt) = SegmentHeader::decode(bytes).map_err(|reason| WalError::damaged(path, 0, reason))?;

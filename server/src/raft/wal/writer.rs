@@ -9,22 +9,22 @@
 //! Lock order: the desk, then the queue.
 
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::storage::IOFlushed;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::super::types::{IoFlushed, LogId, Vote};
+use super::disk::Disk;
 use super::index::Location;
 use super::output::Output;
 use super::record::{self, Header, Kind};
 use super::segment::{self, Segment, SegmentHeader};
-use super::spare::Spares;
-use super::stats::WalStats;
+use super::spare::{Spare, Spares};
+use super::work::Bell;
 use super::{FaultObserver, Shared, WalError};
 
 /// What may wait for the writer. When it is full, appending waits: a disk that cannot follow slows
@@ -33,7 +33,7 @@ const QUEUE_BYTES: usize = 32 << 20;
 /// Records up to this size may be written by the one who appends them.
 const SMALL_BYTES: usize = 16 << 10;
 /// A sync that took longer is waited for by the writer thread only: whoever appends would be held up.
-const FAST_SYNC: Duration = Duration::from_micros(250);
+pub(super) const FAST_SYNC: Duration = Duration::from_micros(250);
 /// Buffers that grew beyond this are given back after use.
 const KEPT_BUFFER_BYTES: usize = 4 << 20;
 
@@ -62,7 +62,7 @@ fn repeat(error: &io::Error) -> io::Error {
 #[derive(Default)]
 pub(super) struct Queue {
     state: Mutex<Queued>,
-    work: Condvar,
+    work: Bell,
     room: Notify,
 }
 
@@ -111,6 +111,11 @@ impl Queued {
         self.records.truncate(len);
     }
 
+    /// The writer has something to do, if only to end.
+    fn has_work(&self) -> bool {
+        self.is_urgent || self.is_stopping || self.failure.is_some()
+    }
+
     pub(super) fn set_committed(&mut self, id: LogId) {
         self.committed = Some(id);
     }
@@ -149,13 +154,13 @@ impl Queue {
         state.waiting.extend(waiting);
         state.is_urgent = true;
         drop(state);
-        self.work.notify_one();
+        self.work.ring();
     }
 
     /// Lets the writer finish what is queued and end.
     pub(super) fn stop(&self) {
         self.state.lock().is_stopping = true;
-        self.work.notify_one();
+        self.work.ring();
     }
 
     /// Like [`Self::submit`], but for someone who may write by himself: then nobody is woken, and the bytes that are
@@ -164,10 +169,10 @@ impl Queue {
         &self,
         mut state: parking_lot::MutexGuard<'_, Queued>,
         waiting: Waiting,
-        stats: &WalStats,
+        is_fast: bool,
     ) -> Option<usize> {
         let is_small = state.waiting.is_empty() && state.len() <= SMALL_BYTES;
-        if !is_small || stats.last_sync() > FAST_SYNC {
+        if !is_small || !is_fast {
             self.submit(state, Some(waiting));
             return None;
         }
@@ -178,14 +183,22 @@ impl Queue {
 
     /// Wakes the writer.
     pub(super) fn wake(&self) {
-        self.work.notify_one();
+        self.work.ring();
     }
 
     /// Waits for work, or for the end.
     fn wait(&self) {
         let mut state = self.state.lock();
-        while !state.is_urgent && !state.is_stopping && state.failure.is_none() {
+        while !state.has_work() {
             self.work.wait(&mut state);
+        }
+    }
+
+    /// The same for a task.
+    #[cfg(test)]
+    async fn wait_as_task(&self) {
+        while !self.state.lock().has_work() {
+            self.work.heard().await;
         }
     }
 
@@ -215,7 +228,7 @@ impl Queue {
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         self.room.notify_waiters();
-        self.work.notify_all();
+        self.work.ring_all();
         waiting
     }
 }
@@ -250,11 +263,27 @@ impl Desk {
 
     /// True if so many bytes go into the segment: to begin another one waits for a spare, and syncs twice.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
-        u64::from(self.writer.offset) + bytes as u64 <= self.writer.segment_bytes
+        // In a simulation a group may be written and not yet be complete.
+        self.group.is_empty() && u64::from(self.writer.offset) + bytes as u64 <= self.writer.segment_bytes
+    }
+
+    /// Writes what is queued, if anything is, and tells those who wait. False when the log has ended.
+    pub(super) fn turn(&mut self) -> bool {
+        let goes_on = self.write();
+        self.complete();
+        goes_on
+    }
+
+    /// Tells those who wait for the group that was written.
+    fn complete(&mut self) {
+        // After a failure, and when somebody else wrote what was queued, there is none.
+        if !self.group.is_empty() {
+            self.writer.complete(&mut self.group);
+        }
     }
 
     /// Writes what is queued, if anything is. False when the log has ended.
-    pub(super) fn turn(&mut self) -> bool {
+    fn write(&mut self) -> bool {
         let Self { writer, on_fault, group } = self;
         if !writer.shared.queue.take(group) {
             return false;
@@ -270,9 +299,9 @@ impl Desk {
             for waiting in group.waiting.drain(..).chain(queued) {
                 waiting.fail(&source);
             }
+            group.records.clear();
             return false;
         }
-        writer.complete(group);
         true
     }
 }
@@ -282,6 +311,25 @@ pub(super) fn run(desk: &Mutex<Desk>, shared: &Shared) {
     loop {
         shared.queue.wait();
         if !desk.lock().turn() {
+            return;
+        }
+    }
+}
+
+/// The writer as a task: the disk takes the writes at once, and they count when it has settled.
+#[cfg(test)]
+pub(super) async fn run_as_task(desk: &Mutex<Desk>, shared: &Shared, disk: &crate::simulation::disk::SimulatedDisk) {
+    loop {
+        shared.queue.wait_as_task().await;
+        let goes_on = desk.lock().write();
+        if disk.acknowledges_early() {
+            desk.lock().complete();
+        }
+        if !disk.settled().await {
+            return;
+        }
+        desk.lock().complete();
+        if !goes_on {
             return;
         }
     }
@@ -344,6 +392,7 @@ impl Positions {
 
 /// Where the next record goes.
 pub(super) struct Writer {
+    pub(super) disk: Disk,
     pub(super) dir: PathBuf,
     pub(super) segment_bytes: u64,
     pub(super) shared: Arc<Shared>,
@@ -438,8 +487,8 @@ impl Writer {
             first_index: self.positions.next,
             previous_chain: self.chain,
         };
-        self.segment = Arc::new(begin(&self.dir, spare, &header)?);
-        self.output = Output::open(&self.segment, segment::HEADER_BYTES as u64, self.shared.sync)?;
+        self.segment = Arc::new(begin(&self.disk, &self.dir, spare, &header)?);
+        self.output = Output::open(&self.disk, &self.segment, segment::HEADER_BYTES as u64, self.shared.sync)?;
         self.shared.index.lock().add_segment(Arc::clone(&self.segment));
         self.chain = self.segment.salt;
         let start = segment::HEADER_BYTES as u32;
@@ -499,13 +548,13 @@ impl Writer {
 }
 
 /// Turns a spare into the segment that `header` describes: header first, name last.
-pub(super) fn begin(dir: &std::path::Path, spare: super::spare::Spare, header: &SegmentHeader) -> io::Result<Segment> {
+pub(super) fn begin(disk: &Disk, dir: &Path, spare: Spare, header: &SegmentHeader) -> io::Result<Segment> {
     let bytes = header.encode();
     spare.file.write_all_at(&bytes, 0)?;
     spare.file.sync_data()?;
     let path = dir.join(segment::file_name(header));
-    std::fs::rename(&spare.path, &path)?;
-    segment::sync_dir(dir)?;
+    disk.rename(&spare.path, &path)?;
+    disk.sync_dir(dir)?;
     let (_, salt) = SegmentHeader::decode(&bytes).map_err(io::Error::other)?;
     Ok(Segment { file: spare.file, path, sequence: header.sequence, salt })
 }

@@ -2,11 +2,15 @@
 
 use super::*;
 use crate::lessor::Lessor;
-use crate::node::{Identity, Limits};
+use crate::node::forwards::Forwards;
+use crate::node::{Identity, Limits, Parts};
+use crate::peer::Transport;
+use crate::peer::link::{Caller, Links};
 use crate::raft::log_store::{LogStore, LogStoreOptions};
-use crate::raft::network::Alone;
-use crate::raft::state_machine::StateMachine;
+use crate::raft::network::Network;
+use crate::raft::state_machine::{Observer, StateMachine};
 use crate::raft::types::{Peer, Raft};
+use crate::tls::PeerConnector;
 use crate::v3::lease::{LeaseService, proposer};
 use api::cleatpb::command::Op;
 use api::etcdserverpb::lease_client::LeaseClient;
@@ -34,6 +38,19 @@ struct Member {
     _dir: tempfile::TempDir,
 }
 
+struct Publishing(Arc<Hub>, Arc<Lessor>);
+
+impl Observer for Publishing {
+    fn applied(&self, applied: &store::Applied, _took: Duration) {
+        self.0.publish(&applied.changes);
+        self.1.observe(&applied.notices);
+    }
+
+    fn installed(&self, revision: i64) {
+        self.0.replaced(revision);
+    }
+}
+
 impl Member {
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -42,22 +59,29 @@ impl Member {
         let log_stats = log.stats();
         let hub = Arc::new(Hub::new(reader.revision()));
         let lessor = Arc::new(Lessor::new(Duration::from_secs(1)));
-        let (to_hub, to_lessor) = (Arc::clone(&hub), Arc::clone(&lessor));
-        let observer = Box::new(move |applied: &store::Applied, _took| {
-            to_hub.publish(&applied.changes);
-            to_lessor.observe(&applied.notices);
-        });
-        let machine = StateMachine::new(writer, reader.clone(), observer);
+        let observer = Box::new(Publishing(Arc::clone(&hub), Arc::clone(&lessor)));
+        let forwards = Arc::new(Forwards::new(1, 1, 0));
+        let machine = StateMachine::new(writer, reader.clone(), observer, Arc::clone(&forwards));
+        let second = Duration::from_secs(1);
+        let transport: Arc<dyn Transport> =
+            Arc::new(Links::new(Caller { cluster_id: 1, member_id: 1 }, second, PeerConnector::plain()));
         let config = openraft::Config::default().validate().unwrap();
-        let raft = Raft::new(1, Arc::new(config), Alone, log, machine).await.unwrap();
+        let raft = Raft::new(1, Arc::new(config), Network::new(Arc::clone(&transport)), log, machine).await.unwrap();
         raft.initialize(BTreeMap::from([(1, Peer { peer_urls: Vec::new(), joins_as_voter: true })])).await.unwrap();
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let identity = Identity { cluster_id: 1, member_id: 1 };
-        let limits = Limits { request_bytes: 1 << 20, request_timeout: Duration::from_secs(7) };
-        let node = Node::start(raft, reader, log_stats, identity, limits, &tasks, &stop);
+        let limits = Limits {
+            request_bytes: 1 << 20,
+            request_timeout: 7 * second,
+            heartbeat_interval: second / 10,
+            election_timeout: second,
+        };
+        let parts = Parts { raft, reader, log: log_stats, transport, forwards, identity, limits };
+        let node = Node::start(parts, &tasks, &stop);
         node.raft().wait(Some(DEADLINE)).state(openraft::ServerState::Leader, "elected").await.unwrap();
         node.read_barrier().await.unwrap();
-        lessor.promote(|| node.reader().leases());
+        let term = node.leads_in().wait_for(Option::is_some).await.unwrap().unwrap();
+        lessor.promote(term, || node.reader().leases());
         let (clock, propose, token) = (Arc::clone(&lessor), proposer(node.clone()), stop.clone());
         tasks.spawn(async move { clock.run(propose, token).await });
 

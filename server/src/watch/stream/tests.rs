@@ -10,7 +10,7 @@ use api::etcdserverpb::{
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use store::{Entry, Flusher, Position, Writer};
+use store::{Entry, Flusher, Import, Position, Writer};
 use tempfile::TempDir;
 
 struct Bench {
@@ -21,7 +21,7 @@ struct Bench {
     index: u64,
     /// Every event so far: revision, deleted, key.
     log: Vec<(i64, bool, Vec<u8>)>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Bench {
@@ -29,13 +29,13 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let (writer, flusher, reader) = store::open(&dir.path().join("db"), store::Options::default()).unwrap();
         let hub = Arc::new(Hub::new(reader.revision()));
-        Self { writer, flusher, reader, hub, index: 0, log: Vec::new(), _dir: dir }
+        Self { writer, flusher, reader, hub, index: 0, log: Vec::new(), dir }
     }
 
     /// Applies without publishing.
     fn apply(&mut self, op: Op) -> Vec<Change> {
         self.index += 1;
-        let batch = Batch { commands: vec![Command { header: None, op: Some(op) }] };
+        let batch = Batch { commands: vec![Command { header: None, op: Some(op) }], origin: None };
         let position = Position { term: 1, index: self.index };
         let applied = self.writer.apply([Entry { position, commands: &batch.commands, membership: None }]).unwrap();
         for change in &applied.changes {
@@ -49,6 +49,19 @@ impl Bench {
     fn run(&mut self, op: Op) {
         let changes = self.apply(op);
         self.hub.publish(&changes);
+    }
+
+    /// Installs a snapshot of another store, without telling the hub.
+    fn install(&mut self, leader: &mut Self) {
+        leader.flusher.flush().unwrap();
+        let mut snapshot = leader.reader.snapshot().unwrap();
+        let mut import = Import::create(&self.dir.path().join("db"), &store::Options::default()).unwrap();
+        while let Some(frame) = snapshot.next_frame().unwrap() {
+            import.feed(&frame).unwrap();
+        }
+        let installed = self.writer.install(import.finish().unwrap()).unwrap();
+        assert_eq!(installed.revision, leader.reader.revision());
+        (self.index, self.log) = (leader.index, leader.log.clone());
     }
 
     fn put(&mut self, key: &str) {
@@ -281,7 +294,95 @@ async fn a_cancelled_watcher_leaves_no_mail() {
     assert_eq!((bench.hub.stats().watchers.get(), bench.hub.stats().streams.get()), (0, 0));
 }
 
-/// What one watcher of the random test should hear.
+/// A member and the leader that is ahead of it by the given puts of `a`.
+fn behind_by(puts: usize) -> (Bench, Bench) {
+    let (mut bench, mut leader) = (Bench::new(), Bench::new());
+    for bench in [&mut bench, &mut leader] {
+        bench.put("a");
+        bench.put("b");
+    }
+    for _ in 0..puts {
+        leader.put("a");
+    }
+    (bench, leader)
+}
+
+#[tokio::test]
+async fn what_an_installed_snapshot_skips_is_read_from_history() {
+    let (mut bench, mut leader) = behind_by(5);
+    let mut stream = bench.stream();
+    // From now on, from the middle of the gap, from its end, and from behind it.
+    for start in [0, 6, 8, 9, 10] {
+        stream.create(&WatchCreateRequest { progress_notify: true, ..create("a", "", start) });
+    }
+    drain(&mut stream);
+    bench.install(&mut leader);
+    // Nobody hears of the new content before the hub does.
+    stream.request_progress().unwrap();
+    stream.notify_progress().unwrap();
+    let early = settle(&mut stream).await;
+    assert!(early.iter().all(|response| response.header.unwrap().revision == 3), "{early:?}");
+    bench.hub.replaced(8);
+    bench.hub.replaced(8);
+    stream.notify_progress().unwrap();
+    let quiet: Vec<_> = drain(&mut stream).iter().map(|response| response.watch_id).collect();
+    assert_eq!(quiet, [3], "only who starts at the next revision has all of it");
+    let responses = settle(&mut stream).await;
+    bench.put("a");
+    bench.put("a");
+    let late = settle(&mut stream).await;
+    let of = |responses: &[WatchResponse], id| {
+        revisions(&responses.iter().filter(|response| response.watch_id == id).cloned().collect::<Vec<_>>())
+    };
+    for (id, heard, next) in [
+        (0, &[4, 5, 6, 7, 8][..], &[9, 10][..]),
+        (1, &[6, 7, 8], &[9, 10]),
+        (2, &[8], &[9, 10]),
+        (3, &[], &[9, 10]),
+        (4, &[], &[10]),
+    ] {
+        assert_eq!((of(&responses, id), of(&late, id)), (heard.to_vec(), next.to_vec()), "watcher {id}");
+    }
+    // The progress that was asked for follows the last watcher that it is about.
+    assert_eq!((late[late.len() - 1].watch_id, late[late.len() - 1].header.unwrap().revision), (-1, 10));
+    assert_eq!((bench.hub.stats().unsynced.get(), bench.hub.stats().pending.get()), (0, 0));
+}
+
+#[tokio::test]
+async fn mail_from_before_an_installed_snapshot_comes_first() {
+    let (mut bench, mut leader) = behind_by(0);
+    let mut stream = bench.stream();
+    stream.create(&create("a", "", 0));
+    for bench in [&mut bench, &mut leader] {
+        bench.put("a");
+    }
+    leader.put("a");
+    bench.install(&mut leader);
+    bench.hub.replaced(5);
+    bench.put("a");
+    assert_eq!(revisions(&settle(&mut stream).await), [4, 5, 6]);
+}
+
+#[tokio::test]
+async fn a_gap_that_was_compacted_cancels() {
+    let (mut bench, mut leader) = behind_by(5);
+    let mut stream = bench.stream();
+    for (key, start) in [("a", 0), ("a", 7), ("a", 9)] {
+        stream.create(&create(key, "", start));
+    }
+    drain(&mut stream);
+    leader.run(Op::Compaction(CompactionRequest { revision: 7, physical: false }));
+    bench.install(&mut leader);
+    bench.hub.replaced(8);
+    bench.put("a");
+    let responses = settle(&mut stream).await;
+    let of = |id| responses.iter().filter(|response| response.watch_id == id).cloned().collect::<Vec<_>>();
+    let cancelled = of(0);
+    assert_eq!((cancelled.len(), cancelled[0].canceled, cancelled[0].compact_revision), (1, true, 7));
+    assert_eq!((revisions(&of(1)), revisions(&of(2))), (vec![7, 8, 9], vec![9]));
+}
+
+/// What one watcher of the random tests should hear.
 struct Expected {
     key: Vec<u8>,
     end: Vec<u8>,
@@ -338,15 +439,36 @@ fn random_op(random: &mut StdRng, bench: &Bench) -> Op {
 /// Random writes beside streams that are served now and then: each watcher hears exactly what it should.
 #[tokio::test]
 async fn every_watcher_hears_everything_once_in_order() {
+    hear_random_writes(0).await;
+}
+
+/// The same on a member that falls behind now and then, and gets a snapshot of its leader.
+#[tokio::test]
+async fn every_watcher_hears_what_snapshots_skip() {
+    hear_random_writes(150).await;
+}
+
+/// About every `snapshots` steps the member gets a snapshot, never for 0.
+async fn hear_random_writes(snapshots: usize) {
     let seed: u64 = rand::random();
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let mut bench = Bench::new();
+    let (mut bench, mut leader) = (Bench::new(), Bench::new());
     let mut streams: Vec<(WatchStream, HashMap<i64, Expected>)> =
         (0..4).map(|_| (bench.stream(), HashMap::new())).collect();
     for step in 0..5_000_usize {
         let op = random_op(&mut random, &bench);
+        leader.run(op.clone());
         bench.run(op);
+        let mut replaced = None;
+        if snapshots > 0 && random.random_range(0..snapshots) == 0 {
+            for _ in 0..random.random_range(1..100) {
+                let op = random_op(&mut random, &leader);
+                leader.run(op);
+            }
+            bench.install(&mut leader);
+            replaced = Some(bench.reader.revision());
+        }
         if step % 50 == 0 {
             bench.flusher.flush().unwrap();
         }
@@ -376,6 +498,9 @@ async fn every_watcher_hears_everything_once_in_order() {
             for response in drain(stream) {
                 hear(&response, watchers, &bench.log);
             }
+        }
+        if let Some(revision) = replaced {
+            bench.hub.replaced(revision);
         }
     }
     let current = bench.reader.revision();

@@ -1,0 +1,130 @@
+//! One call to whichever endpoint works, and what may be tried again.
+//!
+//! The rule: a write is sent once. It goes to another endpoint only after a failure that proves that no server has
+//! seen it. Reads may be repeated. Both end within the request timeout.
+
+use crate::client::{Client, Connection};
+use crate::error::Error;
+use rand::Rng;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::Status;
+use tonic::transport::Channel;
+
+/// More rounds over all endpoints than this help nobody, however long the request timeout is.
+const MAX_ROUNDS: usize = 16;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// What asking twice does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Nothing: it may be repeated.
+    Read,
+    /// Possibly something else than asking once.
+    Write,
+}
+
+impl Client {
+    /// Sends a request until a server answers or nothing more may be tried.
+    pub(crate) async fn call<Q, A, S, F>(&self, effect: Effect, request: Q, send: S) -> Result<A, Error>
+    where
+        Q: Clone,
+        S: Fn(Channel, Q) -> F,
+        F: Future<Output = Result<A, Status>>,
+    {
+        self.call_telling(effect, request, send).await.map(|(answer, _)| answer)
+    }
+
+    /// Like [`Client::call`], and tells who answered.
+    pub(crate) async fn call_telling<Q, A, S, F>(
+        &self,
+        effect: Effect,
+        request: Q,
+        send: S,
+    ) -> Result<(A, &Connection), Error>
+    where
+        Q: Clone,
+        S: Fn(Channel, Q) -> F,
+        F: Future<Output = Result<A, Status>>,
+    {
+        let limit = self.request_timeout();
+        let deadline = Instant::now() + limit;
+        let endpoints = self.connections().len();
+        let mut attempt = 0;
+        let mut earlier = None;
+        loop {
+            let connection = self.current();
+            let mut left = deadline.saturating_duration_since(Instant::now());
+            if effect == Effect::Read {
+                // An endpoint that hangs must leave time for those that were not asked.
+                left /= u32::try_from(endpoints.saturating_sub(attempt).max(1)).unwrap_or(u32::MAX);
+            }
+            let error = match timeout(left, send(connection.channel.clone(), request.clone())).await {
+                Ok(Ok(answer)) => return Ok((answer, connection)),
+                Ok(Err(status)) => Error::of_call(&connection.endpoint, &status),
+                Err(_) => Error::Timeout { endpoint: connection.endpoint.clone(), limit },
+            };
+            if error.may_pass() {
+                self.leave(connection.index);
+            }
+            // A read that ran out of time while it was repeated failed for the reason that made it repeat. For a write
+            // the last attempt is what matters: it may have been done.
+            let error = match (error, earlier.take()) {
+                (Error::Timeout { .. }, Some(earlier)) if effect == Effect::Read => earlier,
+                (error, _) => error,
+            };
+            let is_repeatable = match effect {
+                Effect::Read => error.may_pass(),
+                Effect::Write => matches!(error, Error::Unreachable { .. }),
+            };
+            attempt += 1;
+            if !is_repeatable || attempt >= MAX_ROUNDS * endpoints {
+                return Err(error);
+            }
+            let rest = if attempt % endpoints == 0 { pause(attempt / endpoints) } else { Duration::ZERO };
+            if Instant::now() + rest >= deadline {
+                return Err(error);
+            }
+            earlier = Some(error);
+            sleep(rest).await;
+        }
+    }
+
+    /// Like [`Client::call`], of one endpoint only.
+    pub(crate) async fn call_one<A>(
+        &self,
+        connection: &Connection,
+        answer: impl Future<Output = Result<A, Status>>,
+    ) -> Result<A, Error> {
+        let limit = self.request_timeout();
+        match timeout(limit, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(status)) => Err(Error::of_call(&connection.endpoint, &status)),
+            Err(_) => Err(Error::Timeout { endpoint: connection.endpoint.clone(), limit }),
+        }
+    }
+}
+
+/// The pause after a round of failures, counted from 1: twice as long each time, and shortened by chance, so that
+/// clients of a server that comes back do not all ask at once.
+pub(crate) fn pause(round: usize) -> Duration {
+    let doublings = u32::try_from(round.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
+    let longest = (FIRST_PAUSE * 2_u32.pow(doublings)).min(MAX_PAUSE);
+    longest.mul_f64(rand::rng().random_range(0.5..1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_their_limit() {
+        for (round, longest_ms) in [(1, 50), (2, 100), (3, 200), (5, 800), (6, 1000), (usize::MAX, 1000)] {
+            let longest = Duration::from_millis(longest_ms);
+            let pause = pause(round);
+            assert!(pause >= longest / 2 && pause <= longest, "{round}: {pause:?}");
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The client and its calls about keys, members and endpoints.
+
+use crate::call::Effect;
+use crate::connector::Connector;
+use crate::endpoint::Address;
+use crate::error::Error;
+use crate::message;
+use crate::options::{Options, TlsOptions};
+use crate::tls;
+use api::etcdserverpb::cluster_client::ClusterClient;
+use api::etcdserverpb::kv_client::KvClient;
+use api::etcdserverpb::maintenance_client::MaintenanceClient;
+use api::etcdserverpb::request_op::Request as Op;
+use api::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, MemberListRequest,
+    MemberListResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, ResponseHeader, StatusRequest,
+    StatusResponse, TxnRequest, TxnResponse,
+};
+use api::mvccpb::KeyValue;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tonic::Response;
+use tonic::transport::{Channel, Endpoint};
+
+/// Largest answer that is taken: what a protobuf message can be.
+pub(crate) const MAX_MESSAGE_BYTES: usize = i32::MAX as usize;
+
+/// Keys in one answer while a prefix is listed.
+const PAGE_KEYS: i64 = 1000;
+
+/// A client of one cluster. Clones share its connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// Never empty.
+    connections: Vec<Connection>,
+    /// The one to use next.
+    current: AtomicUsize,
+    request_timeout: Duration,
+}
+
+/// One endpoint and the connection to it, which is made when it is first used and again after it broke.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) index: usize,
+    pub(crate) endpoint: String,
+    pub(crate) channel: Channel,
+}
+
+/// All keys of a prefix, as they were at one revision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listing {
+    /// The revision that was read. A watch that misses nothing starts at the next.
+    pub revision: i64,
+    /// In ascending order of keys.
+    pub kvs: Vec<KeyValue>,
+}
+
+macro_rules! kv {
+    ($channel:expr) => {
+        KvClient::new($channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    };
+}
+
+impl Client {
+    /// Checks the options and reads the certificates. Nothing is connected before the first call. Must be called in
+    /// a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::NoEndpoints`], [`Error::BadEndpoint`], [`Error::TlsFile`], [`Error::Tls`].
+    pub fn new(options: &Options) -> Result<Self, Error> {
+        let mut connections = Vec::new();
+        let mut needs_tls = options.tls.is_some();
+        for (index, endpoint) in options.endpoints.iter().enumerate() {
+            let address = Address::parse(endpoint, options.tls.is_some())?;
+            needs_tls |= address.is_tls;
+            let tls = address.is_tls.then(|| options.tls.clone().unwrap_or_default());
+            let channel = channel(address, tls, options)
+                .map_err(|reason| Error::BadEndpoint { endpoint: endpoint.clone(), reason })?;
+            connections.push(Connection { index, endpoint: endpoint.clone(), channel });
+        }
+        if connections.is_empty() {
+            return Err(Error::NoEndpoints);
+        }
+        if needs_tls {
+            // Every connection reads them again; a mistake must not wait for the first.
+            tls::load(&options.tls.clone().unwrap_or_default())?;
+        }
+        let request_timeout = options.request_timeout;
+        Ok(Self { inner: Arc::new(Inner { connections, current: AtomicUsize::new(0), request_timeout }) })
+    }
+
+    /// The endpoints as they were given.
+    pub fn endpoints(&self) -> impl Iterator<Item = &str> {
+        self.inner.connections.iter().map(|connection| connection.endpoint.as_str())
+    }
+
+    pub(crate) fn connections(&self) -> &[Connection] {
+        &self.inner.connections
+    }
+
+    pub(crate) fn request_timeout(&self) -> Duration {
+        self.inner.request_timeout
+    }
+
+    /// The connection to use.
+    pub(crate) fn current(&self) -> &Connection {
+        &self.inner.connections[self.inner.current.load(Ordering::Relaxed) % self.inner.connections.len()]
+    }
+
+    /// Lets the next call use the endpoint after this one, unless another call has moved on already.
+    pub(crate) fn leave(&self, index: usize) {
+        let next = (index + 1) % self.inner.connections.len();
+        // One that lost the race has nothing to do.
+        let _moved = self.inner.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Reads keys.
+    ///
+    /// # Errors
+    /// As every call: [`Error::Answered`] and the failures of connections.
+    pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Error> {
+        let send = |channel, request| async move { kv!(channel).range(request).await.map(Response::into_inner) };
+        self.call(Effect::Read, request, send).await
+    }
+
+    /// Reads one key.
+    ///
+    /// # Errors
+    /// As [`Client::range`].
+    pub async fn get(&self, key: impl Into<Bytes> + Send) -> Result<Option<KeyValue>, Error> {
+        Ok(self.range(message::get(key)).await?.kvs.pop())
+    }
+
+    /// Reads all keys with a prefix, in pages that all show the same revision.
+    ///
+    /// # Errors
+    /// As [`Client::range`]; etcd's error for a compacted revision if that happened between two pages.
+    pub async fn list(&self, prefix: impl Into<Bytes> + Send) -> Result<Listing, Error> {
+        let mut request = message::get_prefix(prefix);
+        request.limit = PAGE_KEYS;
+        let mut kvs: Vec<KeyValue> = Vec::new();
+        loop {
+            let page = self.range(request.clone()).await?;
+            if request.revision == 0 {
+                request.revision = self.revision_of(page.header.as_ref())?;
+            }
+            let is_last = !page.more || page.kvs.is_empty();
+            kvs.extend(page.kvs);
+            match kvs.last() {
+                Some(last) if !is_last => request.key = message::after(&last.key),
+                _ => return Ok(Listing { revision: request.revision, kvs }),
+            }
+        }
+    }
+
+    /// Writes one key.
+    ///
+    /// # Errors
+    /// As every call. [`Error::may_be_done`] tells whether the key may have been written.
+    pub async fn put(&self, request: PutRequest) -> Result<PutResponse, Error> {
+        let send = |channel, request| async move { kv!(channel).put(request).await.map(Response::into_inner) };
+        self.call(Effect::Write, request, send).await
+    }
+
+    /// Deletes keys.
+    ///
+    /// # Errors
+    /// As [`Client::put`].
+    pub async fn delete(&self, request: DeleteRangeRequest) -> Result<DeleteRangeResponse, Error> {
+        let send = |channel, request| async move { kv!(channel).delete_range(request).await.map(Response::into_inner) };
+        self.call(Effect::Write, request, send).await
+    }
+
+    /// Compares, and does one or the other list of operations, all at once.
+    ///
+    /// # Errors
+    /// As [`Client::put`]; one that only reads is a read.
+    pub async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Error> {
+        let effect = if only_reads(&request) { Effect::Read } else { Effect::Write };
+        let send = |channel, request| async move { kv!(channel).txn(request).await.map(Response::into_inner) };
+        self.call(effect, request, send).await
+    }
+
+    /// Removes the history before a revision.
+    ///
+    /// # Errors
+    /// As [`Client::put`].
+    pub async fn compact(&self, request: CompactionRequest) -> Result<CompactionResponse, Error> {
+        let send = |channel, request| async move { kv!(channel).compact(request).await.map(Response::into_inner) };
+        self.call(Effect::Write, request, send).await
+    }
+
+    /// The members of the cluster.
+    ///
+    /// # Errors
+    /// As [`Client::range`].
+    pub async fn member_list(&self) -> Result<MemberListResponse, Error> {
+        let send = |channel, request| async move {
+            ClusterClient::new(channel).member_list(request).await.map(Response::into_inner)
+        };
+        self.call(Effect::Read, MemberListRequest { linearizable: true }, send).await
+    }
+
+    /// What the member behind one of the endpoints says about itself. Only that endpoint is asked, and once.
+    ///
+    /// # Errors
+    /// As [`Client::range`]; [`Error::BadEndpoint`] for one that this client was not made with.
+    pub async fn status(&self, endpoint: &str) -> Result<StatusResponse, Error> {
+        let Some(connection) = self.inner.connections.iter().find(|connection| connection.endpoint == endpoint) else {
+            let reason = "it is not one of this client's".to_owned();
+            return Err(Error::BadEndpoint { endpoint: endpoint.to_owned(), reason });
+        };
+        let mut maintenance = MaintenanceClient::new(connection.channel.clone());
+        let answer = async move { maintenance.status(StatusRequest {}).await.map(Response::into_inner) };
+        self.call_one(connection, answer).await
+    }
+
+    fn revision_of(&self, header: Option<&ResponseHeader>) -> Result<i64, Error> {
+        let unexpected = || Error::Unexpected { endpoint: self.current().endpoint.clone(), what: "no header" };
+        header.map(|header| header.revision).ok_or_else(unexpected)
+    }
+}
+
+/// The connection to an endpoint, not made yet.
+fn channel(address: Address, tls: Option<TlsOptions>, options: &Options) -> Result<Channel, String> {
+    // Where it goes is the connector's business; the URI is what requests show as `:authority`. The scheme is `http`
+    // with TLS, too, because tonic would want to do that itself.
+    let uri = format!("http://{}", address.authority);
+    let endpoint = Endpoint::from_shared(uri)
+        .map_err(|error| error.to_string())?
+        .http2_keep_alive_interval(options.keepalive_time.max(Duration::from_secs(10)))
+        .keep_alive_timeout(options.keepalive_timeout);
+    let connector = Connector { address, tls, dial_timeout: options.dial_timeout };
+    Ok(endpoint.connect_with_connector_lazy(connector))
+}
+
+/// True if no branch of a transaction can change anything.
+fn only_reads(txn: &TxnRequest) -> bool {
+    txn.success.iter().chain(&txn.failure).all(|op| match &op.request {
+        Some(Op::RequestRange(_)) | None => true,
+        Some(Op::RequestTxn(inner)) => only_reads(inner),
+        Some(Op::RequestPut(_) | Op::RequestDeleteRange(_)) => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::op;
+
+    #[test]
+    fn a_transaction_is_a_read_if_nothing_in_it_writes() {
+        let nested = |inner: TxnRequest| TxnRequest { failure: vec![op::txn(inner)], ..TxnRequest::default() };
+        let reads = TxnRequest { success: vec![op::range(message::get("a"))], ..TxnRequest::default() };
+        let writes = TxnRequest { failure: vec![op::put(message::put("a", "b"))], ..TxnRequest::default() };
+        for (txn, expected) in [
+            (TxnRequest::default(), true),
+            (reads.clone(), true),
+            (nested(reads), true),
+            (writes.clone(), false),
+            (nested(writes), false),
+            (TxnRequest { success: vec![op::delete(message::delete("a"))], ..TxnRequest::default() }, false),
+        ] {
+            assert_eq!(only_reads(&txn), expected, "{txn:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn options_are_checked_at_once() {
+        let with = |endpoints: &[&str], tls: Option<TlsOptions>| {
+            let endpoints = endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect();
+            Client::new(&Options { endpoints, tls, ..Options::default() }).map(|_| ()).map_err(|e| e.to_string())
+        };
+        assert_eq!(with(&[], None), Err("no endpoints are given".to_owned()));
+        assert_eq!(with(&["a:1", "b"], None), Err("bad endpoint \"b\": it must have the form host:port".to_owned()));
+        assert_eq!(with(&["a:1", "unix:///s"], None), Ok(()));
+        let cases = [
+            (TlsOptions { ca_file: Some("/no/ca".into()), ..TlsOptions::default() }, "/no/ca: No such file"),
+            (
+                TlsOptions { cert_file: Some("c".into()), insecure_skip_verify: true, ..TlsOptions::default() },
+                "TLS: a client certificate and its key are given together",
+            ),
+        ];
+        for (tls, expected) in cases {
+            let error = with(&["https://a:1"], Some(tls)).unwrap_err();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+}

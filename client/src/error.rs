@@ -1,0 +1,157 @@
+//! What can go wrong, with the endpoint where it did and etcd's own words.
+
+use std::error::Error as StdError;
+use std::path::PathBuf;
+use std::time::Duration;
+use tonic::{Code, ConnectError, Status};
+
+/// A call that did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// [`crate::Options::endpoints`] is empty.
+    #[error("no endpoints are given")]
+    NoEndpoints,
+    /// An endpoint is not one.
+    #[error("bad endpoint {endpoint:?}: {reason}")]
+    BadEndpoint {
+        /// The endpoint as it was given.
+        endpoint: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A certificate or key file cannot be used.
+    #[error("{}: {reason}", path.display())]
+    TlsFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The TLS options do not go together, or the system has no certificates.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// The server's answer is an error.
+    #[error("{endpoint}: {text}")]
+    Answered {
+        /// Who answered.
+        endpoint: String,
+        /// The gRPC code.
+        code: Code,
+        /// The server's text.
+        text: String,
+    },
+    /// The request provably did not leave this process.
+    #[error("cannot reach {endpoint}: {reason}")]
+    Unreachable {
+        /// Where it was to go.
+        endpoint: String,
+        /// Why it did not.
+        reason: String,
+    },
+    /// The connection broke after the request was given to it: it may or may not have been done.
+    #[error("lost the connection to {endpoint}, the request may have been done: {reason}")]
+    Lost {
+        /// Where it went.
+        endpoint: String,
+        /// How the connection ended.
+        reason: String,
+    },
+    /// There was no answer in time: a write may or may not have been done.
+    #[error("no answer from {endpoint} within {limit:?}")]
+    Timeout {
+        /// The endpoint that was asked last.
+        endpoint: String,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// A watch asked for history that is gone.
+    #[error("{endpoint}: revisions before {compact_revision} have been compacted")]
+    Compacted {
+        /// Who answered.
+        endpoint: String,
+        /// The first revision that can still be watched.
+        compact_revision: i64,
+    },
+    /// The server ended a watch.
+    #[error("{endpoint} ended the watch: {reason}")]
+    WatchCanceled {
+        /// Who ended it.
+        endpoint: String,
+        /// The server's text.
+        reason: String,
+    },
+    /// The server's answer lacks something that every answer has.
+    #[error("{endpoint}: unexpected answer: {what}")]
+    Unexpected {
+        /// Who answered.
+        endpoint: String,
+        /// What is missing.
+        what: &'static str,
+    },
+}
+
+impl Error {
+    /// True if the server answered with this error of etcd's table.
+    pub fn is(&self, error: api::error::Error) -> bool {
+        matches!(self, Self::Answered { text, .. } if text == error.text())
+    }
+
+    /// True if a write that ended with this error may have been done all the same.
+    pub fn may_be_done(&self) -> bool {
+        match self {
+            Self::Lost { .. } | Self::Timeout { .. } | Self::Unexpected { .. } => true,
+            // The server's own timeouts and lost leaders leave it open, too.
+            Self::Answered { code, .. } => matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Unknown),
+            _ => false,
+        }
+    }
+
+    /// True if the same question may have a better answer from another endpoint, or later.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Lost { .. } | Self::Timeout { .. } => true,
+            Self::Answered { code, .. } => *code == Code::Unavailable,
+            _ => false,
+        }
+    }
+
+    /// Sorts a failed call by what it proves.
+    pub(crate) fn of_call(endpoint: &str, status: &Status) -> Self {
+        let endpoint = endpoint.to_owned();
+        // Only a failure on this side has a source; what a server answered is code and text.
+        let Some(source) = StdError::source(status) else {
+            return Self::Answered { endpoint, code: status.code(), text: status.message().to_owned() };
+        };
+        let reason = innermost(source);
+        if chain(source).any(never_left) {
+            Self::Unreachable { endpoint, reason }
+        } else {
+            Self::Lost { endpoint, reason }
+        }
+    }
+}
+
+fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| (*error).source())
+}
+
+/// The text of the first cause: those above it repeat it or say less.
+fn innermost(error: &(dyn StdError + 'static)) -> String {
+    chain(error).last().map_or_else(String::new, ToString::to_string)
+}
+
+/// True for the failures that prove that the server has not begun with the request. A connection that was ended with
+/// GOAWAY is not among them: streams that the server had begun end the same way.
+fn never_left(error: &(dyn StdError + 'static)) -> bool {
+    if error.is::<ConnectError>() {
+        return true;
+    }
+    if let Some(error) = error.downcast_ref::<hyper::Error>() {
+        // Still in the queue before the connection.
+        return error.is_canceled();
+    }
+    // The server's promise that it did nothing (RFC 9113, 8.7).
+    let refused =
+        |error: &h2::Error| error.is_reset() && error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.downcast_ref::<h2::Error>().is_some_and(refused)
+}

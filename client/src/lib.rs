@@ -1,0 +1,32 @@
+//! The client of etcd's v3 API that every tool of this project uses, for Cleat and etcd alike.
+//!
+//! [`Client`] has one connection for each endpoint, made when it is first needed, and sends the messages of `api`
+//! over the one that worked last. What it adds to the generated clients:
+//!
+//! - **Failover that is safe.** A read goes to the next endpoint when one fails. A write does so only when it
+//!   provably never left this process; otherwise the caller gets [`Error::Lost`] and decides, because the write may
+//!   have been done.
+//! - **Bounds.** Every call ends within [`Options::request_timeout`], with its retries and their pauses.
+//! - **Watches that resume** ([`Watch`]): a lost connection is made again and the watch goes on behind the last
+//!   revision that was seen.
+//! - **Errors** that name the endpoint and keep etcd's text ([`Error`]).
+//!
+//! [`message`] builds the requests. Users, roles and tokens are not here yet.
+//!
+//! `bytes` fields of answers are slices of the receive buffer: copy what is kept for long.
+
+mod call;
+mod client;
+mod connector;
+mod endpoint;
+mod error;
+mod lease;
+pub mod message;
+mod options;
+mod tls;
+mod watch;
+
+pub use client::{Client, Listing};
+pub use error::Error;
+pub use options::{Options, TlsOptions};
+pub use watch::{Events, Watch, WatchOptions};

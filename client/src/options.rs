@@ -1,0 +1,52 @@
+//! What a client is made from. Nothing here is read from the environment; that is for the tools.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How to reach a cluster.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `host:port`, `http://host:port`, `https://host:port` or `unix:///path`, tried in this order. Without a scheme
+    /// an endpoint is `https` if [`Options::tls`] is set.
+    pub endpoints: Vec<String>,
+    /// Certificates for `https` endpoints; None trusts what the system trusts.
+    pub tls: Option<TlsOptions>,
+    /// Longest time for making a connection, with the TLS handshake.
+    pub dial_timeout: Duration,
+    /// Longest time for a call, with its retries.
+    pub request_timeout: Duration,
+    /// Quiet time after which a connection with calls under way is probed. Raised to ten seconds: servers end
+    /// connections that probe more often than every five.
+    pub keepalive_time: Duration,
+    /// Time for the answer to a probe, after which the connection is given up.
+    pub keepalive_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            endpoints: Vec::new(),
+            tls: None,
+            dial_timeout: Duration::from_secs(2),
+            request_timeout: Duration::from_secs(5),
+            keepalive_time: Duration::from_secs(10),
+            keepalive_timeout: Duration::from_secs(6),
+        }
+    }
+}
+
+/// Certificates of `https` connections, as PEM files. They are read again for every connection, so that renewed ones
+/// are used without a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsOptions {
+    /// Authorities that the server's certificate must come from; None means those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// The client's certificate, with the chain behind it. Goes with `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// The key of `cert_file`.
+    pub key_file: Option<PathBuf>,
+    /// Name that the server's certificate must have, instead of the endpoint's host.
+    pub server_name: Option<String>,
+    /// Accepts any server certificate. Whoever is on the way can read and change everything.
+    pub insecure_skip_verify: bool,
+}

@@ -1,0 +1,124 @@
+//! The client's side of TLS: PEM files to a rustls configuration.
+
+use crate::error::Error;
+use crate::options::TlsOptions;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Reads the files.
+///
+/// # Errors
+/// [`Error::TlsFile`] and [`Error::Tls`].
+pub(crate) fn load(options: &TlsOptions) -> Result<ClientConfig, Error> {
+    let provider = Arc::new(ring::default_provider());
+    let unusable = |error: rustls::Error| Error::Tls(error.to_string());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(unusable)?;
+    let builder = if options.insecure_skip_verify {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny { provider }))
+    } else {
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(options)?), provider)
+            .build()
+            .map_err(|error| Error::Tls(error.to_string()))?;
+        builder.with_webpki_verifier(verifier)
+    };
+    let mut config = match (&options.cert_file, &options.key_file) {
+        (None, None) => builder.with_no_client_auth(),
+        (Some(cert), Some(key)) => {
+            let private = PrivateKeyDer::from_pem_file(key).map_err(|error| file_error(key, &error))?;
+            builder.with_client_auth_cert(certificates(cert)?, private).map_err(|error| Error::TlsFile {
+                path: cert.clone(),
+                reason: format!("cannot be used with {}: {error}", key.display()),
+            })?
+        }
+        _ => return Err(Error::Tls("a client certificate and its key are given together".to_owned())),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+/// The authorities to trust.
+fn roots(options: &TlsOptions) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = &options.ca_file {
+        for certificate in certificates(path)? {
+            let refused = |error: rustls::Error| Error::TlsFile { path: path.clone(), reason: error.to_string() };
+            roots.add(certificate).map_err(refused)?;
+        }
+        return Ok(roots);
+    }
+    // Some of the system's may be too old for rustls; the others count.
+    let system = rustls_native_certs::load_native_certs();
+    if roots.add_parsable_certificates(system.certs).0 == 0 {
+        let reason = system.errors.first().map_or_else(String::new, |error| format!(": {error}"));
+        return Err(Error::Tls(format!("the system has no certificate authorities; name a CA file{reason}")));
+    }
+    Ok(roots)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let read = |error: pem::Error| file_error(path, &error);
+    let certificates =
+        CertificateDer::pem_file_iter(path).map_err(read)?.collect::<Result<Vec<_>, _>>().map_err(read)?;
+    if certificates.is_empty() {
+        return Err(Error::TlsFile { path: path.to_owned(), reason: "there is no certificate in it".to_owned() });
+    }
+    Ok(certificates)
+}
+
+fn file_error(path: &Path, error: &pem::Error) -> Error {
+    let reason = match error {
+        pem::Error::Io(error) => error.to_string(),
+        pem::Error::NoItemsFound => "there is no key in it".to_owned(),
+        error => error.to_string(),
+    };
+    Error::TlsFile { path: path.to_owned(), reason }
+}
+
+/// For `insecure_skip_verify`: the certificate may be anyone's, but who shows it must still have its key.
+#[derive(Debug)]
+struct AcceptAny {
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,193 @@
+//! Watches that survive lost connections.
+//!
+//! A [`Watch`] has a gRPC stream of its own and no task: it works while [`Watch::next`] is polled, and what the caller
+//! does not take waits in the connection's flow control, on the server. After a failure it connects again, at the
+//! next endpoint, and asks for everything behind the last revision that it has handed out.
+
+use crate::call::{Effect, pause};
+use crate::client::{Client, MAX_MESSAGE_BYTES};
+use crate::error::Error;
+use api::etcdserverpb::watch_client::WatchClient;
+use api::etcdserverpb::watch_request::RequestUnion;
+use api::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
+use api::mvccpb::Event;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
+use tonic::{Request, Status, Streaming};
+
+/// What to watch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WatchOptions {
+    /// First key.
+    pub key: Bytes,
+    /// End of the range as in requests; empty means one key.
+    pub range_end: Bytes,
+    /// First revision to see; 0 means what comes after the watch is made.
+    pub start_revision: i64,
+    /// Deliver the replaced or deleted key-values, too.
+    pub prev_kv: bool,
+    /// Let the server tell from time to time how far a quiet watch is.
+    pub progress_notify: bool,
+}
+
+/// What happened to the watched keys.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Events {
+    /// Everything up to this revision has been delivered once `events` are seen. Where a watch that takes over from
+    /// this one starts is the next revision.
+    pub revision: i64,
+    /// In the order of their revisions; all events of a revision come together. Empty for news about progress.
+    pub events: Vec<Event>,
+}
+
+/// A watch of one key or range.
+#[derive(Debug)]
+pub struct Watch {
+    client: Client,
+    request: WatchCreateRequest,
+    /// None after a failure, until [`Watch::next`] has connected again.
+    open: Option<Open>,
+    /// Failures since the last answer.
+    failures: usize,
+}
+
+/// A stream on which the server has confirmed the watch.
+#[derive(Debug)]
+struct Open {
+    answers: Streaming<WatchResponse>,
+    endpoint: String,
+    /// Of the endpoint.
+    index: usize,
+}
+
+impl Client {
+    /// Begins to watch. Returns when a server has confirmed it: what is written from then on is seen.
+    ///
+    /// # Errors
+    /// As [`Client::range`]. That the start is compacted is the first thing that [`Watch::next`] says.
+    pub async fn watch(&self, options: WatchOptions) -> Result<Watch, Error> {
+        let request = WatchCreateRequest {
+            key: options.key,
+            range_end: options.range_end,
+            start_revision: options.start_revision,
+            prev_kv: options.prev_kv,
+            progress_notify: options.progress_notify,
+            ..WatchCreateRequest::default()
+        };
+        let mut watch = Watch { client: self.clone(), request, open: None, failures: 0 };
+        watch.open().await?;
+        Ok(watch)
+    }
+}
+
+impl Watch {
+    /// The next events, however long that takes: connections that break are made again without an end, with pauses.
+    /// Cancel safe: no event is lost when the future is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`] if the events that come next are gone: the caller reads the present state and watches
+    /// from there. [`Error::WatchCanceled`] and [`Error::Answered`] if the server does not want this watch. After an
+    /// error the watch is over.
+    pub async fn next(&mut self) -> Result<Events, Error> {
+        loop {
+            let Some(open) = &mut self.open else {
+                self.reopen().await?;
+                continue;
+            };
+            let lost = match open.answers.message().await {
+                Ok(Some(answer)) => match self.take(answer)? {
+                    Some(events) => return Ok(events),
+                    None => continue,
+                },
+                Ok(None) => Error::Lost { endpoint: open.endpoint.clone(), reason: "the stream has ended".to_owned() },
+                Err(status) => Error::of_call(&open.endpoint, &status),
+            };
+            if !lost.may_pass() {
+                return Err(lost);
+            }
+            tracing::warn!(error = %lost, next_revision = self.request.start_revision, "lost a watch, making it again");
+            self.client.leave(open.index);
+            self.open = None;
+        }
+    }
+
+    /// Connects again after a pause that grows with the failures.
+    async fn reopen(&mut self) -> Result<(), Error> {
+        self.failures += 1;
+        tokio::time::sleep(pause(self.failures)).await;
+        match self.open().await {
+            Ok(()) => {
+                tracing::info!(next_revision = self.request.start_revision, "watching again");
+                Ok(())
+            }
+            Err(error) if error.may_pass() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn open(&mut self) -> Result<(), Error> {
+        let send = |channel, request| async move { create(channel, request).await };
+        let ((answers, created), connection) =
+            self.client.call_telling(Effect::Read, self.request.clone(), send).await?;
+        let (endpoint, index) = (connection.endpoint.clone(), connection.index);
+        let Some(header) = created.header else {
+            return Err(Error::Unexpected { endpoint, what: "no header" });
+        };
+        if created.canceled {
+            return Err(ended(endpoint, created));
+        }
+        if self.request.start_revision == 0 {
+            // From now on the beginning is known, whatever happens to the connection.
+            self.request.start_revision = header.revision + 1;
+        }
+        self.open = Some(Open { answers, endpoint, index });
+        Ok(())
+    }
+
+    /// What an answer means, and how far the watch is with it.
+    fn take(&mut self, answer: WatchResponse) -> Result<Option<Events>, Error> {
+        self.failures = 0;
+        let Some(open) = &self.open else { return Ok(None) };
+        if answer.canceled || answer.compact_revision != 0 {
+            return Err(ended(open.endpoint.clone(), answer));
+        }
+        let header = answer.header.map_or(0, |header| header.revision);
+        let newest = answer.events.iter().filter_map(|event| Some(event.kv.as_ref()?.mod_revision)).max();
+        // A revision that the watch begins behind is no progress, and neither is one before what was delivered.
+        let revision = newest.unwrap_or(header);
+        if revision < self.request.start_revision {
+            return Ok(None);
+        }
+        self.request.start_revision = revision + 1;
+        Ok(Some(Events { revision, events: answer.events }))
+    }
+}
+
+/// Opens a stream, asks for the watch, and waits for the confirmation.
+async fn create(
+    channel: Channel,
+    request: WatchCreateRequest,
+) -> Result<(Streaming<WatchResponse>, WatchResponse), Status> {
+    let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(request)) };
+    // The stream of requests stays open: its end would end the watch.
+    let requests = futures::stream::iter([request]).chain(futures::stream::pending());
+    let mut requests = Request::new(requests);
+    // A member that is cut off from its cluster ends the watch, instead of being silent.
+    requests.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
+    let mut client = WatchClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let mut answers = client.watch(requests).await?.into_inner();
+    match answers.message().await? {
+        Some(answer) => Ok((answers, answer)),
+        None => Err(Status::unavailable("the stream has ended")),
+    }
+}
+
+/// Why the server ended a watch.
+fn ended(endpoint: String, answer: WatchResponse) -> Error {
+    match answer.compact_revision {
+        0 => Error::WatchCanceled { endpoint, reason: answer.cancel_reason },
+        compact_revision => Error::Compacted { endpoint, compact_revision },
+    }
+}

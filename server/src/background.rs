@@ -1,0 +1,205 @@
+//! What a member does beside answering: tells the cluster who it is, keeps the lease clock, purges the log, and notices
+//! that it is broken or was removed. One function for each task; `server` spawns them.
+
+use crate::config::Config;
+use crate::lessor::Lessor;
+use crate::node::Node;
+use crate::peer::PeerError;
+use crate::raft::log_store::LogExtent;
+use crate::raft::types::LogId;
+use crate::server::End;
+use crate::storage::FaultSender;
+use crate::version::COMPATIBLE_ETCD_VERSION;
+use api::cleatpb::MemberAttributes;
+use api::cleatpb::command::Op;
+use openraft::async_runtime::WatchReceiver;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// How often the log is looked at for what can be purged.
+const PURGE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A snapshot is a position and costs nothing, but raft takes it behind what it is doing.
+const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Segments kept for members that are a little behind, however few entries they hold; the one that is being written is
+/// one of them.
+const CATCH_UP_SEGMENTS: u64 = 6;
+
+/// Tells the cluster this member's name, client URLs and version, unless it knows them. Tries until it is done.
+pub(crate) async fn publish(node: Node, config: Config, stop: CancellationToken) {
+    let member_id = node.identity().member_id;
+    let attributes = MemberAttributes {
+        member_id,
+        name: config.name,
+        client_urls: config.advertise_client_urls,
+        version: COMPATIBLE_ETCD_VERSION.to_owned(),
+    };
+    while node.reader().member(member_id).as_ref() != Some(&attributes) {
+        let proposed = tokio::select! {
+            proposed = node.propose(Op::MemberAttributes(attributes.clone())) => proposed,
+            () = stop.cancelled() => return,
+        };
+        match proposed {
+            Ok(_) => tracing::info!(name = attributes.name, "published local member to cluster through raft"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot publish this member's name and client URLs, will retry");
+                tokio::time::sleep(node.limits().election_timeout).await;
+            }
+        }
+    }
+}
+
+/// Where the end of the member is reported.
+pub(crate) type EndSender = mpsc::Sender<End>;
+
+/// Passes the faults of threads on.
+pub(crate) fn fault_sender(ends: EndSender) -> FaultSender {
+    let (faults, mut reports) = mpsc::channel(1);
+    tokio::spawn(async move {
+        if let Some(fault) = reports.recv().await {
+            // A report that does not fit joins one that is being handled.
+            drop(ends.try_send(End::Fault(fault)));
+        }
+    });
+    faults
+}
+
+/// Reports when this member is part of the cluster no more. Members that left are not told: a member without a leader
+/// asks the others.
+pub(crate) async fn watch_removal(node: Node, ends: EndSender, stop: CancellationToken) {
+    let me = node.identity().member_id;
+    let mut membership = node.watch_membership();
+    let mut stopped = pin!(stop.cancelled());
+    loop {
+        tokio::select! {
+            () = &mut stopped => return,
+            () = tokio::time::sleep(node.limits().election_timeout) => {}
+            changed = membership.changed() => if changed.is_err() { return },
+        }
+        let is_gone = node.reader().is_removed(me) || (node.leader() == 0 && others_say_removed(&node).await);
+        if is_gone {
+            tracing::error!(
+                member_id = format_args!("{me:x}"),
+                "this member has been permanently removed from the cluster; its data directory can be deleted"
+            );
+            // A report that does not fit joins one that is being handled.
+            drop(ends.try_send(End::Removed));
+            return;
+        }
+    }
+}
+
+async fn others_say_removed(node: &Node) -> bool {
+    let stored = node.membership();
+    let others = stored.membership().nodes().map(|(id, _)| *id).filter(|id| *id != node.identity().member_id);
+    for peer in others.filter_map(|id| node.peer(id)) {
+        let asked = tokio::time::timeout(node.limits().election_timeout, peer.read_index()).await;
+        if matches!(asked, Ok(Err(PeerError::Removed))) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Reports when raft stops by itself: its storage failed.
+pub(crate) async fn watch_raft(node: Node, ends: EndSender, stop: CancellationToken) {
+    // These change rarely, and end with raft; the full metrics change with every write.
+    let mut metrics = node.raft().server_metrics();
+    let mut stopped = pin!(stop.cancelled());
+    loop {
+        let is_over = tokio::select! {
+            changed = metrics.changed() => changed.is_err(),
+            () = &mut stopped => return,
+        };
+        if let Err(fatal) = &node.raft().metrics().borrow_watched().running_state {
+            tracing::error!(error = %fatal, "raft stopped");
+            // A report that does not fit joins one that is being handled.
+            drop(ends.try_send(End::Fault(fatal.to_string())));
+            return;
+        }
+        if is_over {
+            return;
+        }
+    }
+}
+
+/// Runs the lease clock while this member leads.
+pub(crate) async fn lead_leases(node: Node, lessor: Arc<Lessor>, stop: CancellationToken) {
+    let mut leads_in = node.leads_in();
+    loop {
+        match *leads_in.borrow_and_update() {
+            Some(term) => lessor.promote(term, || node.reader().leases()),
+            None => lessor.demote(),
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            changed = leads_in.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Lets the log write small entries at once while this member has no peers.
+pub(crate) async fn follow_peers(node: Node, log: LogExtent, stop: CancellationToken) {
+    let mut membership = node.watch_membership();
+    loop {
+        membership.mark_unchanged();
+        log.set_writes_inline(node.is_alone());
+        tokio::select! {
+            changed = membership.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// What the log is purged by.
+#[derive(Clone, Copy)]
+pub(crate) struct Kept {
+    /// Entries between snapshots.
+    snapshot_count: u64,
+}
+
+impl Kept {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self { snapshot_count: config.snapshot_count }
+    }
+}
+
+/// Lets raft drop the part of the log that the store holds durably, but for a piece for members that are a little
+/// behind: bounded in entries by raft's settings, in bytes here, because an entry may hold a thousand writes.
+pub(crate) async fn purge_log(node: Node, log: LogExtent, keep: Kept, stop: CancellationToken) {
+    let mut covered = node.reader().durable().0.index;
+    let mut purged_to = 0;
+    let mut stopped = pin!(stop.cancelled());
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(PURGE_INTERVAL) => {}
+            () = &mut stopped => return,
+        }
+        let durable = node.reader().durable().0.index;
+        let segments = if node.is_alone() { 1 } else { CATCH_UP_SEGMENTS };
+        let keep_from = log.first_in_newest(segments).unwrap_or(0).min(durable);
+        if keep_from <= purged_to && durable.saturating_sub(covered) < keep.snapshot_count {
+            continue;
+        }
+        let raft = node.raft();
+        if raft.trigger().snapshot().await.is_err() {
+            return;
+        }
+        // Raft purges only what a snapshot covers; positions of the store count from 1.
+        let covers = |at: Option<LogId>| at.is_some_and(|id| id.index + 1 >= durable);
+        let wait = raft.wait(Some(SNAPSHOT_DEADLINE));
+        if let Err(error) = wait.metrics(|now| covers(now.snapshot), "the snapshot covers the store").await {
+            tracing::debug!(%error, "the log is not purged this time");
+            continue;
+        }
+        if keep_from > purged_to && raft.trigger().purge_log(keep_from - 1).await.is_err() {
+            return;
+        }
+        (covered, purged_to) = (durable, keep_from.max(purged_to));
+    }
+}

@@ -1,0 +1,326 @@
+//! Proposals: what waits together becomes one log entry, here or on the leader.
+//!
+//! A proposal that certainly was not taken is made again, by whoever leads then, until its time is over. One whose fate
+//! is not known is never made again.
+
+use super::forwards::Place;
+use super::{Node, TAIL_BYTES_MAX, peer_failure};
+use crate::peer::PeerError;
+use crate::raft::types::{CommittedLeaderId, Payload, TypeConfig};
+use api::cleatpb::command::Op;
+use api::cleatpb::propose_response::Result as Proposed;
+use api::cleatpb::{Batch, Command, ProposeRequest, ProposeResponse};
+use api::error::Error;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::impls::OneshotResponder;
+use prost::Message;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+use store::Outcome;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Commands in one entry.
+const BATCH_COMMANDS: usize = 1024;
+
+/// Bytes of commands in one entry; a single larger command makes an entry of its own.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// After a proposal that nobody took, before it is made again, unless the leader changes earlier.
+const RETRY: Duration = Duration::from_millis(20);
+
+pub(super) struct Proposal {
+    command: Command,
+    bytes: usize,
+    answer: oneshot::Sender<Result<Outcome, Error>>,
+}
+
+/// Counters of proposals and read-index rounds, for the metrics.
+#[derive(Default)]
+pub(crate) struct ProposalStats {
+    pending: AtomicUsize,
+    failed: AtomicU64,
+    pub(super) reads_failed: AtomicU64,
+    pub(super) reads_timed_out: AtomicU64,
+}
+
+impl ProposalStats {
+    /// Proposals that wait for their outcome.
+    pub(crate) fn pending(&self) -> usize {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// Proposals that ended without an outcome.
+    pub(crate) fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Read-index rounds that confirmed nothing.
+    pub(crate) fn reads_failed(&self) -> u64 {
+        self.reads_failed.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that took too long.
+    pub(crate) fn reads_timed_out(&self) -> u64 {
+        self.reads_timed_out.load(Ordering::Relaxed)
+    }
+}
+
+/// What became of one attempt to propose.
+enum Attempt {
+    Done(Result<Vec<Outcome>, Error>),
+    /// Nobody took it, for this reason.
+    NotTaken(Error),
+}
+
+impl Node {
+    /// Replicates and applies a command, and returns its outcome with the store revision after it. This member has
+    /// applied it by then, also when another one leads.
+    ///
+    /// Cancellation: a proposal that was queued goes on when the caller stops waiting.
+    ///
+    /// # Errors
+    /// Too large, too many waiting, no leader, timed out (the outcome is then unknown), stopped. What the command
+    /// itself answers, "no" included, is in the outcome.
+    pub(crate) async fn propose(&self, op: Op) -> Result<Outcome, Error> {
+        let command = Command { header: None, op: Some(op) };
+        let bytes = command.encoded_len();
+        if bytes > self.limits().request_bytes {
+            return Err(Error::RequestTooLarge);
+        }
+        if self.is_overloaded() {
+            return Err(Error::TooManyRequests);
+        }
+        self.0.stats.pending.fetch_add(1, Ordering::Relaxed);
+        let outcome = tokio::time::timeout(self.limits().request_timeout, self.write(command, bytes)).await;
+        self.0.stats.pending.fetch_sub(1, Ordering::Relaxed);
+        let outcome = outcome.unwrap_or(Err(Error::Timeout));
+        if outcome.is_err() {
+            self.0.stats.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        outcome
+    }
+
+    /// Replicates and applies a command as the leader of `term`, or not at all.
+    ///
+    /// # Errors
+    /// [`Error::NotLeader`] if this member does not lead in that term; otherwise as [`Node::propose`].
+    pub(crate) async fn propose_in(&self, term: u64, op: Op) -> Result<Outcome, Error> {
+        let commands = vec![Command { header: None, op: Some(op) }];
+        let payload = Payload::new(Batch { commands, origin: None });
+        let (responder, written) = OneshotResponder::new_pair();
+        let request = self.raft().write(payload).with_leader(CommittedLeaderId::new(term)).responder(responder);
+        let written = async {
+            request.await.map_err(|_| Error::Stopped)?;
+            // Raft answers when it stops.
+            written.await.map_err(|_| Error::Stopped)
+        };
+        match tokio::time::timeout(self.limits().request_timeout, written).await {
+            // Invariant: one outcome for each command.
+            Ok(Ok(Ok(written))) => written.data.0.into_iter().next().ok_or(Error::Stopped),
+            Ok(Ok(Err(ClientWriteError::ForwardToLeader(_) | ClientWriteError::PreconditionFailed(_)))) => {
+                Err(Error::NotLeader)
+            }
+            Ok(Ok(Err(error))) => Err(write_error(&RaftError::APIError(error))),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(Error::Timeout),
+        }
+    }
+
+    /// True while the disk does not keep up.
+    fn is_overloaded(&self) -> bool {
+        self.reader().tail_bytes() > TAIL_BYTES_MAX
+    }
+
+    async fn write(&self, command: Command, bytes: usize) -> Result<Outcome, Error> {
+        // Whoever waits for room goes first: a released permit is handed to the batching task before it can be tried.
+        if let Ok(permit) = Arc::clone(&self.0.in_flight).try_acquire_owned() {
+            let outcomes = self.submit(vec![command], permit).await?;
+            // Invariant: one outcome for each command.
+            return outcomes.into_iter().next().ok_or(Error::Stopped);
+        }
+        let (answer, outcome) = oneshot::channel();
+        self.0.proposals.try_send(Proposal { command, bytes, answer }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Error::TooManyRequests,
+            mpsc::error::TrySendError::Closed(_) => Error::Stopped,
+        })?;
+        outcome.await.unwrap_or(Err(Error::Stopped))
+    }
+
+    /// Makes one log entry of the proposals that wait together.
+    pub(super) async fn batch(self, mut waiting: mpsc::Receiver<Proposal>, stop: CancellationToken) {
+        let mut left: Option<Proposal> = None;
+        loop {
+            let next = if left.is_some() {
+                left.take()
+            } else {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => None,
+                    proposal = waiting.recv() => proposal,
+                }
+            };
+            let Some(first) = next else { return };
+            // Invariant: the semaphore is never closed.
+            let Ok(permit) = Arc::clone(&self.0.in_flight).acquire_owned().await else { return };
+            let mut bytes = first.bytes;
+            let mut answers = vec![first.answer];
+            let mut commands = vec![first.command];
+            while commands.len() < BATCH_COMMANDS {
+                let Ok(next) = waiting.try_recv() else { break };
+                bytes += next.bytes;
+                if bytes > BATCH_BYTES {
+                    left = Some(next);
+                    break;
+                }
+                answers.push(next.answer);
+                commands.push(next.command);
+            }
+            let node = self.clone();
+            // Detached on purpose: it ends within the time of a request, and raft answers when it stops.
+            tokio::spawn(async move {
+                match node.submit(commands, permit).await {
+                    Ok(outcomes) => {
+                        for (answer, outcome) in answers.into_iter().zip(outcomes) {
+                            // The proposer may have stopped waiting.
+                            drop(answer.send(Ok(outcome)));
+                        }
+                    }
+                    Err(error) => {
+                        for answer in answers {
+                            drop(answer.send(Err(error)));
+                        }
+                    }
+                }
+            });
+        }
+    }
+
+    /// Brings commands into the log, wherever the leader is, and returns their outcomes. The permit is given back as soon
+    /// as the entry is on its way no more, be its outcome known or not.
+    async fn submit(&self, commands: Vec<Command>, permit: OwnedSemaphorePermit) -> Result<Vec<Outcome>, Error> {
+        if self.is_leader() {
+            let payload = Payload::new(Batch { commands, origin: None });
+            match self.write_locally(payload.clone()).await {
+                Attempt::Done(outcomes) => return outcomes,
+                Attempt::NotTaken(Error::Stopped) => return Err(Error::Stopped),
+                Attempt::NotTaken(_) => {}
+            }
+            return self.submit_anywhere(payload.batch().commands.clone(), permit).await;
+        }
+        self.submit_anywhere(commands, permit).await
+    }
+
+    async fn submit_anywhere(
+        &self,
+        commands: Vec<Command>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Vec<Outcome>, Error> {
+        let deadline = Instant::now() + self.limits().request_timeout;
+        let mut permit = Some(permit);
+        let origin = self.0.parts.forwards.origin();
+        let payload = Payload::new(Batch { commands, origin: Some(origin) });
+        let mut leader = self.watch_leader();
+        let mut last = Error::Timeout;
+        loop {
+            let now = *leader.borrow_and_update();
+            let attempt = if now == self.identity().member_id {
+                self.write_locally(payload.clone()).await
+            } else if now == 0 {
+                Attempt::NotTaken(Error::NoLeader)
+            } else {
+                let mut place = self.0.parts.forwards.register(origin, self.term())?;
+                self.forward(now, &payload, &mut place, &mut permit, deadline).await
+            };
+            match attempt {
+                Attempt::Done(outcomes) => return outcomes,
+                Attempt::NotTaken(Error::Stopped) => return Err(Error::Stopped),
+                Attempt::NotTaken(Error::TooManyRequests) => return Err(Error::TooManyRequests),
+                Attempt::NotTaken(Error::NoLeader) => {}
+                Attempt::NotTaken(error) => last = error,
+            }
+            if Instant::now() + RETRY >= deadline {
+                return Err(last);
+            }
+            tokio::time::timeout(RETRY, leader.changed()).await.ok();
+        }
+    }
+
+    async fn write_locally(&self, payload: Payload) -> Attempt {
+        // A leader that was cut off from the others keeps what it took, and finds out later what became of it.
+        match tokio::time::timeout(self.limits().request_timeout, self.raft().client_write(payload)).await {
+            Ok(Ok(written)) => Attempt::Done(Ok(written.data.0)),
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Attempt::NotTaken(Error::NoLeader),
+            Ok(Err(error)) => Attempt::Done(Err(write_error(&error))),
+            Err(_) => Attempt::Done(Err(Error::Timeout)),
+        }
+    }
+
+    /// Sends a batch to the leader, and waits until it is applied here.
+    async fn forward(
+        &self,
+        leader: u64,
+        payload: &Payload,
+        place: &mut Place,
+        permit: &mut Option<OwnedSemaphorePermit>,
+        deadline: Instant,
+    ) -> Attempt {
+        let Some(peer) = self.0.parts.transport.peer(leader) else { return Attempt::NotTaken(Error::NoLeader) };
+        let mut batch = Vec::with_capacity(payload.encoded_len());
+        payload.encode(&mut batch);
+        let asked = peer.propose(ProposeRequest { batch: batch.into() });
+        let unknown = tokio::select! {
+            biased;
+            outcomes = place.outcomes() => return Attempt::Done(outcomes),
+            answer = asked => match answer {
+                Ok(ProposeResponse { result: Some(Proposed::Committed(_)) }) => Error::TimeoutWaitApplied,
+                Ok(ProposeResponse { result: Some(Proposed::Leader(_)) | None }) => return Attempt::NotTaken(Error::NoLeader),
+                Ok(ProposeResponse { result: Some(Proposed::Busy(_)) }) => return Attempt::NotTaken(Error::TooManyRequests),
+                Ok(ProposeResponse { result: Some(Proposed::Unknown(_)) }) => Error::TimeoutLeaderLost,
+                Err(error @ PeerError::Lost(_)) => {
+                    tracing::debug!(leader = format_args!("{leader:x}"), %error, "a forwarded proposal may be lost");
+                    Error::TimeoutConnectionLost
+                }
+                Err(error) => return Attempt::NotTaken(peer_failure(&error)),
+            },
+            () = tokio::time::sleep_until(deadline) => return Attempt::Done(Err(Error::Timeout)),
+        };
+        // Others need not wait for this one.
+        permit.take();
+        match tokio::time::timeout_at(deadline, place.outcomes()).await {
+            Ok(outcomes) => Attempt::Done(outcomes),
+            Err(_) => Attempt::Done(Err(unknown)),
+        }
+    }
+
+    /// Proposes what another member forwarded, if this one leads.
+    pub(crate) async fn propose_for(&self, payload: Payload) -> ProposeResponse {
+        let result = if self.is_overloaded() {
+            Proposed::Busy(true)
+        } else if !self.is_leader() {
+            Proposed::Leader(self.leader())
+        } else {
+            match tokio::time::timeout(self.limits().request_timeout, self.raft().client_write(payload)).await {
+                Ok(Ok(written)) => Proposed::Committed(crate::raft::wire::to_log_id(written.log_id)),
+                Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(other)))) => {
+                    Proposed::Leader(other.leader_id.unwrap_or(0))
+                }
+                Ok(Err(_)) | Err(_) => Proposed::Unknown(true),
+            }
+        };
+        ProposeResponse { result: Some(result) }
+    }
+}
+
+fn write_error(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Error {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => Error::NoLeader,
+        RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => Error::LeaderChanged,
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)) => {
+            Error::Unhealthy
+        }
+        RaftError::Fatal(_) => Error::Stopped,
+    }
+}

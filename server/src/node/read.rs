@@ -1,0 +1,160 @@
+//! Linearizable reads: one confirmation of leadership for all readers that wait together.
+
+use super::{Node, READERS_WAITING, peer_failure};
+use api::cleatpb::read_index_response::Result as ReadIndexResult;
+use api::error::Error;
+use openraft::ReadPolicy;
+use openraft::errors::{LinearizableReadError, RaftError};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// After a round that found no leader, before the next is tried.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// How often other tasks are let run before a round, so that their reads join it.
+const GATHERING_TURNS: usize = 4;
+
+/// What a round has confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Confirmed {
+    /// Up to where a read must have applied the log, counted from 1. This member has.
+    pub(crate) index: u64,
+    /// The term in which this member leads, if it was this one that confirmed it.
+    pub(crate) led_in: Option<u64>,
+}
+
+/// A reader that waits for a round.
+pub(super) type Waiting = oneshot::Sender<Result<Confirmed, Error>>;
+
+impl Node {
+    /// Returns once this member's state is at least as new as everything acknowledged before the call.
+    ///
+    /// # Errors
+    /// No leader, too many waiting, timed out, stopped.
+    pub(crate) async fn read_barrier(&self) -> Result<(), Error> {
+        if self.0.view.reads_need_no_round.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.confirmed_by_round().await.map(drop)
+    }
+
+    /// As [`Node::read_barrier`], with what was confirmed.
+    ///
+    /// # Errors
+    /// As [`Node::read_barrier`].
+    pub(crate) async fn confirmed(&self) -> Result<Confirmed, Error> {
+        if self.0.view.reads_need_no_round.load(Ordering::SeqCst) {
+            let led_in = *self.0.view.leads_in.borrow();
+            return Ok(Confirmed { index: self.reader().applied().0.index, led_in });
+        }
+        self.confirmed_by_round().await
+    }
+
+    async fn confirmed_by_round(&self) -> Result<Confirmed, Error> {
+        let (answer, confirmed) = oneshot::channel();
+        self.0.readers.try_send(answer).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Error::TooManyRequests,
+            mpsc::error::TrySendError::Closed(_) => Error::Stopped,
+        })?;
+        match tokio::time::timeout(self.limits().request_timeout, confirmed).await {
+            Ok(Ok(confirmed)) => confirmed,
+            Ok(Err(_)) => Err(Error::Stopped),
+            Err(_) => Err(Error::Timeout),
+        }
+    }
+
+    /// Confirms leadership once for all readers that wait together.
+    pub(super) async fn confirm_reads(self, mut waiting: mpsc::Receiver<Waiting>, stop: CancellationToken) {
+        let mut readers = Vec::new();
+        loop {
+            let got = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                got = waiting.recv_many(&mut readers, READERS_WAITING) => got,
+            };
+            if got == 0 {
+                return;
+            }
+            // A round is a request to every other member. Letting tasks run that are about to read makes one of several;
+            // on an idle member there are none, and this costs nothing.
+            for _ in 0..GATHERING_TURNS {
+                tokio::task::yield_now().await;
+                while let Ok(reader) = waiting.try_recv() {
+                    readers.push(reader);
+                }
+            }
+            let confirmed = tokio::select! {
+                biased;
+                confirmed = self.confirm() => confirmed,
+                () = stop.cancelled() => Err(Error::Stopped),
+            };
+            let stats = &self.0.stats;
+            stats.reads_failed.fetch_add(u64::from(confirmed.is_err()), Ordering::Relaxed);
+            stats.reads_timed_out.fetch_add(u64::from(confirmed == Err(Error::Timeout)), Ordering::Relaxed);
+            for reader in readers.drain(..) {
+                // A reader that stopped waiting needs no answer.
+                reader.send(confirmed).ok();
+            }
+        }
+    }
+
+    /// Asks until somebody leads, for as long as a request may take. Asking again is safe: the readers wait since before.
+    async fn confirm(&self) -> Result<Confirmed, Error> {
+        let deadline = Instant::now() + self.limits().request_timeout;
+        loop {
+            let mut leader = self.watch_leader();
+            leader.mark_unchanged();
+            let confirmed = async {
+                tokio::select! {
+                    biased;
+                    confirmed = self.confirm_once() => confirmed,
+                    // The one that was asked may never answer.
+                    _ = leader.changed() => Err(Error::LeaderChanged),
+                }
+            };
+            match tokio::time::timeout_at(deadline, confirmed).await {
+                Ok(Ok(confirmed)) => {
+                    let applied = self.0.parts.forwards.wait_applied(confirmed.index);
+                    return match tokio::time::timeout_at(deadline, applied).await {
+                        Ok(true) => Ok(confirmed),
+                        Ok(false) => Err(Error::Stopped),
+                        Err(_) => Err(Error::TimeoutWaitApplied),
+                    };
+                }
+                Ok(Err(Error::Stopped)) => return Err(Error::Stopped),
+                Ok(Err(_)) if Instant::now() + RETRY < deadline => {}
+                // As in etcd, which does not say what it was waiting for.
+                Ok(Err(error)) => return Err(if error == Error::NoLeader { Error::Timeout } else { error }),
+                Err(_) => return Err(Error::Timeout),
+            }
+            // Whatever comes first: somebody else leads, or the one that did not answer tries again.
+            tokio::time::timeout(RETRY, leader.changed()).await.ok();
+        }
+    }
+
+    async fn confirm_once(&self) -> Result<Confirmed, Error> {
+        if self.is_leader() {
+            return self.confirm_leading().await;
+        }
+        let asked = self.leading_peer()?;
+        match asked.read_index().await.map_err(|error| peer_failure(&error))?.result {
+            Some(ReadIndexResult::Index(at)) => Ok(Confirmed { index: at.index, led_in: None }),
+            Some(ReadIndexResult::Leader(_)) | None => Err(Error::NoLeader),
+        }
+    }
+
+    /// Makes sure that this member leads.
+    async fn confirm_leading(&self) -> Result<Confirmed, Error> {
+        let linearizer = self.raft().get_read_linearizer(ReadPolicy::ReadIndex).await.map_err(|error| match error {
+            RaftError::APIError(LinearizableReadError::ForwardToLeader(_)) => Error::NoLeader,
+            RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) => Error::Timeout,
+            RaftError::Fatal(_) => Error::Stopped,
+        })?;
+        // Of the leadership that was confirmed, be the entry this leader's own or not.
+        let at = linearizer.read_log_id().log_id();
+        Ok(Confirmed { index: at.index + 1, led_in: Some(at.leader_id.term) })
+    }
+}

@@ -1,0 +1,154 @@
+//! What raft last said, in a form that costs an atomic load to read.
+//!
+//! Raft remembers a leader until it knows of another one. Whoever asks for a leader wants one that works: a follower
+//! that has not heard from the leader for an election timeout has none, and neither has a leader that a majority has not
+//! answered for as long.
+
+use super::Identity;
+use crate::raft::types::{Membership, StoredMembership, TypeConfig};
+use crate::sync::watch;
+use openraft::metrics::{RaftMetrics, RaftServerMetrics};
+use openraft::{Instant as _, ServerState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// See the module.
+pub(super) struct View {
+    identity: Identity,
+    election_timeout: Duration,
+    started: Instant,
+    pub(super) term: AtomicU64,
+    /// Who leads, as raft says; 0 for none.
+    raft_leader: AtomicU64,
+    pub(super) leader_changes: AtomicU64,
+    /// When the leader was last heard, in milliseconds since the start.
+    heard: AtomicU64,
+    /// Who leads and works; 0 for none.
+    leader: watch::Sender<u64>,
+    /// The term in which this member leads and has applied an entry of its own.
+    pub(super) leads_in: watch::Sender<Option<u64>>,
+    /// Leads, is the only voter, and has applied an entry of its own term.
+    pub(super) reads_need_no_round: AtomicBool,
+    /// A change of the membership is under way: this member may not be the only voter any more.
+    membership_changes: AtomicBool,
+    /// The newest membership, which may not be committed.
+    membership: watch::Sender<Arc<StoredMembership>>,
+}
+
+impl View {
+    pub(super) fn new(identity: Identity, election_timeout: Duration) -> Self {
+        Self {
+            identity,
+            election_timeout,
+            started: Instant::now(),
+            term: AtomicU64::default(),
+            raft_leader: AtomicU64::default(),
+            leader_changes: AtomicU64::default(),
+            heard: AtomicU64::default(),
+            leader: watch::Sender::default(),
+            leads_in: watch::Sender::default(),
+            reads_need_no_round: AtomicBool::default(),
+            membership_changes: AtomicBool::default(),
+            membership: watch::Sender::default(),
+        }
+    }
+
+    /// The leader, 0 for none.
+    pub(super) fn leader(&self) -> u64 {
+        *self.leader.borrow()
+    }
+
+    pub(super) fn watch_leader(&self) -> watch::Receiver<u64> {
+        self.leader.subscribe()
+    }
+
+    pub(super) fn membership(&self) -> Arc<StoredMembership> {
+        Arc::clone(&self.membership.borrow())
+    }
+
+    pub(super) fn watch_membership(&self) -> watch::Receiver<Arc<StoredMembership>> {
+        self.membership.subscribe()
+    }
+
+    /// The leader sent something.
+    pub(super) fn hear(&self) {
+        self.heard.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// From now on a read asks the others, until the change is over and [`View::look`] finds this member alone.
+    pub(super) fn begin_membership_change(&self) {
+        self.membership_changes.store(true, Ordering::SeqCst);
+        self.reads_need_no_round.store(false, Ordering::SeqCst);
+    }
+
+    pub(super) fn end_membership_change(&self) {
+        self.membership_changes.store(false, Ordering::SeqCst);
+    }
+
+    fn is_only_voter(&self, membership: &Membership) -> bool {
+        membership.voter_ids().eq([self.identity.member_id])
+    }
+
+    /// Takes over what raft says; false while more is to come.
+    pub(super) fn look(&self, now: &RaftMetrics<TypeConfig>, rare: &RaftServerMetrics<TypeConfig>) -> bool {
+        let leader = now.current_leader.unwrap_or(0);
+        self.term.store(now.current_term, Ordering::Relaxed);
+        let before = self.raft_leader.swap(leader, Ordering::Relaxed);
+        if before != leader {
+            // A new leader has the time that an old one has.
+            self.hear();
+            if leader != 0 {
+                self.leader_changes.fetch_add(1, Ordering::Relaxed);
+                tracing::info!(leader = format_args!("{leader:x}"), term = now.current_term, "elected leader");
+            } else {
+                tracing::warn!(lost = format_args!("{before:x}"), term = now.current_term, "lost the leader");
+            }
+        }
+        self.membership.send_if_modified(|before| {
+            let is_new = **before != *now.membership_config;
+            if is_new {
+                before.clone_from(&now.membership_config);
+            }
+            is_new
+        });
+        let only_voter = self.is_only_voter(now.membership_config.membership());
+        let leads = now.state == ServerState::Leader && now.running_state.is_ok();
+        // Not before an entry of its own term is applied: until then the store lacks what others committed.
+        let applied_own = now.last_applied.is_some_and(|id| id.leader_id.term == now.current_term);
+        let is_settled = !self.membership_changes.load(Ordering::SeqCst);
+        self.reads_need_no_round.store(leads && only_voter && applied_own && is_settled, Ordering::SeqCst);
+        if self.membership_changes.load(Ordering::SeqCst) {
+            // It began meanwhile.
+            self.reads_need_no_round.store(false, Ordering::SeqCst);
+        }
+        let leads_in = (leads && applied_own).then_some(now.current_term);
+        self.leads_in.send_if_modified(|before| std::mem::replace(before, leads_in) != leads_in);
+        self.judge_leader(now);
+        let agree = now.state == rare.state
+            && now.current_leader == rare.current_leader
+            && now.vote == rare.vote
+            && now.membership_config == rare.membership_config;
+        agree && (applied_own || !leads)
+    }
+
+    /// Decides whether the leader works.
+    pub(super) fn judge_leader(&self, now: &RaftMetrics<TypeConfig>) {
+        let leader = self.raft_leader.load(Ordering::Relaxed);
+        let works = if leader == self.identity.member_id {
+            let alone = self.is_only_voter(now.membership_config.membership());
+            let answered = now.last_quorum_acked.as_ref().map(|at| at.elapsed());
+            // A leader that was just elected has not been answered yet.
+            alone || self.silence() < self.election_timeout || answered.is_some_and(|it| it < self.election_timeout)
+        } else {
+            self.silence() < self.election_timeout
+        };
+        let leader = if works { leader } else { 0 };
+        self.leader.send_if_modified(|before| std::mem::replace(before, leader) != leader);
+    }
+
+    fn silence(&self) -> Duration {
+        self.started.elapsed().saturating_sub(Duration::from_millis(self.heard.load(Ordering::Relaxed)))
+    }
+}

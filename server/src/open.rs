@@ -1,0 +1,251 @@
+//! Opens what is below the services: log, store, raft, and how they hear of each other.
+
+use crate::background::{EndSender, fault_sender};
+use crate::bootstrap::Beginning;
+use crate::config::Config;
+use crate::data_dir::DataDir;
+use crate::lessor::Lessor;
+use crate::metrics::Metrics;
+use crate::node::forwards::Forwards;
+use crate::peer::Transport;
+use crate::peer::link::{Caller, Links};
+use crate::raft::alone;
+use crate::raft::log_store::{LogExtent, LogStore, LogStoreOptions};
+use crate::raft::network::Network;
+use crate::raft::snapshot::Receiver;
+use crate::raft::state_machine::{Observer, StateMachine, raft_position};
+use crate::raft::types::Raft;
+use crate::raft::wal::WalStats;
+use crate::server::StartError;
+use crate::storage::{DatabaseFailure, FLUSH_EARLY_BYTES, FaultSender, FlushObserver, Pace, Storage};
+use crate::tls::PeerConnector;
+use crate::watch::hub::Hub;
+use openraft::async_runtime::WatchReceiver;
+use openraft::{ServerState, SnapshotPolicy};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use store::{Applied, Notice, Reader};
+
+/// How long the only voter may take to elect itself: two writes to the log.
+const ELECTION_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long a snapshot may take; a receiver that takes nothing is given up much earlier.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_hours(1);
+
+/// The open parts below the services.
+pub(crate) struct Core {
+    pub(crate) raft: Raft<StateMachine>,
+    pub(crate) reader: Reader,
+    pub(crate) log: Arc<WalStats>,
+    pub(crate) log_extent: LogExtent,
+    pub(crate) storage: Storage,
+    pub(crate) storage_thread: std::thread::JoinHandle<()>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) lessor: Arc<Lessor>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) forwards: Arc<Forwards>,
+    pub(crate) snapshots: Receiver,
+}
+
+/// Opens log and store and starts raft on them.
+pub(crate) async fn open_core(
+    config: &Config,
+    data_dir: &DataDir,
+    beginning: &Beginning,
+    metrics: &Arc<Metrics>,
+    (ends, connector): (EndSender, PeerConnector),
+) -> Result<Core, StartError> {
+    let identity = beginning.identity;
+    let faults = fault_sender(ends);
+    let wal_dir = config.wal_dir.clone().unwrap_or_else(|| data_dir.member().join("wal"));
+    let database = data_dir.member().join("store.redb");
+    LogStore::check_exists(&wal_dir, &database)?;
+    let mut log = LogStore::open(&wal_dir, log_options(config, metrics, faults.clone()))?;
+    let (log_stats, log_extent) = (log.stats(), log.extent());
+    let (writer, flusher, reader) =
+        store::open(&database, store::Options::default()).map_err(|fault| DatabaseFailure::new(&database, fault))?;
+    log.check_follows(&wal_dir, &database, raft_position(reader.applied().0))?;
+    // Until it is known that there are no peers.
+    log_extent.set_writes_inline(false);
+    if config.force_new_cluster {
+        let peer_urls = config.initial_advertise_peer_urls.clone();
+        alone::force(&mut log, &reader, identity.member_id, peer_urls).await.map_err(StartError::Raft)?;
+    }
+    let pace = Pace {
+        flush_interval: config.flush_interval,
+        compaction_keys: config.compaction_batch_limit,
+        compaction_pause: config.compaction_sleep_interval,
+    };
+    let compaction = Arc::new(Mutex::new(None));
+    let on_flush = count_flushes(metrics, Arc::clone(&compaction));
+    let (storage, storage_thread) = Storage::start(flusher, &database, pace, on_flush, faults)
+        .map_err(|error| StartError::Internal(error.to_string()))?;
+    let hub = Arc::new(Hub::new(reader.revision()));
+    let lessor = Arc::new(Lessor::new(config.election_timeout));
+    let observed = Observed {
+        metrics: Arc::clone(metrics),
+        reader: reader.clone(),
+        storage: storage.clone(),
+        hub: Arc::clone(&hub),
+        lessor: Arc::clone(&lessor),
+        slow_apply: config.warning_apply_duration,
+        compaction,
+    };
+    let caller = Caller { cluster_id: identity.cluster_id, member_id: identity.member_id };
+    let transport: Arc<dyn Transport> = Arc::new(Links::new(caller, config.election_timeout, connector));
+    let forwards = Arc::new(Forwards::new(identity.member_id, rand::random(), reader.applied().0.index));
+    let state_machine = StateMachine::new(writer, reader.clone(), Box::new(observed), Arc::clone(&forwards));
+    let network = Network::new(Arc::clone(&transport));
+    let raft = Raft::new(identity.member_id, raft_config(config)?, network, log, state_machine)
+        .await
+        .map_err(|error| StartError::Raft(error.to_string()))?;
+    found(&raft, beginning, data_dir).await?;
+    let snapshots = Receiver::new(database, store::Options::default());
+    let log = log_stats;
+    Ok(Core { raft, reader, log, log_extent, storage, storage_thread, hub, lessor, transport, forwards, snapshots })
+}
+
+/// Counts what flushes write, and how long compactions take from `begun` on.
+fn count_flushes(metrics: &Metrics, begun: Arc<Mutex<Option<Instant>>>) -> FlushObserver {
+    let (commits, mvcc) = (metrics.disk.backend_commit_seconds.clone(), metrics.mvcc.clone());
+    Box::new(move |flushed: &store::Flushed, took: Duration| {
+        if flushed.compaction_finished.is_some() {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            mvcc.db_compaction_last.set(now.as_secs() as i64);
+            // One that a restart interrupted has no beginning to count from.
+            if let Some(begun) = begun.lock().take() {
+                mvcc.db_compaction_total_ms.observe(Instant::elapsed(&begun).as_secs_f64() * 1000.0);
+            }
+        }
+        if flushed.changes > 0 || flushed.deleted > 0 {
+            commits.observe(took.as_secs_f64());
+            mvcc.db_compaction_keys.inc_by(flushed.deleted as u64);
+        }
+    })
+}
+
+fn log_options(config: &Config, metrics: &Arc<Metrics>, faults: FaultSender) -> LogStoreOptions {
+    let fsync = metrics.disk.wal_fsync_seconds.clone();
+    if config.unsafe_no_fsync {
+        tracing::warn!("--unsafe-no-fsync: a crash loses acknowledged writes");
+    }
+    LogStoreOptions {
+        sync: !config.unsafe_no_fsync,
+        on_sync: Box::new(move |took| fsync.observe(took.as_secs_f64())),
+        on_fault: Box::new(move |error| {
+            // A report that does not fit joins one that is being handled.
+            drop(faults.try_send(error.to_string()));
+        }),
+        ..LogStoreOptions::default()
+    }
+}
+
+/// What hears of every applied batch.
+struct Observed {
+    metrics: Arc<Metrics>,
+    reader: Reader,
+    storage: Storage,
+    hub: Arc<Hub>,
+    lessor: Arc<Lessor>,
+    slow_apply: Duration,
+    /// When the compaction began that is not finished.
+    compaction: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Observer for Observed {
+    fn applied(&self, applied: &Applied, took: Duration) {
+        self.hub.publish(&applied.changes);
+        self.lessor.observe(&applied.notices);
+        if self.reader.tail_bytes() > FLUSH_EARLY_BYTES {
+            self.storage.flush_soon();
+        }
+        self.count(applied);
+        if took > self.slow_apply {
+            self.metrics.server.slow_apply.inc();
+            tracing::warn!(?took, expected = ?self.slow_apply, "apply request took too long");
+        }
+    }
+
+    fn installed(&self, revision: i64) {
+        self.hub.replaced(revision);
+    }
+}
+
+impl Observed {
+    fn count(&self, applied: &Applied) {
+        let (mut puts, mut deletes, mut put_bytes) = (0, 0, 0);
+        for event in applied.changes.iter().flat_map(|change| &change.events) {
+            if event.deleted {
+                deletes += 1;
+            } else {
+                puts += 1;
+                put_bytes += event.kv.as_bytes().len();
+            }
+        }
+        self.metrics.mvcc.total_put_size_bytes.add(put_bytes as i64);
+        self.metrics.mvcc.puts.inc_by(puts);
+        self.metrics.mvcc.deletes.inc_by(deletes);
+        for notice in &applied.notices {
+            match notice {
+                Notice::LeaseGranted { ttl, .. } => {
+                    self.metrics.lease.granted.inc();
+                    self.metrics.lease.ttl_seconds.observe(*ttl as f64);
+                }
+                Notice::LeaseRevoked { .. } => self.metrics.lease.revoked.inc(),
+                Notice::Compacted { .. } => {
+                    self.compaction.lock().get_or_insert_with(Instant::now);
+                }
+                Notice::LeaseCheckpointed { .. } | Notice::AlarmsChanged => {}
+            }
+        }
+    }
+}
+
+fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, StartError> {
+    let election_ms = config.election_timeout.as_millis() as u64;
+    let raft = openraft::Config {
+        cluster_name: config.initial_cluster_token.clone(),
+        heartbeat_interval: config.heartbeat_interval.as_millis() as u64,
+        // A follower also waits for the leader's lease, as long as the maximum: the sum is etcd's range.
+        election_timeout_min: election_ms * 45 / 100,
+        election_timeout_max: election_ms * 60 / 100,
+        enable_pre_vote: Some(config.pre_vote),
+        // Until [`found`] allows it.
+        enable_elect: false,
+        // Several appends of full size are on their way at a time.
+        max_payload_entries: 1024,
+        install_snapshot_timeout: SNAPSHOT_TIMEOUT.as_millis() as u64,
+        // A leader that resumed its old term would count as caught up before it has applied its log again.
+        enable_leader_restore: Some(false),
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: config.snapshot_catchup_entries,
+        ..openraft::Config::default()
+    };
+    raft.validate().map(Arc::new).map_err(|error| StartError::Raft(error.to_string()))
+}
+
+/// Founds the cluster at the first start. The only voter of a cluster takes up leadership at once: it has nobody to
+/// wait for.
+async fn found(raft: &Raft<StateMachine>, beginning: &Beginning, data_dir: &DataDir) -> Result<(), StartError> {
+    let raft_error = |error: &dyn std::fmt::Display| StartError::Raft(error.to_string());
+    let member_id = beginning.identity.member_id;
+    if raft.is_initialized().await.map_err(|error| raft_error(&error))? {
+        let stored = Arc::clone(&raft.metrics().borrow_watched().membership_config);
+        // A log that knows nobody yet belongs to a member that joins.
+        let known = stored.membership();
+        if known.nodes().next().is_some() && known.get_node(&member_id).is_none() && !beginning.founders.is_empty() {
+            return Err(StartError::OtherMember { dir: data_dir.path().to_owned(), member_id });
+        }
+    } else if !beginning.founders.is_empty() {
+        raft.initialize(beginning.founders.clone()).await.map_err(|error| raft_error(&error))?;
+    }
+    if raft.voter_ids().eq([member_id]) {
+        raft.trigger().elect(false).await.map_err(|error| raft_error(&error))?;
+        let elected = raft.wait(Some(ELECTION_DEADLINE)).state(ServerState::Leader, "the only voter leads").await;
+        elected.map_err(|error| raft_error(&error))?;
+    }
+    // Not before: an election by the clock beside this one makes openraft warn of answers from another term.
+    raft.runtime_config().elect(true);
+    Ok(())
+}

@@ -1,0 +1,307 @@
+//! Reaching other members: one HTTP/2 connection to each, made when it is first needed and again whenever it broke.
+//!
+//! All calls to a member share its connection. Its peer URLs are tried in turn, the one that worked last first, and a
+//! connection on which nothing arrives is given up after about an election timeout, so that a member behind a broken
+//! network is found again as soon as it is back.
+
+use super::address::PeerUrl;
+use super::{Answers, PeerApi, PeerError, Transport};
+use crate::tls::{PeerConnector, PeerStream};
+use api::cleatpb::peer_client::PeerClient;
+use api::cleatpb::{
+    AppendRequest, AppendResponse, LeaseRenewRequest, LeaseRenewResponse, MembershipChange, MembershipChanged,
+    ProposeRequest, ProposeResponse, ReadIndexRequest, ReadIndexResponse, SnapshotPiece, SnapshotReceipt,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use api::error::Error;
+use api::etcdserverpb::{LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
+use futures::stream::{BoxStream, Stream, StreamExt as _};
+use hyper_util::rt::TokioIo;
+use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Code, Request, Status};
+
+/// Metadata of every call: which cluster, from whom, to whom. Ids are hexadecimal.
+pub(crate) const CLUSTER: &str = "cleat-cluster-id";
+pub(crate) const FROM: &str = "cleat-from";
+pub(crate) const TO: &str = "cleat-to";
+
+/// What a peer answers to a member that was removed.
+pub(crate) const REMOVED: &str = "the member has been permanently removed from the cluster";
+
+/// What it answers to a member of another cluster.
+pub(crate) const OTHER_CLUSTER: &str = "cluster ID mismatch";
+
+/// Bytes on their way in one stream: several appends of full size.
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// An append carries one entry of any size, or several up to 1 MiB; entries are bounded by the largest request.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 30;
+
+/// The same member is complained about once in this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Marks an error of connecting, so that a request that never left is told from one that was lost.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NotConnected(String);
+
+/// Who is calling.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    pub(crate) cluster_id: u64,
+    pub(crate) member_id: u64,
+}
+
+/// The connections to all other members.
+pub(crate) struct Links {
+    caller: Caller,
+    /// Silence on a connection before it is checked, and again before it is given up.
+    patience: Duration,
+    connector: PeerConnector,
+    peers: RwLock<BTreeMap<u64, Arc<Link>>>,
+}
+
+/// The connection to one member.
+pub(crate) struct Link {
+    urls: Vec<String>,
+    client: PeerClient<Channel>,
+    cluster: MetadataValue<Ascii>,
+    from: MetadataValue<Ascii>,
+    to: MetadataValue<Ascii>,
+    /// When a refusal was logged.
+    told: Mutex<Option<Instant>>,
+}
+
+impl Links {
+    pub(crate) fn new(caller: Caller, election_timeout: Duration, connector: PeerConnector) -> Self {
+        Self { caller, patience: election_timeout / 2, connector, peers: RwLock::default() }
+    }
+}
+
+impl Transport for Links {
+    fn peer(&self, id: u64) -> Option<Arc<dyn PeerApi>> {
+        let link = Arc::clone(self.peers.read().get(&id)?);
+        Some(link)
+    }
+
+    fn set_members(&self, members: &BTreeMap<u64, Vec<String>>) {
+        let mut peers = self.peers.write();
+        peers.retain(|id, link| members.get(id) == Some(&link.urls));
+        for (id, urls) in members {
+            if *id != self.caller.member_id && !peers.contains_key(id) {
+                let link = Link::new(self.caller, *id, urls.clone(), self.patience, self.connector.clone());
+                peers.insert(*id, Arc::new(link));
+            }
+        }
+    }
+}
+
+fn hex(id: u64) -> MetadataValue<Ascii> {
+    // Invariant: hexadecimal digits are ASCII.
+    format!("{id:x}").parse().expect("invariant: digits are ASCII")
+}
+
+impl Link {
+    fn new(caller: Caller, to: u64, urls: Vec<String>, patience: Duration, connector: PeerConnector) -> Self {
+        let targets: Arc<[PeerUrl]> = urls.iter().filter_map(|url| PeerUrl::parse(url)).collect();
+        let next = Arc::new(AtomicUsize::new(0));
+        let lost = Arc::new(Mutex::new(None));
+        // The URI names nothing: the connector knows where to go.
+        let endpoint = Endpoint::from_static("http://peer")
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .http2_keep_alive_interval(patience)
+            .keep_alive_timeout(patience)
+            .keep_alive_while_idle(true);
+        let connector = tower::service_fn(move |_: Uri| {
+            let (targets, next, connector) = (Arc::clone(&targets), Arc::clone(&next), connector.clone());
+            let lost = Arc::clone(&lost);
+            async move {
+                let connected = connect(&connector, &targets, &next).await;
+                tell(to, &lost, connected.as_ref().err());
+                connected.map(TokioIo::new)
+            }
+        });
+        let client = PeerClient::new(endpoint.connect_with_connector_lazy(connector))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        Self {
+            urls,
+            client,
+            cluster: hex(caller.cluster_id),
+            from: hex(caller.member_id),
+            to: hex(to),
+            told: Mutex::default(),
+        }
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let metadata = request.metadata_mut();
+        metadata.insert(CLUSTER, self.cluster.clone());
+        metadata.insert(FROM, self.from.clone());
+        metadata.insert(TO, self.to.clone());
+        request
+    }
+
+    /// What a failed call means. A refusal that somebody must mend is logged, once in a while.
+    fn failure(&self, status: &Status) -> PeerError {
+        let error = peer_error(status);
+        if matches!(error, PeerError::OtherCluster(_) | PeerError::Removed) {
+            let mut told = self.told.lock();
+            if told.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
+                *told = Some(Instant::now());
+                tracing::error!(peer_urls = ?self.urls, %error, "another member refuses to talk to this one");
+            }
+        }
+        error
+    }
+
+    fn client(&self) -> PeerClient<Channel> {
+        self.client.clone()
+    }
+}
+
+/// Logs that a member cannot be reached, and that it can again; the same trouble once in a while.
+fn tell(member_id: u64, lost: &Mutex<Option<Instant>>, error: Option<&io::Error>) {
+    let mut lost = lost.lock();
+    let remote = format_args!("{member_id:x}");
+    match error {
+        None => {
+            if lost.take().is_some() {
+                tracing::info!(remote_member_id = remote, "reached a member again");
+            }
+        }
+        Some(error) if lost.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) => {
+            *lost = Some(Instant::now());
+            tracing::warn!(remote_member_id = remote, %error, "cannot reach a member, trying again");
+        }
+        Some(_) => {}
+    }
+}
+
+/// Connects to the URL that worked last, or else to the others in turn.
+async fn connect(connector: &PeerConnector, targets: &[PeerUrl], next: &AtomicUsize) -> io::Result<PeerStream> {
+    let first = next.load(Ordering::Relaxed);
+    let mut reason = "it has no peer URL that can be used".to_owned();
+    for offset in 0..targets.len() {
+        let at = (first + offset) % targets.len();
+        let url = &targets[at];
+        let connecting = connector.connect(&url.host, url.port, url.is_tls);
+        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(Ok(stream)) => {
+                next.store(at, Ordering::Relaxed);
+                return Ok(stream);
+            }
+            Ok(Err(error)) => reason = format!("{url}: {error}"),
+            Err(_) => reason = format!("{url}: no answer within {CONNECT_TIMEOUT:?}"),
+        }
+    }
+    Err(io::Error::other(NotConnected(reason)))
+}
+
+/// What a failed call means.
+fn peer_error(status: &Status) -> PeerError {
+    let mut source = status.source();
+    while let Some(error) = source {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(NotConnected(reason)) = inner.and_then(|inner| inner.downcast_ref()) {
+            return PeerError::NotSent(reason.clone());
+        }
+        source = error.source();
+    }
+    let text = status.message();
+    match status.code() {
+        Code::PermissionDenied if text == REMOVED => PeerError::Removed,
+        Code::FailedPrecondition if text.starts_with(OTHER_CLUSTER) => PeerError::OtherCluster(text.to_owned()),
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded | Code::Internal
+            if !Error::ALL.iter().any(|known| known.text() == text) =>
+        {
+            PeerError::Lost(text.to_owned())
+        }
+        _ => match Error::ALL.iter().find(|known| known.text() == text) {
+            Some(known) => PeerError::Refused(*known),
+            None => PeerError::Invalid(text.to_owned()),
+        },
+    }
+}
+
+fn answers<T: Send + 'static>(stream: tonic::Streaming<T>) -> Answers<T> {
+    stream.map(|item| item.map_err(|status| peer_error(&status))).boxed()
+}
+
+/// A stream of requests as a type with a name: the compiler cannot tell that a call with a boxed one may change threads.
+struct Messages<T>(BoxStream<'static, T>);
+
+impl<T> Stream for Messages<T> {
+    type Item = T;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        self.0.poll_next_unpin(cx)
+    }
+}
+
+macro_rules! unary {
+    ($link:ident, $method:ident, $message:expr) => {
+        match $link.client().$method($link.request($message)).await {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err($link.failure(&status)),
+        }
+    };
+}
+
+#[tonic::async_trait]
+impl PeerApi for Link {
+    async fn append(&self, requests: BoxStream<'static, AppendRequest>) -> Result<Answers<AppendResponse>, PeerError> {
+        unary!(self, append, Messages(requests)).map(answers)
+    }
+
+    async fn vote(&self, request: VoteRequest) -> Result<VoteResponse, PeerError> {
+        unary!(self, vote, request)
+    }
+
+    async fn transfer_leader(&self, request: TransferLeaderRequest) -> Result<TransferLeaderResponse, PeerError> {
+        unary!(self, transfer_leader, request)
+    }
+
+    async fn install_snapshot(
+        &self,
+        pieces: BoxStream<'static, SnapshotPiece>,
+    ) -> Result<Answers<SnapshotReceipt>, PeerError> {
+        unary!(self, install_snapshot, Messages(pieces)).map(answers)
+    }
+
+    async fn propose(&self, request: ProposeRequest) -> Result<ProposeResponse, PeerError> {
+        unary!(self, propose, request)
+    }
+
+    async fn read_index(&self) -> Result<ReadIndexResponse, PeerError> {
+        unary!(self, read_index, ReadIndexRequest {})
+    }
+
+    async fn lease_renew(&self, request: LeaseRenewRequest) -> Result<LeaseRenewResponse, PeerError> {
+        unary!(self, lease_renew, request)
+    }
+
+    async fn lease_time_to_live(&self, request: LeaseTimeToLiveRequest) -> Result<LeaseTimeToLiveResponse, PeerError> {
+        unary!(self, lease_time_to_live, request)
+    }
+
+    async fn change_membership(&self, change: MembershipChange) -> Result<MembershipChanged, PeerError> {
+        unary!(self, change_membership, change)
+    }
+}

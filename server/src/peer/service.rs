@@ -1,0 +1,129 @@
+//! Answers what other members ask.
+
+use super::{Answers, PeerApi, PeerError};
+use crate::cluster::Cluster;
+use crate::node::Node;
+use crate::raft::types::Payload;
+use crate::raft::{snapshot, wire};
+use crate::v3::lease::LeaseService;
+use api::cleatpb::read_index_response::Result as ReadIndexResult;
+use api::cleatpb::{
+    AppendRequest, AppendResponse, LeaseRenewRequest, LeaseRenewResponse, LogId, MembershipChange, MembershipChanged,
+    ProposeRequest, ProposeResponse, ReadIndexResponse, SnapshotPiece, SnapshotReceipt, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use api::error::Error;
+use api::etcdserverpb::{LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
+use futures::stream::{BoxStream, StreamExt as _};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// Requests of other members that are worked on at a time, beside raft's own. Each may be a batch of a thousand
+/// commands.
+const FORWARDED_IN_FLIGHT: usize = 256;
+
+/// Leases in one request for their renewal.
+const LEASES_IN_REQUEST: usize = 10_000;
+
+/// See the module.
+pub(crate) struct PeerService {
+    node: Node,
+    leases: LeaseService,
+    cluster: Arc<Cluster>,
+    snapshots: snapshot::Receiver,
+    in_flight: Semaphore,
+}
+
+impl PeerService {
+    pub(crate) fn new(node: Node, leases: LeaseService, cluster: Arc<Cluster>, snapshots: snapshot::Receiver) -> Self {
+        Self { node, leases, cluster, snapshots, in_flight: Semaphore::new(FORWARDED_IN_FLIGHT) }
+    }
+
+    fn admit(&self) -> Result<tokio::sync::SemaphorePermit<'_>, PeerError> {
+        self.in_flight.try_acquire().map_err(|_| PeerError::Refused(Error::TooManyRequests))
+    }
+}
+
+fn malformed(error: &wire::WireError) -> PeerError {
+    PeerError::Invalid(error.to_string())
+}
+
+fn stopped<T>(_: T) -> PeerError {
+    PeerError::Refused(Error::Stopped)
+}
+
+#[tonic::async_trait]
+impl PeerApi for PeerService {
+    async fn append(&self, requests: BoxStream<'static, AppendRequest>) -> Result<Answers<AppendResponse>, PeerError> {
+        let node = self.node.clone();
+        let requests = requests
+            .map(move |request| {
+                node.hear_leader();
+                wire::from_append(request)
+            })
+            // A sender of what can not be read is not asked for more.
+            .scan((), |(), request| {
+                let request = request.inspect_err(|error| tracing::error!(%error, "refusing entries of a peer"));
+                std::future::ready(request.ok())
+            });
+        let results = self.node.raft().stream_append(requests);
+        let answers = results.map(|result| result.map(|result| wire::to_appended(&result)).map_err(stopped));
+        Ok(answers.boxed())
+    }
+
+    async fn vote(&self, request: VoteRequest) -> Result<VoteResponse, PeerError> {
+        let vote = wire::from_vote(&request).map_err(|error| malformed(&error))?;
+        let raft = self.node.raft();
+        let answer = if request.is_trial { raft.pre_vote(vote).await } else { raft.vote(vote).await };
+        answer.map(|answer| wire::to_voted(&answer)).map_err(stopped)
+    }
+
+    async fn transfer_leader(&self, request: TransferLeaderRequest) -> Result<TransferLeaderResponse, PeerError> {
+        let request = wire::from_transfer(&request).map_err(|error| malformed(&error))?;
+        let answer = self.node.raft().handle_transfer_leader(request).await.map_err(stopped)?;
+        Ok(wire::to_transferred(answer))
+    }
+
+    async fn install_snapshot(
+        &self,
+        pieces: BoxStream<'static, SnapshotPiece>,
+    ) -> Result<Answers<SnapshotReceipt>, PeerError> {
+        self.snapshots.receive(self.node.clone(), pieces)
+    }
+
+    async fn propose(&self, request: ProposeRequest) -> Result<ProposeResponse, PeerError> {
+        let _permit = self.admit()?;
+        let payload = Payload::decode(&request.batch).map_err(|error| PeerError::Invalid(error.to_string()))?;
+        Ok(self.node.propose_for(payload).await)
+    }
+
+    async fn read_index(&self) -> Result<ReadIndexResponse, PeerError> {
+        let leader = self.node.leader();
+        let result = if leader == self.node.identity().member_id {
+            let index = self.node.confirmed().await.map_err(PeerError::Refused)?.index;
+            ReadIndexResult::Index(LogId { term: self.node.term(), index })
+        } else {
+            ReadIndexResult::Leader(leader)
+        };
+        Ok(ReadIndexResponse { result: Some(result) })
+    }
+
+    async fn lease_renew(&self, request: LeaseRenewRequest) -> Result<LeaseRenewResponse, PeerError> {
+        let _permit = self.admit()?;
+        if request.ids.len() > LEASES_IN_REQUEST {
+            return Err(PeerError::Refused(Error::TooManyRequests));
+        }
+        let ttls = self.leases.renew_here(&request.ids).await.map_err(PeerError::Refused)?;
+        Ok(LeaseRenewResponse { ttls })
+    }
+
+    async fn lease_time_to_live(&self, request: LeaseTimeToLiveRequest) -> Result<LeaseTimeToLiveResponse, PeerError> {
+        let _permit = self.admit()?;
+        self.leases.time_to_live_here(request).await.map_err(PeerError::Refused)
+    }
+
+    async fn change_membership(&self, change: MembershipChange) -> Result<MembershipChanged, PeerError> {
+        let _permit = self.admit()?;
+        self.cluster.change_here(change).await.map_err(PeerError::Refused)
+    }
+}

@@ -1,0 +1,305 @@
+//! The whole store, from the leader to a member that is too far behind for the log.
+//!
+//! The sender reads one view of its database, which blocks nobody; the receiver fills a new database beside the one in
+//! use, which is exchanged at the end. Either side keeps what it has for a while after the connection broke: the next
+//! attempt goes on there.
+//!
+//! ```text
+//! leader    head ──────────────> frames ... ──────────────> last
+//! follower        <── progress            <── receipts           <── installed
+//! ```
+
+use super::state_machine::{SnapshotSource, raft_position, raft_state};
+use super::types::{SnapshotMeta, TypeConfig, Vote};
+use super::wire;
+use crate::node::Node;
+use crate::peer::{Answers, PeerApi, PeerError};
+use crate::storage::Receiving;
+use api::cleatpb::{SnapshotHead, SnapshotPiece, SnapshotReceipt};
+use api::error::Error;
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt as _};
+use openraft::alias::SnapshotOf;
+use parking_lot::Mutex;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use store::snapshot::Snapshot;
+use store::{Fault, Position, Progress, Reader};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// Pieces between the reading thread and the connection, and between the connection and the writing thread. A piece is
+/// a frame of the store, 32 KiB and more.
+const PIECES_WAITING: usize = 32;
+
+/// A receipt is sent after so many bytes, and the sender is never further ahead than the windows of the connection.
+const RECEIPT_BYTES: u64 = 4 << 20;
+
+/// A stream on which nothing arrives for so long is given up.
+const STALL: Duration = Duration::from_secs(30);
+
+/// How long an unfinished snapshot is kept for another attempt, by either side. The sender's database can not use space
+/// again meanwhile.
+const KEPT: Duration = Duration::from_mins(1);
+
+/// A snapshot whose receiver was lost, for its return.
+#[derive(Default)]
+pub(crate) struct Parked(Mutex<Option<(Snapshot, Instant)>>);
+
+impl Parked {
+    /// Where the parked snapshot stands, if there is one that is not too old.
+    pub(crate) fn look(&self) -> Option<(Position, Vec<u8>)> {
+        let mut parked = self.0.lock();
+        if parked.as_ref().is_some_and(|(_, since)| since.elapsed() > KEPT) {
+            *parked = None;
+        }
+        parked.as_ref().map(|(snapshot, _)| (snapshot.position(), snapshot.membership().to_vec()))
+    }
+
+    fn park(&self, snapshot: Snapshot) {
+        *self.0.lock() = Some((snapshot, Instant::now()));
+    }
+
+    /// The parked snapshot, if it stands at `position`.
+    fn take(&self, position: Position) -> Option<Snapshot> {
+        self.0.lock().take_if(|(snapshot, _)| snapshot.position() == position).map(|(snapshot, _)| snapshot)
+    }
+}
+
+/// What the sender of a snapshot reads from.
+#[derive(Clone)]
+pub(crate) struct Outgoing {
+    pub(crate) reader: Reader,
+    pub(crate) parked: Arc<Parked>,
+    /// What raft was told that the snapshot contains.
+    pub(crate) position: Position,
+}
+
+fn about(fault: &Fault) -> PeerError {
+    PeerError::Invalid(fault.to_string())
+}
+
+fn lost(what: &str) -> PeerError {
+    PeerError::Lost(what.to_owned())
+}
+
+/// Sends a snapshot. Returns the newest ballot that the receiver knows: the leader's own when it was installed.
+///
+/// # Errors
+/// The receiver was lost or refused, or the store cannot be read.
+pub(crate) async fn send(
+    target: u64,
+    peer: Arc<dyn PeerApi>,
+    vote: Vote,
+    source: SnapshotSource,
+) -> Result<Vote, PeerError> {
+    let SnapshotSource::Outgoing(Outgoing { reader, parked, position }) = source else {
+        return Err(PeerError::Invalid("a received snapshot is not sent on".to_owned()));
+    };
+    let mut snapshot = match parked.take(position) {
+        Some(snapshot) => snapshot,
+        None => reader.snapshot().map_err(|fault| about(&fault))?,
+    };
+    let head = SnapshotHead {
+        ballot: Some(wire::to_ballot(&vote)),
+        last: raft_position(snapshot.position()).map(wire::to_log_id),
+        membership: wire::membership_bytes(snapshot.membership()),
+    };
+    let (pieces, stream) = mpsc::channel(PIECES_WAITING);
+    let first = SnapshotPiece { head: Some(head), ..SnapshotPiece::default() };
+    // Invariant: the channel was just made and has room.
+    drop(pieces.try_send(first));
+    let mut receipts = peer.install_snapshot(ReceiverStream::new(stream).boxed()).await?;
+    let progress = next_receipt(&mut receipts).await?.progress;
+    let progress = Progress::decode(&progress).unwrap_or_default();
+    let goes_on = snapshot.resume_after(&progress).map_err(|fault| about(&fault))?;
+    if !goes_on {
+        // From the beginning: what the receiver has is of another snapshot.
+        snapshot.resume_after(&Progress::default()).map_err(|fault| about(&fault))?;
+    }
+    tracing::info!(
+        to = format_args!("{target:x}"),
+        index = snapshot.position().index,
+        resumed_at_bytes = if goes_on { progress.bytes() } else { 0 },
+        "sending a snapshot"
+    );
+    let started = Instant::now();
+    let reading = tokio::task::spawn_blocking(move || {
+        let read = read_pieces(&mut snapshot, &pieces, !goes_on);
+        (snapshot, read)
+    });
+    let ended = loop {
+        match next_receipt(&mut receipts).await {
+            Ok(SnapshotReceipt { done: Some(ballot), .. }) => {
+                break wire::from_ballot(Some(ballot)).map_err(|e| PeerError::Invalid(e.to_string()));
+            }
+            Ok(_) => {}
+            Err(error) => break Err(error),
+        }
+    };
+    // Ends the reading thread, which waits for room.
+    drop(receipts);
+    let (snapshot, read) = reading.await.map_err(|_| lost("the reading thread ended"))?;
+    read.map_err(|fault| about(&fault))?;
+    match &ended {
+        Ok(_) => tracing::info!(to = format_args!("{target:x}"), took = ?started.elapsed(), "sent a snapshot"),
+        Err(error) => {
+            tracing::warn!(to = format_args!("{target:x}"), %error, "a snapshot did not arrive, will go on with it");
+            parked.park(snapshot);
+        }
+    }
+    ended
+}
+
+async fn next_receipt(receipts: &mut Answers<SnapshotReceipt>) -> Result<SnapshotReceipt, PeerError> {
+    match tokio::time::timeout(STALL, receipts.next()).await {
+        Ok(Some(receipt)) => receipt,
+        Ok(None) => Err(lost("the receiver ended before it had installed the snapshot")),
+        Err(_) => Err(lost("the receiver takes no more of the snapshot")),
+    }
+}
+
+/// Hands the frames to the connection until their end, or until nobody takes them. Blocking.
+fn read_pieces(snapshot: &mut Snapshot, pieces: &mpsc::Sender<SnapshotPiece>, mut restarts: bool) -> Result<(), Fault> {
+    while let Some(frame) = snapshot.next_frame()? {
+        let piece = SnapshotPiece { data: Bytes::from(frame), restarts, ..SnapshotPiece::default() };
+        restarts = false;
+        if pieces.blocking_send(piece).is_err() {
+            return Ok(());
+        }
+    }
+    drop(pieces.blocking_send(SnapshotPiece { is_last: true, ..SnapshotPiece::default() }));
+    Ok(())
+}
+
+/// Receives snapshots, one at a time.
+pub(crate) struct Receiver {
+    database: PathBuf,
+    options: store::Options,
+    /// The unfinished import and since when nobody works on it; locked during one.
+    parked: Arc<tokio::sync::Mutex<Option<(Receiving, Instant)>>>,
+}
+
+type Installing = SnapshotOf<TypeConfig, SnapshotSource>;
+
+impl Receiver {
+    /// `database` is the file of the store; the received one is built beside it.
+    pub(crate) fn new(database: PathBuf, options: store::Options) -> Self {
+        Self { database, options, parked: Arc::default() }
+    }
+
+    /// Takes a snapshot and installs it.
+    ///
+    /// # Errors
+    /// Another one is being received. Later errors come in the answers.
+    pub(crate) fn receive(
+        &self,
+        node: Node,
+        pieces: BoxStream<'static, SnapshotPiece>,
+    ) -> Result<Answers<SnapshotReceipt>, PeerError> {
+        let busy = PeerError::Refused(Error::TooManyRequests);
+        let mut slot = Arc::clone(&self.parked).try_lock_owned().map_err(|_| busy)?;
+        let import = slot.take().filter(|(_, since)| since.elapsed() < KEPT).map(|(import, _)| import);
+        let (receipts, answers) = mpsc::channel(PIECES_WAITING);
+        let (database, options) = (self.database.clone(), self.options);
+        // Detached: it ends with the stream, and with the answers' receiver.
+        tokio::spawn(async move {
+            let mut taking = Taking { database, options, import, received: 0 };
+            let taken = taking.run(&node, pieces, &receipts).await;
+            if let Err(error) = &taken {
+                tracing::warn!(%error, "a snapshot was not received");
+            }
+            if let Some(import) = taking.import.take() {
+                *slot = Some((import, Instant::now()));
+            }
+            if let Err(error) = taken {
+                drop(receipts.send(Err(error)).await);
+            }
+        });
+        Ok(ReceiverStream::new(answers).boxed())
+    }
+}
+
+/// A snapshot on its way into the store.
+struct Taking {
+    database: PathBuf,
+    options: store::Options,
+    /// None before the first piece, and after it failed.
+    import: Option<Receiving>,
+    received: u64,
+}
+
+type Receipts = mpsc::Sender<Result<SnapshotReceipt, PeerError>>;
+
+impl Taking {
+    async fn run(
+        &mut self,
+        node: &Node,
+        mut pieces: BoxStream<'static, SnapshotPiece>,
+        receipts: &Receipts,
+    ) -> Result<(), PeerError> {
+        let head = next_piece(&mut pieces).await?.head.ok_or_else(|| PeerError::Invalid("no head".to_owned()))?;
+        let vote = wire::from_ballot(head.ballot).map_err(|error| PeerError::Invalid(error.to_string()))?;
+        let progress = match &mut self.import {
+            Some(import) => import.rewind().unwrap_or_default(),
+            None => Progress::default(),
+        };
+        send_receipt(receipts, SnapshotReceipt { progress: progress.encode().into(), ..Default::default() }).await?;
+        let mut told = 0;
+        loop {
+            let piece = next_piece(&mut pieces).await?;
+            if piece.is_last {
+                break;
+            }
+            self.received += piece.data.len() as u64;
+            self.feed(piece).await?;
+            if self.received - told >= RECEIPT_BYTES {
+                told = self.received;
+                send_receipt(receipts, SnapshotReceipt { received_bytes: told, ..Default::default() }).await?;
+            }
+        }
+        let snapshot = self.finish().await?;
+        tracing::info!(snapshot = %snapshot.meta, bytes = self.received, "received a snapshot");
+        let stopped = |_| PeerError::Refused(Error::Stopped);
+        let answer = node.raft().install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
+        let done = Some(wire::to_ballot(&answer.vote));
+        send_receipt(receipts, SnapshotReceipt { done, ..Default::default() }).await
+    }
+
+    async fn feed(&mut self, piece: SnapshotPiece) -> Result<(), PeerError> {
+        let mut import = match self.import.take().filter(|_| !piece.restarts) {
+            Some(import) => import,
+            None => Receiving::begin(&self.database, self.options).await.map_err(|fault| about(&fault))?,
+        };
+        // After a fault the import is over.
+        import.feed(piece.data).await.map_err(|fault| about(&fault))?;
+        self.import = Some(import);
+        Ok(())
+    }
+
+    async fn finish(&mut self) -> Result<Installing, PeerError> {
+        let import = self.import.take().ok_or_else(|| PeerError::Invalid("nothing was sent".to_owned()))?;
+        let received = import.finish().await.map_err(|fault| about(&fault))?;
+        let (last_log_id, last_membership) = raft_state(received.position(), received.membership())
+            .map_err(|error| PeerError::Invalid(error.to_string()))?;
+        let meta = SnapshotMeta { last_log_id, last_membership };
+        Ok(Installing { meta, snapshot: SnapshotSource::Received(Arc::new(Mutex::new(Some(received)))) })
+    }
+}
+
+async fn next_piece(pieces: &mut BoxStream<'static, SnapshotPiece>) -> Result<SnapshotPiece, PeerError> {
+    match tokio::time::timeout(STALL, pieces.next()).await {
+        Ok(Some(piece)) => Ok(piece),
+        Ok(None) => Err(lost("the leader ended before the snapshot did")),
+        Err(_) => Err(lost("the leader sends no more of the snapshot")),
+    }
+}
+
+async fn send_receipt(receipts: &Receipts, receipt: SnapshotReceipt) -> Result<(), PeerError> {
+    match tokio::time::timeout(STALL, receipts.send(Ok(receipt))).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(lost("the leader takes no receipts")),
+    }
+}

@@ -1,0 +1,108 @@
+//! The TLS end of connections that come in.
+//!
+//! `listen` hands every connection of an https or unixs URL to the [`TlsAcceptor`] of its side before anything else
+//! reads from it. There is one policy for all listeners of a side: what the settings ask for cannot be forgotten on
+//! one of them.
+
+use super::address;
+use super::der::CertFacts;
+use super::files::TlsError;
+use super::material::{server_config, server_files};
+use super::refusal::{RefusalLog, reason};
+use super::reload::Reloading;
+use super::verify::NotAccepted;
+use crate::config::{KeyPairFiles, TlsSettings};
+use rustls::ServerConfig;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+use tokio_rustls::server::TlsStream;
+
+/// From the accepted connection to its last check. A caller that stalls holds no more than a slot for so long.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Handshakes under way at a time on one side; further ones wait within their deadline. Each holds some tens of KiB.
+const MAX_HANDSHAKES: usize = 1024;
+
+/// Accepts TLS connections of one side. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct TlsAcceptor(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    side: &'static str,
+    configs: Arc<Reloading<ServerConfig>>,
+    handshakes: Semaphore,
+    deadline: Duration,
+    verifies_addresses: bool,
+    refusals: RefusalLog,
+}
+
+impl TlsAcceptor {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// [`TlsError`], with the file.
+    pub(super) fn new(settings: &TlsSettings, cert: &KeyPairFiles) -> Result<Self, TlsError> {
+        let (owned, files) = (settings.clone(), cert.clone());
+        let configs = Reloading::new(server_files(settings, cert), settings.side.as_str(), move |contents| {
+            server_config(&owned, &files, contents)
+        })?;
+        Ok(Self(Arc::new(Shared {
+            side: settings.side.as_str(),
+            configs,
+            handshakes: Semaphore::new(MAX_HANDSHAKES),
+            deadline: HANDSHAKE_DEADLINE,
+            // Without certificates of callers there are no names.
+            verifies_addresses: settings.verify_addresses && settings.trusted_ca_file.is_some(),
+            refusals: RefusalLog::new(),
+        })))
+    }
+
+    /// Shakes hands with a caller, within a deadline. A refusal is logged here.
+    ///
+    /// # Errors
+    /// Why the connection is not served.
+    pub async fn accept<IO>(&self, io: IO, remote: Option<SocketAddr>) -> io::Result<TlsStream<IO>>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let shared = &*self.0;
+        let result = match tokio::time::timeout(shared.deadline, shared.shake_hands(io, remote)).await {
+            Ok(result) => result,
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "TLS handshake timeout")),
+        };
+        if let Err(error) = &result
+            && let Some(reason) = reason(error)
+        {
+            shared.refusals.write(shared.side, remote, &reason);
+        }
+        result
+    }
+}
+
+impl Shared {
+    async fn shake_hands<IO>(&self, io: IO, remote: Option<SocketAddr>) -> io::Result<TlsStream<IO>>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let _turn = self.handshakes.acquire().await.expect("invariant: the semaphore is never closed");
+        let config = self.configs.current().await;
+        let stream = tokio_rustls::TlsAcceptor::from(config).accept(io).await?;
+        if self.verifies_addresses
+            && let Some(remote) = remote
+        {
+            let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+            let facts = certificate.and_then(|certificate| CertFacts::of(certificate));
+            let checked = match facts {
+                Some(facts) => address::check(&facts, remote.ip()).await,
+                None => Err(NotAccepted("client certificate authentication failed".to_owned())),
+            };
+            checked.map_err(|reason| io::Error::new(io::ErrorKind::PermissionDenied, reason))?;
+        }
+        Ok(stream)
+    }
+}

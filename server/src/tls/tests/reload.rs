@@ -1,0 +1,128 @@
+//! Files that change while connections come in.
+
+use super::*;
+use crate::tls::files::{Contents, TlsError};
+use crate::tls::reload::Reloading;
+use parking_lot::Mutex;
+use rcgen::SerialNumber;
+use std::time::Instant;
+
+/// Tries until it is as expected. Every try lets the member look at its files, which it does once in a second.
+async fn becomes<T: PartialEq + std::fmt::Debug>(expected: &T, mut next: impl AsyncFnMut() -> T) {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let found = next().await;
+        if found == *expected {
+            return;
+        }
+        assert!(Instant::now() < deadline, "still {found:?}, not {expected:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_new_leaf_is_shown() {
+    let site = Site::new();
+    let acceptor = site.acceptor(&TlsSettings { trusted_ca_file: None, ..site.settings(Side::Client) });
+    let renewed = site.ca.issue("member", &["localhost"]);
+    site.serve(&renewed);
+    becomes(&renewed.der, async || shown(&meet(&acceptor, caller(&site.ca, None, BOTH)).await.unwrap())).await;
+}
+
+#[tokio::test]
+async fn a_new_ca_replaces_the_old_one() {
+    let site = Site::new();
+    let acceptor = site.acceptor(&site.settings(Side::Client));
+    let next = Authority::new("the next ca");
+    let (old, new) = (site.ca.issue("old", &[]), next.issue("new", &[]));
+    let try_both = async || {
+        let mut let_in = Vec::new();
+        for own in [&old, &new] {
+            let_in.push(meet(&acceptor, caller(&site.ca, Some(own), BOTH)).await.is_ok());
+        }
+        let_in
+    };
+    assert_eq!(try_both().await, [true, false]);
+    site.write("ca.pem", &format!("{}{}", site.ca.pem(), next.pem()));
+    becomes(&vec![true, true], try_both).await;
+    site.write("ca.pem", &next.pem());
+    becomes(&vec![false, true], try_both).await;
+}
+
+#[tokio::test]
+async fn a_new_revocation_counts() {
+    let site = Site::new();
+    site.write("crl.pem", &site.ca.revoke(&[]));
+    let settings = TlsSettings { crl_file: Some(site.path("crl.pem")), ..site.settings(Side::Client) };
+    let acceptor = site.acceptor(&settings);
+    let own = site.ca.issue_with("a", &[], |params| params.serial_number = Some(SerialNumber::from(0x77)));
+    let call = async || meet(&acceptor, caller(&site.ca, Some(&own), BOTH)).await.map(drop);
+    assert_eq!(call().await, Ok(()));
+    // By a rename, as tools do that never leave half a file.
+    site.write("crl.new", &site.ca.revoke(&[0x77]));
+    std::fs::rename(site.path("crl.new"), site.path("crl.pem")).unwrap();
+    becomes(&Err("transport: certificate serial 77 revoked".to_owned()), call).await;
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_used_leave_the_old_ones() {
+    let site = Site::new();
+    let acceptor = site.acceptor(&TlsSettings { trusted_ca_file: None, ..site.settings(Side::Client) });
+    let see = async || shown(&meet(&acceptor, caller(&site.ca, None, BOTH)).await.unwrap());
+    let first = see().await;
+    // The key of another certificate, as if a renewal stood still half way.
+    let renewed = site.ca.issue("member", &["localhost"]);
+    site.write("server.key", &renewed.key);
+    let until = Instant::now() + 3 * crate::tls::reload::LOOK_INTERVAL;
+    while Instant::now() < until {
+        assert_eq!(see().await, first);
+    }
+    site.write("server.pem", &renewed.cert);
+    becomes(&renewed.der, see).await;
+}
+
+/// What a value is made of, and every attempt to make one.
+#[derive(Clone, Default)]
+struct Attempts(Arc<Mutex<Vec<String>>>);
+
+impl Attempts {
+    fn build(&self, contents: &Contents, path: &std::path::Path) -> Result<String, TlsError> {
+        let result = contents.certificates(path).map(|found| found.len().to_string());
+        self.0.lock().push(result.as_ref().map_or_else(ToString::to_string, Clone::clone));
+        result
+    }
+}
+
+#[tokio::test]
+async fn each_content_is_tried_once_and_links_are_followed() {
+    let site = Site::new();
+    let ca = site.ca.pem();
+    site.write("one.pem", &ca);
+    site.write("two.pem", &format!("{ca}{ca}"));
+    site.write("bad.pem", "nothing");
+    let link = site.path("link.pem");
+    let turn = |to: &str| {
+        std::os::unix::fs::symlink(site.path(to), site.path("link.new")).unwrap();
+        std::fs::rename(site.path("link.new"), &link).unwrap();
+    };
+    turn("one.pem");
+    let attempts = Attempts::default();
+    let (own, path) = (attempts.clone(), link.clone());
+    let value = Reloading::new(vec![link.clone()], "test", move |contents| own.build(contents, &path)).unwrap();
+    let state = async || (value.current().await.to_string(), attempts.0.lock().len());
+    assert_eq!(state().await, ("1".to_owned(), 1));
+    turn("bad.pem");
+    becomes(&("1".to_owned(), 2), state).await;
+    assert_eq!(attempts.0.lock()[1], format!("cannot use TLS file {}: no PEM certificate in it", link.display()));
+    std::fs::remove_file(&link).unwrap();
+    turn("two.pem");
+    becomes(&("2".to_owned(), 3), state).await;
+    // The same bytes in another file are no news.
+    site.write("same.pem", &format!("{ca}{ca}"));
+    turn("same.pem");
+    let until = Instant::now() + 3 * crate::tls::reload::LOOK_INTERVAL;
+    while Instant::now() < until {
+        assert_eq!(state().await, ("2".to_owned(), 3));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,187 @@
+//! Which certificates of the other end are accepted, beyond what `rustls` verifies by itself.
+//!
+//! `rustls` verifies the chain to a trusted CA, the dates and the purpose. Behind that, [`Rules`] look at revocation
+//! lists and allowed names. `material` puts both together, for callers of ours and for peers that we call.
+
+use super::der::CertFacts;
+use crate::config::AllowedNames;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// A certificate was verified, but is not accepted. The text is etcd's.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct NotAccepted(pub(super) String);
+
+impl From<NotAccepted> for Error {
+    fn from(reason: NotAccepted) -> Self {
+        Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason))))
+    }
+}
+
+/// What is checked after the chain.
+#[derive(Debug)]
+pub(super) struct Rules {
+    /// Serial numbers alone, as in etcd: names of issuers are written differently by different tools, so comparing
+    /// them could let a revoked certificate pass. That two CAs give the same number refuses one too many.
+    pub(super) revoked: HashSet<Vec<u8>>,
+    pub(super) names: AllowedNames,
+}
+
+impl Rules {
+    /// Checks a verified certificate and those that came with it.
+    fn check(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Result<(), Error> {
+        if !self.revoked.is_empty() {
+            for certificate in std::iter::once(end_entity).chain(intermediates) {
+                let facts = facts(certificate)?;
+                if self.revoked.contains(&facts.serial) {
+                    return Err(
+                        NotAccepted(format!("transport: certificate serial {} revoked", facts.serial_text())).into()
+                    );
+                }
+            }
+        }
+        if self.allows_name(end_entity)? {
+            Ok(())
+        } else {
+            Err(NotAccepted("client certificate authentication failed".to_owned()).into())
+        }
+    }
+
+    fn allows_name(&self, certificate: &CertificateDer<'_>) -> Result<bool, Error> {
+        Ok(match &self.names {
+            AllowedNames::Any => true,
+            AllowedNames::CommonNames(names) => {
+                facts(certificate)?.common_name.is_some_and(|name| names.contains(&name))
+            }
+            AllowedNames::Hostnames(hosts) => {
+                let parsed = ParsedCertificate::try_from(certificate)?;
+                let dns_names = facts(certificate)?.dns_names;
+                hosts.iter().any(|host| {
+                    // A pattern is no name of a server, but may be allowed as it is.
+                    dns_names.iter().any(|name| name.eq_ignore_ascii_case(host))
+                        || ServerName::try_from(host.as_str())
+                            .is_ok_and(|name| rustls::client::verify_server_name(&parsed, &name).is_ok())
+                })
+            }
+        })
+    }
+}
+
+fn facts(certificate: &CertificateDer<'_>) -> Result<CertFacts, Error> {
+    CertFacts::of(certificate).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))
+}
+
+/// Accepts callers with a certificate of a trusted CA that the rules allow.
+#[derive(Debug)]
+pub(super) struct CallerVerifier {
+    pub(super) chain: Arc<dyn ClientCertVerifier>,
+    pub(super) rules: Rules,
+}
+
+impl ClientCertVerifier for CallerVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.chain.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        self.rules.check(end_entity, intermediates)?;
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+/// Which members that we call are accepted.
+#[derive(Debug)]
+pub(super) enum Trust {
+    /// Those with a certificate of a trusted CA that the rules allow.
+    Chain(Arc<WebPkiServerVerifier>, Rules),
+    /// All: for generated certificates there is nothing to verify them by.
+    Anybody,
+    /// None: there is no CA at all.
+    Nobody,
+}
+
+/// Verifies members that we call.
+#[derive(Debug)]
+pub(super) struct PeerVerifier {
+    pub(super) trust: Trust,
+    pub(super) provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for PeerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match &self.trust {
+            Trust::Anybody => Ok(ServerCertVerified::assertion()),
+            Trust::Nobody => Err(CertificateError::UnknownIssuer.into()),
+            Trust::Chain(chain, rules) => {
+                let verified = chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+                rules.check(end_entity, intermediates)?;
+                Ok(verified)
+            }
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

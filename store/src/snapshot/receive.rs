@@ -1,0 +1,322 @@
+//! A snapshot on its way in: a new database file is filled beside the one in use, and the memory that goes with it.
+//!
+//! The stream arrives in pieces of any size. Every frame is checked before one of its rows is believed, and every row
+//! before it is written: when the last byte has arrived, there is nothing left to do but to commit. Nothing of the
+//! store in use is touched; [`crate::Writer::install`] puts the two in its place.
+//!
+//! All rows are one transaction of the new database. redb writes its pages to the file as its cache fills, so memory is
+//! bounded by the cache, one frame and the index; a file that was cut off is never looked at again.
+
+use super::frames::Frames;
+use super::progress::{Identity, Progress};
+use super::rows::{self, Key};
+use crate::Options;
+use crate::command::Position;
+use crate::error::Fault;
+use crate::flush;
+use crate::lease::Lease;
+use crate::mvcc::revision::Revision;
+use crate::mvcc::state::{State, fields, stored_size};
+use crate::open::{Unnamed, create_database, receiving, remove_left};
+use crate::schema::{self, meta};
+use api::cleatpb::MemberAttributes;
+use prost::Message;
+use redb::{Database, WriteTransaction};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A stream that is being received. Dropped before it is finished, it leaves nothing behind. Blocking.
+pub struct Import {
+    frames: Frames,
+    last: Option<Key>,
+    state: Box<State>,
+    /// Checks the revisions, from the first one on.
+    check: Option<schema::Rows>,
+    /// What the revisions so far amount to.
+    stored_bytes: u64,
+    format: Option<i64>,
+    /// After an error nothing more is believed.
+    failed: bool,
+    // The order of the next three is the order in which they are given up.
+    txn: WriteTransaction,
+    database: Database,
+    file: Unnamed,
+}
+
+/// A whole snapshot in a durable file, for [`crate::Writer::install`]. Dropped without that, it leaves nothing behind.
+pub struct Received {
+    pub(crate) state: Box<State>,
+    pub(crate) database: Arc<Database>,
+    pub(crate) file: Unnamed,
+}
+
+impl Import {
+    /// Begins a new database file beside the one at `path`.
+    ///
+    /// # Errors
+    /// The file can not be created.
+    pub fn create(path: &Path, options: &Options) -> Result<Self, Fault> {
+        let file = Unnamed::new(receiving(path));
+        remove_left(file.path())?;
+        let database = create_database(file.path(), options)?;
+        Self::into_database(database, file)
+    }
+
+    /// Begins to fill an empty database.
+    pub(crate) fn into_database(database: Database, file: Unnamed) -> Result<Self, Fault> {
+        let txn = flush::begin(&database)?;
+        txn.open_table(schema::META)?;
+        txn.open_table(schema::LEASES)?;
+        txn.open_table(schema::ALARMS)?;
+        txn.open_table(schema::MEMBERS)?;
+        txn.open_table(schema::REMOVED_MEMBERS)?;
+        txn.open_table(schema::REVISIONS)?;
+        Ok(Self {
+            frames: Frames::new(),
+            last: None,
+            state: Box::default(),
+            check: None,
+            stored_bytes: 0,
+            format: None,
+            failed: false,
+            txn,
+            database,
+            file,
+        })
+    }
+
+    /// Takes the next piece of the stream, of any length.
+    ///
+    /// # Errors
+    /// [`Fault::Snapshot`] when the stream is not one: this import is over, and another one may begin. Any other fault is
+    /// about the new file.
+    pub fn feed(&mut self, mut piece: &[u8]) -> Result<(), Fault> {
+        if self.failed {
+            return Err(Fault::Snapshot("it was refused before".into()));
+        }
+        self.failed = true;
+        while !piece.is_empty() {
+            if let Some(rows) = self.frames.next(&mut piece)? {
+                self.take_rows(&rows).map_err(about_the_stream)?;
+            }
+        }
+        self.failed = false;
+        Ok(())
+    }
+
+    /// What has arrived in whole frames: where the sender may go on after [`Self::rewind`].
+    pub fn progress(&self) -> Progress {
+        let (frames, bytes, crc) = self.frames.whole();
+        // The frames' checksum covers nothing else, so a stream of another snapshot would pass.
+        let identity = if frames == 0 { Identity::default() } else { Identity::of(&self.state) };
+        Progress { identity, frames, bytes, crc, last: self.last.clone() }
+    }
+
+    /// Forgets what has arrived of a frame that is not whole, for a stream that goes on from the answer.
+    pub fn rewind(&mut self) -> Progress {
+        self.frames.rewind();
+        self.progress()
+    }
+
+    /// True once the last byte of the stream has arrived.
+    pub fn is_complete(&self) -> bool {
+        self.frames.complete()
+    }
+
+    /// True once all of the snapshot has arrived; what may follow is padding.
+    pub(crate) fn has_end(&self) -> bool {
+        self.frames.ended()
+    }
+
+    /// Bytes that can be fed before the next decision about the stream.
+    pub(crate) fn missing(&self) -> usize {
+        self.frames.missing()
+    }
+
+    /// Commits the new file and makes it durable.
+    ///
+    /// # Errors
+    /// [`Fault::Snapshot`] for a stream that is not complete; any other fault is about the new file.
+    pub fn finish(self) -> Result<Received, Fault> {
+        if !self.is_complete() {
+            return Err(Fault::Snapshot("it ends too early".into()));
+        }
+        self.finish_unpadded()
+    }
+
+    /// As [`Self::finish`], for a stream whose padding is somebody else's.
+    pub(crate) fn finish_unpadded(self) -> Result<Received, Fault> {
+        if self.failed || !self.has_end() {
+            return Err(Fault::Snapshot("it ends too early".into()));
+        }
+        self.check_whole().map_err(about_the_stream)?;
+        self.txn.commit()?;
+        Ok(Received { state: self.state, database: Arc::new(self.database), file: self.file })
+    }
+
+    /// What can only be said of all rows together.
+    fn check_whole(&self) -> Result<(), Fault> {
+        self.check_format()?;
+        check_numbers(&self.state)?;
+        let state = &self.state;
+        let check = self.check.as_ref();
+        let nothing = schema::Rows::new(0, state.compacted);
+        check.unwrap_or(&nothing).reach(state.revision)?;
+        if self.stored_bytes != state.stored_bytes {
+            return Err(Fault::Snapshot(format!(
+                "its revisions have {} bytes, there should be {}",
+                self.stored_bytes, state.stored_bytes
+            )));
+        }
+        Ok(())
+    }
+
+    fn check_format(&self) -> Result<(), Fault> {
+        match self.format {
+            Some(format) if format as u64 == schema::FORMAT => Ok(()),
+            Some(found) => Err(Fault::Format { found: found as u64, expected: schema::FORMAT }),
+            None => Err(Fault::Snapshot("it does not name its format".into())),
+        }
+    }
+
+    fn take_rows(&mut self, mut rest: &[u8]) -> Result<(), Fault> {
+        while !rest.is_empty() {
+            let from_here = rest;
+            let (key, value) = rows::take(&mut rest)?;
+            if self.last.as_ref().is_some_and(|last| key <= *last) {
+                return Err(out_of_place());
+            }
+            if matches!(key, Key::Revision(_)) {
+                return self.take_revisions(from_here);
+            }
+            self.take_row(&key, value)?;
+            self.last = Some(key);
+        }
+        Ok(())
+    }
+
+    /// Revisions come last: nothing else may follow one.
+    fn take_revisions(&mut self, mut rest: &[u8]) -> Result<(), Fault> {
+        if self.check.is_none() {
+            self.check_format()?;
+            check_numbers(&self.state)?;
+        }
+        let Self { txn, state, check, last, stored_bytes, .. } = self;
+        let check = check.get_or_insert_with(|| schema::Rows::new(0, state.compacted));
+        let mut table = txn.open_table(schema::REVISIONS)?;
+        while !rest.is_empty() {
+            let (key, value) = rows::take(&mut rest)?;
+            let Key::Revision(revision) = key else { return Err(out_of_place()) };
+            let row = revision.to_key();
+            let (_, kv) = check.next(&row, value)?;
+            restore(state, revision, kv)?;
+            *stored_bytes += stored_size(kv);
+            table.insert(&row, value)?;
+            *last = Some(key);
+        }
+        Ok(())
+    }
+
+    /// A row of any table but the revisions.
+    fn take_row(&mut self, key: &Key, value: &[u8]) -> Result<(), Fault> {
+        let (txn, state) = (&self.txn, &mut *self.state);
+        match key {
+            Key::Meta(name) => {
+                let int = || schema::decode_int("meta", value);
+                match &**name {
+                    meta::FORMAT => self.format = Some(int()?),
+                    meta::APPLIED => state.applied = schema::decode_position(value)?,
+                    meta::MEMBERSHIP => state.membership = value.to_vec(),
+                    meta::REVISION => state.revision = int()?,
+                    meta::COMPACTED => state.compacted = int()?,
+                    meta::COMPACTION_FINISHED => state.compaction_finished = int()?,
+                    meta::STORED_BYTES => state.stored_bytes = int()? as u64,
+                    other => return Err(Fault::Snapshot(format!("{other} is not known to this release"))),
+                }
+                txn.open_table(schema::META)?.insert(&**name, value)?;
+            }
+            Key::Lease(id) => {
+                let (ttl, remaining_ttl) = schema::decode_pair("leases", value)?;
+                state.leases.restore(*id, Lease { ttl, remaining_ttl });
+                txn.open_table(schema::LEASES)?.insert(id, &schema::encode_pair(ttl, remaining_ttl))?;
+            }
+            Key::Alarm(member_id, alarm) => {
+                state.alarms.restore(*member_id, *alarm);
+                txn.open_table(schema::ALARMS)?.insert((*member_id, *alarm), ())?;
+            }
+            Key::Member(id) => {
+                let attributes = MemberAttributes::decode(value).map_err(|error| damaged_member(&error.to_string()))?;
+                if attributes.member_id != *id {
+                    return Err(damaged_member("the id of a member is another one's"));
+                }
+                state.members.restore(attributes);
+                txn.open_table(schema::MEMBERS)?.insert(id, value)?;
+            }
+            Key::RemovedMember(id) => {
+                state.members.restore_removed(*id);
+                txn.open_table(schema::REMOVED_MEMBERS)?.insert(id, ())?;
+            }
+            // Invariant: the caller keeps revisions to itself.
+            Key::Revision(_) => {}
+        }
+        Ok(())
+    }
+}
+
+impl Received {
+    /// The last log entry that the snapshot contains.
+    pub fn position(&self) -> Position {
+        self.state.applied
+    }
+
+    /// The raft layer's membership at that entry.
+    pub fn membership(&self) -> &[u8] {
+        &self.state.membership
+    }
+
+    /// The store revision of the snapshot.
+    pub fn revision(&self) -> i64 {
+        self.state.revision
+    }
+
+    /// Puts the file at `path`, without a store that is in use. The caller makes the name durable.
+    pub(crate) fn place(self, path: &Path) -> Result<(), Fault> {
+        self.file.place(path)
+    }
+}
+
+/// Takes the next change of a key into the index, and attaches the key to its lease.
+fn restore(state: &mut State, revision: Revision, kv: &[u8]) -> Result<(), Fault> {
+    let fields = fields(kv)?;
+    let plausible = revision.main > 1 && revision.main <= state.revision && revision.sub < 1 << 31;
+    if !plausible || (fields.mod_revision != 0 && fields.mod_revision != revision.main) {
+        return Err(schema::damaged(revision, "is not plausible"));
+    }
+    state.leases.attach(fields.key, fields.lease);
+    state.index.restore(revision, &fields);
+    Ok(())
+}
+
+fn check_numbers(state: &State) -> Result<(), Fault> {
+    let plausible = state.revision >= 1
+        && (-1..=state.revision).contains(&state.compacted)
+        && (-1..=state.compacted).contains(&state.compaction_finished);
+    if plausible { Ok(()) } else { Err(Fault::Snapshot("its numbers are not plausible".into())) }
+}
+
+fn out_of_place() -> Fault {
+    Fault::Snapshot("a row is doubled or out of place".into())
+}
+
+fn damaged_member(reason: &str) -> Fault {
+    Fault::Damaged { table: "members", reason: reason.into() }
+}
+
+/// What would be a damaged database here is a stream that is not to be believed.
+fn about_the_stream(fault: Fault) -> Fault {
+    match fault {
+        Fault::Damaged { table, reason } => Fault::Snapshot(format!("table {table}: {reason}")),
+        Fault::Format { .. } => Fault::Snapshot(fault.to_string()),
+        other => other,
+    }
+}

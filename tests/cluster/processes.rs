@@ -1,0 +1,108 @@
+//! Members that are killed, that hang, or whose disk is slow.
+
+use crate::{FAULT_MILLIS, Scenario, last};
+use anyhow::Result;
+use harness::{Cluster, Place};
+use std::time::Duration;
+
+/// Longer than a heartbeat, and shorter than the election timeout: a leader with such a disk stays leader or not.
+const SLOW_SYNC: Duration = Duration::from_millis(200);
+
+fn on_loopback(name: &'static str) -> Result<Scenario> {
+    Scenario::new(name, Place::Loopback)
+}
+
+async fn kill(cluster: &mut Cluster, member: usize) -> Result<()> {
+    cluster.kill(member)?;
+    last(FAULT_MILLIS).await;
+    cluster.restart(member).await
+}
+
+async fn pause(cluster: &mut Cluster, member: usize) -> Result<()> {
+    cluster.pause(member)?;
+    last(FAULT_MILLIS).await;
+    cluster.resume(member)
+}
+
+async fn slow(cluster: &mut Cluster, member: usize) -> Result<()> {
+    let slow = cluster.slow_disk(member, SLOW_SYNC).await?;
+    last(FAULT_MILLIS).await;
+    drop(slow);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn process_leader_is_killed() -> Result<()> {
+    on_loopback("leader is killed")?.run(async |cluster, _| kill(cluster, cluster.leader().await?).await).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn process_follower_is_killed() -> Result<()> {
+    on_loopback("follower is killed")?.run(async |cluster, _| kill(cluster, cluster.follower().await?).await).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn process_all_are_killed() -> Result<()> {
+    let scenario = on_loopback("all are killed")?;
+    scenario
+        .run(async |cluster, _| {
+            let members = cluster.members();
+            for &member in &members {
+                cluster.kill(member)?;
+            }
+            // A member alone finds no leader, so none is waited for before all run.
+            for &member in &members {
+                cluster.spawn(member)?;
+            }
+            cluster.wait_healthy().await?;
+            last(FAULT_MILLIS).await;
+            Ok(())
+        })
+        .await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn process_leader_hangs() -> Result<()> {
+    on_loopback("leader hangs")?.run(async |cluster, _| pause(cluster, cluster.leader().await?).await).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn process_follower_hangs() -> Result<()> {
+    on_loopback("follower hangs")?.run(async |cluster, _| pause(cluster, cluster.follower().await?).await).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn process_leader_has_a_slow_disk() -> Result<()> {
+    let scenario = on_loopback("leader has a slow disk")?;
+    scenario.run(async |cluster, _| slow(cluster, cluster.leader().await?).await).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn process_follower_has_a_slow_disk() -> Result<()> {
+    let scenario = on_loopback("follower has a slow disk")?;
+    scenario.run(async |cluster, _| slow(cluster, cluster.follower().await?).await).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn process_rolling_restart_fails_no_request() -> Result<()> {
+    let scenario = on_loopback("rolling restart")?;
+    let report = scenario
+        .run(async |cluster, _| {
+            for member in cluster.members() {
+                cluster.terminate(member).await?;
+                cluster.restart(member).await?;
+                cluster.wait_healthy().await?;
+            }
+            Ok(())
+        })
+        .await?;
+    anyhow::ensure!(report.failed_requests == 0, "retries did not absorb {} requests", report.failed_requests);
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! The tools as real processes, and the client library that they share, against Cleat and etcd.
+
+mod client;
+mod cutter;
+mod discovery;
