@@ -1,4 +1,5 @@
-//! Clusters that begin: TLS between all of them, any order of starts, one member late, one with a wrong token.
+//! Clusters that begin: TLS between all of them, any order of starts, one member late, one with a wrong token; and one
+//! that goes on with a single member after the majority was lost.
 
 use anyhow::{Context, Result, ensure};
 use harness::tool::{Output, etcdctl_binary, run};
@@ -136,4 +137,42 @@ async fn bootstrap_with_a_wrong_token_joins_nobody() -> Result<()> {
     let list = cluster.etcdctl(&["endpoint", "health"]).await?;
     ensure!(list.code == Some(0), "{list:#?}");
     Ok(())
+}
+
+#[tokio::test]
+async fn bootstrap_of_one_member_after_the_majority_is_lost() -> Result<()> {
+    let mut cluster = Secure::new()?;
+    for member in &mut cluster.members {
+        member.spawn()?;
+    }
+    cluster.ready(&[0, 1, 2]).await?;
+    let put = cluster.etcdctl(&["put", "k", "v"]).await?;
+    ensure!(put.stdout == "OK\n", "{put:#?}");
+    // A majority may have acknowledged it without the member that is to survive.
+    let url = cluster.members[0].client_url();
+    let get = cluster.etcdctl(&["--endpoints", &url, "get", "k"]).await?;
+    ensure!(get.stdout == "k\nv\n", "{get:#?}");
+    for member in &mut cluster.members {
+        member.kill()?;
+    }
+    cluster.members[0].options_mut().flags.push("--force-new-cluster".to_owned());
+    cluster.members[0].restart().await?;
+    let get = cluster.etcdctl(&["--endpoints", &url, "get", "k"]).await?;
+    ensure!(get.stdout == "k\nv\n", "what was acknowledged is gone: {get:#?}");
+    let list = cluster.etcdctl(&["--endpoints", &url, "member", "list"]).await?;
+    ensure!(list.stdout.lines().count() == 1 && list.stdout.contains(", a, "), "{list:#?}");
+    let put = cluster.etcdctl(&["--endpoints", &url, "put", "k", "w"]).await?;
+    ensure!(put.stdout == "OK\n", "{put:#?}");
+
+    // The flag is for one start; the membership stays.
+    cluster.members[0].kill()?;
+    cluster.members[0].options_mut().flags.pop();
+    cluster.members[0].restart().await?;
+    let get = cluster.etcdctl(&["--endpoints", &url, "get", "k"]).await?;
+    ensure!(get.stdout == "k\nw\n", "{get:#?}");
+    // Those of the old cluster are told that they are no members any more.
+    cluster.members[1].spawn()?;
+    let status = cluster.members[1].wait_exit(LIMIT).await?;
+    ensure!(status.code() == Some(0), "{status}:\n{}", cluster.members[1].log_tail());
+    cluster.wait_for_log(1, "permanently removed from the cluster").await
 }

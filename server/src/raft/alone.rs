@@ -1,8 +1,9 @@
 //! Disaster recovery: makes a member the only one of its cluster, before raft starts (`--force-new-cluster`).
 //!
-//! For a cluster that lost its majority for good. What this member has committed stays; what it only took into its log
-//! is dropped, as in etcd. The entry that makes it the only member is of a term of its own, so that no leader of the old
-//! cluster can have written another one in its place.
+//! For a cluster that lost its majority for good. All of this member's log stays: how far it is committed is written down
+//! only with the next record, so the end of the log may hold what was acknowledged. etcd drops that end. What was not
+//! acknowledged may take effect, as after any crash. The entry that makes this the only member is of a term of its own, so
+//! that no leader of the old cluster can have written another one in its place.
 
 use super::log_store::LogStore;
 use super::state_machine::raft_state;
@@ -24,7 +25,6 @@ pub(crate) async fn force(
     let text = |error: std::io::Error| error.to_string();
     let (position, membership) = reader.applied();
     let (applied, stored) = raft_state(position, &membership).map_err(text)?;
-    let committed = log.read_committed().await.map_err(text)?;
     let state = log.get_log_state().await.map_err(text)?;
     if applied.is_none() && state.last_log_id.is_none() {
         return Err(
@@ -37,8 +37,7 @@ pub(crate) async fn force(
     {
         log.purge(applied).await.map_err(text)?;
     }
-    let last = committed.max(applied);
-    log.truncate_after(last).await.map_err(text)?;
+    let last = state.last_log_id.max(applied);
     let term = log.get_log_reader().await.read_vote().await.map_err(text)?.map_or(0, |vote| vote.leader_id.term) + 1;
     log.save_vote(&Vote::new_committed(term, member_id)).await.map_err(text)?;
     let peer = stored.membership().get_node(&member_id).cloned();
