@@ -82,7 +82,9 @@ impl Node {
             // on an idle member there are none, and this costs nothing.
             for _ in 0..GATHERING_TURNS {
                 tokio::task::yield_now().await;
-                while let Ok(reader) = waiting.try_recv() {
+                while readers.len() < READERS_WAITING
+                    && let Ok(reader) = waiting.try_recv()
+                {
                     readers.push(reader);
                 }
             }
