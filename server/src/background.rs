@@ -10,8 +10,8 @@ use crate::raft::types::LogId;
 use crate::server::End;
 use crate::storage::FaultSender;
 use crate::version::COMPATIBLE_ETCD_VERSION;
-use api::cleatpb::MemberAttributes;
 use api::cleatpb::command::Op;
+use api::cleatpb::{MemberAttributes, ReadIndexRequest};
 use openraft::async_runtime::WatchReceiver;
 use std::pin::pin;
 use std::sync::Arc;
@@ -97,7 +97,8 @@ async fn others_say_removed(node: &Node) -> bool {
     let stored = node.membership();
     let others = stored.membership().nodes().map(|(id, _)| *id).filter(|id| *id != node.identity().member_id);
     for peer in others.filter_map(|id| node.peer(id)) {
-        let asked = tokio::time::timeout(node.limits().election_timeout, peer.read_index()).await;
+        let asked =
+            tokio::time::timeout(node.limits().election_timeout, peer.read_index(ReadIndexRequest::default())).await;
         if matches!(asked, Ok(Err(PeerError::Removed))) {
             return true;
         }

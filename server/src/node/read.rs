@@ -1,10 +1,19 @@
 //! Linearizable reads: one confirmation of leadership for all readers that wait together.
+//!
+//! A leader asks the others with a heartbeat. A follower asks the leader, and says with it whom it follows itself, looked
+//! at after its readers began to wait. Where leader and follower are a majority together, as in a cluster of three, that
+//! is the whole round: before the follower said so nobody can have been elected without one of the two, so whatever was
+//! acknowledged by then was committed in the leader's log, which knows it once an entry of its own term is committed.
 
 use super::{Node, READERS_WAITING, peer_failure};
+use crate::raft::types::{Membership, Vote};
+use crate::raft::wire;
+use api::cleatpb::ReadIndexRequest;
 use api::cleatpb::read_index_response::Result as ReadIndexResult;
 use api::error::Error;
-use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::{ReadPolicy, ServerState};
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -51,6 +60,38 @@ impl Node {
             return Ok(Confirmed { index: self.reader().applied().0.index, led_in });
         }
         self.confirmed_by_round().await
+    }
+
+    /// As [`Node::confirmed`], for a follower, and with its word: `follows` is its ballot, looked at after its readers
+    /// began to wait. Waits for nothing to be applied here, the follower does that.
+    ///
+    /// # Errors
+    /// As [`Node::read_barrier`].
+    pub(crate) async fn confirmed_for(&self, follower: u64, follows: Option<Vote>) -> Result<Confirmed, Error> {
+        if let Some(follows) = follows
+            && let Some(confirmed) = self.confirmed_with(follower, follows).await?
+        {
+            return Ok(confirmed);
+        }
+        self.confirmed().await
+    }
+
+    /// None if this member and the follower are no majority, or if this member does not lead with that ballot, or has
+    /// not committed an entry under it. Raft itself is asked: what is known here of its ballot may be of yesterday.
+    async fn confirmed_with(&self, follower: u64, follows: Vote) -> Result<Option<Confirmed>, Error> {
+        let me = self.identity().member_id;
+        let confirmed = self.raft().with_raft_state(move |raft| {
+            let leads = raft.server_state == ServerState::Leader
+                && follows.committed
+                && follows.leader_id.voted_for == me
+                && *raft.vote_ref() == follows;
+            let committed = raft.local_committed()?;
+            let knows_all = committed.leader_id.term == follows.leader_id.term;
+            let is_majority = are_majority(raft.membership_state.effective().membership(), [me, follower]);
+            let led_in = Some(follows.leader_id.term);
+            (leads && knows_all && is_majority).then_some(Confirmed { index: committed.index + 1, led_in })
+        });
+        confirmed.await.map_err(|_| Error::Stopped)
     }
 
     async fn confirmed_by_round(&self) -> Result<Confirmed, Error> {
@@ -142,7 +183,10 @@ impl Node {
             return self.confirm_leading().await;
         }
         let asked = self.leading_peer()?;
-        match asked.read_index().await.map_err(|error| peer_failure(&error))?.result {
+        let follows = self.raft().with_raft_state(|raft| *raft.vote_ref()).await.map_err(|_| Error::Stopped)?;
+        let member_id = self.identity().member_id;
+        let request = ReadIndexRequest { ballot: Some(wire::to_ballot(&follows)), member_id };
+        match asked.read_index(request).await.map_err(|error| peer_failure(&error))?.result {
             Some(ReadIndexResult::Index(at)) => Ok(Confirmed { index: at.index, led_in: None }),
             Some(ReadIndexResult::Leader(_)) | None => Err(Error::NoLeader),
         }
@@ -158,5 +202,49 @@ impl Node {
         // Of the leadership that was confirmed, be the entry this leader's own or not.
         let at = linearizer.read_log_id().log_id();
         Ok(Confirmed { index: at.index + 1, led_in: Some(at.leader_id.term) })
+    }
+}
+
+/// True if these members have more than half of the votes, in both configurations while one replaces the other.
+fn are_majority(membership: &Membership, members: [u64; 2]) -> bool {
+    let [one, other] = members;
+    let votes = |id, voters: &BTreeSet<u64>| usize::from(voters.contains(&id));
+    one != other
+        && membership
+            .get_joint_config()
+            .iter()
+            .all(|voters| 2 * (votes(one, voters) + votes(other, voters)) > voters.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::types::Peer;
+
+    fn membership(configs: &[&[u64]]) -> Membership {
+        let voters: Vec<BTreeSet<u64>> = configs.iter().map(|voters| voters.iter().copied().collect()).collect();
+        let nodes: std::collections::BTreeMap<u64, Peer> = (1..=6).map(|id| (id, Peer::default())).collect();
+        Membership::new(voters, nodes).unwrap()
+    }
+
+    #[test]
+    fn two_are_a_majority_of_up_to_three_voters() {
+        let cases: &[(&[&[u64]], bool)] = &[
+            (&[&[1]], true),
+            (&[&[1, 2]], true),
+            (&[&[1, 2, 3]], true),
+            (&[&[1, 2, 3, 4]], false),
+            (&[&[1, 2, 3, 4, 5]], false),
+            // A learner's word does not count.
+            (&[&[1, 3]], false),
+            (&[&[1, 3, 4]], false),
+            (&[&[1, 2, 3], &[1, 2, 3, 4]], false),
+            (&[&[1, 2, 3], &[1, 2, 4]], true),
+            (&[&[1, 2, 3], &[1, 3, 4]], false),
+        ];
+        for (configs, expected) in cases {
+            assert_eq!(are_majority(&membership(configs), [1, 2]), *expected, "{configs:?}");
+        }
+        assert!(!are_majority(&membership(&[&[1, 2, 3]]), [1, 1]), "nobody counts twice");
     }
 }

@@ -141,8 +141,7 @@ impl Peer for PeerGrpc {
     }
 
     async fn read_index(&self, request: Request<ReadIndexRequest>) -> Result<Response<ReadIndexResponse>, Status> {
-        self.check(request.metadata())?;
-        self.service.read_index().await.map(Response::new).map_err(peer_status)
+        unary!(self, request, read_index)
     }
 
     async fn lease_renew(&self, request: Request<LeaseRenewRequest>) -> Result<Response<LeaseRenewResponse>, Status> {

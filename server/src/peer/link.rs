@@ -289,8 +289,8 @@ impl PeerApi for Link {
         unary!(self, propose, request)
     }
 
-    async fn read_index(&self) -> Result<ReadIndexResponse, PeerError> {
-        unary!(self, read_index, ReadIndexRequest {})
+    async fn read_index(&self, request: ReadIndexRequest) -> Result<ReadIndexResponse, PeerError> {
+        unary!(self, read_index, request)
     }
 
     async fn lease_renew(&self, request: LeaseRenewRequest) -> Result<LeaseRenewResponse, PeerError> {

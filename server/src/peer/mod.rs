@@ -24,8 +24,8 @@ pub(crate) mod service;
 
 use api::cleatpb::{
     AppendRequest, AppendResponse, LeaseRenewRequest, LeaseRenewResponse, MembershipChange, MembershipChanged,
-    ProposeRequest, ProposeResponse, ReadIndexResponse, SnapshotPiece, SnapshotReceipt, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    ProposeRequest, ProposeResponse, ReadIndexRequest, ReadIndexResponse, SnapshotPiece, SnapshotReceipt,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use api::error::Error;
 use api::etcdserverpb::{LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
@@ -84,7 +84,7 @@ pub(crate) trait PeerApi: Send + Sync + 'static {
     async fn propose(&self, request: ProposeRequest) -> Result<ProposeResponse, PeerError>;
 
     /// Says up to where a linearizable read must have applied the log, if this member leads.
-    async fn read_index(&self) -> Result<ReadIndexResponse, PeerError>;
+    async fn read_index(&self, request: ReadIndexRequest) -> Result<ReadIndexResponse, PeerError>;
 
     /// Renews leases, if this member leads.
     async fn lease_renew(&self, request: LeaseRenewRequest) -> Result<LeaseRenewResponse, PeerError>;

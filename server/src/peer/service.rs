@@ -9,8 +9,8 @@ use crate::v3::lease::LeaseService;
 use api::cleatpb::read_index_response::Result as ReadIndexResult;
 use api::cleatpb::{
     AppendRequest, AppendResponse, LeaseRenewRequest, LeaseRenewResponse, LogId, MembershipChange, MembershipChanged,
-    ProposeRequest, ProposeResponse, ReadIndexResponse, SnapshotPiece, SnapshotReceipt, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    ProposeRequest, ProposeResponse, ReadIndexRequest, ReadIndexResponse, SnapshotPiece, SnapshotReceipt,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use api::error::Error;
 use api::etcdserverpb::{LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
@@ -97,10 +97,12 @@ impl PeerApi for PeerService {
         Ok(self.node.propose_for(payload).await)
     }
 
-    async fn read_index(&self) -> Result<ReadIndexResponse, PeerError> {
+    async fn read_index(&self, request: ReadIndexRequest) -> Result<ReadIndexResponse, PeerError> {
         let leader = self.node.leader();
         let result = if leader == self.node.identity().member_id {
-            let index = self.node.confirmed().await.map_err(PeerError::Refused)?.index;
+            let follows = request.ballot.and_then(|ballot| wire::from_ballot(Some(ballot)).ok());
+            let confirmed = self.node.confirmed_for(request.member_id, follows).await;
+            let index = confirmed.map_err(PeerError::Refused)?.index;
             ReadIndexResult::Index(LogId { term: self.node.term(), index })
         } else {
             ReadIndexResult::Leader(leader)

@@ -9,8 +9,8 @@ use super::report::{Trace, note};
 use crate::peer::{Answers, PeerApi, PeerError, Transport};
 use api::cleatpb::{
     AppendRequest, AppendResponse, LeaseRenewRequest, LeaseRenewResponse, MembershipChange, MembershipChanged,
-    ProposeRequest, ProposeResponse, ReadIndexResponse, SnapshotPiece, SnapshotReceipt, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    ProposeRequest, ProposeResponse, ReadIndexRequest, ReadIndexResponse, SnapshotPiece, SnapshotReceipt,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use api::etcdserverpb::{LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
 use futures::stream::{BoxStream, StreamExt};
@@ -279,8 +279,8 @@ impl PeerApi for Connection {
         self.call("propose", self.target, |member| async move { member.propose(request).await }).await
     }
 
-    async fn read_index(&self) -> Result<ReadIndexResponse, PeerError> {
-        self.call("read index", self.target, |member| async move { member.read_index().await }).await
+    async fn read_index(&self, request: ReadIndexRequest) -> Result<ReadIndexResponse, PeerError> {
+        self.call("read index", self.target, move |member| async move { member.read_index(request).await }).await
     }
 
     async fn lease_renew(&self, request: LeaseRenewRequest) -> Result<LeaseRenewResponse, PeerError> {
