@@ -1,12 +1,15 @@
 //! openraft's requests to other members, over whatever [`Transport`] there is.
 //!
 //! Entries travel on one stream for each follower, several requests ahead of the answers: while a follower syncs one
-//! batch, the next is on its way. A heartbeat is a stream of one request, so it never waits behind entries.
+//! batch, the next is on its way. Heartbeats, which also confirm reads, have a stream of their own, so they never wait
+//! behind entries; it stays open, because a stream costs more than what is said on it.
 
 use super::state_machine::SnapshotSource;
 use super::types::{Peer, TypeConfig, Vote};
 use super::wire;
-use crate::peer::{PeerApi, PeerError, Transport};
+use crate::peer::{Answers, PeerApi, PeerError, Transport};
+use api::cleatpb::{AppendRequest, AppendResponse};
+use futures::FutureExt as _;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::alias::SnapshotOf;
@@ -16,9 +19,12 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use parking_lot::Mutex;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 type RpcError = RPCError<TypeConfig>;
 type BoxFuture<'a, T> = futures::future::BoxFuture<'a, T>;
@@ -41,20 +47,65 @@ impl Network {
 pub(crate) struct Target {
     transport: Arc<dyn Transport>,
     id: u64,
+    /// For requests that are asked one at a time; none before the first, while one is asked, and after one that failed.
+    conversation: Option<Conversation>,
+}
+
+/// A stream of appends on which each is answered before the next is sent.
+struct Conversation {
+    requests: mpsc::Sender<AppendRequest>,
+    /// Never locked: it makes this type one that threads may share, as openraft wants it.
+    answers: Mutex<Answers<AppendResponse>>,
+}
+
+impl Conversation {
+    async fn begin(peer: &Arc<dyn PeerApi>) -> Result<Self, PeerError> {
+        let (requests, asked) = mpsc::channel(1);
+        let answers = peer.append(ReceiverStream::new(asked).boxed()).await?;
+        Ok(Self { requests, answers: Mutex::new(answers) })
+    }
+
+    async fn ask(&mut self, request: AppendRequest) -> Result<AppendResponse, PeerError> {
+        let ended = || PeerError::Lost("the stream ended without an answer".to_owned());
+        self.requests.send(request).await.map_err(|_| ended())?;
+        self.answers.get_mut().next().await.unwrap_or_else(|| Err(ended()))
+    }
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Target;
 
     async fn new_client(&mut self, target: u64, _peer: &Peer) -> Target {
-        Target { transport: Arc::clone(&self.transport), id: target }
+        Target { transport: Arc::clone(&self.transport), id: target, conversation: None }
     }
 }
 
 impl Target {
-    fn peer(&self) -> Result<Arc<dyn PeerApi>, RpcError> {
+    fn peer(&self) -> Result<Arc<dyn PeerApi>, PeerError> {
         let unknown = || PeerError::NotSent(format!("the address of member {:x} is not known yet", self.id));
-        self.transport.peer(self.id).ok_or_else(|| rpc_error(&unknown()))
+        self.transport.peer(self.id).ok_or_else(unknown)
+    }
+
+    /// One request and its answer.
+    async fn ask(&mut self, request: AppendRequest) -> Result<StreamAppendResult<TypeConfig>, RpcError> {
+        let (conversation, answer) = self.converse(request).await.map_err(|e| rpc_error(&e))?;
+        let result = wire::from_appended(answer).map_err(|e| malformed(&e))?;
+        // The other side ends the stream behind anything but a success.
+        self.conversation = result.is_ok().then_some(conversation);
+        Ok(result)
+    }
+
+    /// Asks on the open stream, or on a new one. When the open one turns out to be broken the request is sent again, which
+    /// does no harm: an append is the same the second time.
+    async fn converse(&mut self, request: AppendRequest) -> Result<(Conversation, AppendResponse), PeerError> {
+        if let Some(mut open) = self.conversation.take()
+            && let Ok(answer) = open.ask(request.clone()).await
+        {
+            return Ok((open, answer));
+        }
+        let mut open = Conversation::begin(&self.peer()?).await?;
+        let answer = open.ask(request).await?;
+        Ok((open, answer))
     }
 }
 
@@ -80,11 +131,7 @@ impl RaftNetworkV2<TypeConfig> for Target {
         request: AppendEntriesRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
-        let message = wire::to_append(&request);
-        let mut answers = self.peer()?.append(stream::iter([message]).boxed()).await.map_err(|e| rpc_error(&e))?;
-        let lost = || PeerError::Lost("the stream ended without an answer".to_owned());
-        let answer = answers.next().await.unwrap_or_else(|| Err(lost())).map_err(|e| rpc_error(&e))?;
-        Ok(match wire::from_appended(answer).map_err(|e| malformed(&e))? {
+        Ok(match self.ask(wire::to_append(&request)).await? {
             Ok(_) => AppendEntriesResponse::Success,
             Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
             Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
@@ -99,13 +146,25 @@ impl RaftNetworkV2<TypeConfig> for Target {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        let requests = input.map(|request| wire::to_append(&request)).boxed();
         Box::pin(async move {
+            let mut input = input.fuse();
+            let first = input.next().now_or_never().flatten();
+            let second = input.next().now_or_never().flatten();
+            // A heartbeat is there at once, and nothing comes behind it.
+            if let Some(heartbeat) = first.as_ref().filter(|request| request.entries.is_empty())
+                && second.is_none()
+                && input.is_done()
+            {
+                let result = self.ask(wire::to_append(heartbeat)).await;
+                return Ok(stream::iter([result]).boxed());
+            }
+            let ready = [first, second].into_iter().flatten();
+            let requests = stream::iter(ready).chain(input).map(|request| wire::to_append(&request)).boxed();
             let answers = match self.peer() {
-                Ok(peer) => peer.append(requests).await.map_err(|e| rpc_error(&e)),
+                Ok(peer) => peer.append(requests).await,
                 Err(error) => Err(error),
             };
-            let answers = match answers {
+            let answers = match answers.map_err(|e| rpc_error(&e)) {
                 Ok(answers) => answers,
                 Err(error) => {
                     // openraft waits before a request, but this stream never asked for one, so it would try at once.
@@ -126,7 +185,12 @@ impl RaftNetworkV2<TypeConfig> for Target {
         request: VoteRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        let answer = self.peer()?.vote(wire::to_vote(&request, false)).await.map_err(|e| rpc_error(&e))?;
+        let answer = self
+            .peer()
+            .map_err(|e| rpc_error(&e))?
+            .vote(wire::to_vote(&request, false))
+            .await
+            .map_err(|e| rpc_error(&e))?;
         wire::from_voted(&answer).map_err(|e| malformed(&e))
     }
 
@@ -135,7 +199,12 @@ impl RaftNetworkV2<TypeConfig> for Target {
         request: VoteRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        let answer = self.peer()?.vote(wire::to_vote(&request, true)).await.map_err(|e| rpc_error(&e))?;
+        let answer = self
+            .peer()
+            .map_err(|e| rpc_error(&e))?
+            .vote(wire::to_vote(&request, true))
+            .await
+            .map_err(|e| rpc_error(&e))?;
         wire::from_voted(&answer).map_err(|e| malformed(&e))
     }
 
@@ -146,7 +215,7 @@ impl RaftNetworkV2<TypeConfig> for Target {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let peer = self.peer()?;
+        let peer = self.peer().map_err(|e| rpc_error(&e))?;
         let sending = super::snapshot::send(self.id, peer, vote, snapshot.snapshot);
         tokio::select! {
             biased;
@@ -163,7 +232,12 @@ impl RaftNetworkV2<TypeConfig> for Target {
         request: TransferLeaderRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
-        let answer = self.peer()?.transfer_leader(wire::to_transfer(&request)).await.map_err(|e| rpc_error(&e))?;
+        let answer = self
+            .peer()
+            .map_err(|e| rpc_error(&e))?
+            .transfer_leader(wire::to_transfer(&request))
+            .await
+            .map_err(|e| rpc_error(&e))?;
         wire::from_transferred(&request, answer).map_err(|e| malformed(&e))
     }
 
