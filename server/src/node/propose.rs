@@ -270,22 +270,27 @@ impl Node {
         let Some(peer) = self.0.parts.transport.peer(leader) else { return Attempt::NotTaken(Error::NoLeader) };
         let mut batch = Vec::with_capacity(payload.encoded_len());
         payload.encode(&mut batch);
-        let asked = peer.propose(ProposeRequest { batch: batch.into() });
+        let request = ProposeRequest { batch: batch.into() };
+        // In a task, so that the call ends with its answer even when the outcomes are here first, as they mostly are: to
+        // break it off costs both sides more, and HTTP/2 gives up a connection on which that is the rule.
+        let asked = tokio::spawn(async move { tokio::time::timeout_at(deadline, peer.propose(request)).await });
         let unknown = tokio::select! {
             biased;
             outcomes = place.outcomes() => return Attempt::Done(outcomes),
-            answer = asked => match answer {
-                Ok(ProposeResponse { result: Some(Proposed::Committed(_)) }) => Error::TimeoutWaitApplied,
-                Ok(ProposeResponse { result: Some(Proposed::Leader(_)) | None }) => return Attempt::NotTaken(Error::NoLeader),
-                Ok(ProposeResponse { result: Some(Proposed::Busy(_)) }) => return Attempt::NotTaken(Error::TooManyRequests),
-                Ok(ProposeResponse { result: Some(Proposed::Unknown(_)) }) => Error::TimeoutLeaderLost,
-                Err(error @ PeerError::Lost(_)) => {
+            answer = asked => match answer.unwrap_or_else(|_| Ok(Err(PeerError::Lost("the call ended".to_owned())))) {
+                Err(_) => return Attempt::Done(Err(Error::Timeout)),
+                Ok(Err(error @ PeerError::Lost(_))) => {
                     tracing::debug!(leader = format_args!("{leader:x}"), %error, "a forwarded proposal may be lost");
                     Error::TimeoutConnectionLost
                 }
-                Err(error) => return Attempt::NotTaken(peer_failure(&error)),
+                Ok(Err(error)) => return Attempt::NotTaken(peer_failure(&error)),
+                Ok(Ok(ProposeResponse { result })) => match result {
+                    Some(Proposed::Committed(_)) => Error::TimeoutWaitApplied,
+                    Some(Proposed::Leader(_)) | None => return Attempt::NotTaken(Error::NoLeader),
+                    Some(Proposed::Busy(_)) => return Attempt::NotTaken(Error::TooManyRequests),
+                    Some(Proposed::Unknown(_)) => Error::TimeoutLeaderLost,
+                },
             },
-            () = tokio::time::sleep_until(deadline) => return Attempt::Done(Err(Error::Timeout)),
         };
         // Others need not wait for this one.
         permit.take();

@@ -126,7 +126,10 @@ impl Link {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .http2_keep_alive_interval(patience)
             .keep_alive_timeout(patience)
-            .keep_alive_while_idle(true);
+            .keep_alive_while_idle(true)
+            // Counts frames of calls that were broken off here, for as long as the connection lives: clients decide how
+            // many they cancel, and other members are no attackers.
+            .http2_max_local_error_reset_streams(None);
         let connector = tower::service_fn(move |_: Uri| {
             let (targets, next, connector) = (Arc::clone(&targets), Arc::clone(&next), connector.clone());
             let lost = Arc::clone(&lost);
@@ -305,3 +308,6 @@ impl PeerApi for Link {
         unary!(self, change_membership, change)
     }
 }
+
+#[cfg(test)]
+mod tests;
