@@ -10,6 +10,7 @@ mod failover;
 mod membership;
 mod network;
 mod processes;
+mod refusals;
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::checker::{self, Report};
