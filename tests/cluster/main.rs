@@ -11,6 +11,7 @@ mod membership;
 mod network;
 mod processes;
 mod refusals;
+mod rotation;
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::checker::{self, Report};
