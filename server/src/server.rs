@@ -221,6 +221,7 @@ impl Server {
             Arc::clone(&self.lessor),
             Arc::clone(&quota),
             failures.with_label_values(&["receive", "lease-keepalive"]),
+            self.stop.clone(),
         );
         self.spawn_tasks(config, &quota, ends);
         export_metrics(metrics, &node, &quota, (Arc::clone(&self.hub), Arc::clone(&self.lessor)));

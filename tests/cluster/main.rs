@@ -10,6 +10,8 @@ mod failover;
 mod membership;
 mod network;
 mod processes;
+mod refusals;
+mod rotation;
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::checker::{self, Report};

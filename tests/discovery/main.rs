@@ -3,6 +3,7 @@
 
 mod errors;
 mod process;
+mod secure;
 mod srv;
 mod url;
 mod v3;

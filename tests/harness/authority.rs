@@ -1,45 +1,76 @@
 //! Certificates for tests of TLS: an authority, what it issues, and what it revokes.
 
-use anyhow::Result;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationList, CertificateRevocationListParams, CertifiedIssuer,
+    DnType, Error, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+    SerialNumber, date_time_ymd,
 };
-use std::path::Path;
+
+/// A certificate and its key.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// The certificate in PEM.
+    pub cert: String,
+    /// The key in PEM.
+    pub key: String,
+    /// The certificate in DER, as it is shown in handshakes.
+    pub der: Vec<u8>,
+}
 
 /// Signs certificates.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
     /// Makes one with a name.
-    pub fn new(name: &str) -> Result<Self> {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
+    pub fn new(name: &str) -> Result<Self, Error> {
+        let mut params = params(name, &[])?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.extended_key_usages.clear();
         Ok(Self(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?))
     }
 
-    /// Its own certificate.
+    /// Its own certificate in PEM.
     pub fn pem(&self) -> String {
         self.0.pem()
     }
 
-    /// Writes `<name>.pem` and `<name>.key`.
-    pub fn issue(&self, dir: &Path, name: &str, serial: u64) -> Result<()> {
-        let mut params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.serial_number = Some(SerialNumber::from(serial));
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let key = KeyPair::generate()?;
-        std::fs::write(dir.join(format!("{name}.key")), key.serialize_pem())?;
-        std::fs::write(dir.join(format!("{name}.pem")), params.signed_by(&key, &self.0)?.pem())?;
-        Ok(())
+    /// Its own certificate in DER.
+    pub fn der(&self) -> Vec<u8> {
+        self.0.der().to_vec()
     }
 
-    /// A list of revoked certificates, in DER as etcd reads it.
-    pub fn revoke(&self, serials: &[u64]) -> Result<Vec<u8>> {
+    /// A certificate for both directions, with a common name, and host names and addresses.
+    pub fn issue(&self, common_name: &str, hosts: &[&str]) -> Result<Pair, Error> {
+        self.issue_with(common_name, hosts, |_| {})
+    }
+
+    /// The same with a serial number.
+    pub fn issue_numbered(&self, common_name: &str, hosts: &[&str], serial: u64) -> Result<Pair, Error> {
+        self.issue_with(common_name, hosts, |params| params.serial_number = Some(SerialNumber::from(serial)))
+    }
+
+    /// A certificate that was good until 2020.
+    pub fn issue_expired(&self, common_name: &str, hosts: &[&str]) -> Result<Pair, Error> {
+        self.issue_with(common_name, hosts, |params| params.not_after = date_time_ymd(2020, 1, 1))
+    }
+
+    /// A certificate with anything else that is changed.
+    pub fn issue_with(
+        &self,
+        common_name: &str,
+        hosts: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Result<Pair, Error> {
+        let mut params = params(common_name, hosts)?;
+        change(&mut params);
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.0)?;
+        Ok(Pair { cert: certificate.pem(), key: key.serialize_pem(), der: certificate.der().to_vec() })
+    }
+
+    /// A list of revoked serial numbers.
+    pub fn revoke(&self, serials: &[u64]) -> Result<CertificateRevocationList, Error> {
         let revoked = |serial: &u64| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: date_time_ymd(2024, 1, 1),
@@ -54,6 +85,21 @@ impl Authority {
             revoked_certs: serials.iter().map(revoked).collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        Ok(list.signed_by(&self.0)?.der().to_vec())
+        list.signed_by(&self.0)
     }
+}
+
+/// A certificate that no authority has signed.
+pub fn self_signed(common_name: &str, hosts: &[&str]) -> Result<Pair, Error> {
+    let key = KeyPair::generate()?;
+    let certificate = params(common_name, hosts)?.self_signed(&key)?;
+    Ok(Pair { cert: certificate.pem(), key: key.serialize_pem(), der: certificate.der().to_vec() })
+}
+
+fn params(common_name: &str, hosts: &[&str]) -> Result<CertificateParams, Error> {
+    let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+    let mut params = CertificateParams::new(hosts)?;
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    Ok(params)
 }

@@ -1,5 +1,6 @@
 //! gRPC clients of one server, sharing a connection.
 
+use crate::tls::ClientTls;
 use anyhow::{Context, Result};
 use api::etcdserverpb::auth_client::AuthClient;
 use api::etcdserverpb::cluster_client::ClusterClient;
@@ -8,11 +9,13 @@ use api::etcdserverpb::lease_client::LeaseClient;
 use api::etcdserverpb::maintenance_client::MaintenanceClient;
 use api::etcdserverpb::watch_client::WatchClient;
 use bytes::{Buf, BufMut, Bytes};
+use hyper_util::rt::TokioIo;
+use std::io;
 use std::time::Duration;
 use tonic::Status;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Endpoint, Uri};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -38,9 +41,26 @@ macro_rules! unlimited {
 impl Client {
     /// Connects to a URL.
     pub async fn connect(url: &str) -> Result<Self> {
-        let endpoint = Endpoint::from_shared(url.to_owned())?.connect_timeout(CONNECT_DEADLINE);
-        let channel = endpoint.connect().await.with_context(|| format!("connect to {url}"))?;
-        Ok(Self::over(channel))
+        Self::connect_with(url, None).await
+    }
+
+    /// Connects to a URL, with TLS if there is any.
+    pub async fn connect_with(url: &str, tls: Option<&ClientTls>) -> Result<Self> {
+        // The connector below does what the scheme asks for.
+        let plain = url.replacen("https://", "http://", 1);
+        let endpoint = Endpoint::from_shared(plain)?.connect_timeout(CONNECT_DEADLINE);
+        let connected = match tls {
+            None => endpoint.connect().await,
+            Some(tls) => {
+                let tls = tls.clone();
+                let connector = tower::service_fn(move |uri: Uri| {
+                    let (tls, address) = (tls.clone(), uri.authority().map(ToString::to_string).unwrap_or_default());
+                    async move { tls.dial(&address).await.map(TokioIo::new).map_err(io::Error::other) }
+                });
+                endpoint.connect_with_connector(connector).await
+            }
+        };
+        Ok(Self::over(connected.with_context(|| format!("connect to {url}"))?))
     }
 
     fn over(channel: Channel) -> Self {

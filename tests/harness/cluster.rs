@@ -9,6 +9,7 @@ use crate::client::Client;
 use crate::load::Endpoints;
 use crate::network::Network;
 use crate::server::{Kind, Options, Server};
+use crate::site::Site;
 use crate::slow_disk::SlowDisk;
 use anyhow::{Context, Result, bail, ensure};
 use api::etcdserverpb::{
@@ -21,6 +22,7 @@ use rustix::process::Signal;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Milliseconds between heartbeats of every cluster.
@@ -113,6 +115,8 @@ pub struct Cluster {
     members: Vec<Member>,
     endpoints: Endpoints,
     flags: Vec<String>,
+    /// Of a cluster with TLS between all members and clients.
+    site: Option<Arc<Site>>,
     /// After the members, whose processes end first.
     network: Option<Network>,
 }
@@ -129,14 +133,30 @@ impl Cluster {
             Place::Loopback => None,
             Place::Namespaces => Some(Network::new()?),
         };
+        Self::launch(subject, size, flags, network, None).await
+    }
+
+    /// Starts a cluster on loopback with TLS everywhere. The members are called `m0` and so on; the site has to have
+    /// admitted them.
+    pub async fn start_secure(subject: &Subject, size: usize, flags: &[&str], site: Arc<Site>) -> Result<Self> {
+        Self::launch(subject, size, flags, None, Some(site)).await
+    }
+
+    async fn launch(
+        subject: &Subject,
+        size: usize,
+        flags: &[&str],
+        network: Option<Network>,
+        site: Option<Arc<Site>>,
+    ) -> Result<Self> {
         let timing = [
             format!("--heartbeat-interval={}", HEARTBEAT.as_millis()),
             format!("--election-timeout={}", ELECTION.as_millis()),
             format!("--initial-cluster-token=token-{}", rand::random::<u32>()),
         ];
         let flags = timing.into_iter().chain(flags.iter().map(|&flag| flag.to_owned())).collect();
-        let endpoints = Endpoints::default();
-        let mut cluster = Self { subject: subject.clone(), members: Vec::new(), endpoints, flags, network };
+        let endpoints = site.as_ref().map_or_else(Endpoints::default, |site| Endpoints::secure(site.caller("client")));
+        let mut cluster = Self { subject: subject.clone(), members: Vec::new(), endpoints, flags, site, network };
         match cluster.begin(size).await {
             Ok(()) => Ok(cluster),
             Err(error) => Err(error.context(format!("start {size} members of {}\n{}", subject.label, cluster.logs()))),
@@ -180,9 +200,14 @@ impl Cluster {
         };
         let mut flags = self.flags.clone();
         flags.push(format!("--initial-cluster-state={state}"));
+        let name = format!("m{number}");
+        flags.extend(self.site.iter().flat_map(|site| site.flags(&name)));
         let options = Options {
-            name: format!("m{number}"),
+            name,
             flags,
+            is_secure: self.site.is_some(),
+            secures_peers: self.site.is_some(),
+            client_tls: self.site.as_ref().map(|site| site.caller("client")),
             wrapper,
             host,
             binary: Some(self.subject.binary.clone()),
@@ -236,6 +261,11 @@ impl Cluster {
     /// Client URL of a member.
     pub fn url(&self, member: usize) -> String {
         self.members[member].server.client_url()
+    }
+
+    /// A member's server.
+    pub fn server(&self, member: usize) -> &Server {
+        &self.members[member].server
     }
 
     /// A new connection to a member.

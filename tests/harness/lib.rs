@@ -4,7 +4,7 @@
 //! ([`ports`]), a server of either maker with a data directory of its own ([`server`]), gRPC clients to it
 //! ([`client`]), and command line tools with a deadline ([`tool`]). Whole clusters ([`cluster`]) have networks that can
 //! be cut ([`network`]) and disks that can be slow ([`slow_disk`]); clients of them ([`load`]) record what they see
-//! ([`history`]), and the [`checker`] judges it.
+//! ([`history`]), and the [`checker`] judges it. A [`site`] has everybody's certificates, made by an [`authority`].
 //!
 //! `CLEAT_BIN` names the server under test (default: `cleat` beside the test binaries), `ETCD_BIN` and
 //! `ETCDCTL_BIN` name etcd's programs (default: from `PATH`). Setting `CLEAT_BIN` to an etcd runs every test
@@ -18,12 +18,18 @@ pub mod history;
 pub mod load;
 pub mod network;
 pub mod ports;
+pub mod secure;
 pub mod server;
+pub mod site;
 pub mod slow_disk;
+pub mod tls;
 pub mod tool;
 
 pub use authority::Authority;
 pub use client::Client;
 pub use cluster::{Cluster, Place, Subject};
+pub use secure::Secure;
 pub use server::{Kind, Options, Server};
+pub use site::Site;
+pub use tls::ClientTls;
 pub use tool::{Output, etcdctl};

@@ -5,6 +5,7 @@
 
 use crate::client::Client;
 use crate::ports::Port;
+use crate::tls::ClientTls;
 use anyhow::{Context, Result, bail, ensure};
 use api::etcdserverpb::StatusRequest;
 use rustix::process::{Pid, Signal, kill_process};
@@ -78,6 +79,8 @@ pub struct Options {
     pub is_secure: bool,
     /// Serve other members over https; the flags say with which certificates.
     pub secures_peers: bool,
+    /// What the harness itself uses to ask a server with `is_secure`; without it the server's log has to do.
+    pub client_tls: Option<ClientTls>,
     /// Program and arguments that run the server's program as the same process; empty runs it directly.
     pub wrapper: Vec<String>,
     /// Program to run; `None` means the one of the kind.
@@ -188,10 +191,15 @@ impl Server {
         format!("{scheme}://{}", self.endpoint())
     }
 
+    /// `host:port` of the peer listener.
+    pub fn peer_endpoint(&self) -> String {
+        format!("{}:{}", self.listeners.host, self.listeners.peer)
+    }
+
     /// URL of the peer listener.
     pub fn peer_url(&self) -> String {
         let scheme = if self.options.secures_peers { "https" } else { "http" };
-        format!("{scheme}://{}:{}", self.listeners.host, self.listeners.peer)
+        format!("{scheme}://{}", self.peer_endpoint())
     }
 
     /// The data directory.
@@ -283,7 +291,7 @@ impl Server {
     }
 
     async fn has_leader(&self) -> bool {
-        if self.options.is_secure {
+        if self.options.is_secure && self.options.client_tls.is_none() {
             // Asking takes certificates, which are the test's; both makers say so in the same words.
             return self.log().get(self.log_before..).is_some_and(|log| log.contains("ready to serve client requests"));
         }
@@ -297,7 +305,7 @@ impl Server {
 
     /// A new connection.
     pub async fn client(&self) -> Result<Client> {
-        Client::connect(&self.client_url()).await
+        Client::connect_with(&self.client_url(), self.options.client_tls.as_ref()).await
     }
 
     /// The exit status, if the process has ended by itself.

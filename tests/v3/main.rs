@@ -10,10 +10,12 @@ mod tls;
 mod transcript;
 mod wire;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use harness::tool::{etcdctl_binary, run};
 use harness::{Kind, Server, etcdctl};
+use std::process::Stdio;
 use std::time::Duration;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
 macro_rules! same_transcript {
@@ -54,6 +56,40 @@ async fn check_perf_passes() -> Result<()> {
         eprintln!("check perf: {verdicts}");
     }
     bail!("etcdctl check perf failed {CHECK_TRIES} times")
+}
+
+/// Watches and keepalives go on until one end closes them. A member that ends does, so that its restart takes no time.
+#[tokio::test]
+async fn open_streams_do_not_hold_up_the_end() -> Result<()> {
+    const LIMIT: Duration = Duration::from_secs(20);
+    let mut server = Server::start(Kind::Cleat).await?;
+    let grant = etcdctl(&server, &["lease", "grant", "60"], b"", LIMIT).await?;
+    let lease = grant.stdout.split(' ').nth(1).unwrap_or_default();
+    let stream = |args: &[&str]| {
+        let mut command = Command::new(etcdctl_binary());
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &server.client_url()]).args(args).kill_on_drop(true);
+        command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()
+    };
+    let (mut keeping, mut watching) = (stream(&["lease", "keep-alive", lease])?, stream(&["watch", "a"])?);
+    let mut lines = BufReader::new(keeping.stdout.take().context("piped")?).lines();
+    let kept = tokio::time::timeout(LIMIT, lines.next_line()).await??;
+    ensure!(kept.as_deref().is_some_and(|line| line.contains("keepalived with TTL(60)")), "{kept:?}");
+    // A watch says nothing before the first event.
+    let mut lines = BufReader::new(watching.stdout.take().context("piped")?).lines();
+    let seen = async {
+        loop {
+            etcdctl(&server, &["put", "a", "1"], b"", LIMIT).await?;
+            let next = tokio::time::timeout(Duration::from_millis(200), lines.next_line()).await;
+            if matches!(next, Ok(Ok(Some(_)))) {
+                return anyhow::Ok(());
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, seen).await??;
+    server.terminate().await?;
+    let log = server.log();
+    ensure!(!log.contains("closing connections whose calls did not end in time"), "{}", server.log_tail());
+    Ok(())
 }
 
 #[tokio::test]

@@ -3,13 +3,14 @@
 use super::front::{ConnectionFront, Front};
 use super::gather::OpenCalls;
 use super::socket::{Bound, Connection, Listener, Socket, Traffic};
-use crate::config::{Config, GrpcKeepalive};
-use crate::tls::TlsAcceptor;
+use crate::config::{Config, GrpcKeepalive, Side};
+use crate::tls::{RefusalLog, TlsAcceptor};
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::process::{Resource, getrlimit};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -81,12 +82,23 @@ struct Shared {
     http2: http2::Builder<Tracked>,
     /// None for the listeners of other members.
     traffic: Option<Traffic>,
+    /// Of callers with TLS where there is none.
+    refusals: RefusalLog,
     slots: Arc<Semaphore>,
     tracker: TaskTracker,
     /// Accept no more, and end each connection after its running calls.
     stop: CancellationToken,
     /// End connections at once.
     abort: CancellationToken,
+}
+
+impl Shared {
+    /// Logs a caller that speaks TLS where there is none. It still gets what HTTP/1 answers to a bad request.
+    fn refuse_tls(&self, remote: Option<SocketAddr>) {
+        let side = if self.traffic.is_some() { Side::Client } else { Side::Peer };
+        let reason = "the caller speaks TLS, but the URL of this listener is without it";
+        self.refusals.write(side.as_str(), remote, reason);
+    }
 }
 
 /// Spawns the tasks of HTTP/2 streams where shutdown can wait for them.
@@ -122,7 +134,8 @@ impl Listeners {
         }
         let slots = Arc::new(Semaphore::new(settings.max_connections));
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
-        Self { shared: Arc::new(Shared { http1, http2, traffic, slots, tracker, stop, abort }) }
+        let refusals = RefusalLog::new();
+        Self { shared: Arc::new(Shared { http1, http2, traffic, refusals, slots, tracker, stop, abort }) }
     }
 
     /// Serves what was bound.
@@ -246,6 +259,9 @@ async fn serve(shared: Arc<Shared>, mut socket: Socket, door: Door, slot: OwnedS
         },
         () = shared.stop.cancelled() => return,
     };
+    if door.tls.is_none() && connection.begins_tls() {
+        shared.refuse_tls(remote);
+    }
     let calls = OpenCalls::default();
     let mut front = ConnectionFront::new(door.front, calls.clone(), local, remote);
     if door.tls.is_some() {

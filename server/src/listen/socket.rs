@@ -23,6 +23,9 @@ const BACKLOG: u32 = 4096;
 /// What an HTTP/2 client sends first.
 pub(super) const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// What a TLS client sends first, whatever its version.
+const TLS_HANDSHAKE: [u8; 2] = [22, 3];
+
 /// A listener could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {url}: {reason}")]
@@ -225,6 +228,11 @@ impl Connection {
             },
             is_http2,
         ))
+    }
+
+    /// True if the caller speaks TLS. Without TLS here, nothing will come of it.
+    pub(super) fn begins_tls(&self) -> bool {
+        self.head.starts_with(&TLS_HANDSHAKE)
     }
 
     /// Counts from here on.

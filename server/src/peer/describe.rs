@@ -16,6 +16,7 @@ use hyper::Request;
 use hyper::body::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::{Deserialize, Serialize};
+use std::error::Error;
 use std::time::Duration;
 
 /// What one member is asked for altogether.
@@ -131,11 +132,20 @@ pub(crate) async fn all(urls: &[String], connector: &PeerConnector) -> Vec<(Stri
     .await
 }
 
+/// The cause that the others are only about.
+fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost
+}
+
 async fn ask(url: &str, connector: &PeerConnector) -> Result<Described, String> {
     let target = PeerUrl::parse(url).ok_or("not a peer URL")?;
     let stream =
         connector.connect(&target.host, target.port, target.is_tls).await.map_err(|error| error.to_string())?;
-    let text = |error: hyper::Error| error.to_string();
+    let text = |error: hyper::Error| innermost(&error).to_string();
     // HTTP/2 as between members at all times, so that the same TLS settings fit.
     let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
     let (mut sender, connection) = handshake.await.map_err(text)?;
@@ -152,8 +162,10 @@ async fn ask(url: &str, connector: &PeerConnector) -> Result<Described, String> 
         Ok((head.headers, body))
     };
     let (headers, body) = tokio::select! {
-        answered = answered => answered?,
+        // The connection knows why a request failed.
+        biased;
         ended = connection => return Err(ended.map_or_else(text, |()| "the connection was closed".to_owned())),
+        answered = answered => answered?,
     };
     let value = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let cluster_id = value(&CLUSTER_ID).and_then(|id| u64::from_str_radix(id, 16).ok()).ok_or("it names no cluster")?;

@@ -51,6 +51,9 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 30;
 /// The same member is complained about once in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(30);
 
+/// And after this time if the reason is another one.
+const OTHER_REASON_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -135,8 +138,19 @@ impl Link {
             let lost = Arc::clone(&lost);
             async move {
                 let connected = connect(&connector, &targets, &next).await;
-                tell(to, &lost, connected.as_ref().err());
-                connected.map(TokioIo::new)
+                match connected {
+                    Ok((at, stream)) => Ok(TokioIo::new(stream.telling(move |begun| {
+                        if begun.is_err() {
+                            // Another URL may do better.
+                            next.store((at + 1) % targets.len(), Ordering::Relaxed);
+                        }
+                        tell(to, &lost, begun.map_err(|error| format!("{}: {error}", targets[at])));
+                    }))),
+                    Err(reason) => {
+                        tell(to, &lost, Err(reason.clone()));
+                        Err(io::Error::other(NotConnected(reason)))
+                    }
+                }
             }
         });
         let client = PeerClient::new(endpoint.connect_with_connector_lazy(connector))
@@ -179,26 +193,43 @@ impl Link {
     }
 }
 
-/// Logs that a member cannot be reached, and that it can again; the same trouble once in a while.
-fn tell(member_id: u64, lost: &Mutex<Option<Instant>>, error: Option<&io::Error>) {
-    let mut lost = lost.lock();
+/// The last complaint about a member that cannot be reached.
+#[derive(Debug)]
+struct Complaint {
+    at: Instant,
+    reason: String,
+}
+
+/// Logs that a member cannot be reached, and that it can again. The same trouble is told once in a while, another one
+/// soon: who mends something wants to see what is left.
+fn tell(member_id: u64, last: &Mutex<Option<Complaint>>, reached: Result<(), String>) {
+    let mut last = last.lock();
     let remote = format_args!("{member_id:x}");
-    match error {
-        None => {
-            if lost.take().is_some() {
+    match reached {
+        Ok(()) => {
+            if last.take().is_some() {
                 tracing::info!(remote_member_id = remote, "reached a member again");
             }
         }
-        Some(error) if lost.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) => {
-            *lost = Some(Instant::now());
-            tracing::warn!(remote_member_id = remote, %error, "cannot reach a member, trying again");
+        Err(reason) => {
+            let is_due = last.as_ref().is_none_or(|last| {
+                let pause = if last.reason == reason { LOG_INTERVAL } else { OTHER_REASON_INTERVAL };
+                last.at.elapsed() >= pause
+            });
+            if is_due {
+                tracing::warn!(remote_member_id = remote, error = reason, "cannot reach a member, trying again");
+                *last = Some(Complaint { at: Instant::now(), reason });
+            }
         }
-        Some(_) => {}
     }
 }
 
-/// Connects to the URL that worked last, or else to the others in turn.
-async fn connect(connector: &PeerConnector, targets: &[PeerUrl], next: &AtomicUsize) -> io::Result<PeerStream> {
+/// Connects to the URL that worked last, or else to the others in turn. Says which it was, or why there is none.
+async fn connect(
+    connector: &PeerConnector,
+    targets: &[PeerUrl],
+    next: &AtomicUsize,
+) -> Result<(usize, PeerStream), String> {
     let first = next.load(Ordering::Relaxed);
     let mut reason = "it has no peer URL that can be used".to_owned();
     for offset in 0..targets.len() {
@@ -208,13 +239,13 @@ async fn connect(connector: &PeerConnector, targets: &[PeerUrl], next: &AtomicUs
         match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(stream)) => {
                 next.store(at, Ordering::Relaxed);
-                return Ok(stream);
+                return Ok((at, stream));
             }
             Ok(Err(error)) => reason = format!("{url}: {error}"),
             Err(_) => reason = format!("{url}: no answer within {CONNECT_TIMEOUT:?}"),
         }
     }
-    Err(io::Error::other(NotConnected(reason)))
+    Err(reason)
 }
 
 /// What a failed call means.

@@ -200,7 +200,7 @@ impl Machine {
         let members = Arc::new(Members::new(node.clone(), Rules { strict: false, max_learners: 1 }));
         let failures = prometheus::IntCounter::new("failures", "of keepalive streams").expect("the name is right");
         let quota = Arc::new(Quota::new(None, &node));
-        let leases = LeaseService::new(node.clone(), Arc::clone(&lessor), quota, failures);
+        let leases = LeaseService::new(node.clone(), Arc::clone(&lessor), quota, failures, stop.clone());
         let snapshots = raft::snapshot::Receiver::new("store".into(), store::Options::default());
         let service = PeerService::new(node.clone(), leases.clone(), Arc::clone(&members), snapshots);
         self.shared.network.join(&connector, Arc::new(service));

@@ -26,3 +26,4 @@ pub use accept::TlsAcceptor;
 pub use connect::{PeerConnector, PeerStream};
 pub use files::TlsError;
 pub use member::Tls;
+pub(crate) use refusal::RefusalLog;

@@ -3,12 +3,14 @@
 use super::verify::NotAccepted;
 use parking_lot::Mutex;
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
+use std::collections::HashSet;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 /// Lines in one interval; what is beyond is counted and told with the first line of the next.
-const LINES: u32 = 20;
+const LINES: usize = 20;
+/// A caller that tries again and again gets one line for each reason in this time.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// The reason of a failed handshake. None if the caller just went away, as port probes do.
@@ -21,6 +23,70 @@ pub(super) fn reason(error: &io::Error) -> Option<String> {
         Some(tls) => Some(text(tls)),
         None if error.kind() == io::ErrorKind::UnexpectedEof => None,
         None => Some(error.to_string()),
+    }
+}
+
+/// An error of a connection to another member, with the reason and what to do about it.
+pub(super) fn explained(error: io::Error) -> io::Error {
+    let Some(reason) = reason(&error) else { return error };
+    let remedy = error.get_ref().and_then(|inner| inner.downcast_ref()).and_then(remedy);
+    let text = match remedy {
+        Some(remedy) => format!("{reason}; {remedy}"),
+        None => reason,
+    };
+    io::Error::new(error.kind(), text)
+}
+
+/// What helps a member that cannot talk to another one. None where the reason says it all.
+fn remedy(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion) => {
+            Some("the member there serves plain HTTP: its peer URL must begin with http:, or it must listen on https")
+        }
+        Error::AlertReceived(alert) => refusal_remedy(*alert),
+        Error::InvalidCertificate(reason) => match reason {
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => {
+                Some("renew the certificate of the member there, and compare the clocks")
+            }
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                Some("the --peer-trusted-ca-file of this member must have the CA of the member there")
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                Some("the certificate of the member there must have the host of its peer URL")
+            }
+            CertificateError::Other(_) => {
+                Some("the flags of this member on allowed names and on revoked certificates say which it accepts")
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The same for a member that was refused. Only the other end knows exactly why.
+fn refusal_remedy(alert: AlertDescription) -> Option<&'static str> {
+    match alert {
+        AlertDescription::CertificateRequired => {
+            Some("the member there requires a certificate (--peer-cert-file, --peer-client-cert-file)")
+        }
+        AlertDescription::UnknownCA | AlertDescription::DecryptError => {
+            Some("the --peer-trusted-ca-file of the member there must have the CA of this member's certificate")
+        }
+        AlertDescription::CertificateExpired => Some("renew the certificate of this member, and compare the clocks"),
+        AlertDescription::UnsupportedCertificate => {
+            Some("the certificate of this member must be good for TLS clients (extended key usage)")
+        }
+        AlertDescription::CertificateUnknown
+        | AlertDescription::BadCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::AccessDenied => Some(
+            "the member there does not allow the names in this member's certificate, or has it on its revocation list: \
+             its log has the reason",
+        ),
+        _ => None,
     }
 }
 
@@ -80,47 +146,54 @@ fn alert_text(alert: AlertDescription) -> String {
         AlertDescription::UnknownCA => "unknown certificate authority".to_owned(),
         AlertDescription::CertificateExpired => "expired certificate".to_owned(),
         AlertDescription::CertificateUnknown => "unknown certificate".to_owned(),
+        AlertDescription::CertificateRevoked => "revoked certificate".to_owned(),
+        AlertDescription::CertificateRequired => "certificate required".to_owned(),
+        AlertDescription::UnsupportedCertificate => "unsupported certificate".to_owned(),
+        AlertDescription::AccessDenied => "access denied".to_owned(),
         other => format!("{other:?}"),
     }
 }
 
-/// Logs refused callers, but not without end: anybody can be refused as often as they like.
+/// Logs refused callers, but not without end: anybody can be refused as often as they like, and a member with a wrong
+/// certificate tries all the time.
 #[derive(Debug)]
-pub(super) struct RefusalLog {
-    budget: Mutex<Budget>,
+pub(crate) struct RefusalLog {
+    interval: Mutex<Interval>,
 }
 
 #[derive(Debug)]
-struct Budget {
+struct Interval {
     begun: Instant,
-    lines: u32,
+    /// What has a line. At most [`LINES`].
+    told: HashSet<(Option<IpAddr>, String)>,
     left_out: u64,
 }
 
 impl RefusalLog {
-    pub(super) fn new() -> Self {
-        Self { budget: Mutex::new(Budget { begun: Instant::now(), lines: 0, left_out: 0 }) }
+    pub(crate) fn new() -> Self {
+        Self { interval: Mutex::new(Interval { begun: Instant::now(), told: HashSet::new(), left_out: 0 }) }
     }
 
-    pub(super) fn write(&self, side: &'static str, remote: Option<SocketAddr>, reason: &str) {
-        let Some(left_out) = self.spend(Instant::now()) else { return };
+    pub(crate) fn write(&self, side: &'static str, remote: Option<SocketAddr>, reason: &str) {
+        let Some(left_out) = self.spend(Instant::now(), remote, reason) else { return };
         let remote_addr = remote.map_or_else(|| "@".to_owned(), |remote| remote.to_string());
         let left_out = (left_out > 0).then_some(left_out);
         tracing::warn!(side, remote_addr, error = reason, left_out, "rejected connection");
     }
 
     /// How many lines were left out before this one; None if this one is left out.
-    fn spend(&self, now: Instant) -> Option<u64> {
-        let mut budget = self.budget.lock();
-        if now.duration_since(budget.begun) >= INTERVAL {
-            (budget.begun, budget.lines) = (now, 0);
+    fn spend(&self, now: Instant, remote: Option<SocketAddr>, reason: &str) -> Option<u64> {
+        let mut interval = self.interval.lock();
+        if now.duration_since(interval.begun) >= INTERVAL {
+            interval.begun = now;
+            interval.told.clear();
         }
-        if budget.lines == LINES {
-            budget.left_out += 1;
+        let line = (remote.map(|remote| remote.ip()), reason.to_owned());
+        if interval.told.len() == LINES || !interval.told.insert(line) {
+            interval.left_out += 1;
             return None;
         }
-        budget.lines += 1;
-        Some(std::mem::take(&mut budget.left_out))
+        Some(std::mem::take(&mut interval.left_out))
     }
 }
 
@@ -128,17 +201,36 @@ impl RefusalLog {
 mod tests {
     use super::*;
 
+    fn caller(last: u8) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, last], 1000 + u16::from(last)))
+    }
+
     #[test]
     fn a_flood_of_refusals_is_counted_and_not_written() {
         let log = RefusalLog::new();
         let begun = Instant::now();
-        for _ in 0..LINES {
-            assert_eq!(log.spend(begun), Some(0));
+        for last in 0..LINES as u8 {
+            assert_eq!(log.spend(begun, Some(caller(last)), "no certificate"), Some(0));
         }
-        for _ in 0..7 {
-            assert_eq!(log.spend(begun), None);
+        for last in 0..7 {
+            assert_eq!(log.spend(begun, Some(caller(100 + last)), "no certificate"), None);
         }
-        assert_eq!(log.spend(begun + INTERVAL * 2), Some(7));
-        assert_eq!(log.spend(begun + INTERVAL * 2), Some(0));
+        assert_eq!(log.spend(begun + INTERVAL * 2, Some(caller(1)), "no certificate"), Some(7));
+        assert_eq!(log.spend(begun + INTERVAL * 2, Some(caller(2)), "no certificate"), Some(0));
+    }
+
+    #[test]
+    fn one_caller_does_not_hide_the_others() {
+        let log = RefusalLog::new();
+        let begun = Instant::now();
+        assert_eq!(log.spend(begun, Some(caller(1)), "no certificate"), Some(0));
+        for _ in 0..1000 {
+            // From another port each time.
+            assert_eq!(log.spend(begun, Some(SocketAddr::new(caller(1).ip(), 7)), "no certificate"), None);
+        }
+        assert_eq!(log.spend(begun, Some(caller(1)), "expired"), Some(1000));
+        assert_eq!(log.spend(begun, Some(caller(2)), "no certificate"), Some(0));
+        assert_eq!(log.spend(begun, None, "no certificate"), Some(0));
+        assert_eq!(log.spend(begun + INTERVAL, Some(caller(1)), "no certificate"), Some(0));
     }
 }

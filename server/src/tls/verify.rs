@@ -15,10 +15,17 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// A certificate was verified, but is not accepted. The text is etcd's.
+/// A certificate was verified, but is not accepted. The text begins with etcd's.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct NotAccepted(pub(super) String);
+
+impl NotAccepted {
+    /// A certificate with a name that is not among those allowed.
+    fn name(found: &str) -> Self {
+        Self(format!("client certificate authentication failed: {found} not allowed"))
+    }
+}
 
 impl From<NotAccepted> for Error {
     fn from(reason: NotAccepted) -> Self {
@@ -48,30 +55,35 @@ impl Rules {
                 }
             }
         }
-        if self.allows_name(end_entity)? {
-            Ok(())
-        } else {
-            Err(NotAccepted("client certificate authentication failed".to_owned()).into())
-        }
+        self.check_names(end_entity)
     }
 
-    fn allows_name(&self, certificate: &CertificateDer<'_>) -> Result<bool, Error> {
-        Ok(match &self.names {
-            AllowedNames::Any => true,
+    fn check_names(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
+        match &self.names {
+            AllowedNames::Any => Ok(()),
             AllowedNames::CommonNames(names) => {
-                facts(certificate)?.common_name.is_some_and(|name| names.contains(&name))
+                let found = facts(certificate)?.common_name;
+                if found.as_ref().is_some_and(|name| names.contains(name)) {
+                    return Ok(());
+                }
+                Err(NotAccepted::name(&format!("common name {:?}", found.unwrap_or_default())).into())
             }
             AllowedNames::Hostnames(hosts) => {
                 let parsed = ParsedCertificate::try_from(certificate)?;
-                let dns_names = facts(certificate)?.dns_names;
-                hosts.iter().any(|host| {
+                let CertFacts { dns_names, addresses, .. } = facts(certificate)?;
+                let is_allowed = hosts.iter().any(|host| {
                     // A pattern is no name of a server, but may be allowed as it is.
                     dns_names.iter().any(|name| name.eq_ignore_ascii_case(host))
                         || ServerName::try_from(host.as_str())
                             .is_ok_and(|name| rustls::client::verify_server_name(&parsed, &name).is_ok())
-                })
+                });
+                if is_allowed {
+                    return Ok(());
+                }
+                let found = dns_names.into_iter().chain(addresses.iter().map(ToString::to_string));
+                Err(NotAccepted::name(&format!("host names {:?}", found.collect::<Vec<_>>())).into())
             }
-        })
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use store::Reply;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 /// After a question that no leader answered, before it is asked again.
@@ -37,6 +38,8 @@ pub(crate) struct LeaseService {
     propose: Arc<Propose>,
     /// Requests of a keepalive stream that could not be received.
     failures: IntCounter,
+    /// Ends keepalive streams: their clients never do, and ask another member.
+    stop: CancellationToken,
 }
 
 /// How the lessor of a member proposes.
@@ -48,9 +51,15 @@ pub(crate) fn proposer(node: Node) -> Propose {
 }
 
 impl LeaseService {
-    pub(crate) fn new(node: Node, lessor: Arc<Lessor>, quota: Arc<Quota>, failures: IntCounter) -> Self {
+    pub(crate) fn new(
+        node: Node,
+        lessor: Arc<Lessor>,
+        quota: Arc<Quota>,
+        failures: IntCounter,
+        stop: CancellationToken,
+    ) -> Self {
         let propose = Arc::new(proposer(node.clone()));
-        Self { node, lessor, quota, propose, failures }
+        Self { node, lessor, quota, propose, failures, stop }
     }
 
     /// Makes sure that this member leads, in the term that its lessor keeps the time of, and returns that term.
@@ -181,7 +190,15 @@ impl KeepAlives {
         if self.failed {
             return None;
         }
-        let answer = match self.requests.message().await {
+        let received = tokio::select! {
+            biased;
+            () = self.service.stop.cancelled() => {
+                self.failed = true;
+                return Some(Err(status(Error::Stopped)));
+            }
+            received = self.requests.message() => received,
+        };
+        let answer = match received {
             Ok(Some(request)) => self.service.keep_alive(request.id).await,
             Ok(None) => return None,
             Err(error) => {

@@ -11,6 +11,7 @@ mod watcher;
 
 use crate::Client;
 use crate::history::{History, KnownFaults, Nanos, Said};
+use crate::tls::ClientTls;
 use anyhow::{Context, Result, bail};
 use api::etcdserverpb::{RangeRequest, StatusRequest};
 use bytes::Bytes;
@@ -32,25 +33,33 @@ const MAX_OPS: usize = 1_000_000;
 /// Prefix of the keys that have leases.
 const LEASED: &str = "l/";
 
-/// The client URLs of a cluster, which changes while clients use it.
+/// The client URLs of a cluster, which change while clients use it, and how to reach them.
 #[derive(Clone, Debug, Default)]
-pub struct Endpoints(Arc<RwLock<Vec<String>>>);
+pub struct Endpoints {
+    urls: Arc<RwLock<Vec<String>>>,
+    tls: Option<ClientTls>,
+}
 
 impl Endpoints {
+    /// Those of a cluster that is reached with TLS.
+    pub fn secure(tls: ClientTls) -> Self {
+        Self { tls: Some(tls), ..Self::default() }
+    }
+
     /// Replaces the list.
     pub fn set(&self, urls: Vec<String>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = urls;
+        *self.urls.write().unwrap_or_else(PoisonError::into_inner) = urls;
     }
 
     /// The endpoint of this number, counted around; `None` while there are none.
     pub fn get(&self, number: usize) -> Option<String> {
-        let urls = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let urls = self.urls.read().unwrap_or_else(PoisonError::into_inner);
         (!urls.is_empty()).then(|| urls[number % urls.len()].clone())
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).len()
+        self.urls.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
 
@@ -120,7 +129,8 @@ impl Connection {
     async fn client(&mut self) -> Option<Client> {
         if self.client.is_none() {
             self.url = self.endpoints.get(self.number)?;
-            let connected = tokio::time::timeout(CALL_DEADLINE, Client::connect(&self.url)).await;
+            let connected =
+                tokio::time::timeout(CALL_DEADLINE, Client::connect_with(&self.url, self.endpoints.tls.as_ref())).await;
             self.client = connected.ok().and_then(Result::ok);
         }
         self.client.clone()
@@ -166,6 +176,11 @@ impl Load {
             .map(|number| tokio::spawn(watcher::run(shared.clone(), number, number, ends.clone())))
             .collect();
         Self { shared, stop, until, clients, leases, watchers, settled: 0, compacted: 0 }
+    }
+
+    /// The time by the clock of the history.
+    pub fn now(&self) -> Nanos {
+        self.shared.now()
     }
 
     /// Says that all faults have ended.

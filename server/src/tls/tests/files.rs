@@ -3,13 +3,12 @@
 use super::*;
 use crate::tls::der::CertFacts;
 use crate::tls::self_signed::ensure;
-use rcgen::date_time_ymd;
 use std::os::unix::fs::PermissionsExt as _;
 
 #[test]
 fn what_is_wrong_with_a_file_is_said() {
     let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-    let other = Authority::new("other").issue("other", &[]);
+    let other = Authority::new("other").unwrap().issue("other", &[]).unwrap();
     for (name, text, expected) in [
         ("server.pem", None, "No such file or directory (os error 2)"),
         ("server.pem", Some(""), "no PEM certificate in it"),
@@ -23,7 +22,7 @@ fn what_is_wrong_with_a_file_is_said() {
         ("crl.pem", Some("0text"), "its revocation list cannot be read"),
     ] {
         let site = Site::new();
-        site.write("crl.pem", &site.ca.revoke(&[1]));
+        site.write("crl.pem", &site.ca.revoke(&[1]).unwrap().pem().unwrap());
         match text {
             None => std::fs::remove_file(site.path(name)).unwrap(),
             Some(text) => site.write(name, text),
@@ -66,7 +65,7 @@ fn a_generated_certificate_is_kept_until_it_is_of_no_use() {
     ensure(&dir, &hosts, 2).unwrap();
     assert_eq!(read(&files), first);
 
-    let old = Authority::new("x").issue_with("x", &[], |params| params.not_after = date_time_ymd(2020, 1, 1));
+    let old = Authority::new("x").unwrap().issue_expired("x", &[]).unwrap();
     let write_pair = |cert: &str, key: &str| {
         std::fs::write(&files.cert, cert).unwrap();
         std::fs::write(&files.key, key).unwrap();

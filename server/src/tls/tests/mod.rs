@@ -1,5 +1,7 @@
 //! Handshakes over loopback connections, with certificates made for each test.
 
+#[path = "../../../../tests/harness/authority.rs"]
+#[allow(unreachable_pub, reason = "shared with the tests of processes, where it is public")]
 mod authority;
 mod connect;
 mod files;
@@ -36,9 +38,9 @@ struct Site {
 
 impl Site {
     fn new() -> Self {
-        let site = Self { dir: tempfile::tempdir().unwrap(), ca: Authority::new("the ca") };
+        let site = Self { dir: tempfile::tempdir().unwrap(), ca: Authority::new("the ca").unwrap() };
         site.write("ca.pem", &site.ca.pem());
-        site.serve(&site.ca.issue("member", &["localhost", "127.0.0.1"]));
+        site.serve(&site.ca.issue("member", &["localhost", "127.0.0.1"]).unwrap());
         site
     }
 
@@ -84,7 +86,7 @@ impl Site {
 /// A caller that trusts one CA and shows one certificate, or none.
 fn caller(trusted: &Authority, own: Option<&Pair>, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
     let mut roots = RootCertStore::empty();
-    roots.add(trusted.der()).unwrap();
+    roots.add(trusted.der().into()).unwrap();
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(versions)
         .unwrap()

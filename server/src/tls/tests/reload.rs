@@ -4,7 +4,6 @@ use super::*;
 use crate::tls::files::{Contents, TlsError};
 use crate::tls::reload::Reloading;
 use parking_lot::Mutex;
-use rcgen::SerialNumber;
 use std::time::Instant;
 
 /// Tries until it is as expected. Every try lets the member look at its files, which it does once in a second.
@@ -24,7 +23,7 @@ async fn becomes<T: PartialEq + std::fmt::Debug>(expected: &T, mut next: impl As
 async fn a_new_leaf_is_shown() {
     let site = Site::new();
     let acceptor = site.acceptor(&TlsSettings { trusted_ca_file: None, ..site.settings(Side::Client) });
-    let renewed = site.ca.issue("member", &["localhost"]);
+    let renewed = site.ca.issue("member", &["localhost"]).unwrap();
     site.serve(&renewed);
     becomes(&renewed.der, async || shown(&meet(&acceptor, caller(&site.ca, None, BOTH)).await.unwrap())).await;
 }
@@ -33,8 +32,8 @@ async fn a_new_leaf_is_shown() {
 async fn a_new_ca_replaces_the_old_one() {
     let site = Site::new();
     let acceptor = site.acceptor(&site.settings(Side::Client));
-    let next = Authority::new("the next ca");
-    let (old, new) = (site.ca.issue("old", &[]), next.issue("new", &[]));
+    let next = Authority::new("the next ca").unwrap();
+    let (old, new) = (site.ca.issue("old", &[]).unwrap(), next.issue("new", &[]).unwrap());
     let try_both = async || {
         let mut let_in = Vec::new();
         for own in [&old, &new] {
@@ -52,14 +51,14 @@ async fn a_new_ca_replaces_the_old_one() {
 #[tokio::test]
 async fn a_new_revocation_counts() {
     let site = Site::new();
-    site.write("crl.pem", &site.ca.revoke(&[]));
+    site.write("crl.pem", &site.ca.revoke(&[]).unwrap().pem().unwrap());
     let settings = TlsSettings { crl_file: Some(site.path("crl.pem")), ..site.settings(Side::Client) };
     let acceptor = site.acceptor(&settings);
-    let own = site.ca.issue_with("a", &[], |params| params.serial_number = Some(SerialNumber::from(0x77)));
+    let own = site.ca.issue_numbered("a", &[], 0x77).unwrap();
     let call = async || meet(&acceptor, caller(&site.ca, Some(&own), BOTH)).await.map(drop);
     assert_eq!(call().await, Ok(()));
     // By a rename, as tools do that never leave half a file.
-    site.write("crl.new", &site.ca.revoke(&[0x77]));
+    site.write("crl.new", &site.ca.revoke(&[0x77]).unwrap().pem().unwrap());
     std::fs::rename(site.path("crl.new"), site.path("crl.pem")).unwrap();
     becomes(&Err("transport: certificate serial 77 revoked".to_owned()), call).await;
 }
@@ -71,7 +70,7 @@ async fn files_that_cannot_be_used_leave_the_old_ones() {
     let see = async || shown(&meet(&acceptor, caller(&site.ca, None, BOTH)).await.unwrap());
     let first = see().await;
     // The key of another certificate, as if a renewal stood still half way.
-    let renewed = site.ca.issue("member", &["localhost"]);
+    let renewed = site.ca.issue("member", &["localhost"]).unwrap();
     site.write("server.key", &renewed.key);
     let until = Instant::now() + 3 * crate::tls::reload::LOOK_INTERVAL;
     while Instant::now() < until {

@@ -95,10 +95,15 @@ impl Member {
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server =
-            tonic::transport::Server::builder().add_service(WatchServer::new(watch)).add_service(LeaseServer::new(
-                LeaseService::new(node.clone(), lessor, Arc::new(crate::quota::Quota::new(None, &node)), failures),
-            ));
+        let server = tonic::transport::Server::builder().add_service(WatchServer::new(watch)).add_service(
+            LeaseServer::new(LeaseService::new(
+                node.clone(),
+                lessor,
+                Arc::new(crate::quota::Quota::new(None, &node)),
+                failures,
+                stop.clone(),
+            )),
+        );
         let (stopped, incoming) = (stop.clone().cancelled_owned(), TcpListenerStream::new(listener));
         tasks.spawn(async move { server.serve_with_incoming_shutdown(incoming, stopped).await.unwrap() });
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
