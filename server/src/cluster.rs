@@ -23,6 +23,7 @@ use openraft::{ChangeMembers, Instant as _};
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -54,6 +55,8 @@ pub(crate) struct Cluster {
     rules: Rules,
     /// Held during a change.
     changing: Mutex<()>,
+    /// Learners that clients had promoted here.
+    promotions: AtomicU64,
 }
 
 /// One member as clients see it.
@@ -93,7 +96,12 @@ impl From<Error> for Refusal {
 
 impl Cluster {
     pub(crate) fn new(node: Node, rules: Rules) -> Self {
-        Self { node, rules, changing: Mutex::default() }
+        Self { node, rules, changing: Mutex::default(), promotions: AtomicU64::default() }
+    }
+
+    /// Learners that were promoted as clients asked, while this member led.
+    pub(crate) fn promotions(&self) -> u64 {
+        self.promotions.load(Ordering::Relaxed)
     }
 
     /// Makes a change, wherever the leader is. When it returns, this member knows of the change. Returns the id of the
@@ -269,6 +277,7 @@ impl Cluster {
             self.check_strict_promote(membership, id)?;
         }
         let at = self.give_vote(&stored, id).await?;
+        self.promotions.fetch_add(1, Ordering::Relaxed);
         Ok((id, at))
     }
 

@@ -223,7 +223,8 @@ impl Server {
             failures.with_label_values(&["receive", "lease-keepalive"]),
         );
         self.spawn_tasks(config, &quota, ends);
-        export_metrics(metrics, &node, &quota, (Arc::clone(&self.hub), Arc::clone(&self.lessor)));
+        let told = (Arc::clone(&self.hub), Arc::clone(&self.lessor), Arc::clone(&self.cluster));
+        export_metrics(metrics, &node, &quota, told);
         let checks = Arc::new(health_checks(&node));
         let state = HttpState { metrics: Arc::clone(metrics), checks };
         let metrics_front = Front::http_only(http::metrics_router(state.clone()));
@@ -352,10 +353,11 @@ impl Server {
             failures: failures.with_label_values(&["receive", "watch"]),
         };
         let health = GrpcHealth::new(self.serving.subscribe());
-        let asked = node.clone();
+        let (asked, learner) = (node.clone(), node.clone());
         let leader = LeaderGate::new(move || asked.leader() != 0);
         self.tasks.spawn(Arc::clone(&leader).watch(config.election_timeout, self.stop.clone()));
         let routes = GrpcRoutes::new(Arc::clone(metrics), max_message, config.warning_unary_request_duration, leader)
+            .refusing_as_learner(move || learner.is_learner())
             .with(KvServer::new(kv).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
             .with(MaintenanceServer::new(maintenance).max_decoding_message_size(decode))
             .with(WatchServer::new(watch).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
@@ -448,7 +450,12 @@ fn show(counter: &IntCounter, count: u64) {
 }
 
 /// Sets the gauges that are read from state when somebody asks.
-fn export_metrics(metrics: &Arc<Metrics>, node: &Node, quota: &Quota, (hub, lessor): (Arc<Hub>, Arc<Lessor>)) {
+fn export_metrics(
+    metrics: &Arc<Metrics>,
+    node: &Node,
+    quota: &Quota,
+    (hub, lessor, cluster): (Arc<Hub>, Arc<Lessor>, Arc<Cluster>),
+) {
     let server_id = format!("{:x}", node.identity().member_id);
     metrics.server.id.with_label_values(&[&server_id]).set(1);
     metrics.server.quota_bytes.set(quota.limit_bytes() as i64);
@@ -458,6 +465,8 @@ fn export_metrics(metrics: &Arc<Metrics>, node: &Node, quota: &Quota, (hub, less
         let server = &metrics.server;
         server.has_leader.set(i64::from(node.leader() != 0));
         server.is_leader.set(i64::from(node.is_leader()));
+        server.is_learner.set(i64::from(node.is_learner()));
+        show(&server.learner_promote_successes, cluster.promotions());
         server.proposals_committed.set(node.committed() as i64);
         server.proposals_applied.set(store.applied.index as i64);
         show(&server.proposals_failed, node.stats().failed());

@@ -7,6 +7,7 @@
 
 mod bootstrap;
 mod failover;
+mod learner;
 mod membership;
 mod network;
 mod processes;
