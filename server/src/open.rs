@@ -8,6 +8,7 @@ use crate::lessor::Lessor;
 use crate::metrics::Metrics;
 use crate::node::forwards::Forwards;
 use crate::peer::Transport;
+use crate::peer::limit::message_bytes_max;
 use crate::peer::link::{Caller, Links};
 use crate::raft::alone;
 use crate::raft::log_store::{LogExtent, LogStore, LogStoreOptions};
@@ -93,7 +94,8 @@ pub(crate) async fn open_core(
         compaction,
     };
     let caller = Caller { cluster_id: identity.cluster_id, member_id: identity.member_id };
-    let transport: Arc<dyn Transport> = Arc::new(Links::new(caller, config.election_timeout, connector));
+    let message_bytes = message_bytes_max(config.max_request_bytes);
+    let transport: Arc<dyn Transport> = Arc::new(Links::new(caller, config.election_timeout, message_bytes, connector));
     let forwards = Arc::new(Forwards::new(identity.member_id, rand::random(), reader.applied().0.index));
     let state_machine = StateMachine::new(writer, reader.clone(), Box::new(observed), Arc::clone(&forwards));
     let network = Network::new(Arc::clone(&transport));

@@ -18,8 +18,9 @@ use crate::metrics::Metrics;
 use crate::node::{Identity, Limits, Node, Parts};
 use crate::open::{Core, open_core};
 use crate::peer::describe;
+use crate::peer::door::Door;
 use crate::peer::grpc::PeerGrpc;
-use crate::peer::link::MESSAGE_BYTES_MAX;
+use crate::peer::limit::message_bytes_max;
 use crate::peer::service::PeerService;
 use crate::quota::Quota;
 use crate::raft::log_store::LogExtent;
@@ -282,9 +283,9 @@ impl Server {
         let Some(snapshots) = self.snapshots.take() else { return Ok(()) };
         let node = self.node.clone();
         let service = Arc::new(PeerService::new(node.clone(), leases, Arc::clone(&self.cluster), snapshots));
-        let grpc = PeerServer::new(PeerGrpc::new(service, node.clone()))
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let grpc = PeerServer::new(PeerGrpc::new(service))
+            .max_decoding_message_size(message_bytes_max(config.max_request_bytes));
+        let grpc = Door::new(grpc, node.clone());
         let router = describe::router(node).route_service("/cleatpb.Peer/{method}", grpc);
         let front = Front::http_only(router);
         for url in &config.listen_peer_urls {

@@ -9,6 +9,7 @@ mod bootstrap;
 mod failover;
 mod learner;
 mod membership;
+mod messages;
 mod network;
 mod processes;
 

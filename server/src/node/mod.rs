@@ -17,7 +17,7 @@ mod propose;
 mod read;
 mod view;
 
-pub(crate) use propose::ProposalStats;
+pub(crate) use propose::{BATCH_BYTES, BATCH_COMMANDS, ProposalStats};
 
 use crate::peer::{PeerApi, PeerError, Transport};
 use crate::raft::state_machine::StateMachine;

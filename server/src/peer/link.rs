@@ -28,7 +28,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Response, Status};
 
 /// Metadata of every call: which cluster, from whom, to whom. Ids are hexadecimal.
 pub(crate) const CLUSTER: &str = "cleat-cluster-id";
@@ -45,8 +45,8 @@ pub(crate) const OTHER_CLUSTER: &str = "cluster ID mismatch";
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
-/// An append carries one entry of any size, or several up to 1 MiB; entries are bounded by the largest request.
-pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 30;
+/// The keys of a lease in an answer: as many as clients attached to it.
+const LEASE_KEYS_BYTES_MAX: usize = 1 << 30;
 
 /// The same member is complained about once in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(30);
@@ -71,6 +71,8 @@ pub(crate) struct Links {
     caller: Caller,
     /// Silence on a connection before it is checked, and again before it is given up.
     patience: Duration,
+    /// Largest answer.
+    message_bytes: usize,
     connector: PeerConnector,
     peers: RwLock<BTreeMap<u64, Arc<Link>>>,
 }
@@ -87,8 +89,44 @@ pub(crate) struct Link {
 }
 
 impl Links {
-    pub(crate) fn new(caller: Caller, election_timeout: Duration, connector: PeerConnector) -> Self {
-        Self { caller, patience: election_timeout / 2, connector, peers: RwLock::default() }
+    pub(crate) fn new(
+        caller: Caller,
+        election_timeout: Duration,
+        message_bytes: usize,
+        connector: PeerConnector,
+    ) -> Self {
+        Self { caller, patience: election_timeout / 2, message_bytes, connector, peers: RwLock::default() }
+    }
+
+    fn link(&self, to: u64, urls: Vec<String>) -> Link {
+        let targets: Arc<[PeerUrl]> = urls.iter().filter_map(|url| PeerUrl::parse(url)).collect();
+        let (next, lost) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(None)));
+        // The URI names nothing: the connector knows where to go.
+        let endpoint = Endpoint::from_static("http://peer")
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .http2_keep_alive_interval(self.patience)
+            .keep_alive_timeout(self.patience)
+            .keep_alive_while_idle(true);
+        let connector = self.connector.clone();
+        let connector = tower::service_fn(move |_: Uri| {
+            let (targets, next, connector) = (Arc::clone(&targets), Arc::clone(&next), connector.clone());
+            let lost = Arc::clone(&lost);
+            async move {
+                let connected = connect(&connector, &targets, &next).await;
+                tell(to, &lost, connected.as_ref().err());
+                connected.map(TokioIo::new)
+            }
+        });
+        let client = PeerClient::new(endpoint.connect_with_connector_lazy(connector));
+        Link {
+            urls,
+            client: client.max_decoding_message_size(self.message_bytes),
+            cluster: hex(self.caller.cluster_id),
+            from: hex(self.caller.member_id),
+            to: hex(to),
+            told: Mutex::default(),
+        }
     }
 }
 
@@ -103,8 +141,7 @@ impl Transport for Links {
         peers.retain(|id, link| members.get(id) == Some(&link.urls));
         for (id, urls) in members {
             if *id != self.caller.member_id && !peers.contains_key(id) {
-                let link = Link::new(self.caller, *id, urls.clone(), self.patience, self.connector.clone());
-                peers.insert(*id, Arc::new(link));
+                peers.insert(*id, Arc::new(self.link(*id, urls.clone())));
             }
         }
     }
@@ -116,39 +153,6 @@ fn hex(id: u64) -> MetadataValue<Ascii> {
 }
 
 impl Link {
-    fn new(caller: Caller, to: u64, urls: Vec<String>, patience: Duration, connector: PeerConnector) -> Self {
-        let targets: Arc<[PeerUrl]> = urls.iter().filter_map(|url| PeerUrl::parse(url)).collect();
-        let next = Arc::new(AtomicUsize::new(0));
-        let lost = Arc::new(Mutex::new(None));
-        // The URI names nothing: the connector knows where to go.
-        let endpoint = Endpoint::from_static("http://peer")
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .http2_keep_alive_interval(patience)
-            .keep_alive_timeout(patience)
-            .keep_alive_while_idle(true);
-        let connector = tower::service_fn(move |_: Uri| {
-            let (targets, next, connector) = (Arc::clone(&targets), Arc::clone(&next), connector.clone());
-            let lost = Arc::clone(&lost);
-            async move {
-                let connected = connect(&connector, &targets, &next).await;
-                tell(to, &lost, connected.as_ref().err());
-                connected.map(TokioIo::new)
-            }
-        });
-        let client = PeerClient::new(endpoint.connect_with_connector_lazy(connector))
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        Self {
-            urls,
-            client,
-            cluster: hex(caller.cluster_id),
-            from: hex(caller.member_id),
-            to: hex(to),
-            told: Mutex::default(),
-        }
-    }
-
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         let metadata = request.metadata_mut();
@@ -233,6 +237,10 @@ fn peer_error(status: &Status) -> PeerError {
         {
             PeerError::Lost(text.to_owned())
         }
+        // In gRPC's own words: a message above the limit.
+        Code::OutOfRange if !Error::ALL.iter().any(|known| known.text() == text) => {
+            PeerError::Refused(Error::RequestTooLarge)
+        }
         _ => match Error::ALL.iter().find(|known| known.text() == text) {
             Some(known) => PeerError::Refused(*known),
             None => PeerError::Invalid(text.to_owned()),
@@ -298,7 +306,9 @@ impl PeerApi for Link {
     }
 
     async fn lease_time_to_live(&self, request: LeaseTimeToLiveRequest) -> Result<LeaseTimeToLiveResponse, PeerError> {
-        unary!(self, lease_time_to_live, request)
+        let mut client = self.client().max_decoding_message_size(LEASE_KEYS_BYTES_MAX);
+        let answer = client.lease_time_to_live(self.request(request)).await;
+        answer.map(Response::into_inner).map_err(|status| self.failure(&status))
     }
 
     async fn change_membership(&self, change: MembershipChange) -> Result<MembershipChanged, PeerError> {

@@ -64,7 +64,7 @@ impl Member {
         let machine = StateMachine::new(writer, reader.clone(), observer, Arc::clone(&forwards));
         let second = Duration::from_secs(1);
         let transport: Arc<dyn Transport> =
-            Arc::new(Links::new(Caller { cluster_id: 1, member_id: 1 }, second, PeerConnector::plain()));
+            Arc::new(Links::new(Caller { cluster_id: 1, member_id: 1 }, second, 1 << 20, PeerConnector::plain()));
         let config = openraft::Config::default().validate().unwrap();
         let raft = Raft::new(1, Arc::new(config), Network::new(Arc::clone(&transport)), log, machine).await.unwrap();
         raft.initialize(BTreeMap::from([(1, Peer { peer_urls: Vec::new(), joins_as_voter: true })])).await.unwrap();
