@@ -95,7 +95,30 @@ async fn check(kind: Kind) -> Result<()> {
     ensure!(http::get(&url, "/health").await?.0 == 200, "{kind}: a learner is healthy");
     let (_, _, metrics) = http::get(&url, "/metrics").await?;
     ensure!(metrics.contains("\netcd_server_is_learner 1\n"), "{kind}: the metrics do not say that it is a learner");
+    for member in [voter, learner] {
+        members_at_peer_url(&cluster, voter, member).await.with_context(|| format!("{kind}: member {member}"))?;
+    }
     promote(&cluster, voter, learner).await
+}
+
+/// What a peer URL says of the members, byte for byte in etcd's form.
+async fn members_at_peer_url(cluster: &Cluster, voter: usize, member: usize) -> Result<()> {
+    let listed = cluster.client(voter).await?.cluster.member_list(MemberListRequest::default()).await?.into_inner();
+    let expected = listed.members.iter().map(|member| {
+        let is_learner = if member.is_learner { "\"isLearner\":true," } else { "" };
+        format!(
+            r#"{{"id":{},"peerURLs":{},{is_learner}"name":"{}","clientURLs":{}}}"#,
+            member.id,
+            serde_json::json!(member.peer_urls),
+            member.name,
+            serde_json::json!(member.client_urls)
+        )
+    });
+    let expected = format!("[{}]", expected.collect::<Vec<_>>().join(","));
+    let (_, _, found) = http::get(&cluster.peer_url(member), "/members").await?;
+    ensure!(found.trim_end() == expected, "{found} instead of {expected}");
+    ensure!(found.matches("isLearner").count() == 1, "{found}");
+    Ok(())
 }
 
 /// Makes a voter of the learner, which serves everything soon after.
