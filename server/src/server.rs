@@ -21,7 +21,9 @@ use crate::peer::describe;
 use crate::peer::door::Door;
 use crate::peer::grpc::PeerGrpc;
 use crate::peer::limit::message_bytes_max;
+use crate::peer::link::Links;
 use crate::peer::service::PeerService;
+use crate::peer::traffic::PeersTraffic;
 use crate::quota::Quota;
 use crate::raft::log_store::LogExtent;
 use crate::raft::snapshot::Receiver;
@@ -139,6 +141,8 @@ pub struct Server {
     peer_listeners: Listeners,
     cluster: Arc<Cluster>,
     snapshots: Option<Receiver>,
+    links: Arc<Links>,
+    traffic: Arc<PeersTraffic>,
     tasks: TaskTracker,
     stop: CancellationToken,
     /// False once the member stops: gRPC health checks send clients elsewhere.
@@ -177,7 +181,8 @@ impl Server {
             heartbeat_interval: config.heartbeat_interval,
             election_timeout: config.election_timeout,
         };
-        let Core { raft, reader, log, transport, forwards, .. } = core;
+        let Core { raft, reader, log, forwards, .. } = core;
+        let transport = Arc::clone(&core.links) as _;
         let parts = Parts { raft, reader, log, transport, forwards, identity, limits };
         let node = Node::start(parts, &tasks, &stop);
         let rules = Rules { strict: config.strict_reconfig_check, max_learners: config.max_learners };
@@ -191,6 +196,8 @@ impl Server {
             hub: core.hub,
             lessor: core.lessor,
             snapshots: Some(core.snapshots),
+            traffic: core.traffic,
+            links: core.links,
             listeners: Listeners::new(&settings, Some(Traffic::of_clients(&metrics))),
             peer_listeners: Listeners::new(&settings, None),
             tasks,
@@ -267,6 +274,7 @@ impl Server {
         let lessor = Arc::clone(&self.lessor);
         let (propose, stopped) = (proposer(node.clone()), stop.clone());
         self.tasks.spawn(async move { lessor.run(propose, stopped).await });
+        self.tasks.spawn(Arc::clone(&self.links).probe(stop.clone()));
         self.tasks.spawn(watch_raft(node.clone(), ends.clone(), stop.clone()));
         self.tasks.spawn(follow_peers(node.clone(), self.log.clone(), stop.clone()));
         self.tasks.spawn(watch_removal(node.clone(), ends.clone(), stop.clone()));
@@ -285,7 +293,7 @@ impl Server {
         let service = Arc::new(PeerService::new(node.clone(), leases, Arc::clone(&self.cluster), snapshots));
         let grpc = PeerServer::new(PeerGrpc::new(service))
             .max_decoding_message_size(message_bytes_max(config.max_request_bytes));
-        let grpc = Door::new(grpc, node.clone());
+        let grpc = Door::new(grpc, node.clone(), Arc::clone(&self.traffic));
         let router = describe::router(node).route_service("/cleatpb.Peer/{method}", grpc);
         let front = Front::http_only(router);
         for url in &config.listen_peer_urls {

@@ -10,6 +10,7 @@ mod failover;
 mod learner;
 mod membership;
 mod messages;
+mod metrics;
 mod network;
 mod processes;
 

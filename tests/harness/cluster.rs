@@ -248,6 +248,11 @@ impl Cluster {
         self.members[member].server.peer_url()
     }
 
+    /// Data directory of a member.
+    pub fn data_dir(&self, member: usize) -> PathBuf {
+        self.members[member].server.data_dir()
+    }
+
     /// A new connection to a member.
     pub async fn client(&self, member: usize) -> Result<Client> {
         let connected = tokio::time::timeout(CALL_DEADLINE, self.members[member].server.client()).await;

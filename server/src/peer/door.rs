@@ -1,9 +1,11 @@
-//! Refuses who does not belong to the cluster, by the metadata of a call and before anything of its message is read.
+//! Refuses who does not belong to the cluster, by the metadata of a call and before anything of its message is read, and
+//! counts the rest.
 
 use super::link::{CLUSTER, FROM, OTHER_CLUSTER, REMOVED, TO};
+use super::traffic::{Counted, PeersTraffic};
 use crate::node::{Identity, Node};
 use crate::v3::status::refused;
-use futures::future::{Either, Ready, ready};
+use futures::future::{BoxFuture, ready};
 use http::{HeaderMap, Request, Response};
 use parking_lot::Mutex;
 use std::convert::Infallible;
@@ -22,6 +24,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) struct Door<S> {
     service: S,
     rules: Arc<Rules>,
+    traffic: Arc<PeersTraffic>,
 }
 
 struct Rules {
@@ -30,36 +33,38 @@ struct Rules {
 }
 
 impl<S> Door<S> {
-    pub(crate) fn new(service: S, node: Node) -> Self {
-        Self { service, rules: Arc::new(Rules { node, logged: Mutex::default() }) }
+    pub(crate) fn new(service: S, node: Node, traffic: Arc<PeersTraffic>) -> Self {
+        Self { service, rules: Arc::new(Rules { node, logged: Mutex::default() }), traffic }
     }
 }
 
-type Answer = Result<Response<Body>, Infallible>;
-
 impl<S, B> Service<Request<B>> for Door<S>
 where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Counted<B>>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
 {
-    type Response = Response<Body>;
+    type Response = Response<Counted<Body>>;
     type Error = Infallible;
-    type Future = Either<Ready<Answer>, S::Future>;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.service.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        match self.rules.check(request.headers()) {
-            Ok(()) => Either::Right(self.service.call(request)),
-            Err(status) => Either::Left(ready(Ok(status.into_http()))),
-        }
+        let peer = match self.rules.check(request.headers()) {
+            Ok(from) => self.traffic.of(from),
+            Err(status) => return Box::pin(ready(Ok(status.into_http().map(|body| Counted::sent(body, None))))),
+        };
+        let received = peer.clone();
+        let answering = self.service.call(request.map(|body| Counted::received(body, received)));
+        Box::pin(async move { answering.await.map(|response| response.map(|body| Counted::sent(body, peer))) })
     }
 }
 
 impl Rules {
-    /// Checks whom a call is from and for.
-    fn check(&self, metadata: &HeaderMap) -> Result<(), Status> {
+    /// Checks whom a call is from and for. Returns the caller's id.
+    fn check(&self, metadata: &HeaderMap) -> Result<u64, Status> {
         let id = |name: &str| {
             let text = metadata.get(name).and_then(|value| value.to_str().ok());
             let id = text.and_then(|text| u64::from_str_radix(text, 16).ok());
@@ -88,7 +93,7 @@ impl Rules {
         if self.node.is_removed(from) {
             return Err(refused(Code::PermissionDenied, REMOVED));
         }
-        Ok(())
+        Ok(from)
     }
 
     fn warn(&self, from: u64, what: &str, theirs: u64) {

@@ -5,6 +5,7 @@
 //! network is found again as soon as it is back.
 
 use super::address::PeerUrl;
+use super::traffic::{CountedChannel, CountedStream, PeerTraffic, PeersTraffic};
 use super::{Answers, PeerApi, PeerError, Transport};
 use crate::tls::{PeerConnector, PeerStream};
 use api::cleatpb::peer_client::PeerClient;
@@ -15,20 +16,24 @@ use api::cleatpb::{
 };
 use api::error::Error;
 use api::etcdserverpb::{LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
+use futures::future::join_all;
 use futures::stream::{BoxStream, Stream, StreamExt as _};
+use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Response, Status};
+use tower::{Service as _, ServiceExt as _};
 
 /// Metadata of every call: which cluster, from whom, to whom. Ids are hexadecimal.
 pub(crate) const CLUSTER: &str = "cleat-cluster-id";
@@ -50,6 +55,9 @@ const LEASE_KEYS_BYTES_MAX: usize = 1 << 30;
 
 /// The same member is complained about once in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Between measurements of how long a peer takes to answer, and the most that one may take. etcd's figure.
+const PROBE_INTERVAL: Duration = Duration::from_secs(4);
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -74,13 +82,17 @@ pub(crate) struct Links {
     /// Largest answer.
     message_bytes: usize,
     connector: PeerConnector,
+    traffic: Arc<PeersTraffic>,
     peers: RwLock<BTreeMap<u64, Arc<Link>>>,
 }
 
 /// The connection to one member.
 pub(crate) struct Link {
     urls: Vec<String>,
-    client: PeerClient<Channel>,
+    client: PeerClient<CountedChannel>,
+    /// What the client talks over, for what is no message.
+    channel: Channel,
+    traffic: Arc<PeerTraffic>,
     cluster: MetadataValue<Ascii>,
     from: MetadataValue<Ascii>,
     to: MetadataValue<Ascii>,
@@ -94,8 +106,29 @@ impl Links {
         election_timeout: Duration,
         message_bytes: usize,
         connector: PeerConnector,
+        traffic: Arc<PeersTraffic>,
     ) -> Self {
-        Self { caller, patience: election_timeout / 2, message_bytes, connector, peers: RwLock::default() }
+        Self { caller, patience: election_timeout / 2, message_bytes, connector, traffic, peers: RwLock::default() }
+    }
+
+    /// Measures how long the peers take to answer, until `stop`. Whoever is asked is connected to, so that the metrics say
+    /// which members can be reached before anybody needs them.
+    pub(crate) async fn probe(self: Arc<Self>, stop: CancellationToken) {
+        let mut stopped = pin!(stop.cancelled());
+        loop {
+            let links: Vec<_> = self.peers.read().values().cloned().collect();
+            let probes = join_all(links.iter().map(|link| tokio::time::timeout(PROBE_INTERVAL, link.probe())));
+            tokio::select! {
+                biased;
+                () = &mut stopped => return,
+                _ = probes => {}
+            }
+            tokio::select! {
+                biased;
+                () = &mut stopped => return,
+                () = tokio::time::sleep(PROBE_INTERVAL) => {}
+            }
+        }
     }
 
     fn link(&self, to: u64, urls: Vec<String>) -> Link {
@@ -108,20 +141,24 @@ impl Links {
             .http2_keep_alive_interval(self.patience)
             .keep_alive_timeout(self.patience)
             .keep_alive_while_idle(true);
-        let connector = self.connector.clone();
+        let (connector, traffic) = (self.connector.clone(), self.traffic.meet(to));
+        let connections = Arc::clone(&traffic);
         let connector = tower::service_fn(move |_: Uri| {
             let (targets, next, connector) = (Arc::clone(&targets), Arc::clone(&next), connector.clone());
-            let lost = Arc::clone(&lost);
+            let (lost, traffic) = (Arc::clone(&lost), Arc::clone(&connections));
             async move {
                 let connected = connect(&connector, &targets, &next).await;
                 tell(to, &lost, connected.as_ref().err());
-                connected.map(TokioIo::new)
+                connected.map(|stream| TokioIo::new(CountedStream::new(stream, traffic)))
             }
         });
-        let client = PeerClient::new(endpoint.connect_with_connector_lazy(connector));
+        let channel = endpoint.connect_with_connector_lazy(connector);
+        let client = PeerClient::new(CountedChannel::new(channel.clone(), Arc::clone(&traffic)));
         Link {
             urls,
             client: client.max_decoding_message_size(self.message_bytes),
+            channel,
+            traffic,
             cluster: hex(self.caller.cluster_id),
             from: hex(self.caller.member_id),
             to: hex(to),
@@ -139,6 +176,7 @@ impl Transport for Links {
     fn set_members(&self, members: &BTreeMap<u64, Vec<String>>) {
         let mut peers = self.peers.write();
         peers.retain(|id, link| members.get(id) == Some(&link.urls));
+        self.traffic.retain(|id| members.contains_key(&id));
         for (id, urls) in members {
             if *id != self.caller.member_id && !peers.contains_key(id) {
                 peers.insert(*id, Arc::new(self.link(*id, urls.clone())));
@@ -175,8 +213,23 @@ impl Link {
         error
     }
 
-    fn client(&self) -> PeerClient<Channel> {
+    fn client(&self) -> PeerClient<CountedChannel> {
         self.client.clone()
+    }
+
+    /// Measures one answer, of the plain endpoint that costs the peer least. Who does not answer is no news here.
+    async fn probe(&self) {
+        let mut channel = self.channel.clone();
+        let Ok(request) = http::Request::get("http://peer/version").body(tonic::body::Body::empty()) else { return };
+        if channel.ready().await.is_err() {
+            return;
+        }
+        let asked = Instant::now();
+        let Ok(response) = channel.call(request).await else { return };
+        // The answer is over when its body is.
+        if response.into_body().collect().await.is_ok() {
+            self.traffic.answered(asked);
+        }
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) mod grpc;
 pub(crate) mod limit;
 pub(crate) mod link;
 pub(crate) mod service;
+pub(crate) mod traffic;
 
 use api::cleatpb::{
     AppendRequest, AppendResponse, LeaseRenewRequest, LeaseRenewResponse, MembershipChange, MembershipChanged,

@@ -6,6 +6,7 @@
 use super::state_machine::SnapshotSource;
 use super::types::{Peer, TypeConfig, Vote};
 use super::wire;
+use crate::peer::traffic::PeersTraffic;
 use crate::peer::{PeerApi, PeerError, Transport};
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use openraft::OptionalSend;
@@ -29,17 +30,19 @@ const RECONNECT: Duration = Duration::from_millis(100);
 /// Makes the connection to each member.
 pub(crate) struct Network {
     transport: Arc<dyn Transport>,
+    traffic: Arc<PeersTraffic>,
 }
 
 impl Network {
-    pub(crate) fn new(transport: Arc<dyn Transport>) -> Self {
-        Self { transport }
+    pub(crate) fn new(transport: Arc<dyn Transport>, traffic: Arc<PeersTraffic>) -> Self {
+        Self { transport, traffic }
     }
 }
 
 /// One member, as raft talks to it.
 pub(crate) struct Target {
     transport: Arc<dyn Transport>,
+    traffic: Arc<PeersTraffic>,
     id: u64,
 }
 
@@ -47,7 +50,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Target;
 
     async fn new_client(&mut self, target: u64, _peer: &Peer) -> Target {
-        Target { transport: Arc::clone(&self.transport), id: target }
+        Target { transport: Arc::clone(&self.transport), traffic: Arc::clone(&self.traffic), id: target }
     }
 }
 
@@ -147,11 +150,15 @@ impl RaftNetworkV2<TypeConfig> for Target {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let peer = self.peer()?;
+        let counted = self.traffic.sends_snapshot(self.id);
         let sending = super::snapshot::send(self.id, peer, vote, snapshot.snapshot);
         tokio::select! {
             biased;
             sent = sending => match sent {
-                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Ok(vote) => {
+                    counted.done();
+                    Ok(SnapshotResponse::new(vote))
+                }
                 Err(error) => Err(StreamingError::from(rpc_error(&error))),
             },
             closed = cancel => Err(StreamingError::Closed(closed)),

@@ -13,6 +13,7 @@ use super::state_machine::{SnapshotSource, raft_position, raft_state};
 use super::types::{SnapshotMeta, TypeConfig, Vote};
 use super::wire;
 use crate::node::Node;
+use crate::peer::traffic::PeersTraffic;
 use crate::peer::{Answers, PeerApi, PeerError};
 use crate::storage::Receiving;
 use api::cleatpb::{SnapshotHead, SnapshotPiece, SnapshotReceipt};
@@ -183,6 +184,7 @@ fn read_pieces(snapshot: &mut Snapshot, pieces: &mpsc::Sender<SnapshotPiece>, mu
 pub(crate) struct Receiver {
     database: PathBuf,
     options: store::Options,
+    traffic: Arc<PeersTraffic>,
     /// The unfinished import and since when nobody works on it; locked during one.
     parked: Arc<tokio::sync::Mutex<Option<(Receiving, Instant)>>>,
 }
@@ -191,8 +193,8 @@ type Installing = SnapshotOf<TypeConfig, SnapshotSource>;
 
 impl Receiver {
     /// `database` is the file of the store; the received one is built beside it.
-    pub(crate) fn new(database: PathBuf, options: store::Options) -> Self {
-        Self { database, options, parked: Arc::default() }
+    pub(crate) fn new(database: PathBuf, options: store::Options, traffic: Arc<PeersTraffic>) -> Self {
+        Self { database, options, traffic, parked: Arc::default() }
     }
 
     /// Takes a snapshot and installs it.
@@ -208,10 +210,10 @@ impl Receiver {
         let mut slot = Arc::clone(&self.parked).try_lock_owned().map_err(|_| busy)?;
         let import = slot.take().filter(|(_, since)| since.elapsed() < KEPT).map(|(import, _)| import);
         let (receipts, answers) = mpsc::channel(PIECES_WAITING);
-        let (database, options) = (self.database.clone(), self.options);
+        let (database, options, traffic) = (self.database.clone(), self.options, Arc::clone(&self.traffic));
         // Detached: it ends with the stream, and with the answers' receiver.
         tokio::spawn(async move {
-            let mut taking = Taking { database, options, import, received: 0 };
+            let mut taking = Taking { database, options, traffic, import, received: 0 };
             let taken = taking.run(&node, pieces, &receipts).await;
             if let Err(error) = &taken {
                 tracing::warn!(%error, "a snapshot was not received");
@@ -231,6 +233,7 @@ impl Receiver {
 struct Taking {
     database: PathBuf,
     options: store::Options,
+    traffic: Arc<PeersTraffic>,
     /// None before the first piece, and after it failed.
     import: Option<Receiving>,
     received: u64,
@@ -247,6 +250,7 @@ impl Taking {
     ) -> Result<(), PeerError> {
         let head = next_piece(&mut pieces).await?.head.ok_or_else(|| PeerError::Invalid("no head".to_owned()))?;
         let vote = wire::from_ballot(head.ballot).map_err(|error| PeerError::Invalid(error.to_string()))?;
+        let counted = self.traffic.receives_snapshot(vote.leader_id.voted_for);
         let progress = match &mut self.import {
             Some(import) => import.rewind().unwrap_or_default(),
             None => Progress::default(),
@@ -270,6 +274,7 @@ impl Taking {
         let stopped = |_| PeerError::Refused(Error::Stopped);
         let installing = node.raft().install_full_snapshot(vote, snapshot);
         let answer = at_work(receipts, self.received, installing).await.map_err(stopped)?;
+        counted.done();
         let done = Some(wire::to_ballot(&answer.vote));
         send_receipt(receipts, SnapshotReceipt { done, ..Default::default() }).await
     }
