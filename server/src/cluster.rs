@@ -512,8 +512,8 @@ fn checked_urls(urls: &[String]) -> Result<Vec<String>, Error> {
     if urls.is_empty() || urls.iter().any(|url| PeerUrl::parse(url).is_none()) {
         return Err(Error::MemberBadUrls);
     }
-    let sorted: BTreeSet<&String> = urls.iter().collect();
-    Ok(sorted.into_iter().cloned().collect())
+    let sorted: BTreeSet<&str> = urls.iter().map(|url| url.trim()).collect();
+    Ok(sorted.into_iter().map(str::to_owned).collect())
 }
 
 /// Refuses a membership that would not fit into a message: one with this peer in it.
@@ -533,7 +533,7 @@ mod tests {
     fn peer_urls_are_checked_and_sorted() {
         let urls = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(
-            checked_urls(&urls(&["http://b:1", "http://a:1", "http://b:1"])),
+            checked_urls(&urls(&["http://b:1", " http://a:1", "http://b:1 "])),
             Ok(urls(&["http://a:1", "http://b:1"]))
         );
         for bad in [&[][..], &["a:1"], &["http://a"], &["http://a:1", "ftp://b:1"]] {
