@@ -116,7 +116,8 @@ table! {
     TimeoutWaitApplied: Unavailable "etcdserver: request timed out, waiting for the applied index took too long";
     Unhealthy: Unavailable "etcdserver: unhealthy cluster";
     Corrupt: DataLoss "etcdserver: corrupt cluster";
-    NotSupportedForLearner: FailedPrecondition "etcdserver: rpc not supported for learner";
+    /// `FailedPrecondition` from 3.6 on.
+    NotSupportedForLearner: Unavailable "etcdserver: rpc not supported for learner";
     BadLeaderTransferee: FailedPrecondition "etcdserver: bad leader transferee";
 
     ClusterVersionUnavailable: FailedPrecondition "etcdserver: cluster version not found during downgrade";

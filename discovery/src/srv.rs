@@ -3,9 +3,9 @@
 //! Records appear late where names are made together with the members, as in Kubernetes, so bootstrap asks again
 //! until the records are there, this member is among them, and every target has an address.
 
+use crate::member_url::{MemberUrl, UrlError};
 use crate::names::{self, NameError};
 use crate::options::{Me, Options, Srv};
-use crate::peer_url::{PeerUrl, UrlError};
 use crate::static_cluster::{InitialCluster, InitialMember};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::net::NetError;
@@ -138,9 +138,9 @@ pub async fn client_endpoints(domain: &str, service_name: &str, options: &Option
 async fn look(srv: &Srv, me: &Me, options: &Options) -> Result<InitialCluster, SrvError> {
     let mut own = Vec::new();
     for url in &me.peer_urls {
-        let url = PeerUrl::parse(url)?;
-        if let Some((host, port)) = url.place.clone() {
-            own.push((names::addresses(&host, options.name_server).await?, port, url));
+        let url = MemberUrl::parse(url)?;
+        if let Some((host, port)) = url.place() {
+            own.push((names::addresses(host, options.name_server).await?, port, url));
         }
     }
     let mut targets = targets("etcd-server", &srv.domain, &srv.service_name, options).await?;
@@ -171,7 +171,7 @@ async fn look(srv: &Srv, me: &Me, options: &Options) -> Result<InitialCluster, S
 }
 
 /// An own URL: its addresses, its port and itself.
-type Own = (BTreeSet<IpAddr>, u16, PeerUrl);
+type Own = (BTreeSet<IpAddr>, u16, MemberUrl);
 
 /// Gives the records names: this member's own, and numbers to the others.
 fn named(placed: &[(&Target, BTreeSet<IpAddr>)], own: &[Own], name: &str) -> Result<Vec<InitialMember>, SrvError> {

@@ -3,9 +3,9 @@
 //! Parses `name=url,name=url2,...`, refuses what cannot become a cluster, and finds this member in it by etcd's rules.
 
 use crate::id;
+use crate::member_url::{MemberUrl, UrlError};
 use crate::names::{NameError, addresses_in_time};
 use crate::options::Options;
-use crate::peer_url::{PeerUrl, UrlError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -138,7 +138,7 @@ impl InitialCluster {
             if url.is_empty() {
                 return Err(ParseError::NoUrl { part: part() });
             }
-            let url = PeerUrl::parse(url).map_err(|source| ParseError::Url { part: part(), source })?.to_string();
+            let url = MemberUrl::parse(url).map_err(|source| ParseError::Url { part: part(), source })?.to_string();
             match members.iter_mut().find(|member| member.name == name) {
                 Some(member) => member.peer_urls.push(url),
                 None => members.push(InitialMember { name: name.to_owned(), peer_urls: vec![url] }),
@@ -195,10 +195,10 @@ impl InitialCluster {
             return Err(SelfError::NameMissing { name: name.to_owned(), there });
         };
         let advertised =
-            advertised_peer_urls.iter().map(|url| PeerUrl::parse(url)).collect::<Result<BTreeSet<_>, _>>()?;
-        let listed = own.peer_urls.iter().map(|url| PeerUrl::parse(url)).collect::<Result<BTreeSet<_>, _>>()?;
-        let only_listed: Vec<&PeerUrl> = listed.difference(&advertised).collect();
-        let only_advertised: Vec<&PeerUrl> = advertised.difference(&listed).collect();
+            advertised_peer_urls.iter().map(|url| MemberUrl::parse(url)).collect::<Result<BTreeSet<_>, _>>()?;
+        let listed = own.peer_urls.iter().map(|url| MemberUrl::parse(url)).collect::<Result<BTreeSet<_>, _>>()?;
+        let only_listed: Vec<&MemberUrl> = listed.difference(&advertised).collect();
+        let only_advertised: Vec<&MemberUrl> = advertised.difference(&listed).collect();
         if only_listed.is_empty() && only_advertised.is_empty() {
             return Ok(own);
         }
@@ -231,18 +231,21 @@ impl InitialCluster {
 }
 
 /// A URL as the network sees it: scheme, port (None for a Unix socket) and addresses.
-type Place<'a> = (&'a PeerUrl, BTreeSet<IpAddr>);
+type Place<'a> = (&'a MemberUrl, BTreeSet<IpAddr>);
 
 /// None if every URL of one side stands for a URL of the other; else, which does not. A host with several addresses
 /// matches by any of them.
-async fn same_places(left: &[&PeerUrl], right: &[&PeerUrl], options: &Options) -> Result<Option<String>, NameError> {
+async fn same_places(
+    left: &[&MemberUrl],
+    right: &[&MemberUrl],
+    options: &Options,
+) -> Result<Option<String>, NameError> {
     let mut rest = places(right, options).await?;
     for (url, addresses) in places(left, options).await? {
-        let port = |url: &PeerUrl| url.place.as_ref().map(|(_, port)| *port);
         let found = rest.iter().position(|(other, others)| {
             url.scheme == other.scheme
-                && port(url).is_some()
-                && port(url) == port(other)
+                && url.port().is_some()
+                && url.port() == other.port()
                 && !addresses.is_disjoint(others)
         });
         match found {
@@ -255,10 +258,10 @@ async fn same_places(left: &[&PeerUrl], right: &[&PeerUrl], options: &Options) -
     Ok(None)
 }
 
-async fn places<'a>(urls: &[&'a PeerUrl], options: &Options) -> Result<Vec<Place<'a>>, NameError> {
+async fn places<'a>(urls: &[&'a MemberUrl], options: &Options) -> Result<Vec<Place<'a>>, NameError> {
     let mut places = Vec::with_capacity(urls.len());
     for url in urls {
-        let addresses = match &url.place {
+        let addresses = match url.place() {
             Some((host, _)) => addresses_in_time(host, options).await?,
             None => BTreeSet::new(),
         };

@@ -351,6 +351,7 @@ mod tests {
     #[test]
     fn a_joining_member_finds_itself() {
         let member = |id, url: &str, name: &str| DescribedMember {
+            is_learner: false,
             id,
             peer_urls: vec![url.to_owned()],
             name: name.to_owned(),

@@ -10,6 +10,7 @@
 use crate::node::{Node, peer_failure};
 use crate::peer::PeerError;
 use crate::peer::address::PeerUrl;
+use crate::peer::limit::MEMBERSHIP_BYTES_MAX;
 use crate::raft::types::{LogId, Membership, Peer, StoredMembership, TypeConfig};
 use crate::raft::wire;
 use api::cleatpb::membership_change::Change;
@@ -23,6 +24,7 @@ use openraft::{ChangeMembers, Instant as _};
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -36,6 +38,12 @@ const RETRY: Duration = Duration::from_millis(50);
 
 /// The part of the leader's log that a learner must have to be promoted, in percent. etcd's figure.
 const LEARNER_READY_PERCENT: u64 = 90;
+
+/// More than a member takes in an encoded membership beside its URLs: its id up to three times, and lengths.
+const MEMBER_BYTES: usize = 64;
+
+/// Tag and length of a URL.
+const URL_BYTES: usize = 6;
 
 type Written = Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
 
@@ -54,6 +62,8 @@ pub(crate) struct Cluster {
     rules: Rules,
     /// Held during a change.
     changing: Mutex<()>,
+    /// Learners that clients had promoted here.
+    promotions: AtomicU64,
 }
 
 /// One member as clients see it.
@@ -93,7 +103,12 @@ impl From<Error> for Refusal {
 
 impl Cluster {
     pub(crate) fn new(node: Node, rules: Rules) -> Self {
-        Self { node, rules, changing: Mutex::default() }
+        Self { node, rules, changing: Mutex::default(), promotions: AtomicU64::default() }
+    }
+
+    /// Learners that were promoted as clients asked, while this member led.
+    pub(crate) fn promotions(&self) -> u64 {
+        self.promotions.load(Ordering::Relaxed)
     }
 
     /// Makes a change, wherever the leader is. When it returns, this member knows of the change. Returns the id of the
@@ -102,6 +117,9 @@ impl Cluster {
     /// # Errors
     /// etcd's; after [`Error::Timeout`] and its kind the change may or may not have been made.
     pub(crate) async fn change(&self, change: Change) -> Result<u64, Error> {
+        if change.encoded_len() > MEMBERSHIP_BYTES_MAX {
+            return Err(Error::RequestTooLarge);
+        }
         let deadline = Instant::now() + self.node.limits().request_timeout;
         let mut leader = self.node.watch_leader();
         let mut last = Error::Timeout;
@@ -189,6 +207,7 @@ impl Cluster {
             self.check_strict_add(membership)?;
         }
         let peer = Peer { peer_urls: urls, joins_as_voter: !request.is_learner };
+        check_size(membership, id, &peer)?;
         let changes = ChangeMembers::AddNodes(BTreeMap::from([(id, peer.clone())]));
         let at = self.write(|raft| raft.change_membership(changes, true)).await?;
         tracing::info!(
@@ -239,6 +258,7 @@ impl Cluster {
             return Err(Error::PeerUrlExists.into());
         }
         let peer = Peer { peer_urls: urls, joins_as_voter: peer.joins_as_voter };
+        check_size(membership, request.id, &peer)?;
         let changes = ChangeMembers::SetNodes(BTreeMap::from([(request.id, peer.clone())]));
         let at = self.write(|raft| raft.change_membership(changes, true)).await?;
         tracing::info!(
@@ -269,6 +289,7 @@ impl Cluster {
             self.check_strict_promote(membership, id)?;
         }
         let at = self.give_vote(&stored, id).await?;
+        self.promotions.fetch_add(1, Ordering::Relaxed);
         Ok((id, at))
     }
 
@@ -491,8 +512,17 @@ fn checked_urls(urls: &[String]) -> Result<Vec<String>, Error> {
     if urls.is_empty() || urls.iter().any(|url| PeerUrl::parse(url).is_none()) {
         return Err(Error::MemberBadUrls);
     }
-    let sorted: BTreeSet<&String> = urls.iter().collect();
-    Ok(sorted.into_iter().cloned().collect())
+    let sorted: BTreeSet<&str> = urls.iter().map(|url| url.trim()).collect();
+    Ok(sorted.into_iter().map(str::to_owned).collect())
+}
+
+/// Refuses a membership that would not fit into a message: one with this peer in it.
+fn check_size(membership: &Membership, id: u64, peer: &Peer) -> Result<(), Error> {
+    let others = membership.nodes().filter(|(other, _)| **other != id).map(|(_, peer)| peer);
+    let urls = others.chain([peer]).map(|peer| &peer.peer_urls);
+    let bytes: usize =
+        urls.map(|urls| MEMBER_BYTES + urls.iter().map(|url| URL_BYTES + url.len()).sum::<usize>()).sum();
+    if bytes > MEMBERSHIP_BYTES_MAX { Err(Error::RequestTooLarge) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -503,12 +533,27 @@ mod tests {
     fn peer_urls_are_checked_and_sorted() {
         let urls = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(
-            checked_urls(&urls(&["http://b:1", "http://a:1", "http://b:1"])),
+            checked_urls(&urls(&["http://b:1", " http://a:1", "http://b:1 "])),
             Ok(urls(&["http://a:1", "http://b:1"]))
         );
         for bad in [&[][..], &["a:1"], &["http://a"], &["http://a:1", "ftp://b:1"]] {
             assert_eq!(checked_urls(&urls(bad)), Err(Error::MemberBadUrls), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_membership_is_bounded() {
+        let peer = |bytes| Peer { peer_urls: vec!["x".repeat(bytes)], joins_as_voter: false };
+        let half = MEMBERSHIP_BYTES_MAX / 2 - 1000;
+        let nodes = BTreeMap::from([(1, peer(half)), (2, peer(10))]);
+        let membership = Membership::new(vec![BTreeSet::from([1])], nodes).unwrap();
+        assert_eq!(check_size(&membership, 3, &peer(half)), Ok(()));
+        assert_eq!(check_size(&membership, 3, &peer(half + 2000)), Err(Error::RequestTooLarge));
+        // In the place of the large one.
+        assert_eq!(check_size(&membership, 1, &peer(half + 2000)), Ok(()));
+        let mut encoded = Vec::new();
+        crate::raft::types::encode_membership(&membership, &mut encoded);
+        assert!(encoded.len() < half + 10 + 2 * (MEMBER_BYTES + URL_BYTES), "{}", encoded.len());
     }
 
     #[test]

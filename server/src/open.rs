@@ -6,9 +6,11 @@ use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::lessor::Lessor;
 use crate::metrics::Metrics;
+use crate::node::Identity;
 use crate::node::forwards::Forwards;
-use crate::peer::Transport;
+use crate::peer::limit::message_bytes_max;
 use crate::peer::link::{Caller, Links};
+use crate::peer::traffic::PeersTraffic;
 use crate::raft::alone;
 use crate::raft::log_store::{LogExtent, LogStore, LogStoreOptions};
 use crate::raft::network::Network;
@@ -43,7 +45,8 @@ pub(crate) struct Core {
     pub(crate) storage_thread: std::thread::JoinHandle<()>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) lessor: Arc<Lessor>,
-    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) links: Arc<Links>,
+    pub(crate) traffic: Arc<PeersTraffic>,
     pub(crate) forwards: Arc<Forwards>,
     pub(crate) snapshots: Receiver,
 }
@@ -92,18 +95,44 @@ pub(crate) async fn open_core(
         slow_apply: config.warning_apply_duration,
         compaction,
     };
-    let caller = Caller { cluster_id: identity.cluster_id, member_id: identity.member_id };
-    let transport: Arc<dyn Transport> = Arc::new(Links::new(caller, config.election_timeout, connector));
+    let (links, traffic) = links(config, identity, metrics, connector);
     let forwards = Arc::new(Forwards::new(identity.member_id, rand::random(), reader.applied().0.index));
     let state_machine = StateMachine::new(writer, reader.clone(), Box::new(observed), Arc::clone(&forwards));
-    let network = Network::new(Arc::clone(&transport));
+    let network = Network::new(Arc::clone(&links) as _, Arc::clone(&traffic));
     let raft = Raft::new(identity.member_id, raft_config(config)?, network, log, state_machine)
         .await
         .map_err(|error| StartError::Raft(error.to_string()))?;
     found(&raft, beginning, data_dir).await?;
-    let snapshots = Receiver::new(database, store::Options::default());
+    let snapshots = Receiver::new(database, store::Options::default(), Arc::clone(&traffic));
     let log = log_stats;
-    Ok(Core { raft, reader, log, log_extent, storage, storage_thread, hub, lessor, transport, forwards, snapshots })
+    Ok(Core {
+        raft,
+        reader,
+        log,
+        log_extent,
+        storage,
+        storage_thread,
+        hub,
+        lessor,
+        links,
+        traffic,
+        forwards,
+        snapshots,
+    })
+}
+
+/// The connections to other members, and what counts on them.
+fn links(
+    config: &Config,
+    Identity { cluster_id, member_id }: Identity,
+    metrics: &Metrics,
+    connector: PeerConnector,
+) -> (Arc<Links>, Arc<PeersTraffic>) {
+    let traffic = Arc::new(PeersTraffic::new(metrics.peer.clone(), member_id));
+    let message_bytes = message_bytes_max(config.max_request_bytes);
+    let caller = Caller { cluster_id, member_id };
+    let links = Links::new(caller, config.election_timeout, message_bytes, connector, Arc::clone(&traffic));
+    (Arc::new(links), traffic)
 }
 
 /// Counts what flushes write, and how long compactions take from `begun` on.

@@ -18,9 +18,12 @@ use crate::metrics::Metrics;
 use crate::node::{Identity, Limits, Node, Parts};
 use crate::open::{Core, open_core};
 use crate::peer::describe;
+use crate::peer::door::Door;
 use crate::peer::grpc::PeerGrpc;
-use crate::peer::link::MESSAGE_BYTES_MAX;
+use crate::peer::limit::message_bytes_max;
+use crate::peer::link::Links;
 use crate::peer::service::PeerService;
+use crate::peer::traffic::PeersTraffic;
 use crate::quota::Quota;
 use crate::raft::log_store::LogExtent;
 use crate::raft::snapshot::Receiver;
@@ -138,6 +141,8 @@ pub struct Server {
     peer_listeners: Listeners,
     cluster: Arc<Cluster>,
     snapshots: Option<Receiver>,
+    links: Arc<Links>,
+    traffic: Arc<PeersTraffic>,
     tasks: TaskTracker,
     stop: CancellationToken,
     /// False once the member stops: gRPC health checks send clients elsewhere.
@@ -176,7 +181,8 @@ impl Server {
             heartbeat_interval: config.heartbeat_interval,
             election_timeout: config.election_timeout,
         };
-        let Core { raft, reader, log, transport, forwards, .. } = core;
+        let Core { raft, reader, log, forwards, .. } = core;
+        let transport = Arc::clone(&core.links) as _;
         let parts = Parts { raft, reader, log, transport, forwards, identity, limits };
         let node = Node::start(parts, &tasks, &stop);
         let rules = Rules { strict: config.strict_reconfig_check, max_learners: config.max_learners };
@@ -190,6 +196,8 @@ impl Server {
             hub: core.hub,
             lessor: core.lessor,
             snapshots: Some(core.snapshots),
+            traffic: core.traffic,
+            links: core.links,
             listeners: Listeners::new(&settings, Some(Traffic::of_clients(&metrics))),
             peer_listeners: Listeners::new(&settings, None),
             tasks,
@@ -224,7 +232,8 @@ impl Server {
             self.stop.clone(),
         );
         self.spawn_tasks(config, &quota, ends);
-        export_metrics(metrics, &node, &quota, (Arc::clone(&self.hub), Arc::clone(&self.lessor)));
+        let told = (Arc::clone(&self.hub), Arc::clone(&self.lessor), Arc::clone(&self.cluster));
+        export_metrics(metrics, &node, &quota, told);
         let checks = Arc::new(health_checks(&node));
         let state = HttpState { metrics: Arc::clone(metrics), checks };
         let metrics_front = Front::http_only(http::metrics_router(state.clone()));
@@ -266,6 +275,7 @@ impl Server {
         let lessor = Arc::clone(&self.lessor);
         let (propose, stopped) = (proposer(node.clone()), stop.clone());
         self.tasks.spawn(async move { lessor.run(propose, stopped).await });
+        self.tasks.spawn(Arc::clone(&self.links).probe(stop.clone()));
         self.tasks.spawn(watch_raft(node.clone(), ends.clone(), stop.clone()));
         self.tasks.spawn(follow_peers(node.clone(), self.log.clone(), stop.clone()));
         self.tasks.spawn(watch_removal(node.clone(), ends.clone(), stop.clone()));
@@ -282,9 +292,9 @@ impl Server {
         let Some(snapshots) = self.snapshots.take() else { return Ok(()) };
         let node = self.node.clone();
         let service = Arc::new(PeerService::new(node.clone(), leases, Arc::clone(&self.cluster), snapshots));
-        let grpc = PeerServer::new(PeerGrpc::new(service, node.clone()))
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let grpc = PeerServer::new(PeerGrpc::new(service))
+            .max_decoding_message_size(message_bytes_max(config.max_request_bytes));
+        let grpc = Door::new(grpc, node.clone(), Arc::clone(&self.traffic));
         let router = describe::router(node).route_service("/cleatpb.Peer/{method}", grpc);
         let front = Front::http_only(router);
         for url in &config.listen_peer_urls {
@@ -353,10 +363,11 @@ impl Server {
             failures: failures.with_label_values(&["receive", "watch"]),
         };
         let health = GrpcHealth::new(self.serving.subscribe());
-        let asked = node.clone();
+        let (asked, learner) = (node.clone(), node.clone());
         let leader = LeaderGate::new(move || asked.leader() != 0);
         self.tasks.spawn(Arc::clone(&leader).watch(config.election_timeout, self.stop.clone()));
         let routes = GrpcRoutes::new(Arc::clone(metrics), max_message, config.warning_unary_request_duration, leader)
+            .refusing_as_learner(move || learner.is_learner())
             .with(KvServer::new(kv).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
             .with(MaintenanceServer::new(maintenance).max_decoding_message_size(decode))
             .with(WatchServer::new(watch).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
@@ -449,7 +460,12 @@ fn show(counter: &IntCounter, count: u64) {
 }
 
 /// Sets the gauges that are read from state when somebody asks.
-fn export_metrics(metrics: &Arc<Metrics>, node: &Node, quota: &Quota, (hub, lessor): (Arc<Hub>, Arc<Lessor>)) {
+fn export_metrics(
+    metrics: &Arc<Metrics>,
+    node: &Node,
+    quota: &Quota,
+    (hub, lessor, cluster): (Arc<Hub>, Arc<Lessor>, Arc<Cluster>),
+) {
     let server_id = format!("{:x}", node.identity().member_id);
     metrics.server.id.with_label_values(&[&server_id]).set(1);
     metrics.server.quota_bytes.set(quota.limit_bytes() as i64);
@@ -459,6 +475,8 @@ fn export_metrics(metrics: &Arc<Metrics>, node: &Node, quota: &Quota, (hub, less
         let server = &metrics.server;
         server.has_leader.set(i64::from(node.leader() != 0));
         server.is_leader.set(i64::from(node.is_leader()));
+        server.is_learner.set(i64::from(node.is_learner()));
+        show(&server.learner_promote_successes, cluster.promotions());
         server.proposals_committed.set(node.committed() as i64);
         server.proposals_applied.set(store.applied.index as i64);
         show(&server.proposals_failed, node.stats().failed());

@@ -45,14 +45,15 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// The operating system's part in it.
+    /// The operating system's part in it. redb reports a file that is not one of its own in the same form.
     pub fn io_error(&self) -> Option<&std::io::Error> {
-        match self {
+        let error = match self {
             Self::Open(redb::DatabaseError::Storage(redb::StorageError::Io(error)))
             | Self::Database(redb::Error::Io(error))
             | Self::Io { source: error, .. } => Some(error),
             _ => None,
-        }
+        };
+        error.filter(|error| error.kind() != std::io::ErrorKind::InvalidData)
     }
 }
 
@@ -82,4 +83,23 @@ pub enum ReadError {
     /// The member is broken.
     #[error(transparent)]
     Fault(#[from] Fault),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Error, ErrorKind};
+
+    #[test]
+    fn what_is_damaged_is_to_be_restored_and_what_the_system_refuses_is_not() {
+        let cases = [
+            (Error::new(ErrorKind::InvalidData, "Not a redb database: magic number mismatch"), true),
+            (Error::from_raw_os_error(28), false),
+        ];
+        for (error, is_damaged) in cases {
+            let fault = Fault::Open(redb::DatabaseError::Storage(redb::StorageError::Io(error)));
+            assert_eq!(fault.to_string().contains("restore the member"), is_damaged, "{fault}");
+            assert_eq!(fault.io_error().is_none(), is_damaged, "{fault}");
+        }
+    }
 }

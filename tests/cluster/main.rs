@@ -7,7 +7,10 @@
 
 mod bootstrap;
 mod failover;
+mod learner;
 mod membership;
+mod messages;
+mod metrics;
 mod network;
 mod processes;
 mod refusals;

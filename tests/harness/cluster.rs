@@ -53,6 +53,11 @@ impl Subject {
             Ok(peer) if peer == "etcd" => Kind::Etcd,
             Ok(peer) => bail!("CLEAT_PEER is {peer:?}, it can only be \"etcd\""),
         };
+        Self::of(kind)
+    }
+
+    /// The program of a kind.
+    pub fn of(kind: Kind) -> Result<Self> {
         Self::at(&kind.binary()?)
     }
 
@@ -268,6 +273,16 @@ impl Cluster {
         &self.members[member].server
     }
 
+    /// URL at which other members reach a member.
+    pub fn peer_url(&self, member: usize) -> String {
+        self.members[member].server.peer_url()
+    }
+
+    /// Data directory of a member.
+    pub fn data_dir(&self, member: usize) -> PathBuf {
+        self.members[member].server.data_dir()
+    }
+
     /// A new connection to a member.
     pub async fn client(&self, member: usize) -> Result<Client> {
         let connected = tokio::time::timeout(CALL_DEADLINE, self.members[member].server.client()).await;
@@ -339,13 +354,17 @@ impl Cluster {
 
     /// Announces a new voter to the cluster and returns its number; its process is not started.
     pub async fn announce(&mut self) -> Result<usize> {
+        self.announce_as(false).await
+    }
+
+    async fn announce_as(&mut self, is_learner: bool) -> Result<usize> {
         let before: Vec<usize> = self.members();
         let number = self.prepare("existing")?;
         let url = self.members[number].server.peer_url();
         let list = self.initial_cluster(&[before.as_slice(), &[number]].concat());
         self.members[number].server.options_mut().initial_cluster = list;
         self.change("add a member", async |mut client: Client| {
-            let request = MemberAddRequest { peer_urls: vec![url.clone()], is_learner: false };
+            let request = MemberAddRequest { peer_urls: vec![url.clone()], is_learner };
             let listed = client.cluster.member_list(MemberListRequest::default()).await?.into_inner();
             // An earlier try may have worked without an answer.
             if !listed.members.iter().any(|member| member.peer_urls.contains(&url)) {
@@ -360,6 +379,13 @@ impl Cluster {
     /// Adds a voter and starts its process.
     pub async fn add(&mut self) -> Result<usize> {
         let number = self.announce().await?;
+        self.restart(number).await?;
+        Ok(number)
+    }
+
+    /// Adds a learner and starts its process.
+    pub async fn add_learner(&mut self) -> Result<usize> {
+        let number = self.announce_as(true).await?;
         self.restart(number).await?;
         Ok(number)
     }

@@ -2,7 +2,7 @@
 //!
 //! Every test of a real process goes through here: ports that parallel test processes do not share
 //! ([`ports`]), a server of either maker with a data directory of its own ([`server`]), gRPC clients to it
-//! ([`client`]), and command line tools with a deadline ([`tool`]). Whole clusters ([`cluster`]) have networks that can
+//! ([`client`]), plain requests ([`http`]), and command line tools with a deadline ([`tool`]). Whole clusters ([`cluster`]) have networks that can
 //! be cut ([`network`]) and disks that can be slow ([`slow_disk`]); clients of them ([`load`]) record what they see
 //! ([`history`]), and the [`checker`] judges it. A [`site`] has everybody's certificates, made by an [`authority`].
 //!
@@ -15,6 +15,7 @@ pub mod checker;
 pub mod client;
 pub mod cluster;
 pub mod history;
+pub mod http;
 pub mod load;
 pub mod network;
 pub mod ports;

@@ -6,6 +6,7 @@ mod crash;
 mod kubernetes;
 mod log_size;
 mod metrics;
+mod peer;
 mod tls;
 mod transcript;
 mod wire;

@@ -7,8 +7,9 @@ use super::flags::{self, Support};
 use super::founding;
 use super::parse;
 use super::tls::{self, TlsSettings};
-use super::url::{ListenUrl, Url};
+use super::url::{ListenUrl, parse_list};
 use super::values::Values;
+use discovery::UrlError;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -300,7 +301,7 @@ fn timing(values: &Values) -> Result<(Duration, Duration), String> {
 }
 
 fn listeners(values: &Values, name: &'static str) -> Result<Vec<ListenUrl>, String> {
-    Url::parse_list(values.text(name))?.into_iter().map(ListenUrl::new).collect()
+    parse_list(values.text(name))?.iter().map(ListenUrl::new).collect()
 }
 
 fn client_listeners(values: &Values) -> Result<Vec<ListenUrl>, String> {
@@ -323,14 +324,14 @@ fn peer_listeners(values: &Values) -> Result<Vec<ListenUrl>, String> {
 }
 
 fn advertised(values: &Values, name: &'static str) -> Result<Vec<String>, String> {
-    let urls = Url::parse_list(values.text(name))?;
-    if let Some(url) = urls.iter().find(|url| url.host.is_empty()) {
-        return Err(format!("unexpected empty host ({})", url.text));
+    let urls = parse_list(values.text(name))?;
+    if let Some(url) = urls.iter().find(|url| url.host().is_empty()) {
+        return Err(UrlError::EmptyHost(url.to_string()).to_string());
     }
     if urls.is_empty() {
         return Err(format!("--{name} must name at least one URL"));
     }
-    Ok(urls.into_iter().map(|url| url.text).collect())
+    Ok(urls.iter().map(ToString::to_string).collect())
 }
 
 fn at_least_one(values: &Values, name: &'static str) -> Result<u64, String> {

@@ -6,7 +6,7 @@
 use super::flags::{self, Flag, Kind, Support};
 use super::founding;
 use super::settings::Config;
-use super::url::Url;
+use super::url::parse_list;
 use super::{file, parse};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -230,7 +230,7 @@ fn check_form(flag: &Flag, text: &str) -> Result<(), String> {
         Kind::U64 => number(text.parse::<u64>().is_ok()),
         Kind::I64 => number(text.parse::<i64>().is_ok()),
         Kind::Duration => parse::nanos(text).map(drop),
-        Kind::Urls => Url::parse_list(text).map(drop),
+        Kind::Urls => parse_list(text).map(drop),
         Kind::OneOf(choices) if choices.contains(&text) => Ok(()),
         Kind::OneOf(choices) => Err(format!("must be one of {}", choices.join(", "))),
         Kind::Text => Ok(()),

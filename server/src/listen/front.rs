@@ -4,9 +4,11 @@ use super::body::{RequestBody, ResponseBody};
 use super::gather::OpenCalls;
 use super::interrupt::{Interrupt, LeaderGate};
 use crate::metrics::{Call, CallType, METHODS, MethodMetrics, Metrics};
+use crate::v3::status::status;
+use api::error::Error;
 use axum::Router;
 use axum::routing::future::RouteFuture;
-use http::{HeaderValue, Request, Response, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -25,12 +27,22 @@ use tower::Service;
 
 const GRPC: &[u8] = b"application/grpc";
 
+/// What a learner serves, as in etcd (Snapshot since 3.5, Defragment since 3.7). A range only if it is serializable, which
+/// its service sees.
+const LEARNER_SERVES: [&str; 4] = [
+    "/etcdserverpb.KV/Range",
+    "/etcdserverpb.Maintenance/Status",
+    "/etcdserverpb.Maintenance/Snapshot",
+    "/etcdserverpb.Maintenance/Defragment",
+];
+
 type GrpcFuture = BoxFuture<Response<tonic::body::Body>, Infallible>;
 type Serve = Arc<dyn Fn(Request<RequestBody>) -> GrpcFuture + Send + Sync>;
 
 struct Route {
     path: &'static str,
     is_unary: bool,
+    is_for_learners: bool,
     serve: Serve,
     metrics: Arc<MethodMetrics>,
 }
@@ -43,6 +55,7 @@ pub struct GrpcRoutes {
     /// Unary calls that take longer are logged.
     slow: Duration,
     leader: Arc<LeaderGate>,
+    is_learner: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl fmt::Debug for GrpcRoutes {
@@ -55,7 +68,15 @@ impl GrpcRoutes {
     /// Starts with no service. Request messages above `max_message_bytes` are refused with etcd's text; services
     /// should be generated with a higher limit of their own, so that this one answers.
     pub fn new(metrics: Arc<Metrics>, max_message_bytes: usize, slow: Duration, leader: Arc<LeaderGate>) -> Self {
-        Self { routes: HashMap::new(), metrics, max_message_bytes, slow, leader }
+        Self { routes: HashMap::new(), metrics, max_message_bytes, slow, leader, is_learner: Box::new(|| false) }
+    }
+
+    /// Refuses what a learner does not serve while `is_learner` says that this member is one. It is asked for every call
+    /// and must not block.
+    #[must_use]
+    pub fn refusing_as_learner(mut self, is_learner: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.is_learner = Box::new(is_learner);
+        self
     }
 
     /// Serves a generated service as well.
@@ -83,7 +104,9 @@ impl GrpcRoutes {
         for method in methods {
             let metrics = self.metrics.grpc.method(method.path).expect("invariant: every method has metrics");
             let is_unary = method.call_type == CallType::Unary;
-            let route = Route { path: method.path, is_unary, serve: Arc::clone(&serve), metrics: Arc::clone(metrics) };
+            let is_for_learners = LEARNER_SERVES.contains(&method.path);
+            let (serve, metrics) = (Arc::clone(&serve), Arc::clone(metrics));
+            let route = Route { path: method.path, is_unary, is_for_learners, serve, metrics };
             self.routes.insert(method.path, route);
         }
         self
@@ -96,7 +119,7 @@ impl GrpcRoutes {
         let version = request.headers().get("client-api-version").and_then(|value| value.to_str().ok());
         self.metrics.grpc.count_client(&route.metrics, version);
         let mut call = Call::start(&route.metrics);
-        let interrupt = match Interrupt::of(request.headers(), route.is_unary, &self.leader) {
+        let interrupt = match self.admit(route, request.headers()) {
             Ok(interrupt) => interrupt,
             Err(status) => {
                 call.finish(status.code());
@@ -110,6 +133,14 @@ impl GrpcRoutes {
         let timed = route.is_unary.then(|| Timed { path: route.path, started: Instant::now(), slow: self.slow });
         let (future, is_unary) = ((route.serve)(request), route.is_unary);
         FrontFuture::Grpc { future, call: Some((call, open.clone())), timed, is_unary, interrupt }
+    }
+
+    /// Checks what can be checked before the service is called.
+    fn admit(&self, route: &Route, headers: &HeaderMap) -> Result<Interrupt, tonic::Status> {
+        if !route.is_for_learners && (self.is_learner)() {
+            return Err(status(Error::NotSupportedForLearner));
+        }
+        Interrupt::of(headers, route.is_unary, &self.leader)
     }
 
     /// Answers a call to a method that is not served, in the words of grpc-go.

@@ -128,6 +128,85 @@ group! {
     }
 }
 
+group! {
+    /// Traffic with other members.
+    PeerMetrics {
+        active: IntGaugeVec = labelled_gauge(&["Local", "Remote"]), "etcd_network_active_peers", "The current number of active peer connections.";
+        disconnected: IntCounterVec = labelled_counter(&["Local", "Remote"]), "etcd_network_disconnected_peers_total", "The total number of disconnected peers.";
+        sent_bytes: IntCounterVec = labelled_counter(&["To"]), "etcd_network_peer_sent_bytes_total", "The total number of bytes sent to peers.";
+        received_bytes: IntCounterVec = labelled_counter(&["From"]), "etcd_network_peer_received_bytes_total", "The total number of bytes received from peers.";
+        sent_failures: IntCounterVec = labelled_counter(&["To"]), "etcd_network_peer_sent_failures_total", "The total number of send failures from peers.";
+        received_failures: IntCounterVec = labelled_counter(&["From"]), "etcd_network_peer_received_failures_total", "The total number of receive failures from peers.";
+        round_trip_seconds: HistogramVec = labelled_exponential(&["To"], 0.0001, 16), "etcd_network_peer_round_trip_time_seconds", "Round-Trip-Time histogram between peers";
+        snapshot_send_success: IntCounterVec = labelled_counter(&["To"]), "etcd_network_snapshot_send_success", "Total number of successful snapshot sends";
+        snapshot_send_failures: IntCounterVec = labelled_counter(&["To"]), "etcd_network_snapshot_send_failures", "Total number of snapshot send failures";
+        snapshot_send_inflights: IntGaugeVec = labelled_gauge(&["To"]), "etcd_network_snapshot_send_inflights_total", "Total number of inflight snapshot sends";
+        snapshot_send_seconds: HistogramVec = labelled_exponential(&["To"], 0.1, 10), "etcd_network_snapshot_send_total_duration_seconds", "Total latency distributions of v3 snapshot sends";
+        snapshot_receive_success: IntCounterVec = labelled_counter(&["From"]), "etcd_network_snapshot_receive_success", "Total number of successful snapshot receives";
+        snapshot_receive_failures: IntCounterVec = labelled_counter(&["From"]), "etcd_network_snapshot_receive_failures", "Total number of snapshot receive failures";
+        snapshot_receive_inflights: IntGaugeVec = labelled_gauge(&["From"]), "etcd_network_snapshot_receive_inflights_total", "Total number of inflight snapshot receives";
+        snapshot_receive_seconds: HistogramVec = labelled_exponential(&["From"], 0.1, 10), "etcd_network_snapshot_receive_total_duration_seconds", "Total latency distributions of v3 snapshot receives";
+    }
+}
+
+/// What is counted of snapshots in one direction, by the other member's id.
+#[derive(Clone, Debug)]
+pub struct SnapshotMetrics {
+    /// Those that arrived.
+    pub success: IntCounterVec,
+    /// Those that did not.
+    pub failures: IntCounterVec,
+    /// Those on their way.
+    pub inflights: IntGaugeVec,
+    /// How long those that arrived took.
+    pub seconds: HistogramVec,
+}
+
+impl PeerMetrics {
+    /// Metrics that nobody reads.
+    #[cfg(test)]
+    pub(crate) fn detached() -> Result<Self> {
+        Self::register(&Registry::new())
+    }
+
+    /// Snapshots to other members.
+    pub fn snapshot_send(&self) -> SnapshotMetrics {
+        SnapshotMetrics {
+            success: self.snapshot_send_success.clone(),
+            failures: self.snapshot_send_failures.clone(),
+            inflights: self.snapshot_send_inflights.clone(),
+            seconds: self.snapshot_send_seconds.clone(),
+        }
+    }
+
+    /// Snapshots from other members.
+    pub fn snapshot_receive(&self) -> SnapshotMetrics {
+        SnapshotMetrics {
+            success: self.snapshot_receive_success.clone(),
+            failures: self.snapshot_receive_failures.clone(),
+            inflights: self.snapshot_receive_inflights.clone(),
+            seconds: self.snapshot_receive_seconds.clone(),
+        }
+    }
+
+    /// Drops everything about a member that was removed.
+    pub fn forget(&self, local: &str, remote: &str) {
+        // Some were never there.
+        drop(self.active.remove_label_values(&[local, remote]));
+        drop(self.disconnected.remove_label_values(&[local, remote]));
+        for counter in [&self.sent_bytes, &self.received_bytes, &self.sent_failures, &self.received_failures] {
+            drop(counter.remove_label_values(&[remote]));
+        }
+        drop(self.round_trip_seconds.remove_label_values(&[remote]));
+        for snapshots in [self.snapshot_send(), self.snapshot_receive()] {
+            drop(snapshots.success.remove_label_values(&[remote]));
+            drop(snapshots.failures.remove_label_values(&[remote]));
+            drop(snapshots.inflights.remove_label_values(&[remote]));
+            drop(snapshots.seconds.remove_label_values(&[remote]));
+        }
+    }
+}
+
 type ScrapeHook = Box<dyn Fn(&Metrics) + Send + Sync>;
 
 /// All metrics of a member.
@@ -142,6 +221,8 @@ pub struct Metrics {
     pub lease: LeaseMetrics,
     /// Traffic with clients.
     pub network: NetworkMetrics,
+    /// Traffic with other members.
+    pub peer: PeerMetrics,
     /// Every RPC.
     pub grpc: GrpcMetrics,
     process: ProcessMetrics,
@@ -169,6 +250,7 @@ impl Metrics {
             mvcc: MvccMetrics::register(&registry)?,
             lease: LeaseMetrics::register(&registry)?,
             network: NetworkMetrics::register(&registry)?,
+            peer: PeerMetrics::register(&registry)?,
             grpc: GrpcMetrics::register(&registry, extensive)?,
             process: ProcessMetrics::register(&registry)?,
             registry,
@@ -234,6 +316,16 @@ fn labelled_counter<'a>(labels: &'a [&'a str]) -> impl Fn(&Registry, &str, &str)
 
 fn labelled_gauge<'a>(labels: &'a [&'a str]) -> impl Fn(&Registry, &str, &str) -> Result<IntGaugeVec> + 'a {
     move |registry, name, help| registered(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
+}
+
+fn labelled_exponential<'a>(
+    labels: &'a [&'a str],
+    start: f64,
+    count: usize,
+) -> impl Fn(&Registry, &str, &str) -> Result<HistogramVec> + 'a {
+    move |registry, name, help| {
+        histogram_vec(registry, name, help, labels, prometheus::exponential_buckets(start, 2.0, count)?)
+    }
 }
 
 /// A histogram whose buckets double from `start`, `count` times.

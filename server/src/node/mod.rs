@@ -17,7 +17,7 @@ mod propose;
 mod read;
 mod view;
 
-pub(crate) use propose::ProposalStats;
+pub(crate) use propose::{BATCH_BYTES, BATCH_COMMANDS, ProposalStats};
 
 use crate::peer::{PeerApi, PeerError, Transport};
 use crate::raft::state_machine::StateMachine;
@@ -191,11 +191,7 @@ impl Node {
 
     /// True if this member does not vote and was not added to vote.
     pub(crate) fn is_learner(&self) -> bool {
-        let membership = self.membership();
-        let membership = membership.membership();
-        let me = self.identity().member_id;
-        let votes = membership.voter_ids().any(|id| id == me);
-        membership.get_node(&me).is_some_and(|peer| !votes && !peer.joins_as_voter)
+        self.0.view.is_learner.load(Ordering::Relaxed)
     }
 
     /// The leader's id, 0 while none is known to work.

@@ -23,10 +23,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Commands in one entry.
-const BATCH_COMMANDS: usize = 1024;
+pub(crate) const BATCH_COMMANDS: usize = 1024;
 
 /// Bytes of commands in one entry; a single larger command makes an entry of its own.
-const BATCH_BYTES: usize = 1 << 20;
+pub(crate) const BATCH_BYTES: usize = 1 << 20;
 
 /// After a proposal that nobody took, before it is made again, unless the leader changes earlier.
 const RETRY: Duration = Duration::from_millis(20);
@@ -237,7 +237,8 @@ impl Node {
             match attempt {
                 Attempt::Done(outcomes) => return outcomes,
                 Attempt::NotTaken(Error::Stopped) => return Err(Error::Stopped),
-                Attempt::NotTaken(Error::TooManyRequests) => return Err(Error::TooManyRequests),
+                // The leader's limit is lower than this member's.
+                Attempt::NotTaken(error @ (Error::TooManyRequests | Error::RequestTooLarge)) => return Err(error),
                 Attempt::NotTaken(Error::NoLeader) => {}
                 Attempt::NotTaken(error) => last = error,
             }

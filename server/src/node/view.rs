@@ -29,6 +29,8 @@ pub(super) struct View {
     leader: watch::Sender<u64>,
     /// The term in which this member leads and has applied an entry of its own.
     pub(super) leads_in: watch::Sender<Option<u64>>,
+    /// This member does not vote and was not added to vote.
+    pub(super) is_learner: AtomicBool,
     /// Leads, is the only voter, and has applied an entry of its own term.
     pub(super) reads_need_no_round: AtomicBool,
     /// A change of the membership is under way: this member may not be the only voter any more.
@@ -49,6 +51,7 @@ impl View {
             heard: AtomicU64::default(),
             leader: watch::Sender::default(),
             leads_in: watch::Sender::default(),
+            is_learner: AtomicBool::default(),
             reads_need_no_round: AtomicBool::default(),
             membership_changes: AtomicBool::default(),
             membership: watch::Sender::default(),
@@ -91,6 +94,12 @@ impl View {
         membership.voter_ids().eq([self.identity.member_id])
     }
 
+    fn is_learner_in(&self, membership: &Membership) -> bool {
+        let me = self.identity.member_id;
+        let votes = membership.voter_ids().any(|id| id == me);
+        membership.get_node(&me).is_some_and(|peer| !votes && !peer.joins_as_voter)
+    }
+
     /// Takes over what raft says; false while more is to come.
     pub(super) fn look(&self, now: &RaftMetrics<TypeConfig>, rare: &RaftServerMetrics<TypeConfig>) -> bool {
         let leader = now.current_leader.unwrap_or(0);
@@ -113,6 +122,7 @@ impl View {
             }
             is_new
         });
+        self.is_learner.store(self.is_learner_in(now.membership_config.membership()), Ordering::Relaxed);
         let only_voter = self.is_only_voter(now.membership_config.membership());
         let leads = now.state == ServerState::Leader && now.running_state.is_ok();
         // Not before an entry of its own term is applied: until then the store lacks what others committed.
@@ -150,5 +160,24 @@ impl View {
 
     fn silence(&self) -> Duration {
         self.started.elapsed().saturating_sub(Duration::from_millis(self.heard.load(Ordering::Relaxed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::types::Peer;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    #[test]
+    fn who_waits_for_its_vote_is_no_learner() {
+        let peer = |joins_as_voter| Peer { peer_urls: vec![], joins_as_voter };
+        let nodes = BTreeMap::from([(1, peer(false)), (2, peer(true)), (3, peer(false))]);
+        let membership = Membership::new(vec![BTreeSet::from([1])], nodes).unwrap();
+        // Nor is a member that the membership does not know yet.
+        for (member_id, is_learner) in [(1, false), (2, false), (3, true), (4, false)] {
+            let view = View::new(Identity { cluster_id: 1, member_id }, Duration::from_secs(1));
+            assert_eq!(view.is_learner_in(&membership), is_learner, "{member_id}");
+        }
     }
 }

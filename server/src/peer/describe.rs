@@ -34,6 +34,8 @@ pub(crate) struct DescribedMember {
     pub(crate) id: u64,
     #[serde(rename = "peerURLs")]
     pub(crate) peer_urls: Vec<String>,
+    #[serde(rename = "isLearner", default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_learner: bool,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) name: String,
     #[serde(rename = "clientURLs", default, skip_serializing_if = "Vec::is_empty")]
@@ -95,6 +97,7 @@ fn members_response(node: &Node) -> Response {
         .map(|member| DescribedMember {
             id: member.id,
             peer_urls: member.peer_urls,
+            is_learner: member.is_learner,
             name: member.name,
             client_urls: member.client_urls,
         })

@@ -1,9 +1,8 @@
-//! The gRPC service between members: refuses who does not belong to the cluster, and passes everything else on.
+//! The gRPC service between members, behind the [`super::door`]: passes everything on.
 
-use super::link::{CLUSTER, FROM, OTHER_CLUSTER, REMOVED, TO};
+use super::link::REMOVED;
 use super::service::PeerService;
 use super::{Answers, PeerApi, PeerError};
-use crate::node::{Identity, Node};
 use crate::v3::status::{failed, refused, status};
 use api::cleatpb::{
     AppendRequest, AppendResponse, LeaseRenewRequest, LeaseRenewResponse, MembershipChange, MembershipChanged,
@@ -12,71 +11,57 @@ use api::cleatpb::{
 };
 use api::etcdserverpb::{LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
 use api::server::peer_server::Peer;
-use futures::stream::{BoxStream, StreamExt as _};
+use futures::stream::{self, BoxStream, StreamExt as _};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-/// The same refusal is logged once in this time.
+/// The same trouble is logged once in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub(crate) struct PeerGrpc {
     service: Arc<PeerService>,
-    node: Node,
-    logged: Mutex<Option<Instant>>,
+    logged: Arc<Mutex<Option<Instant>>>,
 }
 
+/// How a stream of requests broke.
+type Broken = Arc<Mutex<Option<Status>>>;
+
 impl PeerGrpc {
-    pub(crate) fn new(service: Arc<PeerService>, node: Node) -> Self {
-        Self { service, node, logged: Mutex::default() }
+    pub(crate) fn new(service: Arc<PeerService>) -> Self {
+        Self { service, logged: Arc::default() }
     }
 
-    /// Checks whom a call is from and for.
-    fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        let id = |name: &str| {
-            let text = metadata.get(name).and_then(|value| value.to_str().ok());
-            let id = text.and_then(|text| u64::from_str_radix(text, 16).ok());
-            id.ok_or_else(|| refused(Code::InvalidArgument, format!("no {name} in the call's metadata")))
-        };
-        let (cluster, from, to) = (id(CLUSTER)?, id(FROM)?, id(TO)?);
-        let Identity { cluster_id, member_id } = self.node.identity();
-        if cluster != cluster_id {
-            self.warn(
-                from,
-                "a member of another cluster calls: its --initial-cluster or --initial-cluster-token differs",
-                cluster,
-            );
-            return Err(refused(
-                Code::FailedPrecondition,
-                format!("{OTHER_CLUSTER}: this member is of cluster {cluster_id:x}, the caller of {cluster:x}"),
-            ));
-        }
-        if to != member_id {
-            self.warn(from, "a member calls another one at this address", to);
-            return Err(refused(
-                Code::FailedPrecondition,
-                format!("{OTHER_CLUSTER}: this is member {member_id:x}, the caller means {to:x}"),
-            ));
-        }
-        if self.node.is_removed(from) {
-            return Err(refused(Code::PermissionDenied, REMOVED));
-        }
-        Ok(())
+    /// The messages of a stream, until it ends or breaks.
+    fn messages<T: Send + 'static>(&self, stream: Streaming<T>) -> (BoxStream<'static, T>, Broken) {
+        let (broken, logged) = (Broken::default(), Arc::clone(&self.logged));
+        let told = Arc::clone(&broken);
+        let messages = stream.scan((), move |(), message: Result<T, Status>| {
+            let message = match message {
+                Ok(message) => Some(message),
+                Err(status) => {
+                    tell(&status, &logged);
+                    *told.lock() = Some(status);
+                    None
+                }
+            };
+            std::future::ready(message)
+        });
+        (messages.boxed(), broken)
     }
+}
 
-    fn warn(&self, from: u64, what: &str, theirs: u64) {
-        let mut logged = self.logged.lock();
-        if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
-            *logged = Some(Instant::now());
-            tracing::warn!(
-                remote_member_id = format_args!("{from:x}"),
-                remote_id = format_args!("{theirs:x}"),
-                "{what}"
-            );
-        }
+/// Logs what somebody must mend: a message above the limit is sent again and again.
+fn tell(status: &Status, logged: &Mutex<Option<Instant>>) {
+    let mut logged = logged.lock();
+    if status.code() == Code::OutOfRange && logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
+        *logged = Some(Instant::now());
+        tracing::error!(
+            error = status.message(),
+            "refusing a message of another member: --max-request-bytes must be as large here as it ever was anywhere in the cluster"
+        );
     }
 }
 
@@ -88,22 +73,20 @@ fn peer_status(error: PeerError) -> Status {
     }
 }
 
-/// The messages of a stream, until it ends or breaks.
-fn messages<T: Send + 'static>(stream: Streaming<T>) -> BoxStream<'static, T> {
-    stream.scan((), |(), message: Result<T, Status>| std::future::ready(message.ok())).boxed()
-}
-
 type Stream<T> = BoxStream<'static, Result<T, Status>>;
 
-fn stream<T: Send + 'static>(answers: Answers<T>) -> Response<Stream<T>> {
-    Response::new(answers.map(|answer| answer.map_err(peer_status)).boxed())
+/// Answers, and at their end why there are no more requests to answer.
+fn stream<T: Send + 'static>(answers: Answers<T>, broken: Broken) -> Response<Stream<T>> {
+    let reason = Arc::clone(&broken);
+    // What the service says of requests that end too early is less.
+    let answers =
+        answers.map(move |answer| answer.map_err(|error| reason.lock().take().unwrap_or_else(|| peer_status(error))));
+    let end = stream::once(async move { broken.lock().take() });
+    Response::new(answers.chain(end.filter_map(|status| std::future::ready(status.map(Err)))).boxed())
 }
 
 macro_rules! unary {
-    ($self:ident, $request:ident, $method:ident) => {{
-        $self.check($request.metadata())?;
-        $self.service.$method($request.into_inner()).await.map(Response::new).map_err(peer_status)
-    }};
+    ($self:ident, $request:ident, $method:ident) => {{ $self.service.$method($request.into_inner()).await.map(Response::new).map_err(peer_status) }};
 }
 
 #[tonic::async_trait]
@@ -111,8 +94,8 @@ impl Peer for PeerGrpc {
     type AppendStream = Stream<AppendResponse>;
 
     async fn append(&self, request: Request<Streaming<AppendRequest>>) -> Result<Response<Self::AppendStream>, Status> {
-        self.check(request.metadata())?;
-        self.service.append(messages(request.into_inner())).await.map(stream).map_err(peer_status)
+        let (messages, broken) = self.messages(request.into_inner());
+        self.service.append(messages).await.map(|answers| stream(answers, broken)).map_err(peer_status)
     }
 
     async fn vote(&self, request: Request<VoteRequest>) -> Result<Response<VoteResponse>, Status> {
@@ -132,8 +115,8 @@ impl Peer for PeerGrpc {
         &self,
         request: Request<Streaming<SnapshotPiece>>,
     ) -> Result<Response<Self::InstallSnapshotStream>, Status> {
-        self.check(request.metadata())?;
-        self.service.install_snapshot(messages(request.into_inner())).await.map(stream).map_err(peer_status)
+        let (pieces, broken) = self.messages(request.into_inner());
+        self.service.install_snapshot(pieces).await.map(|answers| stream(answers, broken)).map_err(peer_status)
     }
 
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeResponse>, Status> {

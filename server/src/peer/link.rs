@@ -5,6 +5,7 @@
 //! network is found again as soon as it is back.
 
 use super::address::PeerUrl;
+use super::traffic::{CountedChannel, CountedStream, PeerTraffic, PeersTraffic};
 use super::{Answers, PeerApi, PeerError, Transport};
 use crate::tls::{PeerConnector, PeerStream};
 use api::cleatpb::peer_client::PeerClient;
@@ -15,20 +16,24 @@ use api::cleatpb::{
 };
 use api::error::Error;
 use api::etcdserverpb::{LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
+use futures::future::join_all;
 use futures::stream::{BoxStream, Stream, StreamExt as _};
+use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Response, Status};
+use tower::{Service as _, ServiceExt as _};
 
 /// Metadata of every call: which cluster, from whom, to whom. Ids are hexadecimal.
 pub(crate) const CLUSTER: &str = "cleat-cluster-id";
@@ -45,14 +50,16 @@ pub(crate) const OTHER_CLUSTER: &str = "cluster ID mismatch";
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
-/// An append carries one entry of any size, or several up to 1 MiB; entries are bounded by the largest request.
-pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 30;
+/// The keys of a lease in an answer: as many as clients attached to it.
+const LEASE_KEYS_BYTES_MAX: usize = 1 << 30;
 
 /// The same member is complained about once in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(30);
 
 /// And after this time if the reason is another one.
 const OTHER_REASON_INTERVAL: Duration = Duration::from_secs(1);
+/// Between measurements of how long a peer takes to answer, and the most that one may take. etcd's figure.
+const PROBE_INTERVAL: Duration = Duration::from_secs(4);
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -74,14 +81,20 @@ pub(crate) struct Links {
     caller: Caller,
     /// Silence on a connection before it is checked, and again before it is given up.
     patience: Duration,
+    /// Largest answer.
+    message_bytes: usize,
     connector: PeerConnector,
+    traffic: Arc<PeersTraffic>,
     peers: RwLock<BTreeMap<u64, Arc<Link>>>,
 }
 
 /// The connection to one member.
 pub(crate) struct Link {
     urls: Vec<String>,
-    client: PeerClient<Channel>,
+    client: PeerClient<CountedChannel>,
+    /// What the client talks over, for what is no message.
+    channel: Channel,
+    traffic: Arc<PeerTraffic>,
     cluster: MetadataValue<Ascii>,
     from: MetadataValue<Ascii>,
     to: MetadataValue<Ascii>,
@@ -90,8 +103,85 @@ pub(crate) struct Link {
 }
 
 impl Links {
-    pub(crate) fn new(caller: Caller, election_timeout: Duration, connector: PeerConnector) -> Self {
-        Self { caller, patience: election_timeout / 2, connector, peers: RwLock::default() }
+    pub(crate) fn new(
+        caller: Caller,
+        election_timeout: Duration,
+        message_bytes: usize,
+        connector: PeerConnector,
+        traffic: Arc<PeersTraffic>,
+    ) -> Self {
+        Self { caller, patience: election_timeout / 2, message_bytes, connector, traffic, peers: RwLock::default() }
+    }
+
+    /// Measures how long the peers take to answer, until `stop`. Whoever is asked is connected to, so that the metrics say
+    /// which members can be reached before anybody needs them.
+    pub(crate) async fn probe(self: Arc<Self>, stop: CancellationToken) {
+        let mut stopped = pin!(stop.cancelled());
+        loop {
+            let links: Vec<_> = self.peers.read().values().cloned().collect();
+            let probes = join_all(links.iter().map(|link| tokio::time::timeout(PROBE_INTERVAL, link.probe())));
+            tokio::select! {
+                biased;
+                () = &mut stopped => return,
+                _ = probes => {}
+            }
+            tokio::select! {
+                biased;
+                () = &mut stopped => return,
+                () = tokio::time::sleep(PROBE_INTERVAL) => {}
+            }
+        }
+    }
+
+    fn link(&self, to: u64, urls: Vec<String>) -> Link {
+        let targets: Arc<[PeerUrl]> = urls.iter().filter_map(|url| PeerUrl::parse(url)).collect();
+        let (next, lost) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(None)));
+        // The URI names nothing: the connector knows where to go.
+        let endpoint = Endpoint::from_static("http://peer")
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .http2_keep_alive_interval(self.patience)
+            .keep_alive_timeout(self.patience)
+            .keep_alive_while_idle(true)
+            // Counts frames of calls that were broken off here, for as long as the connection lives: clients decide how
+            // many they cancel, and other members are no attackers.
+            .http2_max_local_error_reset_streams(None);
+        let (connector, traffic) = (self.connector.clone(), self.traffic.meet(to));
+        let connections = Arc::clone(&traffic);
+        let connector = tower::service_fn(move |_: Uri| {
+            let (targets, next, connector) = (Arc::clone(&targets), Arc::clone(&next), connector.clone());
+            let (lost, traffic) = (Arc::clone(&lost), Arc::clone(&connections));
+            async move {
+                match connect(&connector, &targets, &next).await {
+                    Ok((at, stream)) => {
+                        let stream = stream.telling(move |begun| {
+                            if begun.is_err() {
+                                // Another URL may do better.
+                                next.store((at + 1) % targets.len(), Ordering::Relaxed);
+                            }
+                            tell(to, &lost, begun.map_err(|error| format!("{}: {error}", targets[at])));
+                        });
+                        Ok(TokioIo::new(CountedStream::new(stream, traffic)))
+                    }
+                    Err(reason) => {
+                        tell(to, &lost, Err(reason.clone()));
+                        Err(io::Error::other(NotConnected(reason)))
+                    }
+                }
+            }
+        });
+        let channel = endpoint.connect_with_connector_lazy(connector);
+        let client = PeerClient::new(CountedChannel::new(channel.clone(), Arc::clone(&traffic)));
+        Link {
+            urls,
+            client: client.max_decoding_message_size(self.message_bytes),
+            channel,
+            traffic,
+            cluster: hex(self.caller.cluster_id),
+            from: hex(self.caller.member_id),
+            to: hex(to),
+            told: Mutex::default(),
+        }
     }
 }
 
@@ -104,10 +194,10 @@ impl Transport for Links {
     fn set_members(&self, members: &BTreeMap<u64, Vec<String>>) {
         let mut peers = self.peers.write();
         peers.retain(|id, link| members.get(id) == Some(&link.urls));
+        self.traffic.retain(|id| members.contains_key(&id));
         for (id, urls) in members {
             if *id != self.caller.member_id && !peers.contains_key(id) {
-                let link = Link::new(self.caller, *id, urls.clone(), self.patience, self.connector.clone());
-                peers.insert(*id, Arc::new(link));
+                peers.insert(*id, Arc::new(self.link(*id, urls.clone())));
             }
         }
     }
@@ -119,53 +209,6 @@ fn hex(id: u64) -> MetadataValue<Ascii> {
 }
 
 impl Link {
-    fn new(caller: Caller, to: u64, urls: Vec<String>, patience: Duration, connector: PeerConnector) -> Self {
-        let targets: Arc<[PeerUrl]> = urls.iter().filter_map(|url| PeerUrl::parse(url)).collect();
-        let next = Arc::new(AtomicUsize::new(0));
-        let lost = Arc::new(Mutex::new(None));
-        // The URI names nothing: the connector knows where to go.
-        let endpoint = Endpoint::from_static("http://peer")
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .http2_keep_alive_interval(patience)
-            .keep_alive_timeout(patience)
-            .keep_alive_while_idle(true)
-            // Counts frames of calls that were broken off here, for as long as the connection lives: clients decide how
-            // many they cancel, and other members are no attackers.
-            .http2_max_local_error_reset_streams(None);
-        let connector = tower::service_fn(move |_: Uri| {
-            let (targets, next, connector) = (Arc::clone(&targets), Arc::clone(&next), connector.clone());
-            let lost = Arc::clone(&lost);
-            async move {
-                let connected = connect(&connector, &targets, &next).await;
-                match connected {
-                    Ok((at, stream)) => Ok(TokioIo::new(stream.telling(move |begun| {
-                        if begun.is_err() {
-                            // Another URL may do better.
-                            next.store((at + 1) % targets.len(), Ordering::Relaxed);
-                        }
-                        tell(to, &lost, begun.map_err(|error| format!("{}: {error}", targets[at])));
-                    }))),
-                    Err(reason) => {
-                        tell(to, &lost, Err(reason.clone()));
-                        Err(io::Error::other(NotConnected(reason)))
-                    }
-                }
-            }
-        });
-        let client = PeerClient::new(endpoint.connect_with_connector_lazy(connector))
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        Self {
-            urls,
-            client,
-            cluster: hex(caller.cluster_id),
-            from: hex(caller.member_id),
-            to: hex(to),
-            told: Mutex::default(),
-        }
-    }
-
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         let metadata = request.metadata_mut();
@@ -188,8 +231,23 @@ impl Link {
         error
     }
 
-    fn client(&self) -> PeerClient<Channel> {
+    fn client(&self) -> PeerClient<CountedChannel> {
         self.client.clone()
+    }
+
+    /// Measures one answer, of the plain endpoint that costs the peer least. Who does not answer is no news here.
+    async fn probe(&self) {
+        let mut channel = self.channel.clone();
+        let Ok(request) = http::Request::get("http://peer/version").body(tonic::body::Body::empty()) else { return };
+        if channel.ready().await.is_err() {
+            return;
+        }
+        let asked = Instant::now();
+        let Ok(response) = channel.call(request).await else { return };
+        // The answer is over when its body is.
+        if response.into_body().collect().await.is_ok() {
+            self.traffic.answered(asked);
+        }
     }
 }
 
@@ -267,6 +325,10 @@ fn peer_error(status: &Status) -> PeerError {
         {
             PeerError::Lost(text.to_owned())
         }
+        // In gRPC's own words: a message above the limit.
+        Code::OutOfRange if !Error::ALL.iter().any(|known| known.text() == text) => {
+            PeerError::Refused(Error::RequestTooLarge)
+        }
         _ => match Error::ALL.iter().find(|known| known.text() == text) {
             Some(known) => PeerError::Refused(*known),
             None => PeerError::Invalid(text.to_owned()),
@@ -332,7 +394,9 @@ impl PeerApi for Link {
     }
 
     async fn lease_time_to_live(&self, request: LeaseTimeToLiveRequest) -> Result<LeaseTimeToLiveResponse, PeerError> {
-        unary!(self, lease_time_to_live, request)
+        let mut client = self.client().max_decoding_message_size(LEASE_KEYS_BYTES_MAX);
+        let answer = client.lease_time_to_live(self.request(request)).await;
+        answer.map(Response::into_inner).map_err(|status| self.failure(&status))
     }
 
     async fn change_membership(&self, change: MembershipChange) -> Result<MembershipChanged, PeerError> {

@@ -2,7 +2,7 @@
 //!
 //! [`PeerApi`] is the whole conversation, as the messages of `peer.proto`. A member answers it with
 //! [`service::PeerService`], reaches others through a [`Transport`], and nothing above knows how the messages travel:
-//! over one gRPC connection to each peer ([`link::Links`], [`grpc`]), or through a simulated network.
+//! over one gRPC connection to each peer ([`link::Links`], and at its other end [`door`] and [`grpc`]), or through a simulated network.
 //!
 //! ```text
 //!   raft/network   node/propose   cluster         raft   node   cluster
@@ -18,9 +18,12 @@
 
 pub(crate) mod address;
 pub(crate) mod describe;
+pub(crate) mod door;
 pub(crate) mod grpc;
+pub(crate) mod limit;
 pub(crate) mod link;
 pub(crate) mod service;
+pub(crate) mod traffic;
 
 use api::cleatpb::{
     AppendRequest, AppendResponse, LeaseRenewRequest, LeaseRenewResponse, MembershipChange, MembershipChanged,

@@ -22,7 +22,7 @@ use super::types::{Entry, IoFlushed, LogId, LogState, TypeConfig, Vote};
 use super::wal::{self, Disk, FaultObserver, Located, SyncObserver, Wal, WalError, WalOptions, WalReader, WalStats};
 
 /// What one read from disk, or one message of replication, may hold (beyond its first entry).
-const MAX_READ_BYTES: usize = 1 << 20;
+pub(crate) const MAX_READ_BYTES: usize = 1 << 20;
 /// What an entry in memory costs beside its encoded bytes: allocations and decoded fields.
 const ENTRY_OVERHEAD_BYTES: usize = 200;
 

@@ -7,6 +7,7 @@
 use super::state_machine::SnapshotSource;
 use super::types::{Peer, TypeConfig, Vote};
 use super::wire;
+use crate::peer::traffic::PeersTraffic;
 use crate::peer::{Answers, PeerApi, PeerError, Transport};
 use api::cleatpb::{AppendRequest, AppendResponse};
 use futures::FutureExt as _;
@@ -35,17 +36,19 @@ const RECONNECT: Duration = Duration::from_millis(100);
 /// Makes the connection to each member.
 pub(crate) struct Network {
     transport: Arc<dyn Transport>,
+    traffic: Arc<PeersTraffic>,
 }
 
 impl Network {
-    pub(crate) fn new(transport: Arc<dyn Transport>) -> Self {
-        Self { transport }
+    pub(crate) fn new(transport: Arc<dyn Transport>, traffic: Arc<PeersTraffic>) -> Self {
+        Self { transport, traffic }
     }
 }
 
 /// One member, as raft talks to it.
 pub(crate) struct Target {
     transport: Arc<dyn Transport>,
+    traffic: Arc<PeersTraffic>,
     id: u64,
     /// For requests that are asked one at a time; none before the first, while one is asked, and after one that failed.
     conversation: Option<Conversation>,
@@ -76,7 +79,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Target;
 
     async fn new_client(&mut self, target: u64, _peer: &Peer) -> Target {
-        Target { transport: Arc::clone(&self.transport), id: target, conversation: None }
+        let traffic = Arc::clone(&self.traffic);
+        Target { transport: Arc::clone(&self.transport), traffic, id: target, conversation: None }
     }
 }
 
@@ -216,11 +220,15 @@ impl RaftNetworkV2<TypeConfig> for Target {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let peer = self.peer().map_err(|e| rpc_error(&e))?;
+        let counted = self.traffic.sends_snapshot(self.id);
         let sending = super::snapshot::send(self.id, peer, vote, snapshot.snapshot);
         tokio::select! {
             biased;
             sent = sending => match sent {
-                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Ok(vote) => {
+                    counted.done();
+                    Ok(SnapshotResponse::new(vote))
+                }
                 Err(error) => Err(StreamingError::from(rpc_error(&error))),
             },
             closed = cancel => Err(StreamingError::Closed(closed)),

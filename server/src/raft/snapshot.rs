@@ -13,6 +13,7 @@ use super::state_machine::{SnapshotSource, raft_position, raft_state};
 use super::types::{SnapshotMeta, TypeConfig, Vote};
 use super::wire;
 use crate::node::Node;
+use crate::peer::traffic::PeersTraffic;
 use crate::peer::{Answers, PeerApi, PeerError};
 use crate::storage::Receiving;
 use api::cleatpb::{SnapshotHead, SnapshotPiece, SnapshotReceipt};
@@ -22,6 +23,7 @@ use futures::stream::{BoxStream, StreamExt as _};
 use openraft::alias::SnapshotOf;
 use parking_lot::Mutex;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use store::snapshot::Snapshot;
@@ -39,6 +41,9 @@ const RECEIPT_BYTES: u64 = 4 << 20;
 
 /// A stream on which nothing arrives for so long is given up.
 const STALL: Duration = Duration::from_secs(30);
+
+/// The receiver says that it is at work so often: making a large snapshot durable may take longer than [`STALL`].
+const AT_WORK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long an unfinished snapshot is kept for another attempt, by either side. The sender's database can not use space
 /// again meanwhile.
@@ -130,15 +135,7 @@ pub(crate) async fn send(
         let read = read_pieces(&mut snapshot, &pieces, !goes_on);
         (snapshot, read)
     });
-    let ended = loop {
-        match next_receipt(&mut receipts).await {
-            Ok(SnapshotReceipt { done: Some(ballot), .. }) => {
-                break wire::from_ballot(Some(ballot)).map_err(|e| PeerError::Invalid(e.to_string()));
-            }
-            Ok(_) => {}
-            Err(error) => break Err(error),
-        }
-    };
+    let ended = installed(&mut receipts).await;
     // Ends the reading thread, which waits for room.
     drop(receipts);
     let (snapshot, read) = reading.await.map_err(|_| lost("the reading thread ended"))?;
@@ -151,6 +148,15 @@ pub(crate) async fn send(
         }
     }
     ended
+}
+
+/// Waits for the last receipt, and returns the ballot in it.
+async fn installed(receipts: &mut Answers<SnapshotReceipt>) -> Result<Vote, PeerError> {
+    loop {
+        if let SnapshotReceipt { done: Some(ballot), .. } = next_receipt(receipts).await? {
+            return wire::from_ballot(Some(ballot)).map_err(|error| PeerError::Invalid(error.to_string()));
+        }
+    }
 }
 
 async fn next_receipt(receipts: &mut Answers<SnapshotReceipt>) -> Result<SnapshotReceipt, PeerError> {
@@ -178,6 +184,7 @@ fn read_pieces(snapshot: &mut Snapshot, pieces: &mpsc::Sender<SnapshotPiece>, mu
 pub(crate) struct Receiver {
     database: PathBuf,
     options: store::Options,
+    traffic: Arc<PeersTraffic>,
     /// The unfinished import and since when nobody works on it; locked during one.
     parked: Arc<tokio::sync::Mutex<Option<(Receiving, Instant)>>>,
 }
@@ -186,8 +193,8 @@ type Installing = SnapshotOf<TypeConfig, SnapshotSource>;
 
 impl Receiver {
     /// `database` is the file of the store; the received one is built beside it.
-    pub(crate) fn new(database: PathBuf, options: store::Options) -> Self {
-        Self { database, options, parked: Arc::default() }
+    pub(crate) fn new(database: PathBuf, options: store::Options, traffic: Arc<PeersTraffic>) -> Self {
+        Self { database, options, traffic, parked: Arc::default() }
     }
 
     /// Takes a snapshot and installs it.
@@ -203,10 +210,10 @@ impl Receiver {
         let mut slot = Arc::clone(&self.parked).try_lock_owned().map_err(|_| busy)?;
         let import = slot.take().filter(|(_, since)| since.elapsed() < KEPT).map(|(import, _)| import);
         let (receipts, answers) = mpsc::channel(PIECES_WAITING);
-        let (database, options) = (self.database.clone(), self.options);
+        let (database, options, traffic) = (self.database.clone(), self.options, Arc::clone(&self.traffic));
         // Detached: it ends with the stream, and with the answers' receiver.
         tokio::spawn(async move {
-            let mut taking = Taking { database, options, import, received: 0 };
+            let mut taking = Taking { database, options, traffic, import, received: 0 };
             let taken = taking.run(&node, pieces, &receipts).await;
             if let Err(error) = &taken {
                 tracing::warn!(%error, "a snapshot was not received");
@@ -226,6 +233,7 @@ impl Receiver {
 struct Taking {
     database: PathBuf,
     options: store::Options,
+    traffic: Arc<PeersTraffic>,
     /// None before the first piece, and after it failed.
     import: Option<Receiving>,
     received: u64,
@@ -242,6 +250,7 @@ impl Taking {
     ) -> Result<(), PeerError> {
         let head = next_piece(&mut pieces).await?.head.ok_or_else(|| PeerError::Invalid("no head".to_owned()))?;
         let vote = wire::from_ballot(head.ballot).map_err(|error| PeerError::Invalid(error.to_string()))?;
+        let counted = self.traffic.receives_snapshot(vote.leader_id.voted_for);
         let progress = match &mut self.import {
             Some(import) => import.rewind().unwrap_or_default(),
             None => Progress::default(),
@@ -254,16 +263,18 @@ impl Taking {
                 break;
             }
             self.received += piece.data.len() as u64;
-            self.feed(piece).await?;
+            at_work(receipts, self.received, self.feed(piece)).await?;
             if self.received - told >= RECEIPT_BYTES {
                 told = self.received;
                 send_receipt(receipts, SnapshotReceipt { received_bytes: told, ..Default::default() }).await?;
             }
         }
-        let snapshot = self.finish().await?;
+        let snapshot = at_work(receipts, self.received, self.finish()).await?;
         tracing::info!(snapshot = %snapshot.meta, bytes = self.received, "received a snapshot");
         let stopped = |_| PeerError::Refused(Error::Stopped);
-        let answer = node.raft().install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
+        let installing = node.raft().install_full_snapshot(vote, snapshot);
+        let answer = at_work(receipts, self.received, installing).await.map_err(stopped)?;
+        counted.done();
         let done = Some(wire::to_ballot(&answer.vote));
         send_receipt(receipts, SnapshotReceipt { done, ..Default::default() }).await
     }
@@ -297,9 +308,71 @@ async fn next_piece(pieces: &mut BoxStream<'static, SnapshotPiece>) -> Result<Sn
     }
 }
 
+/// Tells the leader now and then that this member is at work, until the work is done. The work goes on without a leader
+/// that listens: what was received is good for this member.
+async fn at_work<T>(receipts: &Receipts, received_bytes: u64, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    loop {
+        match tokio::time::timeout(AT_WORK_INTERVAL, &mut work).await {
+            Ok(done) => return done,
+            // Where there is no room, receipts are on their way.
+            Err(_) => drop(receipts.try_send(Ok(SnapshotReceipt { received_bytes, ..Default::default() }))),
+        }
+    }
+}
+
 async fn send_receipt(receipts: &Receipts, receipt: SnapshotReceipt) -> Result<(), PeerError> {
     match tokio::time::timeout(STALL, receipts.send(Ok(receipt))).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) | Err(_) => Err(lost("the leader takes no receipts")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::types::Vote;
+
+    /// Receives for a leader that waits, with work that takes so long, and returns what the leader got.
+    async fn receive(work: Duration) -> (Result<Vote, PeerError>, Duration) {
+        let begun = Instant::now();
+        let (receipts, answers) = mpsc::channel(PIECES_WAITING);
+        let receiver = tokio::spawn(async move {
+            at_work(&receipts, 7, tokio::time::sleep(work)).await;
+            let done = Some(wire::to_ballot(&Vote::new_committed(3, 1)));
+            drop(send_receipt(&receipts, SnapshotReceipt { done, ..Default::default() }).await);
+        });
+        let mut answers = ReceiverStream::new(answers).boxed();
+        let ended = installed(&mut answers).await;
+        receiver.await.unwrap();
+        (ended, begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_receiver_at_work_is_waited_for() {
+        for work in [Duration::from_millis(10), STALL * 20] {
+            let (ended, took) = receive(work).await;
+            assert_eq!(ended, Ok(Vote::new_committed(3, 1)));
+            assert!((work..work + Duration::from_secs(1)).contains(&took), "{took:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_receiver_that_says_nothing_is_given_up() {
+        let (_receipts, answers) = mpsc::channel(PIECES_WAITING);
+        let begun = Instant::now();
+        let ended = installed(&mut ReceiverStream::new(answers).boxed()).await;
+        assert!(matches!(ended, Err(PeerError::Lost(_))), "{ended:?}");
+        assert_eq!(begun.elapsed(), STALL);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_goes_on_without_a_leader_that_listens() {
+        let (receipts, answers) = mpsc::channel(PIECES_WAITING);
+        // One that takes nothing while there is room for a few receipts only, then one that is gone.
+        at_work(&receipts, 7, tokio::time::sleep(STALL * 10)).await;
+        assert_eq!(receipts.capacity(), 0);
+        drop(answers);
+        at_work(&receipts, 7, tokio::time::sleep(STALL * 10)).await;
     }
 }

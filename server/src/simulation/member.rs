@@ -12,6 +12,7 @@ use crate::node::forwards::Forwards;
 use crate::node::{Identity, Limits, Node, Parts};
 use crate::peer::Transport;
 use crate::peer::service::PeerService;
+use crate::peer::traffic::PeersTraffic;
 use crate::quota::Quota;
 use crate::raft::state_machine::{Observer, StateMachine};
 use crate::raft::types::{Peer, Raft};
@@ -179,7 +180,8 @@ impl Machine {
         let forwards = Arc::new(Forwards::new(id, self.run, reader.applied().0.index));
         let machine = StateMachine::new(writer, reader.clone(), Box::new(observer), Arc::clone(&forwards));
         let transport: Arc<dyn Transport> = Arc::clone(&connector) as _;
-        let network = raft::network::Network::new(Arc::clone(&transport));
+        let traffic = PeersTraffic::detached(id);
+        let network = raft::network::Network::new(Arc::clone(&transport), Arc::clone(&traffic));
         let raft = match Raft::new(id, self.raft_config(), network, log, machine).await {
             Ok(raft) => raft,
             Err(error) => return self.shared.history.fail(format!("raft of member {id} does not start: {error}")),
@@ -201,7 +203,7 @@ impl Machine {
         let failures = prometheus::IntCounter::new("failures", "of keepalive streams").expect("the name is right");
         let quota = Arc::new(Quota::new(None, &node));
         let leases = LeaseService::new(node.clone(), Arc::clone(&lessor), quota, failures, stop.clone());
-        let snapshots = raft::snapshot::Receiver::new("store".into(), store::Options::default());
+        let snapshots = raft::snapshot::Receiver::new("store".into(), store::Options::default(), traffic);
         let service = PeerService::new(node.clone(), leases.clone(), Arc::clone(&members), snapshots);
         self.shared.network.join(&connector, Arc::new(service));
         tokio::spawn(lead_leases(node.clone(), Arc::clone(&lessor), stop.clone()));

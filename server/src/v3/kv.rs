@@ -68,6 +68,10 @@ impl KvService {
 impl Kv for KvService {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         let request = request.into_inner();
+        // Before the shape, as in etcd. Everything else that a learner refuses, `listen` has refused already.
+        if !request.serializable && self.node.is_learner() {
+            return Err(status(Error::NotSupportedForLearner));
+        }
         check::range(&request).map_err(status)?;
         if !request.serializable {
             self.node.read_barrier().await.map_err(status)?;

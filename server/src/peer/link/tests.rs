@@ -2,6 +2,7 @@
 
 use super::{Caller, Links};
 use crate::peer::Transport;
+use crate::peer::traffic::PeersTraffic;
 use crate::tls::PeerConnector;
 use api::cleatpb::ProposeRequest;
 use axum::Router;
@@ -81,7 +82,7 @@ async fn answers_to_calls_that_were_broken_off_do_not_end_the_connection() {
     let peer = Arc::new(Peer::default());
     let url = peer.serve();
     let caller = Caller { cluster_id: 1, member_id: 2 };
-    let links = Links::new(caller, Duration::from_secs(10), PeerConnector::plain());
+    let links = Links::new(caller, Duration::from_secs(10), 1 << 20, PeerConnector::plain(), PeersTraffic::detached(2));
     links.set_members(&BTreeMap::from([(3, vec![url])]));
     let link = links.peer(3).unwrap();
     for burst in 1..=BURSTS {

@@ -6,6 +6,7 @@ use crate::node::forwards::Forwards;
 use crate::node::{Identity, Limits, Parts};
 use crate::peer::Transport;
 use crate::peer::link::{Caller, Links};
+use crate::peer::traffic::PeersTraffic;
 use crate::raft::log_store::{LogStore, LogStoreOptions};
 use crate::raft::network::Network;
 use crate::raft::state_machine::{Observer, StateMachine};
@@ -63,10 +64,13 @@ impl Member {
         let forwards = Arc::new(Forwards::new(1, 1, 0));
         let machine = StateMachine::new(writer, reader.clone(), observer, Arc::clone(&forwards));
         let second = Duration::from_secs(1);
+        let traffic = PeersTraffic::detached(1);
+        let (caller, connector) = (Caller { cluster_id: 1, member_id: 1 }, PeerConnector::plain());
         let transport: Arc<dyn Transport> =
-            Arc::new(Links::new(Caller { cluster_id: 1, member_id: 1 }, second, PeerConnector::plain()));
+            Arc::new(Links::new(caller, second, 1 << 20, connector, Arc::clone(&traffic)));
         let config = openraft::Config::default().validate().unwrap();
-        let raft = Raft::new(1, Arc::new(config), Network::new(Arc::clone(&transport)), log, machine).await.unwrap();
+        let raft =
+            Raft::new(1, Arc::new(config), Network::new(Arc::clone(&transport), traffic), log, machine).await.unwrap();
         raft.initialize(BTreeMap::from([(1, Peer { peer_urls: Vec::new(), joins_as_voter: true })])).await.unwrap();
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let identity = Identity { cluster_id: 1, member_id: 1 };
