@@ -1,10 +1,13 @@
 //! Linearizable reads: one confirmation of leadership for all readers that wait together.
 
 use super::{Node, READERS_WAITING, peer_failure};
+use crate::raft::types::{LogId, TypeConfig};
 use api::cleatpb::read_index_response::Result as ReadIndexResult;
 use api::error::Error;
 use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::metrics::RaftMetrics;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -51,6 +54,25 @@ impl Node {
             return Ok(Confirmed { index: self.reader().applied().0.index, led_in });
         }
         self.confirmed_by_round().await
+    }
+
+    /// Returns once this member leads, has applied everything that was acknowledged before the call, and all of that is
+    /// on the disks of a majority of the voters even without `other`, which has acknowledged nothing to this leader.
+    ///
+    /// # Errors
+    /// This member does not lead, or [`Node::read_barrier`]'s.
+    pub(crate) async fn held_without(&self, other: u64) -> Result<(), Error> {
+        if !self.is_leader() {
+            return Err(Error::NotLeader);
+        }
+        let index = self.confirmed().await?.index;
+        let me = self.identity().member_id;
+        let is_held = move |now: &RaftMetrics<TypeConfig>| {
+            let voters = now.membership_config.membership().voter_ids();
+            now.replication.as_ref().is_some_and(|all| is_held_without(other, all, voters, me, index))
+        };
+        let wait = self.raft().wait(Some(self.limits().election_timeout));
+        wait.metrics(is_held, "a majority without one member has it").await.map(drop).map_err(|_| Error::Timeout)
     }
 
     async fn confirmed_by_round(&self) -> Result<Confirmed, Error> {
@@ -158,5 +180,50 @@ impl Node {
         // Of the leadership that was confirmed, be the entry this leader's own or not.
         let at = linearizer.read_log_id().log_id();
         Ok(Confirmed { index: at.index + 1, led_in: Some(at.leader_id.term) })
+    }
+}
+
+/// True if a majority of the voters, this member among the holders, has the log up to `index`, counted from 1, and `other`
+/// is not one of them. Never if `other` has acknowledged anything to this leader: that would count later.
+fn is_held_without(
+    other: u64,
+    acknowledged: &BTreeMap<u64, Option<LogId>>,
+    voters: impl Iterator<Item = u64>,
+    me: u64,
+    index: u64,
+) -> bool {
+    let by = |id: u64| acknowledged.get(&id).copied().flatten();
+    let (mut all, mut holders) = (0, 0);
+    for id in voters {
+        all += 1;
+        // What this member has applied is on its disk.
+        let holds = id == me || by(id).is_some_and(|at| at.index + 1 >= index);
+        holders += usize::from(holds && id != other);
+    }
+    by(other).is_none() && holders > all / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::types::log_id;
+
+    #[test]
+    fn a_majority_may_have_to_do_without_a_member() {
+        // Member 1 leads, 3 is the other one.
+        let is_held = |voters: u64, acknowledged: &[(u64, u64)]| {
+            let mut all: BTreeMap<u64, Option<LogId>> = (1..=voters).map(|id| (id, None)).collect();
+            all.extend(acknowledged.iter().map(|(id, index)| (*id, Some(log_id(1, *index)))));
+            is_held_without(3, &all, 1..=voters, 1, 8)
+        };
+        assert!(is_held(3, &[(2, 7)]));
+        assert!(!is_held(3, &[(2, 6)]), "one entry is missing");
+        assert!(!is_held(3, &[]));
+        assert!(!is_held(4, &[(2, 7)]), "the other one counts as a voter");
+        assert!(is_held(4, &[(2, 7), (4, 9)]));
+        assert!(!is_held(5, &[(2, 7)]));
+        assert!(is_held(5, &[(2, 7), (5, 7)]));
+        assert!(!is_held(5, &[(2, 7), (3, 0), (5, 7)]), "the other one was here before");
+        assert!(is_held(1, &[]), "who joins is no voter yet");
     }
 }

@@ -1,6 +1,6 @@
 //! The gRPC service between members: refuses who does not belong to the cluster, and passes everything else on.
 
-use super::link::{CLUSTER, FROM, OTHER_CLUSTER, REMOVED, TO};
+use super::link::{CLUSTER, FROM, NOT_YET, OTHER_CLUSTER, REMOVED, TO};
 use super::service::PeerService;
 use super::{Answers, PeerApi, PeerError};
 use crate::node::{Identity, Node};
@@ -63,6 +63,9 @@ impl PeerGrpc {
         }
         if self.node.is_removed(from) {
             return Err(refused(Code::PermissionDenied, REMOVED));
+        }
+        if self.node.is_held_back() {
+            return Err(refused(Code::FailedPrecondition, NOT_YET));
         }
         Ok(())
     }
