@@ -7,6 +7,7 @@
 
 mod bootstrap;
 mod failover;
+mod founders;
 mod membership;
 mod network;
 mod processes;
