@@ -82,15 +82,20 @@ pub(crate) async fn watch_removal(node: Node, ends: EndSender, stop: Cancellatio
         }
         let is_gone = node.reader().is_removed(me) || (node.leader() == 0 && others_say_removed(&node).await);
         if is_gone {
-            tracing::error!(
-                member_id = format_args!("{me:x}"),
-                "this member has been permanently removed from the cluster; its data directory can be deleted"
-            );
+            tell_removed(me);
             // A report that does not fit joins one that is being handled.
             drop(ends.try_send(End::Removed));
             return;
         }
     }
+}
+
+/// The last word of a member that was removed.
+pub(crate) fn tell_removed(member_id: u64) {
+    tracing::error!(
+        member_id = format_args!("{member_id:x}"),
+        "this member has been permanently removed from the cluster; its data directory can be deleted"
+    );
 }
 
 async fn others_say_removed(node: &Node) -> bool {

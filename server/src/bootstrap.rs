@@ -5,7 +5,8 @@
 //! cluster, so that a start that was cut off is taken up again, and flags that change later change nothing.
 //!
 //! Three ways: a member with an identity goes on with it; one that is to found a cluster finds itself in the list of its
-//! members; one that is to join asks the members of the cluster who it is.
+//! members; one that is to join asks the members of the cluster who it is. Whether a member without a log may use its
+//! identity is decided in `newcomer`.
 
 use crate::config::{Config, InitialClusterState};
 use crate::data_dir::remedy;
@@ -118,10 +119,9 @@ pub(crate) async fn begin(
     match fs::read(&path) {
         Ok(bytes) => parse(&bytes).ok_or_else(|| BootstrapError::Damaged { path: path.display().to_string() }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let me = Me { name: config.name.clone(), peer_urls: config.initial_advertise_peer_urls.clone() };
-            let cluster = discovery::resolve(&config.founding, &me, &discovery::Options::default()).await?;
+            let cluster = listed(config).await?;
             let beginning = match config.initial_cluster_state {
-                InitialClusterState::New => found(&cluster, data_dir, &config.name, connector).await?,
+                InitialClusterState::New => found(&cluster, &config.name),
                 InitialClusterState::Existing => join(&cluster, data_dir, &config.name, connector).await?,
             };
             write(&path, &beginning).map_err(|source| io("write", source))?;
@@ -131,50 +131,44 @@ pub(crate) async fn begin(
     }
 }
 
+/// The peer URLs of the other members as far as they are known without a log: those that found the cluster, or, for a
+/// member that joins, those in the list that the flags lead to.
+///
+/// # Errors
+/// The list can not be had.
+pub(crate) async fn others(beginning: &Beginning, config: &Config) -> Result<Vec<String>, BootstrapError> {
+    if !beginning.founders.is_empty() {
+        let others = beginning.founders.iter().filter(|(id, _)| **id != beginning.identity.member_id);
+        return Ok(others.flat_map(|(_, peer)| peer.peer_urls.clone()).collect());
+    }
+    let cluster = listed(config).await?;
+    let others = cluster.members.into_iter().filter(|member| member.name != config.name);
+    Ok(others.flat_map(|member| member.peer_urls).collect())
+}
+
+/// The members that the flags lead to.
+async fn listed(config: &Config) -> Result<InitialCluster, BootstrapError> {
+    let me = Me { name: config.name.clone(), peer_urls: config.initial_advertise_peer_urls.clone() };
+    Ok(discovery::resolve(&config.founding, &me, &discovery::Options::default()).await?)
+}
+
 /// This member's peer URLs, as the list has them: discovery made sure that it does.
 fn own_urls<'a>(cluster: &'a InitialCluster, name: &str) -> &'a [String] {
     cluster.members.iter().find(|member| member.name == name).map_or(&[], |member| &member.peer_urls)
 }
 
-/// Becomes one of the members that make a new cluster.
-async fn found(
-    cluster: &InitialCluster,
-    data_dir: &Path,
-    name: &str,
-    connector: &PeerConnector,
-) -> Result<Beginning, BootstrapError> {
+/// Becomes one of the members that make a new cluster. Whether it was one before is asked when its log is open
+/// (`newcomer`).
+fn found(cluster: &InitialCluster, name: &str) -> Beginning {
     let own_urls = own_urls(cluster, name);
-    let ids = cluster.member_ids();
     let identity = Identity { cluster_id: cluster.cluster_id(), member_id: id::member_id(own_urls, &cluster.token) };
-    let founders: BTreeMap<u64, Peer> = ids
+    let founders = cluster
+        .member_ids()
         .iter()
         .zip(&cluster.members)
         .map(|(id, member)| (*id, Peer { peer_urls: member.peer_urls.clone(), joins_as_voter: true }))
         .collect();
-    // Only one that answers now can know better; a member that was never started is unknown to itself, too.
-    let others: Vec<String> =
-        founders.iter().filter(|(id, _)| **id != identity.member_id).flat_map(|(_, p)| p.peer_urls.clone()).collect();
-    for (url, described) in describe::all(&others, connector).await {
-        let Ok(described) = described else { continue };
-        if described.cluster_id != identity.cluster_id {
-            tracing::error!(
-                peer = url,
-                its_cluster_id = format_args!("{:x}", described.cluster_id),
-                cluster_id = format_args!("{:x}", identity.cluster_id),
-                "a member that is listed in --initial-cluster is of another cluster: its --initial-cluster or \
-                 --initial-cluster-token differs from this member's"
-            );
-            continue;
-        }
-        if described.members.iter().any(|member| member.id == identity.member_id && member.is_started()) {
-            return Err(BootstrapError::AlreadyBootstrapped {
-                member_id: identity.member_id,
-                peer: url,
-                data_dir: data_dir.display().to_string(),
-            });
-        }
-    }
-    Ok(Beginning { identity, founders })
+    Beginning { identity, founders }
 }
 
 /// Becomes a member that somebody added to a running cluster.
@@ -283,7 +277,7 @@ fn write(path: &Path, beginning: &Beginning) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peer::describe::DescribedMember;
+    use crate::peer::describe::{DescribedMember, Knowledge};
 
     fn config(args: &[&str]) -> Config {
         let args = args.iter().map(ToString::to_string);
@@ -359,6 +353,8 @@ mod tests {
         };
         let described = |second: DescribedMember| Described {
             cluster_id: 9,
+            member_id: 1,
+            knowledge: Knowledge::Own,
             cluster_version: "3.5.0".to_owned(),
             members: vec![member(1, "http://a:1", "a"), second],
         };

@@ -13,6 +13,7 @@ mod lessor;
 pub mod listen;
 pub mod logging;
 pub mod metrics;
+mod newcomer;
 mod node;
 pub mod notify;
 mod open;

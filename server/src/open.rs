@@ -23,6 +23,7 @@ use crate::storage::{DatabaseFailure, FLUSH_EARLY_BYTES, FaultSender, FlushObser
 use crate::tls::PeerConnector;
 use crate::watch::hub::Hub;
 use openraft::async_runtime::WatchReceiver;
+use openraft::storage::RaftLogStorage as _;
 use openraft::{ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -49,6 +50,8 @@ pub(crate) struct Core {
     pub(crate) traffic: Arc<PeersTraffic>,
     pub(crate) forwards: Arc<Forwards>,
     pub(crate) snapshots: Receiver,
+    /// There is no log, and other members may know why: `newcomer` decides, then comes [`found`].
+    pub(crate) is_newcomer: bool,
 }
 
 /// Opens log and store and starts raft on them.
@@ -75,6 +78,7 @@ pub(crate) async fn open_core(
         let peer_urls = config.initial_advertise_peer_urls.clone();
         alone::force(&mut log, &reader, identity.member_id, peer_urls).await.map_err(StartError::Raft)?;
     }
+    let is_newcomer = beginning.founders.len() != 1 && is_empty(&mut log, &reader).await?;
     let pace = Pace {
         flush_interval: config.flush_interval,
         compaction_keys: config.compaction_batch_limit,
@@ -102,13 +106,14 @@ pub(crate) async fn open_core(
     let raft = Raft::new(identity.member_id, raft_config(config)?, network, log, state_machine)
         .await
         .map_err(|error| StartError::Raft(error.to_string()))?;
-    found(&raft, beginning, data_dir).await?;
+    if !is_newcomer {
+        found(&raft, beginning, data_dir).await?;
+    }
     let snapshots = Receiver::new(database, store::Options::default(), Arc::clone(&traffic));
-    let log = log_stats;
     Ok(Core {
         raft,
         reader,
-        log,
+        log: log_stats,
         log_extent,
         storage,
         storage_thread,
@@ -118,6 +123,7 @@ pub(crate) async fn open_core(
         traffic,
         forwards,
         snapshots,
+        is_newcomer,
     })
 }
 
@@ -133,6 +139,12 @@ fn links(
     let caller = Caller { cluster_id, member_id };
     let links = Links::new(caller, config.election_timeout, message_bytes, connector, Arc::clone(&traffic));
     (Arc::new(links), traffic)
+}
+
+/// True if there is nothing that a vote or an acknowledgement could have been given for.
+async fn is_empty(log: &mut LogStore, reader: &Reader) -> Result<bool, StartError> {
+    let state = log.get_log_state().await.map_err(|error| StartError::Raft(error.to_string()))?;
+    Ok(state.last_log_id.is_none() && reader.applied().0.index == 0)
 }
 
 /// Counts what flushes write, and how long compactions take from `begun` on.
@@ -256,7 +268,14 @@ fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, StartError> {
 
 /// Founds the cluster at the first start. The only voter of a cluster takes up leadership at once: it has nobody to
 /// wait for.
-async fn found(raft: &Raft<StateMachine>, beginning: &Beginning, data_dir: &DataDir) -> Result<(), StartError> {
+///
+/// # Errors
+/// The log is another member's, or raft failed.
+pub(crate) async fn found(
+    raft: &Raft<StateMachine>,
+    beginning: &Beginning,
+    data_dir: &DataDir,
+) -> Result<(), StartError> {
     let raft_error = |error: &dyn std::fmt::Display| StartError::Raft(error.to_string());
     let member_id = beginning.identity.member_id;
     if raft.is_initialized().await.map_err(|error| raft_error(&error))? {

@@ -1,11 +1,12 @@
 //! The whole member: the only place that wires its parts and spawns its tasks.
 //!
-//! Start order: data directory, identity, log, store, raft, leadership, services, listeners. Shutdown is the reverse:
-//! stop accepting, end streams and calls, stop the tasks, stop raft, flush and close the store. A part that breaks
-//! reports once through [`Server::end`], and the process ends without answering anything more.
+//! Start order: data directory, identity, log, store, raft, peer listeners, what others know of a member without a log,
+//! leadership, services, listeners. Shutdown is the reverse: stop accepting, end streams and calls, stop the tasks, stop
+//! raft, flush and close the store. A part that breaks reports once through [`Server::end`], and the process ends without
+//! answering anything more.
 
 use crate::background::{EndSender, Kept, follow_peers, lead_leases, publish, purge_log, watch_raft, watch_removal};
-use crate::bootstrap::{self, BootstrapError, FILE as IDENTITY_FILE};
+use crate::bootstrap::{self, Beginning, BootstrapError, FILE as IDENTITY_FILE};
 use crate::cluster::{Cluster, Rules};
 use crate::compactor;
 use crate::config::{Config, ListenUrl, MetricsLevel};
@@ -15,8 +16,9 @@ use crate::http::{self, AccessRules, HttpState};
 use crate::lessor::Lessor;
 use crate::listen::{Bound, Front, GrpcRoutes, LeaderGate, ListenError, ListenSettings, Listeners, Traffic};
 use crate::metrics::Metrics;
+use crate::newcomer;
 use crate::node::{Identity, Limits, Node, Parts};
-use crate::open::{Core, open_core};
+use crate::open::{self, Core, open_core};
 use crate::peer::describe;
 use crate::peer::door::Door;
 use crate::peer::grpc::PeerGrpc;
@@ -149,7 +151,7 @@ pub struct Server {
     serving: watch::Sender<bool>,
     ends: mpsc::Receiver<End>,
     /// Holds the lock on the data directory until the end.
-    _data_dir: DataDir,
+    data_dir: DataDir,
 }
 
 impl std::fmt::Debug for Server {
@@ -181,10 +183,13 @@ impl Server {
             heartbeat_interval: config.heartbeat_interval,
             election_timeout: config.election_timeout,
         };
-        let Core { raft, reader, log, forwards, .. } = core;
+        let Core { raft, reader, log, forwards, is_newcomer, .. } = core;
         let transport = Arc::clone(&core.links) as _;
         let parts = Parts { raft, reader, log, transport, forwards, identity, limits };
         let node = Node::start(parts, &tasks, &stop);
+        if is_newcomer {
+            node.hold_back();
+        }
         let rules = Rules { strict: config.strict_reconfig_check, max_learners: config.max_learners };
         let settings = ListenSettings::new(&config);
         let mut server = Self {
@@ -204,9 +209,9 @@ impl Server {
             stop,
             serving: watch::Sender::new(true),
             ends,
-            _data_dir: data_dir,
+            data_dir,
         };
-        if let Err(error) = server.serve(&config, &tls, &metrics, &end_sender).await {
+        if let Err(error) = server.serve(&config, &beginning, &tls, &metrics, &end_sender).await {
             server.stop_parts().await;
             return Err(error);
         }
@@ -217,6 +222,7 @@ impl Server {
     async fn serve(
         &mut self,
         config: &Config,
+        beginning: &Beginning,
         tls: &Tls,
         metrics: &Arc<Metrics>,
         ends: &EndSender,
@@ -240,6 +246,9 @@ impl Server {
         self.serve_peers(config, tls, leases.clone()).await?;
         self.listen(config, tls.client.as_ref(), &config.listen_metrics_urls, &metrics_front).await?;
 
+        if node.is_held_back() {
+            self.wait_until_known(config, beginning, tls).await?;
+        }
         self.wait_ready().await?;
         self.tasks.spawn(publish(node.clone(), config.clone(), self.stop.clone()));
         let routes = self.routes(config, metrics, &quota, leases);
@@ -304,6 +313,18 @@ impl Server {
         Ok(())
     }
 
+    /// Waits until others have told that this member, which has no log, never ran before. Then it takes part.
+    async fn wait_until_known(&mut self, config: &Config, beginning: &Beginning, tls: &Tls) -> Result<(), StartError> {
+        let node = self.node.clone();
+        tokio::select! {
+            known = newcomer::wait_until_known(&node, config, beginning, &tls.connector) => known?,
+            end = self.ends.recv() => return Err(ended(end)),
+        }
+        open::found(node.raft(), beginning, &self.data_dir).await?;
+        node.take_part();
+        Ok(())
+    }
+
     /// Waits until there is a leader and this member has caught up with it, for as long as that takes.
     async fn wait_ready(&mut self) -> Result<(), StartError> {
         let node = self.node.clone();
@@ -311,9 +332,7 @@ impl Server {
         loop {
             tokio::select! {
                 () = &mut ready => return Ok(()),
-                end = self.ends.recv() => {
-                    return Err(StartError::Ended(end.unwrap_or_else(|| End::Fault("a part of the member ended".to_owned()))));
-                }
+                end = self.ends.recv() => return Err(ended(end)),
                 () = tokio::time::sleep(WAITING_LOG_INTERVAL) => {
                     let others: Vec<String> = self.node.membership().membership().nodes()
                         .filter(|(id, _)| **id != self.node.identity().member_id)
@@ -416,6 +435,11 @@ impl Server {
             tracing::error!("the storage thread did not end in order");
         }
     }
+}
+
+/// The member ended while it was starting.
+fn ended(end: Option<End>) -> StartError {
+    StartError::Ended(end.unwrap_or_else(|| End::Fault("a part of the member ended".to_owned())))
 }
 
 fn health_checks(node: &Node) -> HealthChecks {

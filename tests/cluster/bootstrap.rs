@@ -41,9 +41,9 @@ async fn bootstrap_with_a_wrong_token_joins_nobody() -> Result<()> {
     }
     cluster.ready(&[0, 2]).await?;
     // Both sides say what is wrong.
-    cluster.wait_for_line(1, &["belongs to another cluster"]).await?;
-    let told = "a member of another cluster calls: its --initial-cluster or --initial-cluster-token differs";
-    cluster.wait_for_line_of_any(&[0, 2], &[told]).await?;
+    cluster.wait_for_line(1, &["a member that is listed in --initial-cluster is of another cluster"]).await?;
+    // Of the others, the one that leads calls it.
+    cluster.wait_for_line_of_any(&[0, 2], &["another member refuses to talk to this one"]).await?;
     let put = cluster.etcdctl_of(&[0, 2], &["put", "k", "v"]).await?;
     ensure!(put.stdout == "OK\n", "{put:#?}");
     ensure!(!cluster.members[1].log().contains("ready to serve client requests"), "it serves");

@@ -7,6 +7,7 @@
 
 mod bootstrap;
 mod failover;
+mod founders;
 mod learner;
 mod membership;
 mod messages;

@@ -134,20 +134,25 @@ impl Cluster {
 
     /// Starts a cluster whose members have more flags.
     pub async fn start_with(subject: &Subject, place: Place, size: usize, flags: &[&str]) -> Result<Self> {
-        let network = match place {
-            Place::Loopback => None,
-            Place::Namespaces => Some(Network::new()?),
-        };
-        Self::launch(subject, size, flags, network, None).await
+        Self::prepared(subject, place, size, flags)?.begun().await
     }
 
     /// Starts a cluster on loopback with TLS everywhere. The members are called `m0` and so on; the site has to have
     /// admitted them.
     pub async fn start_secure(subject: &Subject, size: usize, flags: &[&str], site: Arc<Site>) -> Result<Self> {
-        Self::launch(subject, size, flags, None, Some(site)).await
+        Self::prepared_on(subject, size, flags, None, Some(site))?.begun().await
     }
 
-    async fn launch(
+    /// A cluster whose members have never run.
+    pub fn prepared(subject: &Subject, place: Place, size: usize, flags: &[&str]) -> Result<Self> {
+        let network = match place {
+            Place::Loopback => None,
+            Place::Namespaces => Some(Network::new()?),
+        };
+        Self::prepared_on(subject, size, flags, network, None)
+    }
+
+    fn prepared_on(
         subject: &Subject,
         size: usize,
         flags: &[&str],
@@ -162,25 +167,29 @@ impl Cluster {
         let flags = timing.into_iter().chain(flags.iter().map(|&flag| flag.to_owned())).collect();
         let endpoints = site.as_ref().map_or_else(Endpoints::default, |site| Endpoints::secure(site.caller("client")));
         let mut cluster = Self { subject: subject.clone(), members: Vec::new(), endpoints, flags, site, network };
-        match cluster.begin(size).await {
-            Ok(()) => Ok(cluster),
-            Err(error) => Err(error.context(format!("start {size} members of {}\n{}", subject.label, cluster.logs()))),
+        for _ in 0..size {
+            cluster.prepare("new")?;
         }
+        let initial = cluster.members();
+        for &member in &initial {
+            let list = cluster.initial_cluster(&initial);
+            cluster.members[member].server.options_mut().initial_cluster = list;
+        }
+        Ok(cluster)
     }
 
-    async fn begin(&mut self, size: usize) -> Result<()> {
-        for _ in 0..size {
-            self.prepare("new")?;
-        }
-        let initial: Vec<usize> = (0..size).collect();
-        let mut order = initial.clone();
+    async fn begun(mut self) -> Result<Self> {
+        let begun = self.begin().await;
+        let what = || format!("start {} members of {}\n{}", self.members.len(), self.subject.label, self.logs());
+        begun.with_context(what)?;
+        Ok(self)
+    }
+
+    async fn begin(&mut self) -> Result<()> {
+        let mut order = self.members();
         order.shuffle(&mut rand::rng());
-        for &member in &order {
-            let list = self.initial_cluster(&initial);
-            self.members[member].server.options_mut().initial_cluster = list;
-        }
         // The others elect a leader without the last one.
-        let late = if size > 2 { order.pop() } else { None };
+        let late = if order.len() > 2 { order.pop() } else { None };
         for &member in &order {
             self.spawn(member)?;
         }
@@ -350,6 +359,13 @@ impl Cluster {
         self.kill(member)?;
         let data = self.members[member].server.data_dir();
         std::fs::remove_dir_all(&data).with_context(|| format!("remove {}", data.display()))
+    }
+
+    /// Waits for a member to end by itself.
+    pub async fn wait_exit(&mut self, member: usize) -> Result<ExitStatus> {
+        let status = self.members[member].server.wait_exit(SETTLE_DEADLINE).await?;
+        self.kill(member)?;
+        Ok(status)
     }
 
     /// Announces a new voter to the cluster and returns its number; its process is not started.

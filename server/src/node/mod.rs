@@ -33,7 +33,7 @@ use propose::Proposal;
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use store::Reader;
 use tokio::sync::{Semaphore, mpsc};
@@ -95,6 +95,8 @@ struct Inner {
     readers: mpsc::Sender<read::Waiting>,
     view: View,
     stats: ProposalStats,
+    /// This member takes no part in raft yet.
+    is_held_back: AtomicBool,
 }
 
 impl Node {
@@ -105,7 +107,8 @@ impl Node {
         let in_flight = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
         let view = View::new(parts.identity, parts.limits.election_timeout);
         let stats = ProposalStats::default();
-        let node = Self(Arc::new(Inner { parts, proposals, in_flight, readers, view, stats }));
+        let is_held_back = AtomicBool::default();
+        let node = Self(Arc::new(Inner { parts, proposals, in_flight, readers, view, stats, is_held_back }));
         tasks.spawn(node.clone().batch(proposals_rx, stop.clone()));
         tasks.spawn(node.clone().confirm_reads(readers_rx, stop.clone()));
         tasks.spawn(node.clone().follow_raft(stop.clone()));
@@ -214,6 +217,29 @@ impl Node {
 
     pub(crate) fn leader_changes(&self) -> u64 {
         self.0.view.leader_changes.load(Ordering::Relaxed)
+    }
+
+    /// Keeps this member out of raft: it answers none of its requests. Called before others can ask; see `newcomer`.
+    pub(crate) fn hold_back(&self) {
+        self.0.is_held_back.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on this member votes and takes entries.
+    pub(crate) fn take_part(&self) {
+        self.0.is_held_back.store(false, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_held_back(&self) -> bool {
+        self.0.is_held_back.load(Ordering::SeqCst)
+    }
+
+    /// True while this member has nothing but the entry that founds its cluster, and knows no leader.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.raft_metrics(|now| {
+            let has_nothing = now.last_log_index.map_or(self.is_held_back(), |last| last == 0);
+            // To raft, who writes the founding entry leads in term 0.
+            has_nothing && (now.current_term == 0 || now.current_leader.is_none())
+        })
     }
 
     /// Index of the last entry known to be committed, counted from 1 as etcd does.

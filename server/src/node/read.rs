@@ -6,14 +6,15 @@
 //! acknowledged by then was committed in the leader's log, which knows it once an entry of its own term is committed.
 
 use super::{Node, READERS_WAITING, peer_failure};
-use crate::raft::types::{Membership, Vote};
+use crate::raft::types::{LogId, Membership, TypeConfig, Vote};
 use crate::raft::wire;
 use api::cleatpb::ReadIndexRequest;
 use api::cleatpb::read_index_response::Result as ReadIndexResult;
 use api::error::Error;
 use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::metrics::RaftMetrics;
 use openraft::{ReadPolicy, ServerState};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -92,6 +93,25 @@ impl Node {
             (leads && knows_all && is_majority).then_some(Confirmed { index: committed.index + 1, led_in })
         });
         confirmed.await.map_err(|_| Error::Stopped)
+    }
+
+    /// Returns once this member leads, has applied everything that was acknowledged before the call, and all of that is
+    /// on the disks of a majority of the voters even without `other`, which has acknowledged nothing to this leader.
+    ///
+    /// # Errors
+    /// This member does not lead, or [`Node::read_barrier`]'s.
+    pub(crate) async fn held_without(&self, other: u64) -> Result<(), Error> {
+        if !self.is_leader() {
+            return Err(Error::NotLeader);
+        }
+        let index = self.confirmed().await?.index;
+        let me = self.identity().member_id;
+        let is_held = move |now: &RaftMetrics<TypeConfig>| {
+            let voters = now.membership_config.membership().voter_ids();
+            now.replication.as_ref().is_some_and(|all| is_held_without(other, all, voters, me, index))
+        };
+        let wait = self.raft().wait(Some(self.limits().election_timeout));
+        wait.metrics(is_held, "a majority without one member has it").await.map(drop).map_err(|_| Error::Timeout)
     }
 
     async fn confirmed_by_round(&self) -> Result<Confirmed, Error> {
@@ -216,14 +236,34 @@ fn are_majority(membership: &Membership, members: [u64; 2]) -> bool {
             .all(|voters| 2 * (votes(one, voters) + votes(other, voters)) > voters.len())
 }
 
+/// True if a majority of the voters, this member among the holders, has the log up to `index`, counted from 1, and `other`
+/// is not one of them. Never if `other` has acknowledged anything to this leader: that would count later.
+fn is_held_without(
+    other: u64,
+    acknowledged: &BTreeMap<u64, Option<LogId>>,
+    voters: impl Iterator<Item = u64>,
+    me: u64,
+    index: u64,
+) -> bool {
+    let by = |id: u64| acknowledged.get(&id).copied().flatten();
+    let (mut all, mut holders) = (0, 0);
+    for id in voters {
+        all += 1;
+        // What this member has applied is on its disk.
+        let holds = id == me || by(id).is_some_and(|at| at.index + 1 >= index);
+        holders += usize::from(holds && id != other);
+    }
+    by(other).is_none() && holders > all / 2
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::types::Peer;
+    use crate::raft::types::{Peer, log_id};
 
     fn membership(configs: &[&[u64]]) -> Membership {
         let voters: Vec<BTreeSet<u64>> = configs.iter().map(|voters| voters.iter().copied().collect()).collect();
-        let nodes: std::collections::BTreeMap<u64, Peer> = (1..=6).map(|id| (id, Peer::default())).collect();
+        let nodes: BTreeMap<u64, Peer> = (1..=6).map(|id| (id, Peer::default())).collect();
         Membership::new(voters, nodes).unwrap()
     }
 
@@ -246,5 +286,24 @@ mod tests {
             assert_eq!(are_majority(&membership(configs), [1, 2]), *expected, "{configs:?}");
         }
         assert!(!are_majority(&membership(&[&[1, 2, 3]]), [1, 1]), "nobody counts twice");
+    }
+
+    #[test]
+    fn a_majority_may_have_to_do_without_a_member() {
+        // Member 1 leads, 3 is the other one.
+        let is_held = |voters: u64, acknowledged: &[(u64, u64)]| {
+            let mut all: BTreeMap<u64, Option<LogId>> = (1..=voters).map(|id| (id, None)).collect();
+            all.extend(acknowledged.iter().map(|(id, index)| (*id, Some(log_id(1, *index)))));
+            is_held_without(3, &all, 1..=voters, 1, 8)
+        };
+        assert!(is_held(3, &[(2, 7)]));
+        assert!(!is_held(3, &[(2, 6)]), "one entry is missing");
+        assert!(!is_held(3, &[]));
+        assert!(!is_held(4, &[(2, 7)]), "the other one counts as a voter");
+        assert!(is_held(4, &[(2, 7), (4, 9)]));
+        assert!(!is_held(5, &[(2, 7)]));
+        assert!(is_held(5, &[(2, 7), (5, 7)]));
+        assert!(!is_held(5, &[(2, 7), (3, 0), (5, 7)]), "the other one was here before");
+        assert!(is_held(1, &[]), "who joins is no voter yet");
     }
 }

@@ -1,5 +1,5 @@
 //! The plain HTTP endpoints of a peer URL, `/members` and `/version`, and asking others for them: how a member that has
-//! no data yet learns about the cluster. Paths and forms are etcd's.
+//! no data yet learns about the cluster. Paths and forms are etcd's; who asks whether it ran before adds its id.
 
 use super::address::PeerUrl;
 use crate::cluster::members;
@@ -7,6 +7,7 @@ use crate::node::Node;
 use crate::tls::PeerConnector;
 use crate::version::{CLEAT_VERSION, COMPATIBLE_CLUSTER_VERSION, COMPATIBLE_ETCD_VERSION};
 use axum::Router;
+use axum::extract::Query;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -22,11 +23,16 @@ use std::time::Duration;
 /// What one member is asked for altogether.
 const DEADLINE: Duration = Duration::from_secs(3);
 
+/// How long a leader may take to make sure of what it says to a newcomer. Less than [`DEADLINE`].
+const MAKE_SURE: Duration = Duration::from_secs(1);
+
 /// A list of members is a few hundred bytes for each.
 const BODY_BYTES: usize = 1 << 20;
 
 const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
 const CLUSTER_VERSION: HeaderName = HeaderName::from_static("x-cleat-cluster-version");
+const MEMBER_ID: HeaderName = HeaderName::from_static("x-cleat-member-id");
+const KNOWLEDGE: HeaderName = HeaderName::from_static("x-cleat-knowledge");
 
 /// A member in the list, with etcd's field names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,10 +55,57 @@ impl DescribedMember {
     }
 }
 
+/// What the member that describes its cluster knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Knowledge {
+    /// Nothing but the entry that founds the cluster, and no leader.
+    Nothing,
+    /// What it happens to know. The list may be old.
+    Own,
+    /// It leads. The list is current, and everything that was acknowledged is on the disks of a majority even without
+    /// the member that asks, see [`Node::held_without`].
+    Majority,
+}
+
+impl Knowledge {
+    const NOTHING: &str = "nothing";
+    const MAJORITY: &str = "majority";
+
+    fn text(self) -> Option<&'static str> {
+        match self {
+            Self::Nothing => Some(Self::NOTHING),
+            Self::Own => None,
+            Self::Majority => Some(Self::MAJORITY),
+        }
+    }
+
+    fn parse(text: Option<&str>) -> Self {
+        match text {
+            Some(Self::NOTHING) => Self::Nothing,
+            Some(Self::MAJORITY) => Self::Majority,
+            Some(_) | None => Self::Own,
+        }
+    }
+
+    /// What this member knows, for `newcomer`.
+    async fn of(node: &Node, newcomer: u64) -> Self {
+        if node.is_fresh() {
+            return Self::Nothing;
+        }
+        match tokio::time::timeout(MAKE_SURE, node.held_without(newcomer)).await {
+            Ok(Ok(())) => Self::Majority,
+            Ok(Err(_)) | Err(_) => Self::Own,
+        }
+    }
+}
+
 /// What a member says of its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Described {
     pub(crate) cluster_id: u64,
+    /// Who says it; 0 if it does not say so.
+    pub(crate) member_id: u64,
+    pub(crate) knowledge: Knowledge,
     /// The oldest version of its members.
     pub(crate) cluster_version: String,
     pub(crate) members: Vec<DescribedMember>,
@@ -87,11 +140,28 @@ pub(crate) fn cluster_version(node: &Node) -> String {
 pub(crate) fn router(node: Node) -> Router {
     let described = node.clone();
     Router::new()
-        .route("/members", get(move || async move { members_response(&described) }))
+        .route(
+            "/members",
+            get(move |Query(asked): Query<Asked>| async move {
+                let newcomer = asked.newcomer.and_then(|id| u64::from_str_radix(&id, 16).ok());
+                let knowledge = match newcomer {
+                    Some(id) => Knowledge::of(&described, id).await,
+                    None => Knowledge::Own,
+                };
+                // Not before: the list must be as new as what was made sure of.
+                members_response(&described, knowledge)
+            }),
+        )
         .route("/version", get(move || async move { version_response(&node) }))
 }
 
-fn members_response(node: &Node) -> Response {
+/// The query of `/members`.
+#[derive(Debug, Deserialize)]
+struct Asked {
+    newcomer: Option<String>,
+}
+
+fn members_response(node: &Node, knowledge: Knowledge) -> Response {
     let list: Vec<DescribedMember> = members(node, node.applied_membership().membership())
         .into_iter()
         .map(|member| DescribedMember {
@@ -104,12 +174,17 @@ fn members_response(node: &Node) -> Response {
         .collect();
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    for (name, text) in
-        [(CLUSTER_ID, format!("{:x}", node.identity().cluster_id)), (CLUSTER_VERSION, cluster_version(node))]
-    {
+    for (name, text) in [
+        (CLUSTER_ID, format!("{:x}", node.identity().cluster_id)),
+        (MEMBER_ID, format!("{:x}", node.identity().member_id)),
+        (CLUSTER_VERSION, cluster_version(node)),
+    ] {
         if let Ok(value) = HeaderValue::from_str(&text) {
             headers.insert(name, value);
         }
+    }
+    if let Some(text) = knowledge.text() {
+        headers.insert(KNOWLEDGE, HeaderValue::from_static(text));
     }
     // Invariant: numbers and texts can be written as JSON.
     (headers, serde_json::to_string(&list).unwrap_or_default()).into_response()
@@ -125,14 +200,7 @@ fn version_response(node: &Node) -> Response {
 
 /// Asks all of these members at once; the answers are in the order of the URLs.
 pub(crate) async fn all(urls: &[String], connector: &PeerConnector) -> Vec<(String, Result<Described, String>)> {
-    join_all(urls.iter().map(|url| async move {
-        let described = match tokio::time::timeout(DEADLINE, ask(url, connector)).await {
-            Ok(described) => described,
-            Err(_) => Err(format!("no answer within {DEADLINE:?}")),
-        };
-        (url.clone(), described)
-    }))
-    .await
+    join_all(urls.iter().map(|url| async move { (url.clone(), one(url, None, connector).await) })).await
 }
 
 /// The cause that the others are only about.
@@ -144,7 +212,15 @@ fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) 
     innermost
 }
 
-async fn ask(url: &str, connector: &PeerConnector) -> Result<Described, String> {
+/// Asks one member, as `newcomer` if there is one.
+pub(crate) async fn one(url: &str, newcomer: Option<u64>, connector: &PeerConnector) -> Result<Described, String> {
+    match tokio::time::timeout(DEADLINE, ask(url, newcomer, connector)).await {
+        Ok(described) => described,
+        Err(_) => Err(format!("no answer within {DEADLINE:?}")),
+    }
+}
+
+async fn ask(url: &str, newcomer: Option<u64>, connector: &PeerConnector) -> Result<Described, String> {
     let target = PeerUrl::parse(url).ok_or("not a peer URL")?;
     let stream =
         connector.connect(&target.host, target.port, target.is_tls).await.map_err(|error| error.to_string())?;
@@ -152,7 +228,8 @@ async fn ask(url: &str, connector: &PeerConnector) -> Result<Described, String> 
     // HTTP/2 as between members at all times, so that the same TLS settings fit.
     let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
     let (mut sender, connection) = handshake.await.map_err(text)?;
-    let request = Request::get(format!("http://{}:{}/members", target.host, target.port))
+    let query = newcomer.map_or_else(String::new, |id| format!("?newcomer={id:x}"));
+    let request = Request::get(format!("http://{}:{}/members{query}", target.host, target.port))
         .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;
     let answered = async {
@@ -171,8 +248,11 @@ async fn ask(url: &str, connector: &PeerConnector) -> Result<Described, String> 
         answered = answered => answered?,
     };
     let value = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let cluster_id = value(&CLUSTER_ID).and_then(|id| u64::from_str_radix(id, 16).ok()).ok_or("it names no cluster")?;
+    let id = |name: &HeaderName| value(name).and_then(|id| u64::from_str_radix(id, 16).ok());
+    let cluster_id = id(&CLUSTER_ID).ok_or("it names no cluster")?;
+    let member_id = id(&MEMBER_ID).unwrap_or(0);
+    let knowledge = Knowledge::parse(value(&KNOWLEDGE));
     let cluster_version = value(&CLUSTER_VERSION).unwrap_or_default().to_owned();
     let members = serde_json::from_slice(&body).map_err(|error| format!("no list of members: {error}"))?;
-    Ok(Described { cluster_id, cluster_version, members })
+    Ok(Described { cluster_id, member_id, knowledge, cluster_version, members })
 }

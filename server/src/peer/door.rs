@@ -1,7 +1,7 @@
 //! Refuses who does not belong to the cluster, by the metadata of a call and before anything of its message is read, and
 //! counts the rest.
 
-use super::link::{CLUSTER, FROM, OTHER_CLUSTER, REMOVED, TO};
+use super::link::{CLUSTER, FROM, NOT_YET, OTHER_CLUSTER, REMOVED, TO};
 use super::traffic::{Counted, PeersTraffic};
 use crate::node::{Identity, Node};
 use crate::v3::status::refused;
@@ -92,6 +92,9 @@ impl Rules {
         }
         if self.node.is_removed(from) {
             return Err(refused(Code::PermissionDenied, REMOVED));
+        }
+        if self.node.is_held_back() {
+            return Err(refused(Code::FailedPrecondition, NOT_YET));
         }
         Ok(from)
     }

@@ -46,6 +46,9 @@ pub(crate) const REMOVED: &str = "the member has been permanently removed from t
 /// What it answers to a member of another cluster.
 pub(crate) const OTHER_CLUSTER: &str = "cluster ID mismatch";
 
+/// What a member answers that does not know yet whether it may take part.
+pub(crate) const NOT_YET: &str = "the member takes no part yet: it asks whether it ran before";
+
 /// Bytes on their way in one stream: several appends of full size.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
