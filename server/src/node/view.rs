@@ -102,7 +102,9 @@ impl View {
 
     /// Takes over what raft says; false while more is to come.
     pub(super) fn look(&self, now: &RaftMetrics<TypeConfig>, rare: &RaftServerMetrics<TypeConfig>) -> bool {
-        let leader = now.current_leader.unwrap_or(0);
+        // Nobody is elected in term 0: raft means who wrote the founding entry, and cannot write anything else yet.
+        let is_elected = now.current_term > 0;
+        let leader = now.current_leader.filter(|_| is_elected).unwrap_or(0);
         self.term.store(now.current_term, Ordering::Relaxed);
         let before = self.raft_leader.swap(leader, Ordering::Relaxed);
         if before != leader {
@@ -124,7 +126,7 @@ impl View {
         });
         self.is_learner.store(self.is_learner_in(now.membership_config.membership()), Ordering::Relaxed);
         let only_voter = self.is_only_voter(now.membership_config.membership());
-        let leads = now.state == ServerState::Leader && now.running_state.is_ok();
+        let leads = is_elected && now.state == ServerState::Leader && now.running_state.is_ok();
         // Not before an entry of its own term is applied: until then the store lacks what others committed.
         let applied_own = now.last_applied.is_some_and(|id| id.leader_id.term == now.current_term);
         let is_settled = !self.membership_changes.load(Ordering::SeqCst);
@@ -166,7 +168,7 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::types::Peer;
+    use crate::raft::types::{CommittedLeaderId, LogId, Peer};
     use std::collections::{BTreeMap, BTreeSet};
 
     #[test]
@@ -179,5 +181,43 @@ mod tests {
             let view = View::new(Identity { cluster_id: 1, member_id }, Duration::from_secs(1));
             assert_eq!(view.is_learner_in(&membership), is_learner, "{member_id}");
         }
+    }
+
+    /// Raft calls a member that wrote the founding entry the leader of term 0, in which nobody is elected.
+    #[test]
+    fn nobody_leads_before_the_first_election() {
+        let view = View::new(Identity { cluster_id: 1, member_id: 1 }, Duration::from_secs(1));
+        let peer = Peer { peer_urls: vec![], joins_as_voter: true };
+        for voters in [1, 3] {
+            let voters: BTreeSet<u64> = (1..=voters).collect();
+            let nodes = voters.iter().map(|id| (*id, peer.clone())).collect::<BTreeMap<_, _>>();
+            let founding = LogId { leader_id: CommittedLeaderId::new(0), index: 0 };
+            let mut now = RaftMetrics::new_initial(1);
+            now.state = ServerState::Leader;
+            now.current_leader = Some(1);
+            now.last_applied = Some(founding);
+            let membership = Membership::new(vec![voters], nodes).unwrap();
+            now.membership_config = Arc::new(StoredMembership::new(Some(founding), membership));
+            look(&view, &now);
+            assert_eq!((view.leader(), *view.leads_in.borrow()), (0, None));
+            assert!(!view.reads_need_no_round.load(Ordering::SeqCst));
+            assert_eq!(view.leader_changes.load(Ordering::Relaxed), 0);
+        }
+        let mut elected = RaftMetrics::new_initial(1);
+        (elected.current_term, elected.current_leader) = (1, Some(1));
+        look(&view, &elected);
+        assert_eq!((view.leader(), view.leader_changes.load(Ordering::Relaxed)), (1, 1));
+    }
+
+    fn look(view: &View, now: &RaftMetrics<TypeConfig>) {
+        let rare = RaftServerMetrics {
+            id: now.id,
+            vote: now.vote,
+            state: now.state,
+            current_leader: now.current_leader,
+            membership_config: Arc::clone(&now.membership_config),
+            committed_membership_config: Arc::clone(&now.committed_membership_config),
+        };
+        view.look(now, &rare);
     }
 }
