@@ -122,7 +122,6 @@ impl Cluster {
         }
         let deadline = Instant::now() + self.node.limits().request_timeout;
         let mut leader = self.node.watch_leader();
-        let mut last = Error::Timeout;
         while Instant::now() + RETRY < deadline {
             leader.mark_unchanged();
             let request = MembershipChange { change: Some(change.clone()) };
@@ -148,12 +147,11 @@ impl Cluster {
                     return Ok(member_id);
                 }
                 Err(Error::NoLeader | Error::NotLeader) => {}
-                Err(error @ Error::LeaderChanged) => last = error,
                 Err(error) => return Err(error),
             }
             tokio::time::timeout(RETRY, leader.changed()).await.ok();
         }
-        Err(last)
+        Err(Error::Timeout)
     }
 
     /// Makes a change, if this member leads.
@@ -332,7 +330,8 @@ impl Cluster {
             Ok(Err(RaftError::Fatal(_))) => Err(Refusal::Final(Error::Stopped)),
             Ok(Err(RaftError::APIError(error))) => Err(match error {
                 ClientWriteError::ForwardToLeader(_) => Refusal::Final(Error::NotLeader),
-                ClientWriteError::LogEntryDiscarded(_) => Refusal::Final(Error::LeaderChanged),
+                // Thrown away here, but another member may have it and commit it yet, or has done so.
+                ClientWriteError::LogEntryDiscarded(_) => Refusal::Final(Error::TimeoutLeaderLost),
                 // Another change is not committed yet, or was made meanwhile.
                 ClientWriteError::ChangeMembershipError(error) => {
                     tracing::debug!(%error, "the membership can not change now");

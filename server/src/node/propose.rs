@@ -323,7 +323,8 @@ impl Node {
 fn write_error(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Error {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => Error::NoLeader,
-        RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => Error::LeaderChanged,
+        // Thrown away here, but another member may have it and commit it yet, or has done so.
+        RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => Error::TimeoutLeaderLost,
         RaftError::APIError(ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)) => {
             Error::Unhealthy
         }

@@ -19,6 +19,7 @@ mod checker;
 pub(crate) mod disk;
 mod faults;
 mod member;
+mod membership;
 mod network;
 mod random;
 mod report;
@@ -94,6 +95,32 @@ struct Cluster {
 }
 
 impl Cluster {
+    /// Makes the members of a new cluster and starts them.
+    async fn found(setup: Setup, random: &mut Random) -> Self {
+        let trace = Trace::new();
+        let history = History::new(trace.clone());
+        let network = Network::new(random.part(), trace.clone());
+        let shared = Shared { network, history, trace };
+        let mut machines = BTreeMap::new();
+        for id in 1..=setup.members {
+            let machine = Machine::new(id, shared.clone(), setup.purges, random);
+            if setup.acknowledges_early {
+                machine.acknowledge_early();
+            }
+            machines.insert(id, Arc::new(Mutex::new(machine)));
+        }
+        let peer = |id: &u64| Peer { peer_urls: vec![format!("http://m{id}:2380")], joins_as_voter: true };
+        let initial = machines.keys().map(|id| (*id, peer(id))).collect();
+        let machines = Arc::new(parking_lot::Mutex::new(machines));
+        let apart = Arc::new(parking_lot::Mutex::new(random.part()));
+        let (is_over, crashes) = (Arc::default(), Arc::default());
+        let cluster = Self { setup, shared, machines, random: apart, is_over, crashes };
+        for id in cluster.members() {
+            cluster.machine(id).lock().await.start((id == 1).then_some(&initial)).await;
+        }
+        cluster
+    }
+
     fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Relaxed)
     }
@@ -163,27 +190,7 @@ pub(crate) fn run(seed: u64, setup: Setup) -> (Report, Vec<String>) {
 async fn simulate(seed: u64, setup: Setup) -> (Report, Vec<String>) {
     runtime::start_clock();
     let mut random = Random::new(seed);
-    let trace = Trace::new();
-    let history = History::new(trace.clone());
-    let network = Network::new(random.part(), trace.clone());
-    let shared = Shared { network, history, trace };
-    let mut machines = BTreeMap::new();
-    for id in 1..=setup.members {
-        let machine = Machine::new(id, shared.clone(), setup.purges, &mut random);
-        if setup.acknowledges_early {
-            machine.acknowledge_early();
-        }
-        machines.insert(id, Arc::new(Mutex::new(machine)));
-    }
-    let peer = |id: &u64| Peer { peer_urls: vec![format!("http://m{id}:2380")], joins_as_voter: true };
-    let initial = machines.keys().map(|id| (*id, peer(id))).collect();
-    let machines = Arc::new(parking_lot::Mutex::new(machines));
-    let apart = Arc::new(parking_lot::Mutex::new(random.part()));
-    let (is_over, crashes) = (Arc::default(), Arc::default());
-    let cluster = Cluster { setup, shared, machines, random: apart, is_over, crashes };
-    for id in cluster.members() {
-        cluster.machine(id).lock().await.start((id == 1).then_some(&initial)).await;
-    }
+    let cluster = Cluster::found(setup, &mut random).await;
     let mut tasks = Vec::new();
     for number in 0..CLIENTS {
         tasks.push(tokio::spawn(workload::client(number, cluster.clone(), random.part())));

@@ -1,0 +1,96 @@
+//! Changes of the membership at moments that a random run seldom meets.
+
+use super::member::{ELECTION_TIMEOUT, Process};
+use super::random::Random;
+use super::{Cluster, Setup, runtime};
+use api::cleatpb::command::Op;
+use api::cleatpb::membership_change::Change;
+use api::error::Error;
+use api::etcdserverpb::{MemberAddRequest, PutRequest};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Whatever is waited for has happened by then.
+const LIMIT: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(10);
+
+/// Plays a scenario with a new cluster.
+fn play(members: u64, scenario: impl AsyncFnOnce(&Cluster)) {
+    runtime::seed(1);
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    tokio.expect("a runtime").block_on(async {
+        runtime::start_clock();
+        let cluster = Cluster::found(Setup { members, ..Setup::default() }, &mut Random::new(1)).await;
+        scenario(&cluster).await;
+        assert_eq!(cluster.history().failures(), Vec::<String>::new());
+    });
+}
+
+async fn wait(what: &str, happened: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !happened().await {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+impl Cluster {
+    async fn process(&self, id: u64) -> Process {
+        self.machine(id).lock().await.process().expect("the member runs")
+    }
+
+    /// Waits until these agree on a leader among them, and returns it.
+    async fn leader_of(&self, ids: &[u64]) -> u64 {
+        let first = self.process(ids[0]).await.node;
+        let agreed = async || {
+            let leader = first.leader();
+            let mut agree = ids.contains(&leader);
+            for id in ids {
+                agree &= self.process(*id).await.node.leader() == leader;
+            }
+            agree
+        };
+        wait("they agree on a leader", agreed).await;
+        first.leader()
+    }
+
+    /// Nothing passes between the one and the others any more.
+    fn cut_off(&self, one: u64, others: &[u64]) {
+        for other in others {
+            self.network().cut(one, *other);
+            self.network().cut(*other, one);
+        }
+    }
+}
+
+fn add(urls: &[&str], is_learner: bool) -> Change {
+    Change::Add(MemberAddRequest { peer_urls: urls.iter().map(ToString::to_string).collect(), is_learner })
+}
+
+fn others_than(one: u64) -> Vec<u64> {
+    (1..=3).filter(|id| *id != one).collect()
+}
+
+/// A leader that is cut off appends, another one is elected, and what was appended is thrown away.
+#[test]
+fn what_may_have_been_done_is_not_done_again() {
+    play(3, async |cluster| {
+        let leader = cluster.leader_of(&[1, 2, 3]).await;
+        let others = others_than(leader);
+        let process = cluster.process(leader).await;
+        tokio::time::sleep(ELECTION_TIMEOUT).await;
+        cluster.cut_off(leader, &others);
+        let (members, node) = (Arc::clone(&process.members), process.node.clone());
+        let added = tokio::spawn(async move { members.change(add(&["http://n4:2380"], true)).await });
+        let put = PutRequest { key: "a".into(), value: "1".into(), ..Default::default() };
+        let put = tokio::spawn(async move { node.propose(Op::Put(put)).await });
+        cluster.leader_of(&others).await;
+        cluster.network().heal();
+        assert_eq!(added.await.expect("it ends in order"), Err(Error::TimeoutLeaderLost));
+        assert_eq!(put.await.expect("it ends in order").map(|_| ()), Err(Error::TimeoutLeaderLost));
+        let next = cluster.leader_of(&[1, 2, 3]).await;
+        let node = cluster.process(next).await.node;
+        assert_eq!((node.membership().membership().nodes().count(), node.reader().revision()), (3, 1));
+    });
+}
