@@ -223,7 +223,15 @@ impl Cluster {
         let membership = stored.membership();
         let peer = membership.get_node(&id).ok_or(Error::MemberNotFound)?;
         let mut voters: BTreeSet<u64> = membership.voter_ids().collect();
-        if votes(&voters, id, peer) && self.rules.strict {
+        let is_voting = votes(&voters, id, peer);
+        voters.remove(&id);
+        if voters.is_empty() {
+            // The answer of --strict-reconfig-check. Without that, etcd 3.4 would end in a panic.
+            let none_left = Error::MemberNotEnoughStarted;
+            let may_vote_soon = pending(membership).into_iter().any(|id| self.is_started(id));
+            return Err(if may_vote_soon { Refusal::Retry(none_left) } else { Refusal::Final(none_left) });
+        }
+        if is_voting && self.rules.strict {
             self.check_strict_remove(membership, id)?;
         }
         if id == self.node.identity().member_id {
@@ -234,10 +242,6 @@ impl Cluster {
             } else {
                 Refusal::Retry(Error::Unhealthy)
             });
-        }
-        voters.remove(&id);
-        if voters.is_empty() {
-            return Err(Error::MemberNotEnoughStarted.into());
         }
         let nodes = membership.nodes().filter(|(node, _)| **node != id).map(|(id, peer)| (*id, peer.clone()));
         let at = self.append(&stored, voters, nodes.collect()).await?;

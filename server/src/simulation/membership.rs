@@ -6,7 +6,7 @@ use super::{Cluster, Setup, runtime};
 use api::cleatpb::command::Op;
 use api::cleatpb::membership_change::Change;
 use api::error::Error;
-use api::etcdserverpb::{MemberAddRequest, PutRequest};
+use api::etcdserverpb::{MemberAddRequest, MemberRemoveRequest, PutRequest};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -14,6 +14,9 @@ use tokio::time::Instant;
 /// Whatever is waited for has happened by then.
 const LIMIT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(10);
+
+/// A few messages' way.
+const SOON: Duration = Duration::from_millis(100);
 
 /// Plays a scenario with a new cluster.
 fn play(members: u64, scenario: impl AsyncFnOnce(&Cluster)) {
@@ -92,5 +95,16 @@ fn what_may_have_been_done_is_not_done_again() {
         let next = cluster.leader_of(&[1, 2, 3]).await;
         let node = cluster.process(next).await.node;
         assert_eq!((node.membership().membership().nodes().count(), node.reader().revision()), (3, 1));
+    });
+}
+
+#[test]
+fn the_last_voter_stays() {
+    play(1, async |cluster| {
+        cluster.leader_of(&[1]).await;
+        let members = cluster.process(1).await.members;
+        let began = Instant::now();
+        let removed = members.change(Change::Remove(MemberRemoveRequest { id: 1 })).await;
+        assert_eq!((removed, began.elapsed() < SOON), (Err(Error::MemberNotEnoughStarted), true));
     });
 }
