@@ -207,7 +207,7 @@ impl Cluster {
         let peer = Peer { peer_urls: urls, joins_as_voter: !request.is_learner };
         check_size(membership, id, &peer)?;
         let changes = ChangeMembers::AddNodes(BTreeMap::from([(id, peer.clone())]));
-        let at = self.write(|raft| raft.change_membership(changes, true)).await?;
+        let at = self.write(|raft| raft.change_membership_if(changes, true, [unchanged(&stored)])).await?;
         tracing::info!(
             member_id = format_args!("{id:x}"),
             peer_urls = ?peer.peer_urls,
@@ -262,7 +262,7 @@ impl Cluster {
         let peer = Peer { peer_urls: urls, joins_as_voter: peer.joins_as_voter };
         check_size(membership, request.id, &peer)?;
         let changes = ChangeMembers::SetNodes(BTreeMap::from([(request.id, peer.clone())]));
-        let at = self.write(|raft| raft.change_membership(changes, true)).await?;
+        let at = self.write(|raft| raft.change_membership_if(changes, true, [unchanged(&stored)])).await?;
         tracing::info!(
             member_id = format_args!("{:x}", request.id),
             peer_urls = ?peer.peer_urls,
@@ -315,9 +315,8 @@ impl Cluster {
             tracing::error!(%error, "a membership that contradicts itself");
             Error::Unhealthy
         })?;
-        let unchanged = Precondition::LastMembershipLogId { last_membership_log_id: *before.log_id() };
         let blank = crate::raft::types::EntryContent::blank();
-        self.write(|raft| raft.append_membership(proposed, blank, [unchanged])).await
+        self.write(|raft| raft.append_membership(proposed, blank, [unchanged(before)])).await
     }
 
     /// Lets raft write, with reads and the time of a request in mind.
@@ -501,6 +500,11 @@ type RaftNode = crate::raft::types::Raft<crate::raft::state_machine::StateMachin
 
 fn majority(voters: usize) -> usize {
     voters / 2 + 1
+}
+
+/// Holds while no other change was made than those that a decision was made by.
+fn unchanged(before: &StoredMembership) -> Precondition<TypeConfig> {
+    Precondition::LastMembershipLogId { last_membership_log_id: *before.log_id() }
 }
 
 /// Members that were added to vote and do not yet.

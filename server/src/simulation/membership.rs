@@ -6,7 +6,7 @@ use super::{Cluster, Setup, runtime};
 use api::cleatpb::command::Op;
 use api::cleatpb::membership_change::Change;
 use api::error::Error;
-use api::etcdserverpb::{MemberAddRequest, MemberRemoveRequest, PutRequest};
+use api::etcdserverpb::{MemberAddRequest, MemberRemoveRequest, MemberUpdateRequest, PutRequest};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -95,6 +95,25 @@ fn what_may_have_been_done_is_not_done_again() {
         let next = cluster.leader_of(&[1, 2, 3]).await;
         let node = cluster.process(next).await.node;
         assert_eq!((node.membership().membership().nodes().count(), node.reader().revision()), (3, 1));
+    });
+}
+
+/// What a change is decided by is read from a view of raft that may be old; here it is one that nobody keeps up to date.
+#[test]
+fn an_old_membership_decides_nothing() {
+    play(3, async |cluster| {
+        let process = cluster.process(cluster.leader_of(&[1, 2, 3]).await).await;
+        tokio::time::sleep(ELECTION_TIMEOUT).await;
+        process.stop.cancel();
+        let members = &process.members;
+        members.change(add(&["http://n4:2380"], true)).await.expect("it is added");
+        let twice = members.change(add(&["http://n4:2380", "http://n5:2380"], false)).await;
+        assert_eq!(twice, Err(Error::Unhealthy));
+        let peer_urls = vec!["http://n4:2380".to_owned()];
+        let taken = members.change(Change::Update(MemberUpdateRequest { id: 2, peer_urls })).await;
+        assert_eq!(taken, Err(Error::Unhealthy));
+        let known = process.node.raft_metrics(|now| now.membership_config.membership().nodes().count());
+        assert_eq!(known, 4);
     });
 }
 
