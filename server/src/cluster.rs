@@ -19,6 +19,7 @@ use api::error::Error;
 use api::etcdserverpb::{Member, MemberAddRequest, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest};
 use openraft::entry::RaftPayload as _;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::metrics::RaftMetrics;
 use openraft::raft::{ClientWriteResponse, Precondition};
 use openraft::{ChangeMembers, Instant as _};
 use std::collections::{BTreeMap, BTreeSet};
@@ -280,11 +281,12 @@ impl Cluster {
         if votes(&voters, id, peer) {
             return Err(Error::MemberNotLearner.into());
         }
-        let (matched, last) = self.node.raft_metrics(|now| {
-            let matched = now.replication.as_ref().and_then(|all| all.get(&id).copied().flatten());
-            (matched.map_or(0, |id| id.index + 1), now.last_log_index.map_or(0, |index| index + 1))
+        let (matched, last, answers) = self.node.raft_metrics(|now| {
+            let entries = |index: Option<u64>| index.map_or(0, |index| index + 1);
+            (entries(matched(now, id)), entries(now.last_log_index), self.answers(now, id))
         });
-        if matched * 100 < last * LEARNER_READY_PERCENT {
+        // One that is gone still has what it had: in a cluster that is idle, everything.
+        if !answers || matched * 100 < last * LEARNER_READY_PERCENT {
             return Err(Error::LearnerNotReady.into());
         }
         if self.rules.strict {
@@ -385,16 +387,17 @@ impl Cluster {
         self.check_majority_answers(membership)
     }
 
+    /// True if a member has answered within an election timeout.
+    fn answers(&self, now: &RaftMetrics<TypeConfig>, id: u64) -> bool {
+        let at = now.heartbeat.as_ref().and_then(|all| all.get(&id)).and_then(Option::as_ref);
+        at.is_some_and(|at| at.elapsed() < self.node.limits().election_timeout)
+    }
+
     fn check_majority_answers(&self, membership: &Membership) -> Result<(), Error> {
         let me = self.node.identity().member_id;
-        let patience = self.node.limits().election_timeout;
         let (all, answering) = self.node.raft_metrics(|now| {
-            let answers = |id: &u64| {
-                let at = now.heartbeat.as_ref().and_then(|all| all.get(id)).and_then(Option::as_ref);
-                *id == me || at.is_some_and(|at| at.elapsed() < patience)
-            };
             let voters: Vec<u64> = membership.voter_ids().collect();
-            (voters.len(), voters.iter().filter(|id| answers(id)).count())
+            (voters.len(), voters.iter().filter(|id| **id == me || self.answers(now, **id)).count())
         });
         if answering < majority(all) { Err(Error::Unhealthy) } else { Ok(()) }
     }
@@ -419,14 +422,13 @@ impl Cluster {
                 goals.clear();
                 continue;
             }
-            let (matched, last) = self.node.raft_metrics(|now| (now.replication.clone(), now.last_log_index));
-            let Some(last) = last else { continue };
+            let Some(last) = self.node.raft_metrics(|now| now.last_log_index) else { continue };
             for id in pending {
-                let has = matched.as_ref().and_then(|all| all.get(&id).copied().flatten());
-                let caught_up = has.zip(goals.get(&id)).is_some_and(|(has, goal)| has.index >= *goal);
+                let (has, answers) = self.node.raft_metrics(|now| (matched(now, id), self.answers(now, id)));
+                let caught_up = has.zip(goals.get(&id)).is_some_and(|(has, goal)| has >= *goal);
                 goals.insert(id, last);
                 // Only with a majority of the enlarged cluster at hand, which the new voter is a part of.
-                if !caught_up || self.check_majority_answers(stored.membership()).is_err() {
+                if !answers || !caught_up || self.check_majority_answers(stored.membership()).is_err() {
                     continue;
                 }
                 let Ok(_changing) = self.changing.try_lock() else { continue };
@@ -443,14 +445,9 @@ impl Cluster {
     pub(crate) async fn hand_over(&self) -> bool {
         let me = self.node.identity().member_id;
         let membership = self.node.membership();
-        let patience = self.node.limits().election_timeout;
         let best = self.node.raft_metrics(|now| {
             let voters = membership.membership().voter_ids().filter(|id| *id != me);
-            let answering = voters.filter(|id| {
-                let at = now.heartbeat.as_ref().and_then(|all| all.get(id)).and_then(Option::as_ref);
-                at.is_some_and(|at| at.elapsed() < patience)
-            });
-            answering.max_by_key(|id| now.replication.as_ref().and_then(|all| all.get(id).copied().flatten()))
+            voters.filter(|id| self.answers(now, *id)).max_by_key(|id| matched(now, *id))
         });
         match best {
             Some(to) => self.transfer(to, self.node.limits().election_timeout).await,
@@ -497,6 +494,11 @@ impl Cluster {
 }
 
 type RaftNode = crate::raft::types::Raft<crate::raft::state_machine::StateMachine>;
+
+/// Index of the last entry that a member is known to have as the leader has it.
+fn matched(now: &RaftMetrics<TypeConfig>, id: u64) -> Option<u64> {
+    now.replication.as_ref().and_then(|all| all.get(&id).copied().flatten()).map(|id| id.index)
+}
 
 fn majority(voters: usize) -> usize {
     voters / 2 + 1

@@ -6,7 +6,8 @@ use super::{Cluster, Setup, runtime};
 use api::cleatpb::command::Op;
 use api::cleatpb::membership_change::Change;
 use api::error::Error;
-use api::etcdserverpb::{MemberAddRequest, MemberRemoveRequest, MemberUpdateRequest, PutRequest};
+use api::etcdserverpb::{MemberAddRequest, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest, PutRequest};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -75,6 +76,19 @@ fn others_than(one: u64) -> Vec<u64> {
     (1..=3).filter(|id| *id != one).collect()
 }
 
+/// The voters as raft has them at this member, committed or not.
+fn voters(process: &Process) -> BTreeSet<u64> {
+    process.node.raft_metrics(|now| now.membership_config.membership().voter_ids().collect())
+}
+
+/// True once the leader knows that the member has the whole log.
+fn has_all(leader: &Process, id: u64) -> bool {
+    leader.node.raft_metrics(|now| {
+        let matched = now.replication.as_ref().and_then(|all| all.get(&id).copied().flatten());
+        matched.map(|id| id.index) == now.last_log_index
+    })
+}
+
 /// A leader that is cut off appends, another one is elected, and what was appended is thrown away.
 #[test]
 fn what_may_have_been_done_is_not_done_again() {
@@ -114,6 +128,51 @@ fn an_old_membership_decides_nothing() {
         assert_eq!(taken, Err(Error::Unhealthy));
         let known = process.node.raft_metrics(|now| now.membership_config.membership().nodes().count());
         assert_eq!(known, 4);
+    });
+}
+
+#[test]
+fn a_learner_that_is_gone_gets_no_vote() {
+    play(3, async |cluster| {
+        let process = cluster.process(cluster.leader_of(&[1, 2, 3]).await).await;
+        let id = process.members.change(add(&["http://n4:2380"], true)).await.expect("it is added");
+        cluster.build(id).await;
+        wait("the learner has everything", async || has_all(&process, id)).await;
+        cluster.crash(id).await;
+        tokio::time::sleep(ELECTION_TIMEOUT * 2).await;
+        assert!(has_all(&process, id), "the leader remembers what it had");
+        let promote = || process.members.change(Change::Promote(MemberPromoteRequest { id }));
+        assert_eq!(promote().await, Err(Error::LearnerNotReady));
+        cluster.start(id).await;
+        wait("it is promoted", async || promote().await.is_ok()).await;
+    });
+}
+
+/// While the leader has no majority, a new voter catches up and is gone again.
+#[test]
+fn a_new_voter_that_is_gone_gets_no_vote() {
+    play(3, async |cluster| {
+        let leader = cluster.leader_of(&[1, 2, 3]).await;
+        let process = cluster.process(leader).await;
+        let id = process.members.change(add(&["http://n4:2380"], false)).await.expect("it is added");
+        let others = others_than(leader);
+        for other in &others {
+            cluster.crash(*other).await;
+        }
+        wait("the leader has no majority", async || !process.node.is_leader()).await;
+        cluster.build(id).await;
+        wait("the new voter has everything", async || has_all(&process, id)).await;
+        cluster.crash(id).await;
+        tokio::time::sleep(ELECTION_TIMEOUT * 2).await;
+        for other in &others {
+            cluster.start(*other).await;
+        }
+        wait("the leader has a majority", async || process.node.is_leader()).await;
+        tokio::time::sleep(ELECTION_TIMEOUT * 2).await;
+        assert!(!voters(&process).contains(&id), "it votes");
+        assert!(process.node.is_leader() && has_all(&process, id), "the leader remembers what it had");
+        cluster.start(id).await;
+        wait("it votes", async || voters(&process).contains(&id)).await;
     });
 }
 
