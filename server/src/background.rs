@@ -40,14 +40,19 @@ pub(crate) async fn publish(node: Node, config: Config, stop: CancellationToken)
     };
     while node.reader().member(member_id).as_ref() != Some(&attributes) {
         let proposed = tokio::select! {
-            proposed = node.propose(Op::MemberAttributes(attributes.clone())) => proposed,
+            biased;
             () = stop.cancelled() => return,
+            proposed = node.propose(Op::MemberAttributes(attributes.clone())) => proposed,
         };
         match proposed {
             Ok(_) => tracing::info!(name = attributes.name, "published local member to cluster through raft"),
             Err(error) => {
                 tracing::warn!(%error, "cannot publish this member's name and client URLs, will retry");
-                tokio::time::sleep(node.limits().election_timeout).await;
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(node.limits().election_timeout) => {}
+                }
             }
         }
     }
@@ -80,7 +85,13 @@ pub(crate) async fn watch_removal(node: Node, ends: EndSender, stop: Cancellatio
             () = tokio::time::sleep(node.limits().election_timeout) => {}
             changed = membership.changed() => if changed.is_err() { return },
         }
-        let is_gone = node.reader().is_removed(me) || (node.leader() == 0 && others_say_removed(&node).await);
+        let asked = async { node.leader() == 0 && others_say_removed(&node).await };
+        let is_gone = node.reader().is_removed(me)
+            || tokio::select! {
+                biased;
+                () = &mut stopped => return,
+                is_gone = asked => is_gone,
+            };
         if is_gone {
             tell_removed(me);
             // A report that does not fit joins one that is being handled.

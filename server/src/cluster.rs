@@ -432,7 +432,13 @@ impl Cluster {
                     continue;
                 }
                 let Ok(_changing) = self.changing.try_lock() else { continue };
-                if let Err(Refusal::Final(error) | Refusal::Retry(error)) = self.give_vote(&stored, id).await {
+                let given = tokio::select! {
+                    biased;
+                    // It may be given all the same.
+                    () = &mut stopped => return,
+                    given = self.give_vote(&stored, id) => given,
+                };
+                if let Err(Refusal::Final(error) | Refusal::Retry(error)) = given {
                     tracing::debug!(member_id = format_args!("{id:x}"), %error, "cannot promote a member now");
                 }
                 // The others are looked at with the new membership.

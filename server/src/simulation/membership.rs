@@ -1,8 +1,10 @@
-//! Changes of the membership at moments that a random run seldom meets.
+//! Changes of the membership, and ends of tasks, at moments that a random run seldom meets.
 
 use super::member::{ELECTION_TIMEOUT, Process};
 use super::random::Random;
 use super::{Cluster, Setup, runtime};
+use crate::background::{publish, watch_removal};
+use crate::config::Config;
 use api::cleatpb::command::Op;
 use api::cleatpb::membership_change::Change;
 use api::error::Error;
@@ -10,11 +12,16 @@ use api::etcdserverpb::{MemberAddRequest, MemberPromoteRequest, MemberRemoveRequ
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// Whatever is waited for has happened by then.
 const LIMIT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(10);
+
+/// At once: no wait of a task is as short.
+const AT_ONCE: Duration = Duration::from_millis(20);
 
 /// A few messages' way.
 const SOON: Duration = Duration::from_millis(100);
@@ -184,5 +191,60 @@ fn the_last_voter_stays() {
         let began = Instant::now();
         let removed = members.change(Change::Remove(MemberRemoveRequest { id: 1 })).await;
         assert_eq!((removed, began.elapsed() < SOON), (Err(Error::MemberNotEnoughStarted), true));
+    });
+}
+
+/// Ends tasks that wait for somebody who does not answer.
+async fn end(stop: &CancellationToken, tasks: Vec<tokio::task::JoinHandle<()>>) {
+    assert!(tasks.iter().all(|task| !task.is_finished()), "one is over");
+    stop.cancel();
+    for task in tasks {
+        tokio::time::timeout(AT_ONCE, task).await.expect("it ends at once").expect("it ends in order");
+    }
+}
+
+#[test]
+fn a_promotion_without_a_majority_ends_with_the_member() {
+    play(3, async |cluster| {
+        let leader = cluster.leader_of(&[1, 2, 3]).await;
+        let process = cluster.process(leader).await;
+        let id = process.members.change(add(&["http://n4:2380"], false)).await.expect("it is added");
+        tokio::time::sleep(ELECTION_TIMEOUT).await;
+        // The member's own task is not in the way.
+        process.stop.cancel();
+        cluster.cut_off(leader, &others_than(leader));
+        cluster.build(id).await;
+        let stop = CancellationToken::new();
+        let promoting = tokio::spawn(Arc::clone(&process.members).promote(stop.clone()));
+        wait("the vote is given", async || voters(&process).contains(&id)).await;
+        end(&stop, vec![promoting]).await;
+    });
+}
+
+fn config() -> Config {
+    match crate::config::load([], []) {
+        Ok(crate::config::Command::Run(config)) => *config,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn tasks_without_a_leader_end_with_the_member() {
+    play(3, async |cluster| {
+        let leader = cluster.leader_of(&[1, 2, 3]).await;
+        let alone = others_than(leader)[0];
+        let node = cluster.process(alone).await.node;
+        cluster.cut_off(alone, &others_than(alone));
+        wait("it has no leader", async || node.leader() == 0).await;
+        let stop = CancellationToken::new();
+        let (ends, _kept) = mpsc::channel(1);
+        let mut tasks = Vec::new();
+        // At each moment some are asking and some pause.
+        for _ in 0..24 {
+            tasks.push(tokio::spawn(publish(node.clone(), config(), stop.clone())));
+            tasks.push(tokio::spawn(watch_removal(node.clone(), ends.clone(), stop.clone())));
+            tokio::time::sleep(ELECTION_TIMEOUT / 4).await;
+        }
+        end(&stop, tasks).await;
     });
 }
