@@ -358,33 +358,31 @@ impl Cluster {
         self.node.reader().member(id).is_some_and(|member| !member.name.is_empty())
     }
 
-    fn check_strict_add(&self, membership: &Membership) -> Result<(), Error> {
+    fn check_strict_add(&self, membership: &Membership) -> Result<(), Refusal> {
         let (all, started) = self.started(membership);
         // A cluster of one may grow.
         if !(all == 1 && started == 1) && started < majority(all + 1) {
-            return Err(Error::MemberNotEnoughStarted);
+            return Err(Error::MemberNotEnoughStarted.into());
         }
-        self.check_majority_answers(membership)
+        self.check_majority_answers(membership.voter_ids())
     }
 
-    fn check_strict_remove(&self, membership: &Membership, id: u64) -> Result<(), Error> {
+    fn check_strict_remove(&self, membership: &Membership, id: u64) -> Result<(), Refusal> {
         let (all, started) = self.started(membership);
-        let (left, left_started) = (all - 1, started - usize::from(self.is_started(id)));
-        if left == 1 && left_started == 1 {
-            return Ok(());
+        if started - usize::from(self.is_started(id)) < majority(all - 1) {
+            return Err(Error::MemberNotEnoughStarted.into());
         }
-        if left_started < majority(left) {
-            return Err(Error::MemberNotEnoughStarted);
-        }
-        Ok(())
+        // Invariant: a majority answers who leads. It is one of those that are left, too, when the member that goes does
+        // not answer, and mostly not without it while another one is down.
+        self.check_majority_answers(membership.voter_ids().filter(|voter| *voter != id))
     }
 
-    fn check_strict_promote(&self, membership: &Membership, id: u64) -> Result<(), Error> {
+    fn check_strict_promote(&self, membership: &Membership, id: u64) -> Result<(), Refusal> {
         let (all, started) = self.started(membership);
         if started + usize::from(self.is_started(id)) < majority(all + 1) {
-            return Err(Error::MemberNotEnoughStarted);
+            return Err(Error::MemberNotEnoughStarted.into());
         }
-        self.check_majority_answers(membership)
+        self.check_majority_answers(membership.voter_ids())
     }
 
     /// True if a member has answered within an election timeout.
@@ -393,13 +391,20 @@ impl Cluster {
         at.is_some_and(|at| at.elapsed() < self.node.limits().election_timeout)
     }
 
-    fn check_majority_answers(&self, membership: &Membership) -> Result<(), Error> {
+    /// Refuses while less than a majority of these voters answers.
+    fn check_majority_answers(&self, voters: impl Iterator<Item = u64>) -> Result<(), Refusal> {
         let me = self.node.identity().member_id;
         let (all, answering) = self.node.raft_metrics(|now| {
-            let voters: Vec<u64> = membership.voter_ids().collect();
-            (voters.len(), voters.iter().filter(|id| **id == me || self.answers(now, **id)).count())
+            voters.fold((0, 0), |(all, answering), id| {
+                (all + 1, answering + usize::from(id == me || self.answers(now, id)))
+            })
         });
-        if answering < majority(all) { Err(Error::Unhealthy) } else { Ok(()) }
+        if answering >= majority(all) {
+            return Ok(());
+        }
+        // Who has just been elected has not been answered by all yet.
+        let is_new = self.node.was_just_elected();
+        Err(if is_new { Refusal::Retry(Error::Unhealthy) } else { Refusal::Final(Error::Unhealthy) })
     }
 
     /// Gives new voters their vote once they have caught up, while this member leads. Ends at `stop`.
@@ -428,7 +433,7 @@ impl Cluster {
                 let caught_up = has.zip(goals.get(&id)).is_some_and(|(has, goal)| has >= *goal);
                 goals.insert(id, last);
                 // Only with a majority of the enlarged cluster at hand, which the new voter is a part of.
-                if !answers || !caught_up || self.check_majority_answers(stored.membership()).is_err() {
+                if !answers || !caught_up || self.check_majority_answers(stored.membership().voter_ids()).is_err() {
                     continue;
                 }
                 let Ok(_changing) = self.changing.try_lock() else { continue };

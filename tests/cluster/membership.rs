@@ -1,11 +1,12 @@
 //! Members that come and go while clients work.
 
-use crate::{CALM_MILLIS, FAULT_MILLIS, Scenario, last};
+use crate::{CALM_MILLIS, CLUSTERS, FAULT_MILLIS, Scenario, last};
 use anyhow::{Context, Result, ensure};
-use api::etcdserverpb::CompactionRequest;
+use api::etcdserverpb::{CompactionRequest, MemberRemoveRequest, PutRequest};
 use harness::load::LoadOptions;
 use harness::{Cluster, Place, Subject};
 use std::time::{Duration, Instant};
+use tonic::Code;
 
 /// More writes than etcd 3.4 keeps in its log (5,000 entries) and has between two snapshots.
 const FAR_BEHIND_ETCD: i64 = 6_000;
@@ -13,6 +14,7 @@ const FAR_BEHIND_ETCD: i64 = 6_000;
 const FAR_BEHIND: i64 = 2_000;
 const FAR_BEHIND_DEADLINE: Duration = Duration::from_mins(2);
 const POLL: Duration = Duration::from_millis(50);
+const CALL_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Fails when no write is acknowledged for a while.
 async fn goes_on(cluster: &Cluster) -> Result<()> {
@@ -142,4 +144,53 @@ async fn member_far_behind_catches_up() -> Result<()> {
         })
         .await?;
     Ok(())
+}
+
+/// The cluster has a majority.
+async fn put(cluster: &Cluster, member: usize) -> Result<()> {
+    cluster.leader().await?;
+    let mut client = cluster.client(member).await?;
+    let put = client.kv.put(PutRequest { key: "a".into(), ..Default::default() });
+    tokio::time::timeout(CALL_DEADLINE, put).await.context("the cluster stands still")??;
+    Ok(())
+}
+
+async fn id(cluster: &Cluster, member: usize) -> Result<u64> {
+    Ok(cluster.status(member).await?.header.context("a status has a header")?.member_id)
+}
+
+/// Asks once for a removal that must not be made.
+async fn refuses_to_remove(cluster: &Cluster, through: usize, id: u64) -> Result<()> {
+    let mut client = cluster.client(through).await?;
+    let removal = client.cluster.member_remove(MemberRemoveRequest { id });
+    let removed = tokio::time::timeout(CALL_DEADLINE, removal).await.context("no answer in time")?;
+    let refused = removed.err().with_context(|| format!("{id:x} was removed"))?;
+    let told = (refused.code(), refused.message());
+    ensure!(told == (Code::Unavailable, "etcdserver: unhealthy cluster"), "{id:x} is not removed: {told:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn member_that_completes_the_majority_stays() -> Result<()> {
+    let _turn = CLUSTERS.acquire().await?;
+    let mut cluster = Cluster::start(&Subject::under_test()?, Place::Loopback, 3).await?;
+    let leader = cluster.leader().await?;
+    let down = cluster.follower().await?;
+    cluster.kill(down)?;
+    // Longer than the leader takes to notice.
+    last(FAULT_MILLIS).await;
+    let other = cluster.follower().await?;
+    for goes in [other, leader] {
+        let id = id(&cluster, goes).await?;
+        for through in [leader, other] {
+            refuses_to_remove(&cluster, through, id).await.with_context(|| cluster.logs())?;
+        }
+    }
+    ensure!(cluster.leader().await? == leader, "a leader that stays handed over");
+    put(&cluster, other).await?;
+    // One that is down is no part of the majority, and a cluster of two that is whole may become one of one.
+    cluster.remove(down).await?;
+    put(&cluster, other).await?;
+    cluster.remove(leader).await?;
+    put(&cluster, other).await
 }

@@ -210,6 +210,11 @@ impl Node {
         self.leader() == self.identity().member_id
     }
 
+    /// True while this member, if it leads, has led for less than an election timeout.
+    pub(crate) fn was_just_elected(&self) -> bool {
+        self.0.view.was_just_elected()
+    }
+
     /// The term in which this member leads, once it has caught up with what earlier leaders committed.
     pub(crate) fn leads_in(&self) -> watch::Receiver<Option<u64>> {
         self.0.view.leads_in.subscribe()

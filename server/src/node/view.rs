@@ -151,13 +151,17 @@ impl View {
         let works = if leader == self.identity.member_id {
             let alone = self.is_only_voter(now.membership_config.membership());
             let answered = now.last_quorum_acked.as_ref().map(|at| at.elapsed());
-            // A leader that was just elected has not been answered yet.
-            alone || self.silence() < self.election_timeout || answered.is_some_and(|it| it < self.election_timeout)
+            alone || self.was_just_elected() || answered.is_some_and(|it| it < self.election_timeout)
         } else {
             self.silence() < self.election_timeout
         };
         let leader = if works { leader } else { 0 };
         self.leader.send_if_modified(|before| std::mem::replace(before, leader) != leader);
+    }
+
+    /// True while this member, if it leads, has led for less than an election timeout: it may not have been answered yet.
+    pub(super) fn was_just_elected(&self) -> bool {
+        self.silence() < self.election_timeout
     }
 
     fn silence(&self) -> Duration {
