@@ -184,30 +184,65 @@ async fn join(
         .filter(|member| member.name != name)
         .flat_map(|member| member.peer_urls.clone())
         .collect();
-    let mut reasons = Vec::new();
+    let (mut answers, mut reasons) = (Vec::new(), Vec::new());
     for (url, described) in describe::all(&others, connector).await {
         match described {
-            Ok(described) => {
-                let identity = recognize(cluster, own_urls(cluster, name), &url, &described, data_dir)?;
-                return Ok(Beginning { identity, founders: BTreeMap::new() });
-            }
+            Ok(described) => answers.push((url, described)),
             Err(reason) => reasons.push(format!("{url}: {reason}")),
         }
     }
-    if reasons.is_empty() {
+    if answers.is_empty() && reasons.is_empty() {
         reasons.push("--initial-cluster lists no other member".to_owned());
     }
-    Err(BootstrapError::NobodyAnswers { reasons: reasons.join(", ") })
+    let nobody = BootstrapError::NobodyAnswers { reasons: reasons.join(", ") };
+    let identity =
+        recognize(cluster, own_urls(cluster, name), &answers, data_dir).map_err(|why| why.unwrap_or(nobody))?;
+    Ok(Beginning { identity, founders: BTreeMap::new() })
 }
 
-/// Finds this member among those that the cluster has.
+/// Finds this member by all answers. Each list may be old, so that one of them has this member is enough.
+///
+/// # Errors
+/// Why none of them lets it join; nothing if there are none.
 fn recognize(
     cluster: &InitialCluster,
     own: &[String],
-    peer: &str,
-    described: &Described,
+    answers: &[(String, Described)],
     data_dir: &Path,
-) -> Result<Identity, BootstrapError> {
+) -> Result<Identity, Option<BootstrapError>> {
+    let mut refusal = None;
+    for (_, described) in answers {
+        let found = find(cluster, own, described);
+        match found.and_then(|identity| check_new(identity, answers, data_dir).map(|()| identity)) {
+            Ok(identity) => return Ok(identity),
+            // What is known of this member says more than that a list lacks it.
+            Err(error) if refusal.is_none() || !matches!(error, BootstrapError::OtherMembers { .. }) => {
+                refusal = Some(error);
+            }
+            Err(_) => {}
+        }
+    }
+    Err(refusal)
+}
+
+/// Refuses what did happen, though only one of the others may have heard of it.
+fn check_new(identity: Identity, answers: &[(String, Described)], data_dir: &Path) -> Result<(), BootstrapError> {
+    let of_its_cluster = answers.iter().filter(|(_, described)| described.cluster_id == identity.cluster_id);
+    for (peer, described) in of_its_cluster {
+        if described.saw_started(identity.member_id) {
+            return Err(BootstrapError::AlreadyBootstrapped {
+                member_id: identity.member_id,
+                peer: peer.clone(),
+                data_dir: data_dir.display().to_string(),
+            });
+        }
+        described.check_version().map_err(|(cluster, own)| BootstrapError::TooOld { cluster, own })?;
+    }
+    Ok(())
+}
+
+/// Finds this member in one member's list.
+fn find(cluster: &InitialCluster, own: &[String], described: &Described) -> Result<Identity, BootstrapError> {
     let sorted = |urls: &[String]| urls.iter().cloned().collect::<BTreeSet<_>>();
     let other = |reason: String| {
         let members: Vec<String> = described.members.iter().map(|member| member.peer_urls.join(",")).collect();
@@ -225,14 +260,6 @@ fn recognize(
     let Some(member) = described.members.iter().find(|known| sorted(&known.peer_urls) == sorted(own)) else {
         return Err(other("this member is not in it".to_owned()));
     };
-    if member.is_started() {
-        return Err(BootstrapError::AlreadyBootstrapped {
-            member_id: member.id,
-            peer: peer.to_owned(),
-            data_dir: data_dir.display().to_string(),
-        });
-    }
-    described.check_version().map_err(|(cluster, own)| BootstrapError::TooOld { cluster, own })?;
     Ok(Identity { cluster_id: described.cluster_id, member_id: member.id })
 }
 
@@ -342,33 +369,76 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_joining_member_finds_itself() {
-        let member = |id, url: &str, name: &str| DescribedMember {
+    /// What a member of cluster 9 says: the other one, and this one as `mine`.
+    fn described(mine: &[(u64, &str, &str)]) -> Described {
+        let others = [(1, "http://a:1", "a")];
+        let members = others.iter().chain(mine).map(|(id, url, name)| DescribedMember {
             is_learner: false,
-            id,
-            peer_urls: vec![url.to_owned()],
-            name: name.to_owned(),
+            id: *id,
+            peer_urls: vec![(*url).to_owned()],
+            name: (*name).to_owned(),
             client_urls: vec![],
-        };
-        let described = |second: DescribedMember| Described {
+        });
+        Described {
             cluster_id: 9,
             member_id: 1,
             knowledge: Knowledge::Own,
             cluster_version: "3.5.0".to_owned(),
-            members: vec![member(1, "http://a:1", "a"), second],
-        };
+            members: members.collect(),
+        }
+    }
+
+    /// Who this member is by these answers.
+    fn recognized(answers: &[&Described]) -> Result<u64, String> {
         let listed = InitialCluster::parse("a=http://a:1,b=http://b:1", "t").unwrap();
-        let own = ["http://b:1".to_owned()];
-        let find = |described: &Described| {
-            recognize(&listed, &own, "http://a:1", described, Path::new("/d")).map_err(|error| error.to_string())
-        };
-        assert_eq!(find(&described(member(2, "http://b:1", ""))), Ok(Identity { cluster_id: 9, member_id: 2 }));
-        assert!(find(&described(member(2, "http://b:1", "b"))).unwrap_err().contains("already been bootstrapped"));
-        assert!(find(&described(member(2, "http://c:1", ""))).unwrap_err().contains("unmatched member"));
-        let three = Described { members: vec![], ..described(member(2, "http://b:1", "")) };
-        assert!(find(&three).unwrap_err().contains("member count is unequal"));
-        let newer = Described { cluster_version: "99.0.0".to_owned(), ..described(member(2, "http://b:1", "")) };
-        assert!(find(&newer).unwrap_err().contains("upgrade it first"));
+        let answers: Vec<(String, Described)> = answers
+            .iter()
+            .enumerate()
+            .map(|(number, answer)| (format!("http://p{number}:1"), (*answer).clone()))
+            .collect();
+        match recognize(&listed, &["http://b:1".to_owned()], &answers, Path::new("/d")) {
+            Ok(identity) => {
+                assert_eq!(identity.cluster_id, 9);
+                Ok(identity.member_id)
+            }
+            Err(refusal) => Err(refusal.map_or_else(String::new, |refusal| refusal.to_string())),
+        }
+    }
+
+    #[test]
+    fn a_joining_member_finds_itself() {
+        let new = described(&[(2, "http://b:1", "")]);
+        assert_eq!(recognized(&[]), Err(String::new()));
+        assert_eq!(recognized(&[&new]), Ok(2));
+        let ran = described(&[(2, "http://b:1", "b")]);
+        assert!(
+            recognized(&[&ran]).unwrap_err().contains("member 2 has already been bootstrapped: http://p0:1 knows it")
+        );
+        let other = described(&[(2, "http://c:1", "")]);
+        assert!(recognized(&[&other]).unwrap_err().contains("unmatched member"));
+        assert!(recognized(&[&described(&[])]).unwrap_err().contains("member count is unequal"));
+        let newer = Described { cluster_version: "99.0.0".to_owned(), ..new };
+        assert!(recognized(&[&newer]).unwrap_err().contains("upgrade it first"));
+    }
+
+    #[test]
+    fn a_joining_member_believes_nobody_alone() {
+        let new = described(&[(2, "http://b:1", "")]);
+        let (before_it, longer) = (described(&[]), described(&[(2, "http://b:1", "b"), (3, "http://c:1", "c")]));
+        // Whose list is from before it was added, or after another one was, does not matter.
+        assert_eq!(recognized(&[&before_it, &new]), Ok(2));
+        assert_eq!(recognized(&[&new, &before_it]), Ok(2));
+        for answers in [[&new, &longer], [&longer, &new]] {
+            assert!(recognized(&answers).unwrap_err().contains("member 2 has already been bootstrapped"));
+        }
+        assert!(recognized(&[&before_it, &longer]).unwrap_err().contains("member count is unequal"));
+        let newer = Described { cluster_version: "99.0.0".to_owned(), ..before_it.clone() };
+        assert!(recognized(&[&new, &newer]).unwrap_err().contains("upgrade it first"));
+        // Of another cluster.
+        assert_eq!(recognized(&[&Described { cluster_id: 8, ..longer.clone() }, &new]), Ok(2));
+        // The member that was removed, and is added again under another id.
+        let former = described(&[(4, "http://b:1", "b")]);
+        assert_eq!(recognized(&[&former, &new]), Ok(2));
+        assert!(recognized(&[&before_it, &former]).unwrap_err().contains("member 4 has already been bootstrapped"));
     }
 }

@@ -52,15 +52,13 @@ enum Word {
 
 impl Word {
     fn of(described: &Described, me: u64) -> Self {
-        let mine = described.members.iter().find(|member| member.id == me);
-        // A list may be old, but who once told its name has run.
-        if mine.is_some_and(describe::DescribedMember::is_started) {
+        if described.saw_started(me) {
             return Self::Ran;
         }
         match described.knowledge {
             Knowledge::Nothing => Self::Fresh,
             Knowledge::Own => Self::Unsure,
-            Knowledge::Majority if mine.is_some() => Self::New,
+            Knowledge::Majority if described.members.iter().any(|member| member.id == me) => Self::New,
             Knowledge::Majority => Self::Removed,
         }
     }

@@ -118,6 +118,11 @@ fn numbers(version: &str) -> Option<(u32, u32)> {
 }
 
 impl Described {
+    /// True if this member has seen the other one run. Its list may be old, but who once told its name has run.
+    pub(crate) fn saw_started(&self, id: u64) -> bool {
+        self.members.iter().any(|member| member.id == id && member.is_started())
+    }
+
     /// Refuses a cluster that is newer than this member, with both versions.
     pub(crate) fn check_version(&self) -> Result<(), (String, String)> {
         let (theirs, own) = (numbers(&self.cluster_version), numbers(COMPATIBLE_ETCD_VERSION));
