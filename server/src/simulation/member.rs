@@ -140,7 +140,7 @@ impl Machine {
             self.store_disk.sync_names().expect("the disk works");
             file
         });
-        let options = store::Options { cache_bytes: 64 << 10, database_cache_bytes: 256 << 10 };
+        let options = store::Options { cache_bytes: 64 << 10, database_cache_bytes: 256 << 10, ..store::Options::default() };
         store::open_on(medium, options).unwrap_or_else(|fault| panic!("the store of {}: {fault}", self.id))
     }
 
