@@ -219,7 +219,8 @@ fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, StartError> {
         // A leader that resumed its old term would count as caught up before it has applied its log again.
         enable_leader_restore: Some(false),
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: config.snapshot_catchup_entries,
+        // See `background::purge_log`.
+        max_in_snapshot_log_to_keep: u64::MAX,
         ..openraft::Config::default()
     };
     raft.validate().map(Arc::new).map_err(|error| StartError::Raft(error.to_string()))
