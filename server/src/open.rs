@@ -17,6 +17,7 @@ use crate::raft::state_machine::{Observer, StateMachine, raft_position};
 use crate::raft::types::Raft;
 use crate::raft::wal::WalStats;
 use crate::server::StartError;
+use crate::steady_clock::SteadyClock;
 use crate::storage::{DatabaseFailure, FLUSH_EARLY_BYTES, FaultSender, FlushObserver, Pace, Storage};
 use crate::tls::PeerConnector;
 use crate::watch::hub::Hub;
@@ -82,7 +83,7 @@ pub(crate) async fn open_core(
     let (storage, storage_thread) = Storage::start(flusher, &database, pace, on_flush, faults)
         .map_err(|error| StartError::Internal(error.to_string()))?;
     let hub = Arc::new(Hub::new(reader.revision()));
-    let lessor = Arc::new(Lessor::new(config.election_timeout));
+    let lessor = Arc::new(Lessor::new(config.election_timeout, SteadyClock::default()));
     let observed = Observed {
         metrics: Arc::clone(metrics),
         reader: reader.clone(),

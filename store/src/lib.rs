@@ -44,7 +44,7 @@ pub use mvcc::key_range::{KeyRange, RangeEnd};
 pub use mvcc::revision::Revision;
 pub use mvcc::txn::is_read_only;
 pub use reader::{Reader, Status};
-/// What a file of a [`Medium`], and what [`open_on`], asks of a medium.
+/// What a file of a [`Medium`] answers.
 pub use redb::{BackendError, StorageBackend};
 pub use snapshot::progress::Progress;
 pub use snapshot::receive::{Import, Received};
@@ -75,19 +75,6 @@ impl Default for Options {
 /// # Errors
 /// A file that is not a database, of another format, damaged or open elsewhere.
 pub fn open(path: &Path, options: Options) -> Result<(Writer, Flusher, Reader), Fault> {
-    Ok(handles(open::open(path, options)?))
-}
-
-/// Opens the database on a medium that is no file, for tests of how the store lives with a disk. An empty one becomes a
-/// database.
-///
-/// # Errors
-/// As [`open`].
-pub fn open_on(medium: impl StorageBackend, options: Options) -> Result<(Writer, Flusher, Reader), Fault> {
-    Ok(handles(open::open_on(medium, options)?))
-}
-
-fn handles(shared: mvcc::state::Shared) -> (Writer, Flusher, Reader) {
-    let shared = Arc::new(shared);
-    (Writer { shared: Arc::clone(&shared) }, Flusher::new(Arc::clone(&shared)), Reader { shared })
+    let shared = Arc::new(open::open(path, options)?);
+    Ok((Writer { shared: Arc::clone(&shared) }, Flusher::new(Arc::clone(&shared)), Reader { shared }))
 }

@@ -16,7 +16,7 @@ use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use redb::{
     AccessGuard, Builder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
-    ReadableTableMetadata, StorageBackend,
+    ReadableTableMetadata,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -123,12 +123,6 @@ pub(crate) fn open(path: &Path, options: Options) -> Result<Shared, Fault> {
         db
     };
     from_database(db, path, options)
-}
-
-/// Opens the database on a medium that is no file. It cannot be defragmented, which takes a second file.
-pub(crate) fn open_on(medium: impl StorageBackend, options: Options) -> Result<Shared, Fault> {
-    let db = builder(&options).create_with_backend(medium).map_err(Fault::Open)?;
-    from_database(db, Path::new("memory"), options)
 }
 
 pub(crate) fn from_database(db: Database, path: &Path, options: Options) -> Result<Shared, Fault> {
