@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Pieces between the reading thread and the connection, and between the connection and the writing thread. A piece is
+/// Pieces between the reading task and the connection, and between the connection and the writing thread. A piece is
 /// a frame of the store, 32 KiB and more.
 const PIECES_WAITING: usize = 32;
 
@@ -131,15 +131,11 @@ pub(crate) async fn send(
         "sending a snapshot"
     );
     let started = Instant::now();
-    let reading = tokio::task::spawn_blocking(move || {
-        let read = read_pieces(&mut snapshot, &pieces, !goes_on);
-        (snapshot, read)
-    });
+    let reading = tokio::spawn(read_pieces(snapshot, pieces, !goes_on));
     let ended = installed(&mut receipts).await;
-    // Ends the reading thread, which waits for room.
+    // Ends the reading task, which waits for room.
     drop(receipts);
-    let (snapshot, read) = reading.await.map_err(|_| lost("the reading thread ended"))?;
-    read.map_err(|fault| about(&fault))?;
+    let snapshot = reading.await.map_err(|_| lost("the reading task ended"))??;
     match &ended {
         Ok(_) => tracing::info!(to = format_args!("{target:x}"), took = ?started.elapsed(), "sent a snapshot"),
         Err(error) => {
@@ -167,17 +163,28 @@ async fn next_receipt(receipts: &mut Answers<SnapshotReceipt>) -> Result<Snapsho
     }
 }
 
-/// Hands the frames to the connection until their end, or until nobody takes them. Blocking.
-fn read_pieces(snapshot: &mut Snapshot, pieces: &mpsc::Sender<SnapshotPiece>, mut restarts: bool) -> Result<(), Fault> {
-    while let Some(frame) = snapshot.next_frame()? {
+/// Hands the frames to the connection until their end, or until nobody takes them, and gives the snapshot back.
+async fn read_pieces(
+    mut snapshot: Snapshot,
+    pieces: mpsc::Sender<SnapshotPiece>,
+    mut restarts: bool,
+) -> Result<Snapshot, PeerError> {
+    loop {
+        let read = crate::blocking::run(move || {
+            let frame = snapshot.next_frame();
+            (snapshot, frame)
+        });
+        let frame;
+        (snapshot, frame) = read.await.map_err(|_| lost("the reading thread ended"))?;
+        let Some(frame) = frame.map_err(|fault| about(&fault))? else { break };
         let piece = SnapshotPiece { data: Bytes::from(frame), restarts, ..SnapshotPiece::default() };
         restarts = false;
-        if pieces.blocking_send(piece).is_err() {
-            return Ok(());
+        if pieces.send(piece).await.is_err() {
+            return Ok(snapshot);
         }
     }
-    drop(pieces.blocking_send(SnapshotPiece { is_last: true, ..SnapshotPiece::default() }));
-    Ok(())
+    drop(pieces.send(SnapshotPiece { is_last: true, ..SnapshotPiece::default() }).await);
+    Ok(snapshot)
 }
 
 /// Receives snapshots, one at a time.
@@ -210,7 +217,7 @@ impl Receiver {
         let mut slot = Arc::clone(&self.parked).try_lock_owned().map_err(|_| busy)?;
         let import = slot.take().filter(|(_, since)| since.elapsed() < KEPT).map(|(import, _)| import);
         let (receipts, answers) = mpsc::channel(PIECES_WAITING);
-        let (database, options, traffic) = (self.database.clone(), self.options, Arc::clone(&self.traffic));
+        let (database, options, traffic) = (self.database.clone(), self.options.clone(), Arc::clone(&self.traffic));
         // Detached: it ends with the stream, and with the answers' receiver.
         tokio::spawn(async move {
             let mut taking = Taking { database, options, traffic, import, received: 0 };
@@ -282,7 +289,7 @@ impl Taking {
     async fn feed(&mut self, piece: SnapshotPiece) -> Result<(), PeerError> {
         let mut import = match self.import.take().filter(|_| !piece.restarts) {
             Some(import) => import,
-            None => Receiving::begin(&self.database, self.options).await.map_err(|fault| about(&fault))?,
+            None => Receiving::begin(&self.database, self.options.clone()).await.map_err(|fault| about(&fault))?,
         };
         // After a fault the import is over.
         import.feed(piece.data).await.map_err(|fault| about(&fault))?;
