@@ -71,7 +71,7 @@ pub(crate) struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        let duration = Duration::from_secs(8);
+        let duration = Duration::from_secs(6);
         Self {
             members: 3,
             duration,

@@ -171,6 +171,13 @@ impl Network {
         self.0.lock().members.get(&member).is_some_and(|(current, _)| *current == life)
     }
 
+    /// Waits until a process is gone. What it was asked before, it may never answer nor refuse.
+    async fn gone(&self, member: u64, life: u64) {
+        while self.lives(member, life) {
+            tokio::time::sleep(SILENCE).await;
+        }
+    }
+
     /// Who votes when `target` is asked to and cannot be heard.
     fn voter(&self, me: u64, target: u64) -> u64 {
         let links = self.0.lock();
@@ -261,7 +268,11 @@ impl Connection {
                 drop(answer.send(Err(refused())));
                 return;
             };
-            let served = serve(member).await;
+            let served = tokio::select! {
+                biased;
+                served = serve(member) => served,
+                () = network.gone(target, life) => return,
+            };
             if network.lives(target, life) && network.hop(target, me, what).await {
                 drop(answer.send(served));
             } else {
@@ -333,6 +344,7 @@ impl Connection {
                     biased;
                     () = answer.closed() => break,
                     next = served.next() => next,
+                    () = network.gone(target, life) => break,
                 };
                 let Some(next) = next else { break };
                 if !network.lives(target, life) || !network.hop(target, me, answers_with).await {

@@ -1,6 +1,7 @@
 //! Members that are added, promoted, removed and replaced, and leadership that is handed over.
 
 use super::super::Cluster;
+use super::super::member::Process;
 use super::super::random::Random;
 use super::super::report::{Kind, note};
 use api::cleatpb::membership_change::Change;
@@ -24,7 +25,8 @@ pub(super) async fn change(cluster: &Cluster, random: &mut Random) {
             promote(cluster, random).await;
         }
         2 => replace(cluster, random, id).await,
-        3 if members.len() > 3 => {
+        // A cluster that has grown shrinks again.
+        0 | 1 => {
             let Some(process) = cluster.pick(random) else { return };
             let removed = process.members.change(Change::Remove(MemberRemoveRequest { id })).await;
             note!(cluster.trace(), "remove {id}: {removed:?}");
@@ -34,9 +36,9 @@ pub(super) async fn change(cluster: &Cluster, random: &mut Random) {
                 cluster.scrap(id).await;
             }
         }
-        4 => promote(cluster, random).await,
+        3 => promote(cluster, random).await,
         _ => {
-            let Some(process) = cluster.pick(random) else { return };
+            let Some(process) = leader(cluster) else { return };
             let moved = process.members.move_leader(id).await;
             note!(cluster.trace(), "lead {id}: {moved:?}");
             if moved.is_ok() {
@@ -44,6 +46,12 @@ pub(super) async fn change(cluster: &Cluster, random: &mut Random) {
             }
         }
     }
+}
+
+/// Who leads, or believes so.
+fn leader(cluster: &Cluster) -> Option<Process> {
+    let processes = cluster.members().into_iter().filter_map(|id| cluster.machine(id).try_lock().ok()?.process());
+    processes.into_iter().find(|process| process.node.is_leader())
 }
 
 /// Adds a member and starts it.

@@ -33,7 +33,7 @@ pub(super) async fn fault(cluster: &Cluster, random: &mut Random) {
     cluster.start(behind).await;
     for _ in 0..random.below(3) {
         let Some((from, to)) = wait(cluster).await else { return };
-        tokio::time::sleep(random.duration(Duration::from_micros(1), Duration::from_millis(25))).await;
+        tokio::time::sleep(random.duration(Duration::from_micros(1), Duration::from_millis(12))).await;
         strike(cluster, random, (from, to)).await;
     }
 }
@@ -59,7 +59,7 @@ async fn strike(cluster: &Cluster, random: &mut Random, (from, to): (u64, u64)) 
         }
     };
     let short = random.duration(Duration::from_millis(1), Duration::from_millis(1500));
-    match random.below(7) {
+    match random.below(10) {
         0 => {
             count(Kind::CrashInSnapshot);
             cluster.crash(to).await;
@@ -87,7 +87,7 @@ async fn strike(cluster: &Cluster, random: &mut Random, (from, to): (u64, u64)) 
             note!(cluster.trace(), "the way of the snapshot from {from} to {to} is cut");
             count(Kind::CutInSnapshot);
             cluster.network().cut(from, to);
-            if way == 5 {
+            if way % 2 == 0 {
                 cluster.network().cut(to, from);
             }
             tokio::time::sleep(short).await;
