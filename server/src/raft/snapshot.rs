@@ -32,9 +32,12 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Pieces between the reading task and the connection, and between the connection and the writing thread. A piece is
-/// a frame of the store, 32 KiB and more.
-const PIECES_WAITING: usize = 32;
+/// Pieces between the reading task and the connection, and between the connection and the writing one.
+const PIECES_WAITING: usize = 8;
+
+/// Frames of the store are gathered until a piece has this size: each piece is a message, and wakes a thread at either
+/// end. In the simulation each frame is a piece, so that there is more to lose.
+const PIECE_BYTES: usize = if cfg!(test) { 1 } else { 256 << 10 };
 
 /// A receipt is sent after so many bytes, and the sender is never further ahead than the windows of the connection.
 const RECEIPT_BYTES: u64 = 4 << 20;
@@ -163,6 +166,21 @@ async fn next_receipt(receipts: &mut Answers<SnapshotReceipt>) -> Result<Snapsho
     }
 }
 
+/// The next frames, [`PIECE_BYTES`] together; none at the end.
+fn read_piece(snapshot: &mut Snapshot) -> Result<Option<Bytes>, Fault> {
+    let mut piece = Vec::new();
+    while piece.len() < PIECE_BYTES
+        && let Some(frame) = snapshot.next_frame()?
+    {
+        if piece.is_empty() {
+            piece = frame;
+        } else {
+            piece.extend(frame);
+        }
+    }
+    Ok((!piece.is_empty()).then(|| piece.into()))
+}
+
 /// Hands the frames to the connection until their end, or until nobody takes them, and gives the snapshot back.
 async fn read_pieces(
     mut snapshot: Snapshot,
@@ -171,13 +189,13 @@ async fn read_pieces(
 ) -> Result<Snapshot, PeerError> {
     loop {
         let read = crate::blocking::run(move || {
-            let frame = snapshot.next_frame();
-            (snapshot, frame)
+            let data = read_piece(&mut snapshot);
+            (snapshot, data)
         });
-        let frame;
-        (snapshot, frame) = read.await.map_err(|_| lost("the reading thread ended"))?;
-        let Some(frame) = frame.map_err(|fault| about(&fault))? else { break };
-        let piece = SnapshotPiece { data: Bytes::from(frame), restarts, ..SnapshotPiece::default() };
+        let data;
+        (snapshot, data) = read.await.map_err(|_| lost("the reading thread ended"))?;
+        let Some(data) = data.map_err(|fault| about(&fault))? else { break };
+        let piece = SnapshotPiece { data, restarts, ..SnapshotPiece::default() };
         restarts = false;
         if pieces.send(piece).await.is_err() {
             return Ok(snapshot);
