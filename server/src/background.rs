@@ -129,8 +129,9 @@ pub(crate) async fn watch_raft(node: Node, ends: EndSender, stop: CancellationTo
     let mut stopped = pin!(stop.cancelled());
     loop {
         let is_over = tokio::select! {
-            changed = metrics.changed() => changed.is_err(),
+            biased;
             () = &mut stopped => return,
+            changed = metrics.changed() => changed.is_err(),
         };
         if let Err(fatal) = &node.raft().metrics().borrow_watched().running_state {
             tracing::error!(error = %fatal, "raft stopped");
@@ -177,30 +178,38 @@ pub(crate) async fn follow_peers(node: Node, log: LogExtent, stop: CancellationT
 #[derive(Clone, Copy)]
 pub(crate) struct Kept {
     /// Entries between snapshots.
-    snapshot_count: u64,
+    pub(crate) snapshot_count: u64,
+    /// Entries before a snapshot that are kept with it.
+    pub(crate) catchup_entries: u64,
 }
 
 impl Kept {
     pub(crate) fn of(config: &Config) -> Self {
-        Self { snapshot_count: config.snapshot_count }
+        Self { snapshot_count: config.snapshot_count, catchup_entries: config.snapshot_catchup_entries }
     }
 }
 
 /// Lets raft drop the part of the log that the store holds durably, but for a piece for members that are a little
-/// behind: bounded in entries by raft's settings, in bytes here, because an entry may hold a thousand writes.
+/// behind: bounded in entries with every snapshot, and always in bytes, because an entry may hold a thousand writes.
+///
+/// Raft purges nothing by itself: what it wants to purge with a snapshot may lie before what was triggered here and has to
+/// wait for a follower, and it takes that for a contradiction.
 pub(crate) async fn purge_log(node: Node, log: LogExtent, keep: Kept, stop: CancellationToken) {
     let mut covered = node.reader().durable().0.index;
     let mut purged_to = 0;
     let mut stopped = pin!(stop.cancelled());
     loop {
         tokio::select! {
-            () = tokio::time::sleep(PURGE_INTERVAL) => {}
+            biased;
             () = &mut stopped => return,
+            () = tokio::time::sleep(PURGE_INTERVAL) => {}
         }
         let durable = node.reader().durable().0.index;
         let segments = if node.is_alone() { 1 } else { CATCH_UP_SEGMENTS };
-        let keep_from = log.first_in_newest(segments).unwrap_or(0).min(durable);
-        if keep_from <= purged_to && durable.saturating_sub(covered) < keep.snapshot_count {
+        let is_snapshot_due = durable.saturating_sub(covered) >= keep.snapshot_count;
+        let by_entries = if is_snapshot_due { durable.saturating_sub(keep.catchup_entries) } else { 0 };
+        let keep_from = log.first_in_newest(segments).unwrap_or(0).max(by_entries).min(durable);
+        if keep_from <= purged_to && !is_snapshot_due {
             continue;
         }
         let raft = node.raft();

@@ -14,3 +14,14 @@ pub(crate) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
     }
     tokio::task::spawn_blocking(work).await
 }
+
+/// Runs `work` where it may block, and waits for nothing. Without a runtime it is not run: its captures are dropped here.
+pub(crate) fn detach(work: impl FnOnce() + Send + 'static) {
+    #[cfg(test)]
+    if crate::simulation::runtime::is_seeded() {
+        return work();
+    }
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn_blocking(work);
+    }
+}

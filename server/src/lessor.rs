@@ -11,6 +11,7 @@
 //! Order of locks: [`Lessor::promote`] reads the store under the lessor's lock. The state machine must not hold the
 //! store's lock when it calls [`Lessor::observe`].
 
+use crate::steady_clock::SteadyClock;
 use api::cleatpb::command::Op;
 use api::error::Error;
 use api::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest};
@@ -86,6 +87,7 @@ struct Step {
 /// See the module.
 pub(crate) struct Lessor {
     state: Mutex<State>,
+    clock: SteadyClock,
     election_timeout: Duration,
     /// The clock has to look again.
     rescheduled: Notify,
@@ -175,9 +177,9 @@ fn smooth(expiries: &mut [(Instant, i64)]) {
 
 impl Lessor {
     /// A lessor that does not lead yet.
-    pub(crate) fn new(election_timeout: Duration) -> Self {
+    pub(crate) fn new(election_timeout: Duration, clock: SteadyClock) -> Self {
         let (rescheduled, settled, stats) = (Notify::new(), Notify::new(), LessorStats::default());
-        Self { state: Mutex::default(), election_timeout, rescheduled, settled, stats }
+        Self { state: Mutex::default(), clock, election_timeout, rescheduled, settled, stats }
     }
 
     pub(crate) fn stats(&self) -> &LessorStats {
@@ -192,7 +194,7 @@ impl Lessor {
     /// Begins to lead in a term. `leases` reads the store's leases; it is called under the lessor's lock, so that no grant or
     /// revocation falls between.
     pub(crate) fn promote(&self, term: u64, leases: impl FnOnce() -> Vec<(i64, Lease)>) {
-        let now = Instant::now();
+        let now = self.clock.now();
         let mut state = self.state.lock();
         let leases: HashMap<i64, Lease> = leases().into_iter().collect();
         let rest = |lease: &Lease| if lease.remaining_ttl > 0 { lease.remaining_ttl } else { lease.ttl };
@@ -231,7 +233,7 @@ impl Lessor {
         for notice in notices {
             match *notice {
                 Notice::LeaseGranted { id, ttl } => {
-                    let now = Instant::now();
+                    let now = self.clock.now();
                     let clock = Clock::new(ttl, 0, now + seconds(ttl), now);
                     let at = clock.next_look();
                     sooner |= state.due.peek().is_none_or(|Reverse((first, _))| at < *first);
@@ -270,7 +272,7 @@ impl Lessor {
                 if state.leading != Some(term) {
                     return Err(Error::NotLeader);
                 }
-                let now = Instant::now();
+                let now = self.clock.now();
                 let Some(clock) = state.leases.get_mut(&id) else { return Err(Error::LeaseNotFound) };
                 let expired = clock.expiry <= now;
                 if !expired && clock.remaining_ttl == 0 {
@@ -314,7 +316,7 @@ impl Lessor {
         if state.leading != Some(term) {
             return Err(Error::NotLeader);
         }
-        let now = Instant::now();
+        let now = self.clock.now();
         let alive = state.leases.get(&id).filter(|clock| clock.expiry > now);
         Ok(alive.map(|clock| (clock.ttl, (clock.expiry - now).as_secs() as i64)))
     }
@@ -341,7 +343,7 @@ impl Lessor {
             }
             Err(error) => {
                 tracing::warn!(lease_id = format_args!("{id:x}"), %error, "cannot revoke an expired lease, will retry");
-                self.state.lock().schedule(id, Instant::now() + RETRY);
+                self.state.lock().schedule(id, self.clock.now() + RETRY);
             }
         }
     }
@@ -349,11 +351,11 @@ impl Lessor {
     /// Revokes what expires and writes checkpoints, while this member leads. Ends at `stop`.
     pub(crate) async fn run(&self, propose: Propose, stop: CancellationToken) {
         let mut under_way: FuturesUnordered<BoxFuture<'static, Ended>> = FuturesUnordered::new();
-        let mut allowance = Allowance::new(Instant::now());
+        let mut allowance = Allowance::new(self.clock.now());
         loop {
             let room = IN_FLIGHT - under_way.len().min(IN_FLIGHT);
             if room > 0 {
-                let now = Instant::now();
+                let now = self.clock.now();
                 let (term, step) = {
                     let mut state = self.state.lock();
                     let step = state.step(now, room.min(allowance.at(now)));
@@ -383,7 +385,7 @@ impl Lessor {
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return,
-                    () = tokio::time::sleep_until(step.wake.unwrap_or(far).min(far)), if under_way.len() < IN_FLIGHT => {}
+                    () = self.clock.sleep_until(step.wake.unwrap_or(far).min(far)), if under_way.len() < IN_FLIGHT => {}
                     () = self.rescheduled.notified() => {}
                     Some(ended) = under_way.next() => self.end(ended),
                 }

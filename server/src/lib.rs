@@ -23,6 +23,7 @@ pub mod raft;
 pub mod server;
 #[cfg(test)]
 mod simulation;
+mod steady_clock;
 mod storage;
 mod sync;
 pub mod tls;

@@ -19,6 +19,7 @@ use crate::raft::state_machine::{Observer, StateMachine, raft_position};
 use crate::raft::types::Raft;
 use crate::raft::wal::WalStats;
 use crate::server::StartError;
+use crate::steady_clock::SteadyClock;
 use crate::storage::{DatabaseFailure, FLUSH_EARLY_BYTES, FaultSender, FlushObserver, Pace, Storage};
 use crate::tls::PeerConnector;
 use crate::watch::hub::Hub;
@@ -89,7 +90,7 @@ pub(crate) async fn open_core(
     let (storage, storage_thread) = Storage::start(flusher, &database, pace, on_flush, faults)
         .map_err(|error| StartError::Internal(error.to_string()))?;
     let hub = Arc::new(Hub::new(reader.revision()));
-    let lessor = Arc::new(Lessor::new(config.election_timeout));
+    let lessor = Arc::new(Lessor::new(config.election_timeout, SteadyClock::default()));
     let observed = Observed {
         metrics: Arc::clone(metrics),
         reader: reader.clone(),
@@ -260,7 +261,8 @@ fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, StartError> {
         // A leader that resumed its old term would count as caught up before it has applied its log again.
         enable_leader_restore: Some(false),
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: config.snapshot_catchup_entries,
+        // See `background::purge_log`.
+        max_in_snapshot_log_to_keep: u64::MAX,
         ..openraft::Config::default()
     };
     raft.validate().map(Arc::new).map_err(|error| StartError::Raft(error.to_string()))

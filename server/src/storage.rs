@@ -105,29 +105,35 @@ impl Storage {
         (Self { requests, compacted }, worker)
     }
 
-    /// Does the same in a task of the simulation, which ends when the database fails or the disk loses its power.
+    /// Does the same in a task of the simulation, which takes its time before it flushes.
     #[cfg(test)]
     pub(crate) fn simulate(
         flusher: Flusher,
         pace: Pace,
         observer: FlushObserver,
         disk: crate::simulation::disk::SimulatedDisk,
-    ) -> (Self, tokio::task::JoinHandle<()>) {
+        faults: FaultSender,
+    ) -> Self {
         let (storage, mut worker) = Self::new(flusher, pace, observer);
-        let task = tokio::spawn(async move {
+        tokio::spawn(async move {
             loop {
                 // Requests are looked for, because nothing wakes a task that waits for a thread's channel.
                 tokio::time::sleep(worker.until_work().min(Duration::from_millis(5))).await;
+                if worker.until_work().is_zero() {
+                    disk.pause().await;
+                }
                 let request = worker.waiting.try_recv().map_err(|error| match error {
                     TryRecvError::Empty => RecvTimeoutError::Timeout,
                     TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
                 });
-                if !worker.turn(request).unwrap_or(false) || !disk.settled().await {
-                    return;
+                match worker.turn(request) {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(fault) => return drop(faults.try_send(format!("the database: {fault}"))),
                 }
             }
         });
-        (storage, task)
+        storage
     }
 
     /// Asks for a flush without waiting for it.
@@ -222,8 +228,8 @@ impl Receiving {
 impl Drop for Receiving {
     fn drop(&mut self) {
         // Gives back a transaction and removes a file.
-        if let (Some(import), Ok(runtime)) = (self.import.take(), tokio::runtime::Handle::try_current()) {
-            runtime.spawn_blocking(move || drop(import));
+        if let Some(import) = self.import.take() {
+            crate::blocking::detach(move || drop(import));
         }
     }
 }
@@ -233,7 +239,7 @@ fn given_up() -> Fault {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
-    match tokio::task::spawn_blocking(work).await {
+    match crate::blocking::run(work).await {
         Ok(result) => result,
         // A panic of redb goes on; else the runtime stops.
         Err(error) => match error.try_into_panic() {

@@ -12,7 +12,7 @@ use crate::mvcc::compact::Walk;
 use crate::mvcc::revision::Revision;
 use crate::mvcc::state::{Shared, stored_size};
 use crate::mvcc::tail::TailRecord;
-use crate::open::{Unnamed, build, directory_of};
+use crate::open::{Unnamed, build};
 use crate::schema::{self, meta};
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTableMetadata, WriteTransaction};
@@ -183,7 +183,7 @@ impl Flusher {
         let old = std::mem::replace(&mut *shared.db.write(), Arc::new(copy.database));
         // Closed outside the lock, unless a reader still holds it.
         drop(old);
-        sync_directory(&shared.path).map(Ok)
+        shared.options.disk.sync_directory(&shared.path).map(Ok)
     }
 }
 
@@ -309,16 +309,9 @@ fn copy(from: &Database, to: &Database, compacted: i64) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Makes a new name in the file's directory durable.
-pub(crate) fn sync_directory(path: &std::path::Path) -> Result<(), Fault> {
-    let directory = directory_of(path);
-    let synced = std::fs::File::open(directory).and_then(|directory| directory.sync_all());
-    synced.map_err(|source| Fault::Io { context: format!("sync {}", directory.display()), source })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{begin, build, copy, sync_directory, write};
+    use super::{begin, build, copy, write};
     use crate::command::{Entry, Position};
     use crate::error::Fault;
     use crate::open::unfinished;
@@ -326,12 +319,6 @@ mod tests {
     use api::cleatpb::Command;
     use api::cleatpb::command::Op;
     use api::etcdserverpb::{PutRequest, RangeRequest};
-    use std::path::Path;
-
-    #[test]
-    fn a_file_of_the_working_directory_has_a_directory() {
-        sync_directory(Path::new("db")).unwrap();
-    }
 
     fn put(writer: &mut Writer, index: u64, key: &'static str) {
         let put = PutRequest { key: key.into(), ..Default::default() };
@@ -378,11 +365,12 @@ mod tests {
     fn a_copy_that_a_snapshot_overtakes_is_thrown_away() {
         let directory = tempfile::tempdir().unwrap();
         let (path, options) = (directory.path().join("db"), Options::default());
-        let (mut writer, mut flusher, reader) = open(&path, options).unwrap();
+        let (mut writer, mut flusher, reader) = open(&path, options.clone()).unwrap();
         put(&mut writer, 1, "a");
         flusher.flush().unwrap();
         let mut snapshot = reader.snapshot().unwrap();
-        let (mut behind, mut behind_flusher, behind_reader) = open(&directory.path().join("behind"), options).unwrap();
+        let (mut behind, mut behind_flusher, behind_reader) =
+            open(&directory.path().join("behind"), options.clone()).unwrap();
         let copied = behind_flusher.copy_database().unwrap();
         let mut import = Import::create(&directory.path().join("behind"), &options).unwrap();
         while let Some(frame) = snapshot.next_frame().unwrap() {

@@ -11,7 +11,6 @@
 use crate::apply::Writer;
 use crate::command::Position;
 use crate::error::Fault;
-use crate::flush::sync_directory;
 use crate::lease::Lease;
 use crate::mvcc::state::State;
 use crate::snapshot::receive::Received;
@@ -86,7 +85,7 @@ impl Writer {
         // Until the end: nothing of the old store may be flushed once the new file is in place.
         let writing = shared.writing.lock();
         file.place(&shared.path)?;
-        sync_directory(&shared.path)?;
+        shared.options.disk.sync_directory(&shared.path)?;
         let replaced = {
             let mut current = shared.state.write();
             state.generation = current.generation + 1;

@@ -17,6 +17,7 @@
 mod alarm;
 mod apply;
 pub mod command;
+mod disk;
 pub mod error;
 mod flush;
 mod install;
@@ -32,6 +33,7 @@ pub mod snapshot;
 
 pub use apply::{MAX_LEASE_TTL, Writer};
 pub use command::{Applied, Change, Entry, KeyEvent, Notice, Outcome, Position, Reply, RevisionEvents};
+pub use disk::{Disk, Medium};
 pub use error::{Fault, ReadError, Rejection};
 pub use flush::{Flushed, Flusher};
 pub use install::{InstallError, Installed, Replaced};
@@ -42,7 +44,7 @@ pub use mvcc::key_range::{KeyRange, RangeEnd};
 pub use mvcc::revision::Revision;
 pub use mvcc::txn::is_read_only;
 pub use reader::{Reader, Status};
-/// What [`open_on`] asks of a medium.
+/// What a file of a [`Medium`] answers.
 pub use redb::{BackendError, StorageBackend};
 pub use snapshot::progress::Progress;
 pub use snapshot::receive::{Import, Received};
@@ -50,9 +52,11 @@ pub use snapshot::receive::{Import, Received};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Memory that the store may use beside its index.
-#[derive(Clone, Copy, Debug)]
+/// Where the store is kept, and the memory that it may use beside its index.
+#[derive(Clone, Debug)]
 pub struct Options {
+    /// Where its files are.
+    pub disk: Disk,
     /// Key-values kept in memory for reads, bytes.
     pub cache_bytes: usize,
     /// The database's own page cache, bytes.
@@ -61,7 +65,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: 48 << 20, database_cache_bytes: 16 << 20 }
+        Self { disk: Disk::FILE_SYSTEM, cache_bytes: 48 << 20, database_cache_bytes: 16 << 20 }
     }
 }
 
@@ -71,19 +75,6 @@ impl Default for Options {
 /// # Errors
 /// A file that is not a database, of another format, damaged or open elsewhere.
 pub fn open(path: &Path, options: Options) -> Result<(Writer, Flusher, Reader), Fault> {
-    Ok(handles(open::open(path, options)?))
-}
-
-/// Opens the database on a medium that is no file, for tests of how the store lives with a disk. An empty one becomes a
-/// database.
-///
-/// # Errors
-/// As [`open`].
-pub fn open_on(medium: impl StorageBackend, options: Options) -> Result<(Writer, Flusher, Reader), Fault> {
-    Ok(handles(open::open_on(medium, options)?))
-}
-
-fn handles(shared: mvcc::state::Shared) -> (Writer, Flusher, Reader) {
-    let shared = Arc::new(shared);
-    (Writer { shared: Arc::clone(&shared) }, Flusher::new(Arc::clone(&shared)), Reader { shared })
+    let shared = Arc::new(open::open(path, options)?);
+    Ok((Writer { shared: Arc::clone(&shared) }, Flusher::new(Arc::clone(&shared)), Reader { shared }))
 }

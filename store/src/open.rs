@@ -2,6 +2,7 @@
 
 use crate::Options;
 use crate::alarm::Alarms;
+use crate::disk::Disk;
 use crate::error::Fault;
 use crate::flush;
 use crate::lease::{Lease, Leases};
@@ -15,7 +16,7 @@ use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use redb::{
     AccessGuard, Builder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
-    ReadableTableMetadata, StorageBackend,
+    ReadableTableMetadata,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,7 +33,7 @@ fn builder(options: &Options) -> Builder {
 }
 
 pub(crate) fn create_database(path: &Path, options: &Options) -> Result<Database, Fault> {
-    builder(options).create(path).map_err(Fault::Open)
+    options.disk.create_database(&builder(options), path).map_err(Fault::Open)
 }
 
 /// The name that a database has until it is whole.
@@ -49,12 +50,13 @@ pub(crate) fn receiving(path: &Path) -> PathBuf {
 
 /// A database file that has not got its name yet. Removed when it is dropped without one.
 pub(crate) struct Unnamed {
+    disk: Disk,
     path: Option<PathBuf>,
 }
 
 impl Unnamed {
-    pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path: Some(path) }
+    pub(crate) fn new(disk: &Disk, path: PathBuf) -> Self {
+        Self { disk: disk.clone(), path: Some(path) }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -64,8 +66,7 @@ impl Unnamed {
 
     /// Puts the file at `path`, in the place of what is there. The caller makes the new name durable.
     pub(crate) fn place(mut self, path: &Path) -> Result<(), Fault> {
-        std::fs::rename(self.path(), path)
-            .map_err(|source| Fault::Io { context: format!("replace {}", path.display()), source })?;
+        self.disk.replace(path, self.path())?;
         self.path = None;
         Ok(())
     }
@@ -75,78 +76,53 @@ impl Drop for Unnamed {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
             // Best effort: the next start removes it too.
-            drop(std::fs::remove_file(path));
+            drop(self.disk.remove_left(path));
         }
     }
 }
 
 /// Removes what a crash left of imports.
-fn remove_received(path: &Path) -> Result<(), Fault> {
-    let directory = directory_of(path);
-    let failed = |source| Fault::Io { context: format!("read the directory {}", directory.display()), source };
+fn remove_received(disk: &Disk, path: &Path) -> Result<(), Fault> {
     let Some(stem) = path.file_stem() else { return Ok(()) };
     let mut begin = stem.to_owned();
     begin.push(format!(".{RECEIVING}"));
-    for entry in directory.read_dir().map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if entry.file_name().as_encoded_bytes().starts_with(begin.as_encoded_bytes()) {
-            remove_left(&entry.path())?;
+    for beside in disk.beside(path)? {
+        if beside.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(begin.as_encoded_bytes())) {
+            disk.remove_left(&beside)?;
         }
     }
     Ok(())
 }
 
-/// The directory of a file.
-pub(crate) fn directory_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
-/// Removes what a crash left of a database under another name: redb would open it and take it for the new one.
-pub(crate) fn remove_left(path: &Path) -> Result<(), Fault> {
-    match std::fs::remove_file(path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(Fault::Io { context: format!("remove {}", path.display()), source })
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Builds a database under another name, for the place at `path` once it is whole and synced: at no moment is there
 /// half a database, which redb would refuse to open or would take for an empty one. The caller puts it there and makes
-/// the new name durable with [`flush::sync_directory`].
+/// the new name durable.
 pub(crate) fn build(
     path: &Path,
     options: &Options,
     fill: impl FnOnce(&Database) -> Result<(), Fault>,
 ) -> Result<(Database, Unnamed), Fault> {
-    remove_left(&unfinished(path))?;
-    let file = Unnamed::new(unfinished(path));
+    // redb would open what a crash left of one and take it for the new one.
+    options.disk.remove_left(&unfinished(path))?;
+    let file = Unnamed::new(&options.disk, unfinished(path));
     let db = create_database(file.path(), options)?;
     fill(&db)?;
     Ok((db, file))
 }
 
 pub(crate) fn open(path: &Path, options: Options) -> Result<Shared, Fault> {
-    remove_received(path)?;
-    let db = if path.exists() {
-        remove_left(&unfinished(path))?;
+    let disk = &options.disk;
+    remove_received(disk, path)?;
+    let db = if disk.exists(path) {
+        disk.remove_left(&unfinished(path))?;
         create_database(path, &options)?
     } else {
         let (db, file) = build(path, &options, create_tables)?;
         file.place(path)?;
-        flush::sync_directory(path)?;
+        disk.sync_directory(path)?;
         db
     };
     from_database(db, path, options)
-}
-
-/// Opens the database on a medium that is no file. It cannot be defragmented, which takes a second file.
-pub(crate) fn open_on(medium: impl StorageBackend, options: Options) -> Result<Shared, Fault> {
-    let db = builder(&options).create_with_backend(medium).map_err(Fault::Open)?;
-    from_database(db, Path::new("memory"), options)
 }
 
 pub(crate) fn from_database(db: Database, path: &Path, options: Options) -> Result<Shared, Fault> {

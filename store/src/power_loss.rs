@@ -5,6 +5,7 @@
 //! position which that file reports. The same around the install of a snapshot. A disk that is full is told by the same backend.
 
 use crate::command::{Entry, Position};
+use crate::disk::Disk as StoreDisk;
 use crate::error::Fault;
 use crate::open::{Unnamed, from_database, receiving, unfinished};
 use crate::{Flusher, Import, Options, Reader, Writer, open};
@@ -87,7 +88,7 @@ impl StorageBackend for Disk {
     }
 }
 
-const OPTIONS: Options = Options { cache_bytes: 48 << 20, database_cache_bytes: 1 << 20 };
+const OPTIONS: Options = Options { disk: StoreDisk::FILE_SYSTEM, cache_bytes: 48 << 20, database_cache_bytes: 1 << 20 };
 
 fn database_on(disk: Disk) -> Result<Database, Fault> {
     Database::builder()
@@ -256,7 +257,9 @@ fn a_power_loss_around_an_install_leaves_the_old_store_or_the_new_one() {
     std::fs::write(&path, "old").unwrap();
     std::fs::write(&new, "new").unwrap();
     let old_steps = old_disk.steps.lock().len();
-    let mut import = Import::into_database(database_on(new_disk.clone()).unwrap(), Unnamed::new(new)).unwrap();
+    let mut import =
+        Import::into_database(database_on(new_disk.clone()).unwrap(), Unnamed::new(&StoreDisk::FILE_SYSTEM, new))
+            .unwrap();
     while let Some(frame) = snapshot.next_frame().unwrap() {
         import.feed(&frame).unwrap();
     }
@@ -310,7 +313,8 @@ fn a_full_disk_ends_an_import_and_nothing_else() {
     let database = database_on(disk.clone()).unwrap();
     *disk.space.lock() = Some(0);
     let file = tempfile::NamedTempFile::new().unwrap();
-    let mut import = Import::into_database(database, Unnamed::new(file.path().to_owned())).unwrap();
+    let mut import =
+        Import::into_database(database, Unnamed::new(&StoreDisk::FILE_SYSTEM, file.path().to_owned())).unwrap();
     let fault = loop {
         let Some(frame) = snapshot.next_frame().unwrap() else { panic!("the disk never was full") };
         if let Err(fault) = import.feed(&frame) {

@@ -25,7 +25,6 @@ mod tests;
 use crate::Options;
 use crate::command::Position;
 use crate::error::Fault;
-use crate::flush::sync_directory;
 use crate::mvcc::revision::Revision;
 use crate::reader::Reader;
 use crate::schema::{self, meta};
@@ -321,7 +320,7 @@ impl Gathered {
 /// # Errors
 /// A stream that is damaged, incomplete or of another version leaves no file behind; an existing file is refused.
 pub fn import(mut stream: impl Read, path: &Path, options: &Options) -> Result<(), Fault> {
-    if path.exists() {
+    if options.disk.exists(path) {
         return Err(Fault::Snapshot(format!("{} exists already", path.display())));
     }
     let mut import = Import::create(path, options)?;
@@ -333,5 +332,5 @@ pub fn import(mut stream: impl Read, path: &Path, options: &Options) -> Result<(
         import.feed(piece)?;
     }
     import.finish_unpadded()?.place(path)?;
-    sync_directory(path)
+    options.disk.sync_directory(path)
 }

@@ -89,7 +89,7 @@ fn write(writer: &mut Writer, log: &[Vec<Command>], indexes: Range<u64>) {
 /// A follower that loses contact again and again: some entries from the log, then a snapshot of the leader, which goes
 /// on meanwhile.
 fn fall_behind(writer: &mut Writer, path: &Path, options: Options, log: &[Vec<Command>]) -> usize {
-    let mut leader = Member::new(options);
+    let mut leader = Member::new(options.clone());
     leader.apply_entry(vec![start()]);
     let mut random = StdRng::seed_from_u64(5);
     let (mut led, mut followed, mut installs) = (2, 2, 0);
@@ -237,19 +237,19 @@ fn every_read_is_one_consistent_state_while_snapshots_are_installed() {
 fn a_read_never_mixes_two_contents() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("db");
-    let options = Options { cache_bytes: 50_000, database_cache_bytes: 1 << 20 };
+    let options = Options { cache_bytes: 50_000, database_cache_bytes: 1 << 20, ..Options::default() };
     let content = |balance: i64| (0..ACCOUNTS).map(|i| (i, balance)).collect::<Vec<_>>();
     let streams: Vec<_> = (2..14)
         .map(|index| {
             let directory = tempfile::tempdir().unwrap();
-            let (mut writer, mut flusher, reader) = store::open(&directory.path().join("db"), options).unwrap();
+            let (mut writer, mut flusher, reader) = store::open(&directory.path().join("db"), options.clone()).unwrap();
             let commands = [transfer(&content(index as i64))];
             writer.apply([Entry { position: position(index), commands: &commands, membership: None }]).unwrap();
             flusher.flush().unwrap();
             (support::export(&reader), reader.hash_kv(0).unwrap())
         })
         .collect();
-    let (mut writer, mut flusher, reader) = store::open(&path, options).unwrap();
+    let (mut writer, mut flusher, reader) = store::open(&path, options.clone()).unwrap();
     writer.apply([Entry { position: position(1), commands: &[transfer(&content(1))], membership: None }]).unwrap();
     let hashes: Vec<_> = streams.iter().map(|(_, hash)| *hash).chain([reader.hash_kv(0).unwrap()]).collect();
     let done = AtomicBool::new(false);
@@ -288,8 +288,8 @@ fn a_read_never_mixes_two_contents() {
 fn read_beside(write: impl FnOnce(&mut Writer, &Path, Options, &[Vec<Command>]) + Send) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("db");
-    let options = Options { cache_bytes: 50_000, database_cache_bytes: 1 << 20 };
-    let (mut writer, mut flusher, reader) = store::open(&path, options).unwrap();
+    let options = Options { cache_bytes: 50_000, database_cache_bytes: 1 << 20, ..Options::default() };
+    let (mut writer, mut flusher, reader) = store::open(&path, options.clone()).unwrap();
     writer.apply([Entry { position: position(1), commands: &[start()], membership: None }]).unwrap();
     let log = log(1);
     let done = AtomicBool::new(false);
@@ -307,7 +307,7 @@ fn read_beside(write: impl FnOnce(&mut Writer, &Path, Options, &[Vec<Command>]) 
         scope.spawn(|| export(&reader, &done));
         scope.spawn(|| maintain(&mut flusher, &reader, &done));
         // The threads must end also when the writer fails.
-        let written = scope.spawn(|| write(&mut writer, &path, options, &log)).join();
+        let written = scope.spawn(|| write(&mut writer, &path, options.clone(), &log)).join();
         done.store(true, Ordering::Relaxed);
         written.unwrap();
         for reader in readers {
@@ -323,7 +323,7 @@ fn read_beside(write: impl FnOnce(&mut Writer, &Path, Options, &[Vec<Command>]) 
     let end = (reader.hash_kv(0).unwrap(), reader.applied());
     flusher.flush().unwrap();
     drop((writer, flusher, reader));
-    let (_writer, _flusher, reader) = store::open(&path, options).unwrap();
+    let (_writer, _flusher, reader) = store::open(&path, options.clone()).unwrap();
     assert_eq!((reader.hash_kv(0).unwrap(), reader.applied()), end);
     assert_eq!(directory.path().read_dir().unwrap().count(), 1);
 }

@@ -106,7 +106,7 @@ fn exported(reader: &Reader) -> Result<Vec<u8>, String> {
 #[test]
 fn flipped_bits_under_a_running_store_are_found() {
     // Nothing is kept in memory but the index: every read goes to the file.
-    let member = database(Options { cache_bytes: 0, database_cache_bytes: 0 });
+    let member = database(Options { cache_bytes: 0, database_cache_bytes: 0, ..Options::default() });
     let reader = member.reader();
     let file = std::fs::File::options().read(true).write(true).open(member.path()).unwrap();
     let status = reader.status();

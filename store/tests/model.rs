@@ -26,8 +26,8 @@ struct Run {
 fn the_store_equals_the_model() {
     let steps = std::env::var("CLEAT_MODEL_STEPS").map_or(5000, |steps| steps.parse().unwrap());
     // A small cache, so that reads come from everywhere.
-    let options = Options { cache_bytes: 60, database_cache_bytes: 1 << 20 };
-    let (member, behind) = (Member::new(options), Member::new(options));
+    let options = Options { cache_bytes: 60, database_cache_bytes: 1 << 20, ..Options::default() };
+    let (member, behind) = (Member::new(options.clone()), Member::new(options));
     let mut run = Run { random: Random::new(), model: Model::new(), member, behind };
     for _ in 0..steps {
         run.step();

@@ -55,7 +55,8 @@ struct Running {
 
 impl Running {
     fn start(leases: &[(i64, i64, i64)]) -> Self {
-        let (lessor, log, stop) = (Arc::new(Lessor::new(ELECTION)), Arc::<Log>::default(), CancellationToken::new());
+        let (lessor, log, stop) =
+            (Arc::new(Lessor::new(ELECTION, SteadyClock::default())), Arc::<Log>::default(), CancellationToken::new());
         let leases: Vec<_> = leases
             .iter()
             .map(|(id, ttl, remaining_ttl)| (*id, Lease { ttl: *ttl, remaining_ttl: *remaining_ttl }))
@@ -190,6 +191,6 @@ async fn a_promotion_spreads_what_would_expire_at_once() {
 #[test]
 fn minimum_ttl_is_one_and_a_half_elections() {
     for (millis, expected) in [(1000, 2), (5000, 8), (100, 1)] {
-        assert_eq!(Lessor::new(Duration::from_millis(millis)).minimum_ttl(), expected);
+        assert_eq!(Lessor::new(Duration::from_millis(millis), SteadyClock::default()).minimum_ttl(), expected);
     }
 }

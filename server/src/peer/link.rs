@@ -320,22 +320,21 @@ fn peer_error(status: &Status) -> PeerError {
         source = error.source();
     }
     let text = status.message();
+    // With a cause it was made here, when the connection broke or the answer could not be read: gRPC has codes for what
+    // HTTP/2 says then that look like a refusal.
+    if status.source().is_some() {
+        return PeerError::Lost(text.to_owned());
+    }
+    if let Some(known) = Error::ALL.iter().find(|known| known.text() == text) {
+        return PeerError::Refused(*known);
+    }
     match status.code() {
         Code::PermissionDenied if text == REMOVED => PeerError::Removed,
         Code::FailedPrecondition if text.starts_with(OTHER_CLUSTER) => PeerError::OtherCluster(text.to_owned()),
-        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded | Code::Internal
-            if !Error::ALL.iter().any(|known| known.text() == text) =>
-        {
-            PeerError::Lost(text.to_owned())
-        }
         // In gRPC's own words: a message above the limit.
-        Code::OutOfRange if !Error::ALL.iter().any(|known| known.text() == text) => {
-            PeerError::Refused(Error::RequestTooLarge)
-        }
-        _ => match Error::ALL.iter().find(|known| known.text() == text) {
-            Some(known) => PeerError::Refused(*known),
-            None => PeerError::Invalid(text.to_owned()),
-        },
+        Code::OutOfRange => PeerError::Refused(Error::RequestTooLarge),
+        Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented => PeerError::Invalid(text.to_owned()),
+        _ => PeerError::Lost(text.to_owned()),
     }
 }
 

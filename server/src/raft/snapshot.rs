@@ -32,9 +32,12 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Pieces between the reading thread and the connection, and between the connection and the writing thread. A piece is
-/// a frame of the store, 32 KiB and more.
-const PIECES_WAITING: usize = 32;
+/// Pieces between the reading task and the connection, and between the connection and the writing one.
+const PIECES_WAITING: usize = 8;
+
+/// Frames of the store are gathered until a piece has this size: each piece is a message, and wakes a thread at either
+/// end. In the simulation each frame is a piece, so that there is more to lose.
+const PIECE_BYTES: usize = if cfg!(test) { 1 } else { 256 << 10 };
 
 /// A receipt is sent after so many bytes, and the sender is never further ahead than the windows of the connection.
 const RECEIPT_BYTES: u64 = 4 << 20;
@@ -131,15 +134,11 @@ pub(crate) async fn send(
         "sending a snapshot"
     );
     let started = Instant::now();
-    let reading = tokio::task::spawn_blocking(move || {
-        let read = read_pieces(&mut snapshot, &pieces, !goes_on);
-        (snapshot, read)
-    });
+    let reading = tokio::spawn(read_pieces(snapshot, pieces, !goes_on));
     let ended = installed(&mut receipts).await;
-    // Ends the reading thread, which waits for room.
+    // Ends the reading task, which waits for room.
     drop(receipts);
-    let (snapshot, read) = reading.await.map_err(|_| lost("the reading thread ended"))?;
-    read.map_err(|fault| about(&fault))?;
+    let snapshot = reading.await.map_err(|_| lost("the reading task ended"))??;
     match &ended {
         Ok(_) => tracing::info!(to = format_args!("{target:x}"), took = ?started.elapsed(), "sent a snapshot"),
         Err(error) => {
@@ -167,17 +166,43 @@ async fn next_receipt(receipts: &mut Answers<SnapshotReceipt>) -> Result<Snapsho
     }
 }
 
-/// Hands the frames to the connection until their end, or until nobody takes them. Blocking.
-fn read_pieces(snapshot: &mut Snapshot, pieces: &mpsc::Sender<SnapshotPiece>, mut restarts: bool) -> Result<(), Fault> {
-    while let Some(frame) = snapshot.next_frame()? {
-        let piece = SnapshotPiece { data: Bytes::from(frame), restarts, ..SnapshotPiece::default() };
-        restarts = false;
-        if pieces.blocking_send(piece).is_err() {
-            return Ok(());
+/// The next frames, [`PIECE_BYTES`] together; none at the end.
+fn read_piece(snapshot: &mut Snapshot) -> Result<Option<Bytes>, Fault> {
+    let mut piece = Vec::new();
+    while piece.len() < PIECE_BYTES
+        && let Some(frame) = snapshot.next_frame()?
+    {
+        if piece.is_empty() {
+            piece = frame;
+        } else {
+            piece.extend(frame);
         }
     }
-    drop(pieces.blocking_send(SnapshotPiece { is_last: true, ..SnapshotPiece::default() }));
-    Ok(())
+    Ok((!piece.is_empty()).then(|| piece.into()))
+}
+
+/// Hands the frames to the connection until their end, or until nobody takes them, and gives the snapshot back.
+async fn read_pieces(
+    mut snapshot: Snapshot,
+    pieces: mpsc::Sender<SnapshotPiece>,
+    mut restarts: bool,
+) -> Result<Snapshot, PeerError> {
+    loop {
+        let read = crate::blocking::run(move || {
+            let data = read_piece(&mut snapshot);
+            (snapshot, data)
+        });
+        let data;
+        (snapshot, data) = read.await.map_err(|_| lost("the reading thread ended"))?;
+        let Some(data) = data.map_err(|fault| about(&fault))? else { break };
+        let piece = SnapshotPiece { data, restarts, ..SnapshotPiece::default() };
+        restarts = false;
+        if pieces.send(piece).await.is_err() {
+            return Ok(snapshot);
+        }
+    }
+    drop(pieces.send(SnapshotPiece { is_last: true, ..SnapshotPiece::default() }).await);
+    Ok(snapshot)
 }
 
 /// Receives snapshots, one at a time.
@@ -210,7 +235,7 @@ impl Receiver {
         let mut slot = Arc::clone(&self.parked).try_lock_owned().map_err(|_| busy)?;
         let import = slot.take().filter(|(_, since)| since.elapsed() < KEPT).map(|(import, _)| import);
         let (receipts, answers) = mpsc::channel(PIECES_WAITING);
-        let (database, options, traffic) = (self.database.clone(), self.options, Arc::clone(&self.traffic));
+        let (database, options, traffic) = (self.database.clone(), self.options.clone(), Arc::clone(&self.traffic));
         // Detached: it ends with the stream, and with the answers' receiver.
         tokio::spawn(async move {
             let mut taking = Taking { database, options, traffic, import, received: 0 };
@@ -282,7 +307,7 @@ impl Taking {
     async fn feed(&mut self, piece: SnapshotPiece) -> Result<(), PeerError> {
         let mut import = match self.import.take().filter(|_| !piece.restarts) {
             Some(import) => import,
-            None => Receiving::begin(&self.database, self.options).await.map_err(|fault| about(&fault))?,
+            None => Receiving::begin(&self.database, self.options.clone()).await.map_err(|fault| about(&fault))?,
         };
         // After a fault the import is over.
         import.feed(piece.data).await.map_err(|fault| about(&fault))?;

@@ -105,7 +105,7 @@ impl StateMachine {
         self.members = member_ids(&stored);
         self.term = position.term;
         // As large as the store.
-        tokio::task::spawn_blocking(move || drop(replaced));
+        crate::blocking::detach(move || drop(replaced));
         self.forwards.skip();
         self.forwards.set_applied(position.index);
         self.observer.installed(revision);

@@ -6,14 +6,21 @@
 //! - A linearizable read sees at least what anybody knew when it began, and exactly what the history holds at the
 //!   revision that it names.
 //! - A watcher sees every change from its start on, once and in order.
-//! - A lease does not end before the time that a grant or a keepalive promised.
+//! - A lease ends for its holder when so much time has passed since the last grant or keepalive was asked for that was
+//!   promised then, by the clock of the member that proposes the end, and not earlier; or when the holder wants it.
+//! - It ends once in every life of a member. Members that have applied as far hold the same leases, with the same keys,
+//!   so its keys go at one revision everywhere. What nobody renews any more ends.
+//! - A member that installed a snapshot holds what the history holds at the revision of the snapshot.
+//!
+//! The last two but one are looked at when all is well again ([`super::converge`]).
 
-use super::report::{Trace, note};
+use super::report::{Kind, Tally, Trace, note};
+use api::etcdserverpb::RangeRequest;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use store::{Applied, Change, Notice};
+use store::{Applied, Change, Notice, Reader};
 use tokio::time::Instant;
 
 /// One change of one key.
@@ -25,12 +32,36 @@ pub(crate) struct Event {
 }
 
 /// A lease as its holder knows it.
+#[derive(Default)]
 struct Promise {
-    /// The lease lives at least until then.
-    until: Instant,
-    ended: Option<Instant>,
+    /// When the last grant or keepalive was asked for that was answered, and the time that it promised.
+    last: Option<(Instant, Duration)>,
+    /// Proposals of a leader that takes the time for over.
+    expiries: Vec<Expiry>,
+    has_ended: bool,
     /// Its holder revoked it, or may have.
     given_up: bool,
+}
+
+/// A leader proposed the end of a lease.
+#[derive(Clone, Copy)]
+struct Expiry {
+    at: Instant,
+    /// Of the clock that said so.
+    rate: f64,
+}
+
+impl Promise {
+    /// What is wrong with the end of the lease: no clock had counted enough when its end was proposed.
+    fn broken(&self) -> Option<String> {
+        let (asked, ttl) = self.last.filter(|_| self.has_ended && !self.given_up)?;
+        // What a clock counts is rounded.
+        let counted = |expiry: &Expiry| {
+            expiry.at.saturating_duration_since(asked).mul_f64(expiry.rate) + Duration::from_millis(1)
+        };
+        let most = self.expiries.iter().map(counted).max().unwrap_or_default();
+        (most < ttl).then(|| format!("ended after {most:?} by the clock of a leader, {ttl:?} were promised"))
+    }
 }
 
 #[derive(Default)]
@@ -43,8 +74,7 @@ struct Book {
     /// The highest revision that a client was told.
     known: i64,
     leases: BTreeMap<i64, Promise>,
-    /// Up to where each member's store is durable.
-    durable: BTreeMap<u64, u64>,
+    expired: u64,
     failures: Vec<String>,
     writes: u64,
     unknown: u64,
@@ -57,6 +87,7 @@ struct Book {
 pub(crate) struct History {
     book: Arc<Mutex<Book>>,
     trace: Trace,
+    tally: Tally,
 }
 
 /// Counts of what clients did.
@@ -65,6 +96,7 @@ pub(crate) struct Counts {
     pub(crate) unknown: u64,
     pub(crate) reads: u64,
     pub(crate) events: u64,
+    pub(crate) expired: u64,
 }
 
 fn events(change: &Change) -> Vec<Event> {
@@ -81,12 +113,19 @@ impl Book {
             if let Some(value) = value
                 && let Some(before) = self.values.insert(value.clone(), revision)
             {
-                let value = String::from_utf8_lossy(value);
+                let value = shown(value);
                 self.failures.push(format!("{value} was written at {before} and again at {revision}"));
             }
             self.keys.entry(key.clone()).or_default().insert(revision, value.clone());
         }
         self.changes.insert(revision, events);
+    }
+
+    /// Looks at a lease of which something was learned.
+    fn judge(&mut self, id: i64) {
+        if let Some(broken) = self.leases.get(&id).and_then(Promise::broken) {
+            self.failures.push(format!("lease {id} {broken}"));
+        }
     }
 
     fn at(&self, key: &[u8], revision: i64) -> Option<&[u8]> {
@@ -95,8 +134,8 @@ impl Book {
 }
 
 impl History {
-    pub(crate) fn new(trace: Trace) -> Self {
-        Self { book: Arc::default(), trace }
+    pub(crate) fn new(trace: Trace, tally: Tally) -> Self {
+        Self { book: Arc::default(), trace, tally }
     }
 
     pub(crate) fn fail(&self, what: String) {
@@ -110,7 +149,8 @@ impl History {
 
     pub(crate) fn counts(&self) -> Counts {
         let book = self.book.lock();
-        Counts { writes: book.writes, unknown: book.unknown, reads: book.reads, events: book.events }
+        let Book { writes, unknown, reads, events, expired, .. } = *book;
+        Counts { writes, unknown, reads, events, expired }
     }
 
     /// The highest revision that anybody was told.
@@ -121,14 +161,6 @@ impl History {
     /// Everything up to `revision` was applied somewhere.
     pub(crate) fn last(&self) -> i64 {
         self.book.lock().changes.keys().next_back().copied().unwrap_or(1)
-    }
-
-    /// A member's store is durable up to an index; returns up to where all are.
-    pub(crate) fn durable(&self, member: u64, index: u64) -> u64 {
-        let mut book = self.book.lock();
-        let before = book.durable.entry(member).or_default();
-        *before = index.max(*before);
-        book.durable.values().copied().min().unwrap_or(0)
     }
 
     /// A member applied a batch.
@@ -154,36 +186,58 @@ impl History {
         }
     }
 
+    /// A member's content was replaced by a snapshot.
+    pub(crate) fn installed(&self, member: u64, reader: &Reader) {
+        let all = RangeRequest { key: vec![0].into(), range_end: vec![0].into(), ..RangeRequest::default() };
+        let (answer, revision) = reader.range(&all).expect("the store works");
+        note!(self.trace, "{member} installed a snapshot of revision {revision}");
+        self.tally.count(Kind::InstalledSnapshot);
+        let mut book = self.book.lock();
+        let fields = answer.kvs.iter().map(|kv| kv.fields().expect("the store encoded it"));
+        let found: BTreeMap<&[u8], &[u8]> = fields.map(|fields| (fields.key, fields.value)).collect();
+        let due = book.keys.keys().filter_map(|key| Some((key.as_slice(), book.at(key, revision)?)));
+        if found != due.collect() {
+            let found = found.keys().map(|key| String::from_utf8_lossy(key)).collect::<Vec<_>>().join(" ");
+            let text = format!("member {member} installed {found} at revision {revision}, which holds something else");
+            book.failures.push(text);
+        }
+    }
+
+    /// The clock of a leader, which runs at `rate`, took the time of a lease for over.
+    pub(crate) fn expires(&self, member: u64, id: i64, rate: f64) {
+        note!(self.trace, "lease {id} is over by the clock of {member}");
+        self.book.lock().leases.entry(id).or_default().expiries.push(Expiry { at: Instant::now(), rate });
+    }
+
     fn ended(&self, member: u64, id: i64) {
         note!(self.trace, "{member} applied the end of lease {id}");
         let mut book = self.book.lock();
-        let Some(promise) = book.leases.get_mut(&id).filter(|promise| promise.ended.is_none()) else { return };
-        let now = Instant::now();
-        promise.ended = Some(now);
-        let early = promise.until.saturating_duration_since(now);
-        if !promise.given_up && early > Duration::ZERO {
-            book.failures.push(format!("lease {id} ended {early:?} too early"));
+        let promise = book.leases.entry(id).or_default();
+        if std::mem::replace(&mut promise.has_ended, true) {
+            return;
         }
+        if let Some(Expiry { rate, .. }) = promise.expiries.last().filter(|_| !promise.given_up) {
+            if *rate > 1.05 {
+                self.tally.count(Kind::ExpiryByFastClock);
+            } else if *rate < 1.0 {
+                self.tally.count(Kind::ExpiryBySlowClock);
+            }
+        }
+        book.expired += 1;
+        book.judge(id);
     }
 
     /// A grant or keepalive that was asked for at `asked` promised `ttl` seconds.
     pub(crate) fn promised(&self, id: i64, asked: Instant, ttl: i64) {
         let mut book = self.book.lock();
-        let until = asked + Duration::from_secs(ttl as u64);
-        let new = Promise { until: asked, ended: None, given_up: false };
-        let promise = book.leases.entry(id).or_insert(new);
-        promise.until = promise.until.max(until);
-        let early = promise.ended.is_some_and(|ended| asked <= ended && ended < until) && !promise.given_up;
-        if early {
-            book.failures.push(format!("lease {id} had ended when it was given {ttl} s"));
-        }
+        let promise = book.leases.entry(id).or_default();
+        promise.last = promise.last.max(Some((asked, Duration::from_secs(ttl as u64))));
+        book.judge(id);
     }
 
     /// The lease may end any time.
     pub(crate) fn gave_up(&self, id: i64) {
-        let now = Instant::now();
-        let new = Promise { until: now, ended: None, given_up: true };
-        self.book.lock().leases.entry(id).or_insert(new).given_up = true;
+        self.book.lock().leases.entry(id).or_default().given_up = true;
     }
 
     /// A write was acknowledged: at `revision` the history must hold `expected`, unless that is empty.
@@ -215,8 +269,7 @@ impl History {
             book.failures.push(format!("a read saw revision {revision}, when {floor} was known before it began"));
         }
         if book.at(key, revision) != value {
-            let show =
-                |value: Option<&[u8]>| value.map_or("nothing".into(), |v| String::from_utf8_lossy(v).into_owned());
+            let show = |value: Option<&[u8]>| value.map_or("nothing".into(), shown);
             let (key, value, should) = (String::from_utf8_lossy(key), show(value), show(book.at(key, revision)));
             let text = format!("a read of {key} at revision {revision} saw {value}, the history has {should}");
             book.failures.push(text);
@@ -237,11 +290,17 @@ impl History {
     }
 }
 
+/// A value without what only makes it long.
+fn shown(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches(super::workload::PADDING).to_owned()
+}
+
 /// For people.
 pub(crate) fn describe(events: &[Event]) -> String {
     let one = |Event { key, value }: &Event| {
         let key = String::from_utf8_lossy(key);
-        value.as_ref().map_or_else(|| format!("-{key}"), |value| format!("{key}={}", String::from_utf8_lossy(value)))
+        let written = |value: &Vec<u8>| format!("{key}={}", shown(value));
+        value.as_ref().map_or_else(|| format!("-{key}"), written)
     };
     events.iter().map(one).collect::<Vec<_>>().join(" ")
 }

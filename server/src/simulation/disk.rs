@@ -7,16 +7,25 @@
 //! At a crash, whatever the first unfinished sync and nothing after it was waited for: later operations were never
 //! asked for, since whoever asked would still be waiting. Of the others each 512 byte sector lasts or does not, and of
 //! the changes of names a first part lasts, as in the journal of a file system.
+//!
+//! A disk can also be full, and fail. A write that fails leaves any part of itself behind. After a sync that failed, what
+//! it should have made durable is gone from the disk in any part, and is read as if it were there, until the process has
+//! ended or longer: the kernel takes the pages for clean. So the next sync succeeds and promises nothing, and whoever
+//! writes a file again on which an operation failed is noted ([`SimulatedDisk::was_written_after_failure`]).
+//!
+//! Of two disks of a machine, the log's is waited for by tasks, the database's by the code itself ([`Waiting`]): there a
+//! sync is over when the call returns, and power is lost between two operations ([`SimulatedDisk::fail_power_after`]).
 
 use super::random::Random;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use store::{BackendError, StorageBackend};
+use store::{BackendError, Medium, StorageBackend};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// What a disk writes as a whole or not at all.
@@ -29,6 +38,38 @@ pub(crate) enum Latency {
     None,
     /// Up to so long, at random.
     UpTo(Duration),
+}
+
+/// Who waits for a sync.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Waiting {
+    /// A task, afterwards: [`SimulatedDisk::settled`].
+    Task,
+    /// The call: its time passes before ([`SimulatedDisk::pause`]), since a call cannot sleep.
+    Call,
+}
+
+/// What a broken disk refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Broken {
+    Writes,
+    Syncs,
+}
+
+/// How it refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Errno {
+    Io,
+    NoSpace,
+}
+
+impl From<Errno> for io::Error {
+    fn from(errno: Errno) -> Self {
+        Self::from_raw_os_error(match errno {
+            Errno::Io => 5,
+            Errno::NoSpace => 28,
+        })
+    }
 }
 
 /// See the module. Clones are the same disk.
@@ -52,7 +93,28 @@ struct State {
     random: Random,
     cycle: u64,
     latency: Latency,
+    waiting: Waiting,
+    /// Files can be written around the page cache.
+    is_direct: bool,
     acknowledges_early: bool,
+    forgets_names: bool,
+    /// Bytes by which files may still grow; none without a bound.
+    space: Option<u64>,
+    broken: Option<(Broken, Errno)>,
+    power_fails_after: Option<u32>,
+    /// Since when there is no power.
+    off_since: Option<Instant>,
+    /// Rings then.
+    off: Arc<Notify>,
+    /// Since when the log's file is refused to this process.
+    refused_log_since: Option<Instant>,
+    /// Operations that were refused, because the disk is full or broken.
+    refusals: u64,
+    /// Files on which this process was refused an operation.
+    failed: BTreeSet<usize>,
+    /// Files that are read as what a failed sync lost.
+    unsure: BTreeSet<usize>,
+    written_after_failure: bool,
     inodes: Vec<Inode>,
     names: BTreeMap<PathBuf, usize>,
     durable_names: BTreeMap<PathBuf, usize>,
@@ -159,10 +221,7 @@ impl State {
     fn sync(&mut self, what: Synced) {
         let now = Instant::now();
         self.settle(now);
-        let took = match self.latency {
-            Latency::None => Duration::ZERO,
-            Latency::UpTo(most) => most.mul_f64(self.random.fraction()),
-        };
+        let took = if self.waiting == Waiting::Call { Duration::ZERO } else { self.latency() };
         self.done_at = self.done_at.max(now) + took;
         let done_at = self.done_at;
         self.journal.push(Step::Sync { what, done_at });
@@ -171,9 +230,16 @@ impl State {
         }
     }
 
+    fn latency(&mut self) -> Duration {
+        match self.latency {
+            Latency::None => Duration::ZERO,
+            Latency::UpTo(most) => most.mul_f64(self.random.fraction()),
+        }
+    }
+
     /// Loses what a power loss loses.
     fn forget(&mut self) {
-        let now = Instant::now();
+        let now = self.off_since.take().unwrap_or_else(Instant::now);
         self.settle(now);
         let luck = self.random.fraction();
         let mut names_last = true;
@@ -182,9 +248,9 @@ impl State {
                 Step::Sync { .. } => break,
                 Step::Length { inode, len } => self.inodes[inode].durable.resize(len, 0),
                 Step::Write { inode, offset, bytes } => {
-                    for (sector, part) in bytes.chunks(SECTOR).enumerate() {
+                    for (at, part) in sectors(offset, &bytes) {
                         if self.random.happens(luck) {
-                            put(&mut self.inodes[inode].durable, offset + sector * SECTOR, part);
+                            put(&mut self.inodes[inode].durable, at, part);
                         }
                     }
                 }
@@ -210,16 +276,137 @@ impl State {
         }
         self.done_at = now;
     }
+
+    /// Loses in any part what a sync of a file should have made durable. It is read as before.
+    fn lose_dirty(&mut self, dirty: usize) {
+        self.settle(Instant::now());
+        self.unsure.insert(dirty);
+        let luck = self.random.fraction();
+        for step in std::mem::take(&mut self.journal) {
+            match step {
+                Step::Write { inode, offset, bytes } if inode == dirty => {
+                    for (at, part) in sectors(offset, &bytes) {
+                        if self.random.happens(luck) {
+                            put(&mut self.inodes[inode].durable, at, part);
+                        }
+                    }
+                }
+                Step::Length { inode, len } if inode == dirty => self.inodes[inode].durable.resize(len, 0),
+                step => self.journal.push(step),
+            }
+        }
+    }
+
+    /// Reads a file from the disk again.
+    fn drop_cache(&mut self, of: usize) {
+        let mut now = self.inodes[of].durable.clone();
+        for step in &self.journal {
+            match step {
+                Step::Write { inode, offset, bytes } if *inode == of => put(&mut now, *offset, bytes),
+                Step::Length { inode, len } if *inode == of => now.resize(*len, 0),
+                _ => {}
+            }
+        }
+        self.inodes[of].now = now;
+    }
+
+    /// Refuses an operation on a file.
+    fn refuse(&mut self, inode: Option<usize>, errno: Errno) -> io::Error {
+        self.refusals += 1;
+        self.failed.extend(inode);
+        let is_log = |(path, named): (&PathBuf, &usize)| {
+            Some(*named) == inode && path.extension().is_some_and(|extension| extension == "wal")
+        };
+        if self.names.iter().any(is_log) {
+            self.refused_log_since.get_or_insert_with(Instant::now);
+        }
+        errno.into()
+    }
+
+    /// Called before a file is written or synced.
+    fn check_failed(&mut self, inode: usize) {
+        self.written_after_failure |= self.failed.contains(&inode);
+    }
+
+    fn broken(&self, what: Broken) -> Option<Errno> {
+        self.broken.filter(|(broken, _)| *broken == what).map(|(_, errno)| errno)
+    }
+
+    /// A file is to be this long.
+    fn grow(&mut self, inode: usize, len: usize) -> io::Result<()> {
+        let growth = len.saturating_sub(self.inodes[inode].now.len()) as u64;
+        let Some(space) = self.space.filter(|_| growth > 0) else { return Ok(()) };
+        let left = space.checked_sub(growth).ok_or_else(|| self.refuse(Some(inode), Errno::NoSpace))?;
+        self.space = Some(left);
+        Ok(())
+    }
+
+    /// A sync of a file, or of names.
+    fn try_sync(&mut self, what: Synced) -> io::Result<()> {
+        let inode = match what {
+            Synced::File(inode) => Some(inode),
+            Synced::Names => None,
+        };
+        if let Some(inode) = inode {
+            self.check_failed(inode);
+        }
+        if let Some(errno) = self.broken(Broken::Syncs) {
+            if let Some(inode) = inode {
+                self.lose_dirty(inode);
+            }
+            return Err(self.refuse(inode, errno));
+        }
+        self.sync(what);
+        Ok(())
+    }
+
+    /// A write that fails: any part of it arrives.
+    fn fail_write(&mut self, inode: usize, offset: usize, bytes: &[u8], is_direct: bool, errno: Errno) -> io::Error {
+        self.settle(Instant::now());
+        let luck = self.random.fraction();
+        // What the file has room for.
+        let room = self.inodes[inode].now.len().saturating_sub(offset).min(bytes.len());
+        for (at, part) in sectors(offset, &bytes[..room]) {
+            if self.random.happens(luck) {
+                put(&mut self.inodes[inode].now, at, part);
+                if is_direct {
+                    put(&mut self.inodes[inode].durable, at, part);
+                } else {
+                    self.journal.push(Step::Write { inode, offset: at, bytes: part.to_vec() });
+                }
+            }
+        }
+        self.refuse(Some(inode), errno)
+    }
+}
+
+/// The parts of a write that last or not, with their offsets.
+fn sectors(offset: usize, bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    bytes.chunks(SECTOR).enumerate().map(move |(number, part)| (offset + number * SECTOR, part))
 }
 
 impl SimulatedDisk {
     /// An empty disk whose every luck is `random`'s.
-    pub(crate) fn new(random: Random) -> Self {
+    pub(crate) fn new(mut random: Random, waiting: Waiting) -> Self {
+        let is_direct = random.happens(0.5);
         let state = State {
             random,
             cycle: 0,
             latency: Latency::UpTo(Duration::from_millis(2)),
+            waiting,
+            is_direct,
             acknowledges_early: false,
+            forgets_names: false,
+            space: None,
+            broken: None,
+            power_fails_after: None,
+            off_since: None,
+            off: Arc::default(),
+            refused_log_since: None,
+            refusals: 0,
+            failed: BTreeSet::new(),
+            unsure: BTreeSet::new(),
+            written_after_failure: false,
             inodes: Vec::new(),
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
@@ -233,8 +420,91 @@ impl SimulatedDisk {
     pub(crate) fn lose_power(&self) -> Self {
         let mut state = self.state.lock();
         state.forget();
+        state.unsure.clear();
+        self.next_cycle(&mut state)
+    }
+
+    /// The process ends, and the disk goes on: the handle returned finds all that was written, all others fail.
+    pub(crate) fn end_process(&self) -> Self {
+        let mut state = self.state.lock();
+        for inode in std::mem::take(&mut state.unsure) {
+            // The pages may be kept for the next process.
+            if state.random.happens(0.5) {
+                state.drop_cache(inode);
+            }
+        }
+        self.next_cycle(&mut state)
+    }
+
+    fn next_cycle(&self, state: &mut State) -> Self {
         state.cycle += 1;
+        state.failed.clear();
+        state.refused_log_since = None;
         Self { state: Arc::clone(&self.state), cycle: state.cycle }
+    }
+
+    /// From now on files may grow by so many bytes.
+    pub(crate) fn fill(&self, space: u64) {
+        self.state.lock().space = Some(space);
+    }
+
+    /// From now on the disk refuses.
+    pub(crate) fn break_down(&self, what: Broken, errno: Errno) {
+        self.state.lock().broken = Some((what, errno));
+    }
+
+    /// The power goes after so many operations more.
+    pub(crate) fn fail_power_after(&self, operations: u32) {
+        self.state.lock().power_fails_after = Some(operations);
+    }
+
+    /// There is room, and everything works.
+    pub(crate) fn mend(&self) {
+        let mut state = self.state.lock();
+        (state.space, state.broken, state.power_fails_after) = (None, None, None);
+    }
+
+    /// How many operations were refused so far.
+    pub(crate) fn refusals(&self) -> u64 {
+        self.state.lock().refusals
+    }
+
+    /// Since when this process was refused a write or a sync of its log.
+    pub(crate) fn refused_log_since(&self) -> Option<Instant> {
+        self.state.lock().refused_log_since
+    }
+
+    /// The power went by itself, and nobody has switched it on again.
+    pub(crate) fn is_off(&self) -> bool {
+        self.state.lock().off_since.is_some()
+    }
+
+    /// Waits until the power goes by itself.
+    pub(crate) async fn lost_power(&self) {
+        let off = Arc::clone(&self.state.lock().off);
+        let mut rings = std::pin::pin!(off.notified());
+        rings.as_mut().enable();
+        if !self.is_off() {
+            rings.await;
+        }
+    }
+
+    /// A process went on with a file that it had not been able to write or to sync.
+    pub(crate) fn was_written_after_failure(&self) -> bool {
+        self.state.lock().written_after_failure
+    }
+
+    /// Plants a bug: names are not durable when they are said to be.
+    pub(crate) fn forget_names(&self) {
+        self.state.lock().forgets_names = true;
+    }
+
+    /// Sleeps as long as a sync may take.
+    pub(crate) async fn pause(&self) {
+        let latency = self.state.lock().latency();
+        if latency > Duration::ZERO {
+            tokio::time::sleep(latency).await;
+        }
     }
 
     pub(crate) fn set_latency(&self, latency: Latency) {
@@ -268,7 +538,25 @@ impl SimulatedDisk {
 
     fn powered(&self) -> io::Result<parking_lot::MutexGuard<'_, State>> {
         let state = self.state.lock();
-        if state.cycle == self.cycle { Ok(state) } else { Err(no_power()) }
+        if state.cycle == self.cycle && state.off_since.is_none() { Ok(state) } else { Err(no_power()) }
+    }
+
+    /// The same for an operation that changes something.
+    fn step(&self) -> io::Result<parking_lot::MutexGuard<'_, State>> {
+        let mut state = self.powered()?;
+        match &mut state.power_fails_after {
+            Some(0) => {
+                state.off_since = Some(Instant::now());
+                state.off.notify_waiters();
+                state.power_fails_after = None;
+                Err(no_power())
+            }
+            Some(left) => {
+                *left -= 1;
+                Ok(state)
+            }
+            None => Ok(state),
+        }
     }
 
     pub(crate) fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
@@ -287,13 +575,19 @@ impl SimulatedDisk {
 
     /// Opens a file whose writes are synced one by one.
     pub(crate) fn open_direct(&self, path: &Path) -> io::Result<SimulatedFile> {
+        if !self.powered()?.is_direct {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         self.open(path).map(|file| SimulatedFile { syncs: true, ..file })
     }
 
     pub(crate) fn create_new(&self, path: &Path) -> io::Result<SimulatedFile> {
-        let mut state = self.powered()?;
+        let mut state = self.step()?;
         if state.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if state.space == Some(0) {
+            return Err(state.refuse(None, Errno::NoSpace));
         }
         let inode = state.inodes.len();
         state.inodes.push(Inode::default());
@@ -303,7 +597,7 @@ impl SimulatedDisk {
     }
 
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.powered()?;
+        let mut state = self.step()?;
         if !state.names.contains_key(from) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -312,7 +606,7 @@ impl SimulatedDisk {
     }
 
     pub(crate) fn remove_file(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.powered()?;
+        let mut state = self.step()?;
         if !state.names.contains_key(path) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -321,8 +615,38 @@ impl SimulatedDisk {
     }
 
     pub(crate) fn sync_names(&self) -> io::Result<()> {
-        self.powered()?.sync(Synced::Names);
-        Ok(())
+        let mut state = self.step()?;
+        if state.forgets_names { Ok(()) } else { state.try_sync(Synced::Names) }
+    }
+}
+
+impl Medium for SimulatedDisk {
+    fn exists(&self, path: &Path) -> bool {
+        self.state.lock().names.contains_key(path)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
+        let file = match Self::open(self, path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.create_new(path),
+            opened => opened,
+        };
+        Ok(Box::new(file?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        Self::rename(self, from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.remove_file(path)
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>> {
+        Self::list(self, directory)
+    }
+
+    fn sync_directory(&self, _directory: &Path) -> io::Result<()> {
+        self.sync_names()
     }
 }
 
@@ -347,8 +671,14 @@ impl SimulatedFile {
     }
 
     pub(crate) fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let mut state = self.disk.powered()?;
+        let mut state = self.disk.step()?;
         let (inode, offset) = (self.inode, offset as usize);
+        state.check_failed(inode);
+        let refuses_sync = state.broken(Broken::Syncs).filter(|_| self.syncs);
+        if let Some(errno) = state.broken(Broken::Writes).or(refuses_sync) {
+            return Err(state.fail_write(inode, offset, bytes, self.syncs, errno));
+        }
+        state.grow(inode, offset + bytes.len())?;
         put(&mut state.inodes[inode].now, offset, bytes);
         state.journal.push(Step::Write { inode, offset, bytes: bytes.to_vec() });
         if self.syncs {
@@ -358,8 +688,9 @@ impl SimulatedFile {
     }
 
     pub(crate) fn reserve(&self, len: u64) -> io::Result<()> {
-        let mut state = self.disk.powered()?;
+        let mut state = self.disk.step()?;
         let (inode, len) = (self.inode, len as usize);
+        state.grow(inode, len)?;
         if state.inodes[inode].now.len() < len {
             state.inodes[inode].now.resize(len, 0);
             state.journal.push(Step::Length { inode, len });
@@ -368,8 +699,7 @@ impl SimulatedFile {
     }
 
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.disk.powered()?.sync(Synced::File(self.inode));
-        Ok(())
+        self.disk.step()?.try_sync(Synced::File(self.inode))
     }
 }
 
@@ -383,8 +713,9 @@ impl StorageBackend for SimulatedFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut state = self.disk.powered()?;
+        let mut state = self.disk.step()?;
         let (inode, len) = (self.inode, len as usize);
+        state.grow(inode, len)?;
         state.inodes[inode].now.resize(len, 0);
         state.journal.push(Step::Length { inode, len });
         Ok(())

@@ -1,45 +1,83 @@
-//! What goes wrong, chosen from the seed: parts of the network, power, disks.
+//! What goes wrong, chosen from the seed: parts of the network, power, processes, the calendar; disks ([`disk`]),
+//! snapshots on their way ([`snapshot`]). And members that come and go ([`members`]).
 
-use super::Cluster;
+mod disk;
+mod members;
+mod snapshot;
+
 use super::disk::Latency;
 use super::network::Weather;
 use super::random::Random;
-use super::report::note;
-use api::cleatpb::membership_change::Change;
-use api::etcdserverpb::{MemberAddRequest, MemberPromoteRequest, MemberRemoveRequest};
+use super::report::{Kind, note};
+use super::{Cluster, runtime};
 use std::time::Duration;
 
 /// Lets things go wrong until the cluster is told to end, then makes everything well again.
 pub(crate) async fn rage(cluster: Cluster, mut random: Random) {
     if cluster.setup.has_learner {
-        add(&cluster, &mut random, true).await;
+        members::add(&cluster, &mut random, true).await;
     }
     while !cluster.is_over() {
-        tokio::time::sleep(random.duration(Duration::from_millis(100), Duration::from_millis(1500))).await;
-        if cluster.setup.only_power {
-            power_fault(&cluster, &mut random).await;
-        } else if cluster.setup.has_learner && random.happens(0.6) {
-            split(&cluster, &mut random);
-            tokio::time::sleep(Duration::from_secs(2)).await;
-            cluster.network().heal();
-        } else if !cluster.setup.has_learner && random.happens(0.15) {
-            membership_change(&cluster, &mut random).await;
-        } else {
-            one_fault(&cluster, &mut random).await;
+        tokio::time::sleep(random.duration(Duration::from_millis(100), Duration::from_secs(1))).await;
+        match cluster.setup.faults {
+            Faults::Power => power_fault(&cluster, &mut random).await,
+            Faults::Snapshots => snapshot::fault(&cluster, &mut random).await,
+            Faults::Splits if random.happens(0.6) => {
+                split(&cluster, &mut random);
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                cluster.network().heal();
+            }
+            Faults::Splits => one_fault(&cluster, &mut random).await,
+            Faults::All => any_fault(&cluster, &mut random).await,
         }
     }
     cluster.network().heal();
     for id in cluster.members() {
-        cluster.machine(id).lock().await.set_latency(Latency::UpTo(Duration::from_millis(2)));
+        let machine = cluster.machine(id);
+        let mut machine = machine.lock().await;
+        machine.mend();
+        machine.set_latency(Latency::UpTo(Duration::from_millis(2)));
+    }
+    for id in cluster.members() {
         cluster.start(id).await;
     }
+}
+
+/// What goes wrong in a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Faults {
+    All,
+    /// Power and slow disks.
+    Power,
+    /// Members fall behind, and what they are sent then breaks off.
+    Snapshots,
+    /// The network falls into two parts, often.
+    Splits,
+}
+
+async fn any_fault(cluster: &Cluster, random: &mut Random) {
+    match random.below(20) {
+        0..=2 => members::change(cluster, random).await,
+        3..=5 => disk::fault(cluster, random).await,
+        6..=8 => snapshot::fault(cluster, random).await,
+        9 => set_calendar(cluster, random),
+        _ => one_fault(cluster, random).await,
+    }
+}
+
+/// Nobody's data, and no lease, may depend on the calendar.
+fn set_calendar(cluster: &Cluster, random: &mut Random) {
+    let seconds = random.below(1 << 32) as u64;
+    note!(cluster.trace(), "the calendar is set to {seconds}");
+    cluster.tally().count(Kind::CalendarJump);
+    runtime::set_calendar(seconds);
 }
 
 async fn one_fault(cluster: &Cluster, random: &mut Random) {
     let members = cluster.members();
     let (one, other) = (*random.pick(&members), *random.pick(&members));
     let network = cluster.network();
-    match random.below(13) {
+    match random.below(14) {
         0 => {
             note!(cluster.trace(), "{one} is cut off");
             for other in members {
@@ -66,19 +104,18 @@ async fn one_fault(cluster: &Cluster, random: &mut Random) {
             let most = random.duration(Duration::from_millis(1), Duration::from_millis(300));
             let latency = if random.happens(0.3) { Latency::None } else { Latency::UpTo(most) };
             let everywhere = random.happens(0.5);
+            if latency != Latency::None {
+                cluster.tally().count(Kind::SlowDisk);
+            }
             for member in members.into_iter().filter(|member| everywhere || *member == one) {
                 note!(cluster.trace(), "the disks of {member} take {latency:?}");
                 cluster.machine(member).lock().await.set_latency(latency);
             }
         }
         7 | 8 => cluster.crash(one).await,
+        9 => crash_all(cluster).await,
         10 => split(cluster, random),
-        9 => {
-            note!(cluster.trace(), "the power is gone everywhere");
-            for member in members {
-                cluster.crash(member).await;
-            }
-        }
+        11 => cluster.kill(one).await,
         _ => {
             for member in members {
                 if random.happens(0.7) {
@@ -108,10 +145,7 @@ async fn power_fault(cluster: &Cluster, random: &mut Random) {
         cluster.machine(member).lock().await.set_latency(Latency::UpTo(slow));
     }
     tokio::time::sleep(random.duration(Duration::from_millis(300), Duration::from_millis(1500))).await;
-    note!(cluster.trace(), "the power is gone everywhere");
-    for member in cluster.members() {
-        cluster.crash(member).await;
-    }
+    crash_all(cluster).await;
     for member in cluster.members() {
         cluster.machine(member).lock().await.set_latency(Latency::UpTo(Duration::from_millis(2)));
         cluster.start(member).await;
@@ -119,52 +153,10 @@ async fn power_fault(cluster: &Cluster, random: &mut Random) {
     tokio::time::sleep(Duration::from_secs(2)).await;
 }
 
-/// Adds, promotes or removes a member, or moves leadership.
-async fn membership_change(cluster: &Cluster, random: &mut Random) {
-    let Some(process) = cluster.pick(random) else { return };
-    let members = cluster.members();
-    let id = *random.pick(&members);
-    match random.below(4) {
-        0 if members.len() as u64 <= cluster.setup.members && !cluster.setup.purges => {
-            let is_learner = random.happens(0.3);
-            add(cluster, random, is_learner).await;
-        }
-        1 if members.len() > 3 => {
-            let removed = process.members.change(Change::Remove(MemberRemoveRequest { id })).await;
-            note!(cluster.trace(), "remove {id}: {removed:?}");
-            if removed.is_ok() {
-                tokio::time::sleep(random.duration(Duration::from_millis(1), Duration::from_secs(2))).await;
-                cluster.scrap(id).await;
-            }
-        }
-        2 => {
-            let promoted = process.members.change(Change::Promote(MemberPromoteRequest { id })).await;
-            note!(cluster.trace(), "promote {id}: {promoted:?}");
-        }
-        _ => {
-            let moved = process.members.move_leader(id).await;
-            note!(cluster.trace(), "lead {id}: {moved:?}");
-        }
-    }
-}
-
-/// Adds a member and starts it.
-async fn add(cluster: &Cluster, random: &mut Random, is_learner: bool) {
-    let url = format!("http://n{}:2380", random.below(1 << 20));
-    let request = MemberAddRequest { peer_urls: vec![url], is_learner };
-    for _ in 0..20 {
-        if cluster.is_over() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        let Some(process) = cluster.pick(random) else { continue };
-        let added = process.members.change(Change::Add(request.clone())).await;
-        note!(cluster.trace(), "add a member: {added:?}");
-        let Ok(id) = added else { continue };
-        cluster.build(id).await;
-        if cluster.setup.learner_votes {
-            cluster.network().count_votes_of(id);
-        }
-        return;
+async fn crash_all(cluster: &Cluster) {
+    note!(cluster.trace(), "the power is gone everywhere");
+    cluster.tally().count(Kind::CrashOfAll);
+    for member in cluster.members() {
+        cluster.crash(member).await;
     }
 }

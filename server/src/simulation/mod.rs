@@ -12,8 +12,7 @@
 //! Real: the node with forwarding and read index, membership changes, raft and its log with its files, the state machine
 //! and the store on redb, leases, watches. Made up:
 //! what is below them ([`network`], [`disk`], [`runtime`]), and the clients and faults above ([`workload`],
-//! [`faults`]). [`checker`] says what must hold. Not here: gRPC, configuration, threads; and snapshots, so
-//! a run either purges its logs behind all members, or lets members join.
+//! [`faults`]). [`checker`] says what must hold, [`report`] what can happen. Not here: gRPC, configuration, threads.
 
 mod checker;
 pub(crate) mod disk;
@@ -21,7 +20,7 @@ mod faults;
 mod member;
 mod membership;
 mod network;
-mod random;
+pub(crate) mod random;
 mod report;
 pub(crate) mod runtime;
 mod tests;
@@ -29,21 +28,23 @@ pub(crate) mod watch;
 mod workload;
 
 use checker::History;
-use member::{Machine, Process, Shared};
+use faults::Faults;
+use member::{Death, DiskFault, Machine, Process, Shared, Which};
 use network::Network;
 use random::Random;
-use report::{Report, Trace};
+use report::{Report, Tally, Trace, note};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::Mutex;
+use store::Reader;
+use tokio::sync::{Mutex, mpsc};
 
 use crate::raft::types::Peer;
 
 const CLIENTS: usize = 4;
 const WATCHERS: usize = 2;
-/// How long members may take to agree once everything is well.
+/// How long members may take to agree once everything is well, and leases to end.
 const CONVERGENCE: Duration = Duration::from_secs(30);
 
 /// What a run is like, beside its seed.
@@ -52,32 +53,37 @@ pub(crate) struct Setup {
     pub(crate) members: u64,
     /// How long things go wrong.
     pub(crate) duration: Duration,
+    pub(crate) faults: Faults,
     /// Plants a bug: the log says that it is durable before it is.
     pub(crate) acknowledges_early: bool,
-    /// One learner joins first, and the network often falls into two parts.
+    /// One learner joins first.
     pub(crate) has_learner: bool,
     /// Plants a bug: that learner votes in the place of voters that do not answer.
     pub(crate) learner_votes: bool,
-    /// Logs are purged, and nobody joins: a new member would need a snapshot.
-    pub(crate) purges: bool,
-    /// Only power and disks fail.
-    pub(crate) only_power: bool,
     /// Plants a bug: reads do not ask whether they are current.
     pub(crate) skips_read_barrier: bool,
+    /// Plants a bug: the name of a database that a snapshot brought is not durable.
+    pub(crate) forgets_names: bool,
+    /// Plants a bug: watchers are not told that a snapshot was installed.
+    pub(crate) forgets_watchers: bool,
+    /// Plants a bug: a new leader gives leases less than their time.
+    pub(crate) forgets_lease_time: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        let duration = Duration::from_secs(12);
+        let duration = Duration::from_secs(6);
         Self {
             members: 3,
             duration,
+            faults: Faults::All,
             acknowledges_early: false,
             has_learner: false,
             learner_votes: false,
-            purges: false,
-            only_power: false,
             skips_read_barrier: false,
+            forgets_names: false,
+            forgets_watchers: false,
+            forgets_lease_time: false,
         }
     }
 }
@@ -91,30 +97,27 @@ struct Cluster {
     /// For the machines of members that are added.
     random: Arc<parking_lot::Mutex<Random>>,
     is_over: Arc<AtomicBool>,
-    crashes: Arc<AtomicU64>,
 }
 
 impl Cluster {
     /// Makes the members of a new cluster and starts them.
     async fn found(setup: Setup, random: &mut Random) -> Self {
-        let trace = Trace::new();
-        let history = History::new(trace.clone());
-        let network = Network::new(random.part(), trace.clone());
-        let shared = Shared { network, history, trace };
+        let (trace, tally) = (Trace::new(), Tally::default());
+        let history = History::new(trace.clone(), tally.clone());
+        let network = Network::new(random.part(), trace.clone(), tally.clone());
+        let (deaths, dead) = mpsc::channel(member::DEATHS_WAITING);
+        let shared = Shared { setup, network, history, trace, tally, deaths };
         let mut machines = BTreeMap::new();
         for id in 1..=setup.members {
-            let machine = Machine::new(id, shared.clone(), setup.purges, random);
-            if setup.acknowledges_early {
-                machine.acknowledge_early();
-            }
+            let machine = Machine::new(id, shared.clone(), random);
             machines.insert(id, Arc::new(Mutex::new(machine)));
         }
         let peer = |id: &u64| Peer { peer_urls: vec![format!("http://m{id}:2380")], joins_as_voter: true };
         let initial = machines.keys().map(|id| (*id, peer(id))).collect();
         let machines = Arc::new(parking_lot::Mutex::new(machines));
         let apart = Arc::new(parking_lot::Mutex::new(random.part()));
-        let (is_over, crashes) = (Arc::default(), Arc::default());
-        let cluster = Self { setup, shared, machines, random: apart, is_over, crashes };
+        let cluster = Self { setup, shared, machines, random: apart, is_over: Arc::default() };
+        tokio::spawn(bury(cluster.clone(), dead));
         for id in cluster.members() {
             cluster.machine(id).lock().await.start((id == 1).then_some(&initial)).await;
         }
@@ -135,7 +138,7 @@ impl Cluster {
 
     /// A machine for a member that was added.
     async fn build(&self, id: u64) {
-        let machine = Machine::new(id, self.shared.clone(), self.setup.purges, &mut self.random.lock());
+        let machine = Machine::new(id, self.shared.clone(), &mut self.random.lock());
         let machine = Arc::new(Mutex::new(machine));
         self.machines.lock().insert(id, Arc::clone(&machine));
         machine.lock().await.start(None).await;
@@ -166,9 +169,28 @@ impl Cluster {
         self.machine(id).try_lock().ok()?.process()
     }
 
+    fn tally(&self) -> &Tally {
+        &self.shared.tally
+    }
+
     async fn crash(&self, id: u64) {
-        self.crashes.fetch_add(1, Ordering::Relaxed);
         self.machine(id).lock().await.crash();
+    }
+
+    async fn kill(&self, id: u64) {
+        self.machine(id).lock().await.kill();
+    }
+
+    async fn break_disk(&self, id: u64, which: Which, fault: DiskFault) {
+        self.machine(id).lock().await.break_disk(which, fault);
+    }
+
+    async fn mend(&self, id: u64) {
+        self.machine(id).lock().await.mend();
+    }
+
+    async fn runs(&self, id: u64) -> bool {
+        self.machine(id).lock().await.process().is_some()
     }
 
     async fn start(&self, id: u64) {
@@ -185,6 +207,17 @@ pub(crate) fn run(seed: u64, setup: Setup) -> (Report, Vec<String>) {
     runtime::seed(seed);
     let tokio = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     tokio.expect("a runtime").block_on(simulate(seed, setup))
+}
+
+/// Notices that processes have ended by themselves.
+async fn bury(cluster: Cluster, mut deaths: mpsc::Receiver<Death>) {
+    while let Some(Death { member, run, why }) = deaths.recv().await {
+        let machine = cluster.machines.lock().get(&member).cloned();
+        // One that was removed may be scrapped.
+        if let Some(machine) = machine {
+            machine.lock().await.died(run, &why);
+        }
+    }
 }
 
 async fn simulate(seed: u64, setup: Setup) -> (Report, Vec<String>) {
@@ -214,14 +247,22 @@ async fn simulate(seed: u64, setup: Setup) -> (Report, Vec<String>) {
     (report(seed, &cluster), cluster.trace().lines())
 }
 
-/// Waits until every member has applied everything, and compares them.
+/// Waits until every member has applied everything and all leases are gone, and compares them meanwhile.
 async fn converge(cluster: &Cluster) {
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
+        if !cluster.history().failures().is_empty() {
+            return;
+        }
         let mut readers = Vec::new();
         let mut newest = (0, BTreeSet::new());
         for id in cluster.members() {
-            let Some(process) = cluster.machine(id).lock().await.process() else { return };
+            let Some(process) = cluster.machine(id).lock().await.process() else {
+                // It ended for what was wrong before.
+                note!(cluster.trace(), "{id} has to be started again");
+                cluster.start(id).await;
+                continue;
+            };
             let reader = process.node.reader().clone();
             let index = reader.applied().0.index;
             if index > newest.0 {
@@ -236,12 +277,17 @@ async fn converge(cluster: &Cluster) {
             // All have just started, and have not applied their logs yet.
             continue;
         }
+        let position = readers[0].1.applied().0;
+        if readers.iter().any(|(_, reader)| reader.applied().0 != position) {
+            continue;
+        }
+        compare_leases(cluster, &readers);
+        if !readers[0].1.leases().is_empty() {
+            continue;
+        }
         let last = cluster.history().last();
         let hashes: Vec<_> = readers.iter().map(|(_, reader)| reader.hash_kv(0).expect("the store works")).collect();
-        let position = readers[0].1.applied().0;
-        let is_done = readers.iter().all(|(_, reader)| reader.applied().0 == position)
-            && hashes.iter().all(|hash| hash.revision >= last);
-        if !is_done {
+        if hashes.iter().any(|hash| hash.revision < last) {
             continue;
         }
         if hashes.iter().any(|hash| (hash.hash, hash.revision) != (hashes[0].hash, hashes[0].revision)) {
@@ -256,6 +302,21 @@ async fn converge(cluster: &Cluster) {
     }
 }
 
+/// Members that have applied as far hold the same leases with the same keys.
+fn compare_leases(cluster: &Cluster, readers: &[(u64, Reader)]) {
+    let leases = |reader: &Reader| {
+        let leases = reader.leases().into_iter();
+        leases.map(|(id, lease)| (id, (lease, reader.lease_keys(id)))).collect::<BTreeMap<_, _>>()
+    };
+    let (first, expected) = (readers[0].0, leases(&readers[0].1));
+    for (id, reader) in &readers[1..] {
+        let found = leases(reader);
+        if found != expected {
+            cluster.history().fail(format!("member {first} has the leases {expected:?}, member {id} has {found:?}"));
+        }
+    }
+}
+
 fn report(seed: u64, cluster: &Cluster) -> Report {
     let counts = cluster.history().counts();
     Report {
@@ -266,7 +327,8 @@ fn report(seed: u64, cluster: &Cluster) -> Report {
         unknown: counts.unknown,
         reads: counts.reads,
         events: counts.events,
-        crashes: cluster.crashes.load(Ordering::Relaxed),
+        expired: counts.expired,
+        happened: cluster.tally().counts(),
         failures: cluster.history().failures(),
     }
 }

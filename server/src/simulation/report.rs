@@ -2,8 +2,8 @@
 //! shown when a check fails.
 
 use parking_lot::Mutex;
-use std::collections::VecDeque;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Arguments;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -63,6 +63,115 @@ macro_rules! note {
 }
 pub(crate) use note;
 
+/// What can happen in a run. Counted where it takes effect, not where it is planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// A message was lost between two parts that do not reach each other.
+    Partition,
+    /// A message was lost between two members that both reach a third one.
+    PartialPartition,
+    /// A message was lost, and would not have been in the other direction.
+    OneWayCut,
+    /// A message was lost by bad luck.
+    Loss,
+    /// A message took long.
+    Delay,
+    /// A message overtook another one.
+    Reordering,
+    /// A member lost its power, and what it had not synced.
+    Crash,
+    /// All members did.
+    CrashOfAll,
+    /// A member lost its power between two operations of its disk.
+    CrashInOperation,
+    /// A process ended, and its machine went on.
+    Kill,
+    /// Syncs took long.
+    SlowDisk,
+    /// A log was refused a write by a full disk.
+    LogDiskFull,
+    /// A log was refused a write.
+    LogWriteError,
+    /// A log was refused a sync.
+    LogSyncError,
+    /// A database was refused a write by a full disk, or any operation.
+    StoreDiskError,
+    /// A member was started while its disk was full or broken.
+    StartOnBrokenDisk,
+    /// The calendar was set.
+    CalendarJump,
+    /// A lease expired by a clock that runs more than 5 % fast.
+    ExpiryByFastClock,
+    /// The same by a clock that runs slow.
+    ExpiryBySlowClock,
+    VoterAdded,
+    LearnerAdded,
+    LearnerPromoted,
+    MemberRemoved,
+    /// A member was removed and another one added in its place.
+    MemberReplaced,
+    LeaderMoved,
+    /// A member installed a snapshot.
+    InstalledSnapshot,
+    /// A snapshot did not arrive as a whole.
+    BrokenSnapshot,
+    /// A snapshot went on behind what had arrived before.
+    ResumedSnapshot,
+    /// A member crashed while it sent or received a snapshot.
+    CrashInSnapshot,
+    /// The way of a snapshot was cut.
+    CutInSnapshot,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 30] = [
+        Self::Partition,
+        Self::PartialPartition,
+        Self::OneWayCut,
+        Self::Loss,
+        Self::Delay,
+        Self::Reordering,
+        Self::Crash,
+        Self::CrashOfAll,
+        Self::CrashInOperation,
+        Self::Kill,
+        Self::SlowDisk,
+        Self::LogDiskFull,
+        Self::LogWriteError,
+        Self::LogSyncError,
+        Self::StoreDiskError,
+        Self::StartOnBrokenDisk,
+        Self::CalendarJump,
+        Self::ExpiryByFastClock,
+        Self::ExpiryBySlowClock,
+        Self::VoterAdded,
+        Self::LearnerAdded,
+        Self::LearnerPromoted,
+        Self::MemberRemoved,
+        Self::MemberReplaced,
+        Self::LeaderMoved,
+        Self::InstalledSnapshot,
+        Self::BrokenSnapshot,
+        Self::ResumedSnapshot,
+        Self::CrashInSnapshot,
+        Self::CutInSnapshot,
+    ];
+}
+
+/// How often what happened. Clones are the same.
+#[derive(Clone, Default)]
+pub(crate) struct Tally(Arc<Mutex<BTreeMap<Kind, u64>>>);
+
+impl Tally {
+    pub(crate) fn count(&self, kind: Kind) {
+        *self.0.lock().entry(kind).or_default() += 1;
+    }
+
+    pub(crate) fn counts(&self) -> BTreeMap<Kind, u64> {
+        self.0.lock().clone()
+    }
+}
+
 /// What a run came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Report {
@@ -74,7 +183,8 @@ pub(crate) struct Report {
     pub(crate) unknown: u64,
     pub(crate) reads: u64,
     pub(crate) events: u64,
-    pub(crate) crashes: u64,
+    pub(crate) expired: u64,
+    pub(crate) happened: BTreeMap<Kind, u64>,
     /// Why the run failed; nothing else counts then.
     pub(crate) failures: Vec<String>,
 }

@@ -19,10 +19,14 @@ use std::io;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// What the calendar says when a simulation begins.
+const CALENDAR_BEGINS: u64 = 1_700_000_000;
+
 type Seeded = DeterministicRng<TokioRuntime>;
 
 thread_local! {
     static BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
+    static CALENDAR: Cell<u64> = const { Cell::new(CALENDAR_BEGINS) };
     static SEEDS: RefCell<Option<SmallRng>> = const { RefCell::new(None) };
 }
 
@@ -34,11 +38,17 @@ pub(crate) fn seed(seed: u64) {
 /// The simulation's time begins now.
 pub(crate) fn start_clock() {
     BEGAN.set(Some(Instant::now()));
+    CALENDAR.set(CALENDAR_BEGINS);
+}
+
+/// Somebody sets the calendar, which begins anew at `seconds` and goes on from there.
+pub(crate) fn set_calendar(seconds: u64) {
+    CALENDAR.set(seconds);
 }
 
 /// The time of a simulation that runs on this thread, as a calendar would have it.
 pub(crate) fn unix_seconds() -> Option<u64> {
-    BEGAN.get().map(|began| 1_700_000_000 + began.elapsed().as_secs())
+    BEGAN.get().map(|began| CALENDAR.get() + began.elapsed().as_secs())
 }
 
 /// True on a thread that simulates.

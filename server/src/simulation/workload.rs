@@ -22,7 +22,11 @@ use tokio::time::Instant;
 /// Keys are few, so that clients meet.
 const KEYS: usize = 6;
 /// Seconds.
-const LEASE_TTL: i64 = 3;
+const LEASE_TTLS: [i64; 3] = [2, 3, 5];
+/// Some values are long, so that logs and snapshots are.
+const LONG_VALUE: usize = 3000;
+/// What makes them long.
+pub(crate) const PADDING: char = '.';
 
 /// One client, until the cluster is told to end.
 pub(crate) async fn client(number: usize, cluster: Cluster, mut random: Random) {
@@ -32,7 +36,10 @@ pub(crate) async fn client(number: usize, cluster: Cluster, mut random: Random) 
         tokio::time::sleep(random.duration(Duration::from_millis(1), Duration::from_millis(80))).await;
         let Some(process) = cluster.pick(&mut random) else { continue };
         count += 1;
-        let client = Client { number, count, cluster: &cluster, process };
+        let padding = if random.happens(0.3) { random.below(LONG_VALUE) } else { 0 };
+        // Some clients wait for less than a request may take: then its fate is not known.
+        let patience = random.duration(Duration::from_millis(300), Duration::from_secs(3));
+        let client = Client { number, count, padding, patience, cluster: &cluster, process };
         let key = format!("k{}", random.below(KEYS)).into_bytes();
         match random.below(10) {
             0..=3 => client.put(key, 0).await,
@@ -47,6 +54,8 @@ pub(crate) async fn client(number: usize, cluster: Cluster, mut random: Random) 
 struct Client<'a> {
     number: usize,
     count: u64,
+    padding: usize,
+    patience: Duration,
     cluster: &'a Cluster,
     process: Process,
 }
@@ -57,25 +66,27 @@ impl Client<'_> {
     }
 
     fn value(&self) -> Vec<u8> {
-        format!("c{}-{}", self.number, self.count).into_bytes()
+        let padding = PADDING.to_string().repeat(self.padding);
+        format!("c{}-{}{padding}", self.number, self.count).into_bytes()
     }
 
     /// Proposes; none when the answer is not known, because it was an error or the process went before it came.
     async fn propose(&self, op: Op) -> Option<store::Outcome> {
         let name = format!("c{}-{}", self.number, self.count);
         note!(self.cluster.trace(), "{name} asks {}", self.member());
-        let outcome = self.process.node.propose(op).await;
+        let outcome = tokio::time::timeout(self.patience, self.process.node.propose(op)).await;
         let is_gone = self.process.stop.is_cancelled();
         match outcome {
-            Ok(outcome) if !is_gone => {
+            Ok(Ok(outcome)) if !is_gone => {
                 note!(self.cluster.trace(), "{name} got {}", outcome.revision);
                 Some(outcome)
             }
-            Ok(_) => {
+            Ok(Ok(_)) | Err(_) => {
+                note!(self.cluster.trace(), "{name} has no answer");
                 self.cluster.history().lost_track();
                 None
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 note!(self.cluster.trace(), "{name} failed: {error}");
                 self.cluster.history().lost_track();
                 None
@@ -111,7 +122,7 @@ impl Client<'_> {
             let put = PutRequest { key: key.to_vec().into(), value: value.into(), ..PutRequest::default() };
             RequestOp { request: Some(Request::RequestPut(put)) }
         };
-        let (value, second) = (self.value(), [self.value(), b"-too".to_vec()].concat());
+        let (value, second) = (self.value(), format!("c{}-{}-too", self.number, self.count).into_bytes());
         let also = b"txn".to_vec();
         let exists = Compare {
             result: CompareResult::Greater as i32,
@@ -139,11 +150,12 @@ impl Client<'_> {
     async fn read(&self, key: Vec<u8>) {
         let history = self.cluster.history();
         let floor = history.known();
-        if !self.cluster.setup.skips_read_barrier
-            && let Err(error) = self.process.node.read_barrier().await
-        {
-            note!(self.cluster.trace(), "a read of {} failed: {error}", self.member());
-            return;
+        if !self.cluster.setup.skips_read_barrier {
+            match tokio::time::timeout(self.patience, self.process.node.read_barrier()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return note!(self.cluster.trace(), "a read of {} failed: {error}", self.member()),
+                Err(_) => return note!(self.cluster.trace(), "a read of {} has no answer", self.member()),
+            }
         }
         if self.process.stop.is_cancelled() {
             return;
@@ -161,9 +173,10 @@ impl Client<'_> {
         let asked = Instant::now();
         let Some(id) = lease else {
             let id = (self.number as i64 + 1) * 1_000_000 + self.count as i64;
-            let outcome = self.propose(Op::LeaseGrant(LeaseGrantRequest { ttl: LEASE_TTL, id })).await?;
+            let ttl = *random.pick(&LEASE_TTLS);
+            let outcome = self.propose(Op::LeaseGrant(LeaseGrantRequest { ttl, id })).await?;
             if outcome.result.is_ok() {
-                history.promised(id, asked, LEASE_TTL);
+                history.promised(id, asked, ttl);
                 self.put(key, id).await;
                 return Some(id);
             }
@@ -188,7 +201,7 @@ impl Client<'_> {
     }
 
     async fn keep_alive(&self, id: i64) -> Option<i64> {
-        let answer = tokio::time::timeout(super::member::REQUEST_TIMEOUT, self.process.leases.keep_alive(id)).await;
+        let answer = tokio::time::timeout(self.patience, self.process.leases.keep_alive(id)).await;
         answer.ok()?.ok().map(|answer| answer.ttl)
     }
 }

@@ -17,7 +17,7 @@ use crate::flush;
 use crate::lease::Lease;
 use crate::mvcc::revision::Revision;
 use crate::mvcc::state::{State, fields, stored_size};
-use crate::open::{Unnamed, create_database, receiving, remove_left};
+use crate::open::{Unnamed, create_database, receiving};
 use crate::schema::{self, meta};
 use api::cleatpb::MemberAttributes;
 use prost::Message;
@@ -56,8 +56,8 @@ impl Import {
     /// # Errors
     /// The file can not be created.
     pub fn create(path: &Path, options: &Options) -> Result<Self, Fault> {
-        let file = Unnamed::new(receiving(path));
-        remove_left(file.path())?;
+        let file = Unnamed::new(&options.disk, receiving(path));
+        options.disk.remove_left(file.path())?;
         let database = create_database(file.path(), options)?;
         Self::into_database(database, file)
     }

@@ -4,6 +4,7 @@ use super::receive::{Import, Received};
 use super::rows::{self, Key};
 use super::{FRAME_HEAD, HEADER, MAGIC, PADDING, Snapshot, VERSION};
 use crate::command::{Entry, Position};
+use crate::disk::Disk;
 use crate::error::Fault;
 use crate::mvcc::revision::Revision;
 use crate::open::{Unnamed, from_database};
@@ -93,7 +94,7 @@ fn pieces(snapshot: &mut Snapshot) -> Vec<Vec<u8>> {
 }
 
 fn import() -> Import {
-    Import::into_database(database(), Unnamed::new("/nonexistent/database".into())).unwrap()
+    Import::into_database(database(), Unnamed::new(&Disk::FILE_SYSTEM, "/nonexistent/database".into())).unwrap()
 }
 
 fn receive(stream: &[u8]) -> Result<Received, Fault> {

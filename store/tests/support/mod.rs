@@ -23,7 +23,7 @@ pub(crate) struct Member {
 impl Member {
     pub(crate) fn new(options: Options) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let handles = Some(store::open(&directory.path().join("db"), options).unwrap());
+        let handles = Some(store::open(&directory.path().join("db"), options.clone()).unwrap());
         Self { directory, options, handles, log: Vec::new() }
     }
 
@@ -84,7 +84,7 @@ impl Member {
 
     /// Opens the store again and applies the log from its durable position on.
     pub(crate) fn open(&mut self) {
-        self.handles = Some(store::open(&self.path(), self.options).unwrap());
+        self.handles = Some(store::open(&self.path(), self.options.clone()).unwrap());
         for index in self.reader().applied().0.index + 1..=self.log.len() as u64 {
             self.apply_logged(index);
         }

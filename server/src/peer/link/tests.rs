@@ -1,10 +1,11 @@
 //! A connection lives as long as both members do, whatever clients make of the calls on it.
 
-use super::{Caller, Links};
-use crate::peer::Transport;
+use super::{Caller, Links, OTHER_CLUSTER, REMOVED, peer_error};
 use crate::peer::traffic::PeersTraffic;
+use crate::peer::{PeerError, Transport};
 use crate::tls::PeerConnector;
 use api::cleatpb::ProposeRequest;
+use api::error::Error;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response, header};
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tonic::{Code, Status};
 
 /// More than the calls that HTTP/2 remembers as broken off.
 const TOGETHER: usize = 150;
@@ -107,4 +109,34 @@ async fn answers_to_calls_that_were_broken_off_do_not_end_the_connection() {
     }
     link.propose(ProposeRequest::default()).await.unwrap();
     assert_eq!(peer.connections.load(Ordering::SeqCst), 1);
+}
+
+/// What is not known to have been refused may have been done, and is never sent again.
+#[test]
+fn only_what_the_peer_said_is_a_refusal() {
+    let lost = |text: &str| PeerError::Lost(text.to_owned());
+    for code in [
+        Code::Unknown,
+        Code::Cancelled,
+        Code::Unavailable,
+        Code::Internal,
+        Code::DeadlineExceeded,
+        Code::ResourceExhausted,
+        Code::PermissionDenied,
+        Code::Aborted,
+        Code::DataLoss,
+    ] {
+        assert_eq!(peer_error(&Status::new(code, "x")), lost("x"), "{code:?}");
+    }
+    for code in (0..=16).map(Code::from_i32) {
+        let mut broken = Status::new(code, "h2 protocol error");
+        broken.set_source(Arc::new(std::io::Error::other("the connection was given up")));
+        assert_eq!(peer_error(&broken), lost("h2 protocol error"), "{code:?}");
+    }
+    let busy = Error::TooManyRequests;
+    assert_eq!(peer_error(&Status::new(Code::ResourceExhausted, busy.text())), PeerError::Refused(busy));
+    assert_eq!(peer_error(&Status::new(Code::PermissionDenied, REMOVED)), PeerError::Removed);
+    let other = PeerError::OtherCluster(OTHER_CLUSTER.to_owned());
+    assert_eq!(peer_error(&Status::new(Code::FailedPrecondition, OTHER_CLUSTER)), other);
+    assert_eq!(peer_error(&Status::new(Code::Unimplemented, "x")), PeerError::Invalid("x".to_owned()));
 }

@@ -1,4 +1,4 @@
-//! Opening a log: lock, walk, cut the torn end, start the threads.
+//! Opening a log: lock, walk, cut the torn end, make the rest durable, start the threads.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -38,6 +38,9 @@ impl Wal {
             check_start(tail, &positions, &index)?;
             check_len(tail, segment_bytes)?;
             cut(tail)?;
+            if options.sync {
+                write_again(&disk, dir, tail)?;
+            }
         }
         let spares = Spares::start(&disk, dir, segment_bytes).map_err(WalError::io(dir))?;
         let queue = Queue::default();
@@ -180,6 +183,21 @@ fn cut(tail: &Tail) -> Result<(), WalError> {
     tracing::warn!(segment = %segment.path.display(), offset = tail.offset, "cutting the torn end of the raft log");
     let len = segment.file.len().map_err(WalError::io(&segment.path))?;
     segment::zero(&segment.file, tail.offset.into(), len).map_err(WalError::io(&segment.path))
+}
+
+/// Makes durable what was read, before anybody vouches for it: a process that was killed, or that ended because a sync
+/// failed, may have left it in the page cache alone. Pages that the kernel could not write it takes for clean, so the
+/// next sync succeeds and promises nothing: the last write is made once more. What stands before it was durable when it
+/// began.
+fn write_again(disk: &Disk, dir: &Path, tail: &Tail) -> Result<(), WalError> {
+    let file = &tail.segment.file;
+    let mut bytes = vec![0; (tail.offset - tail.group) as usize];
+    let written = file
+        .read_exact_at(&mut bytes, tail.group.into())
+        .and_then(|()| file.write_all_at(&bytes, tail.group.into()))
+        .and_then(|()| file.sync_data());
+    written.map_err(WalError::io(&tail.segment.path))?;
+    disk.sync_dir(dir).map_err(WalError::io(dir))
 }
 
 impl EntryIndex {

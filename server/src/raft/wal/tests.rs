@@ -1,5 +1,6 @@
 //! Tests of the log as files: torn ends, damage, recycling, foreign files, failing disks.
 
+mod cache;
 mod crash;
 mod damage;
 mod life;

@@ -28,6 +28,8 @@ pub(super) struct Found<'a> {
 pub(super) struct Tail {
     pub(super) segment: Arc<Segment>,
     pub(super) offset: u32,
+    /// Where the last write began that left records in this segment.
+    pub(super) group: u32,
     pub(super) chain: u32,
     /// A record of this segment stands after the end: the trace of a write that was cut off.
     pub(super) is_torn: bool,
@@ -106,16 +108,16 @@ fn scan(
 ) -> Result<Tail, WalError> {
     let mut window = Window::new(&segment.file).map_err(WalError::io(&segment.path))?;
     let mut offset = segment::HEADER_BYTES as u32;
-    let mut chain = segment.salt;
+    let (mut group, mut chain) = (offset, segment.salt);
     while let Some((header, bytes)) = next(&mut window, &segment, offset, chain).map_err(WalError::io(&segment.path))? {
         let payload = &bytes[record::HEADER_BYTES..];
         let found =
             Found { segment: &segment, first_index: own.first_index, offset, previous_chain: chain, header, payload };
         visit(&found).map_err(|reason| WalError::damaged(&segment.path, offset.into(), reason))?;
-        chain = header.chain;
+        (group, chain) = (header.group, header.chain);
         offset += header.record_len() as u32;
     }
-    Ok(Tail { segment, offset, chain, is_torn: false, first })
+    Ok(Tail { segment, offset, group, chain, is_torn: false, first })
 }
 
 fn next<'w>(

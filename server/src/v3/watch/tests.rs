@@ -11,6 +11,7 @@ use crate::raft::log_store::{LogStore, LogStoreOptions};
 use crate::raft::network::Network;
 use crate::raft::state_machine::{Observer, StateMachine};
 use crate::raft::types::{Peer, Raft};
+use crate::steady_clock::SteadyClock;
 use crate::tls::PeerConnector;
 use crate::v3::lease::{LeaseService, proposer};
 use api::cleatpb::command::Op;
@@ -59,7 +60,7 @@ impl Member {
         let log = LogStore::open(&dir.path().join("wal"), LogStoreOptions::default()).unwrap();
         let log_stats = log.stats();
         let hub = Arc::new(Hub::new(reader.revision()));
-        let lessor = Arc::new(Lessor::new(Duration::from_secs(1)));
+        let lessor = Arc::new(Lessor::new(Duration::from_secs(1), SteadyClock::default()));
         let observer = Box::new(Publishing(Arc::clone(&hub), Arc::clone(&lessor)));
         let forwards = Arc::new(Forwards::new(1, 1, 0));
         let machine = StateMachine::new(writer, reader.clone(), observer, Arc::clone(&forwards));
