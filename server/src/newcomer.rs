@@ -22,6 +22,7 @@ use crate::tls::PeerConnector;
 use futures::stream::{self, BoxStream, SelectAll, StreamExt as _};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Between questions to the same member at first: members that are started together find each other at once.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -31,6 +32,9 @@ const PAUSES_IN_ELECTION_TIMEOUT: u32 = 4;
 
 /// Peer URLs of members that others name, asked beside those that are known. Further ones are left out.
 const NAMED_URLS_MAX: usize = 64;
+
+/// Between lines about members that cannot be asked.
+const COMPLAINT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How often a member that waits says so.
 const WAITING_LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -120,6 +124,8 @@ struct Newcomer {
     asked_max: usize,
     /// The newest answer at each URL.
     heard: BTreeMap<String, Result<(u64, Word), String>>,
+    /// When it was last logged that one cannot be asked.
+    complained: Option<Instant>,
 }
 
 /// Returns when this member may take part. For as long as that takes, all it does is ask.
@@ -143,6 +149,7 @@ pub(crate) async fn wait_until_known(
         asked: BTreeSet::new(),
         asked_max: first.len() + NAMED_URLS_MAX,
         heard: BTreeMap::new(),
+        complained: None,
     };
     let mut answers = SelectAll::new();
     newcomer.ask(&mut answers, first.clone());
@@ -206,7 +213,10 @@ impl Newcomer {
     /// Takes an answer in. Returns the URLs of members that it names: the leader may be one that nobody listed.
     fn hear(&mut self, url: String, answer: Result<Described, String>) -> Vec<String> {
         let (word, named) = match answer {
-            Err(reason) => (Err(reason), Vec::new()),
+            Err(reason) => {
+                self.complain(&url, &reason);
+                (Err(reason), Vec::new())
+            }
             Ok(described) if described.cluster_id != self.cluster_id => {
                 let reason = format!("it is of another cluster, {:x}", described.cluster_id);
                 if self.heard.get(&url).is_none_or(|before| before.as_ref().err() != Some(&reason)) {
@@ -228,6 +238,15 @@ impl Newcomer {
         };
         self.heard.insert(url, word);
         named
+    }
+
+    /// Logs why a member cannot be asked: each reason once, unless they change faster than anybody reads.
+    fn complain(&mut self, url: &str, reason: &str) {
+        let is_known = self.heard.get(url).is_some_and(|before| before.as_ref().is_err_and(|before| before == reason));
+        if !is_known && self.complained.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
+            self.complained = Some(Instant::now());
+            tracing::warn!(error = format!("{url}: {reason}"), "cannot reach a member, trying again");
+        }
     }
 
     fn verdict(&self, all_had_a_say: bool) -> Verdict {
