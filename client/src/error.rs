@@ -1,5 +1,6 @@
 //! What can go wrong, with the endpoint where it did and etcd's own words.
 
+use crate::endpoint::without_user;
 use std::error::Error as StdError;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +15,7 @@ pub enum Error {
     /// An endpoint is not one.
     #[error("bad endpoint {endpoint:?}: {reason}")]
     BadEndpoint {
-        /// The endpoint as it was given.
+        /// The endpoint as it was given, without a user and password.
         endpoint: String,
         /// What is wrong with it.
         reason: String,
@@ -91,6 +92,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// [`Error::BadEndpoint`], without the user and password that may be in the text.
+    pub(crate) fn bad_endpoint(text: &str, reason: impl Into<String>) -> Self {
+        Self::BadEndpoint { endpoint: without_user(text).into_owned(), reason: reason.into() }
+    }
+
     /// True if the server answered with this error of etcd's table.
     pub fn is(&self, error: api::error::Error) -> bool {
         matches!(self, Self::Answered { text, .. } if text == error.text())

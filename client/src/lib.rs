@@ -27,6 +27,7 @@ mod tls;
 mod watch;
 
 pub use client::{Client, Listing};
+pub use endpoint::without_user;
 pub use error::Error;
 pub use options::{Options, TlsOptions};
 pub use watch::{Events, Watch, WatchOptions};

@@ -2,6 +2,8 @@
 
 use crate::static_cluster::InitialCluster;
 use crate::v3::V3;
+use client::without_user;
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ pub struct Me {
 }
 
 /// Where the members of the first cluster are written.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Source {
     /// In a flag: `--initial-cluster` and `--initial-cluster-token`.
     Static(InitialCluster),
@@ -31,6 +33,21 @@ pub enum Source {
     V3(V3),
     /// In DNS: `--discovery-srv`, `--discovery-srv-name` and `--initial-cluster-token`.
     Srv(Srv),
+}
+
+/// Without passwords.
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Static(cluster) => f.debug_tuple("Static").field(cluster).finish(),
+            Self::Url { url, proxy } => {
+                let proxy = proxy.as_deref().map(without_user);
+                f.debug_struct("Url").field("url", &without_user(url)).field("proxy", &proxy).finish()
+            }
+            Self::V3(v3) => f.debug_tuple("V3").field(v3).finish(),
+            Self::Srv(srv) => f.debug_tuple("Srv").field(srv).finish(),
+        }
+    }
 }
 
 /// SRV records of a domain.
