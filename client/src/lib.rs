@@ -11,7 +11,7 @@
 //!   revision that was seen.
 //! - **Errors** that name the endpoint and keep etcd's text ([`Error`]).
 //!
-//! [`message`] builds the requests. Users, roles and tokens are not here yet.
+//! [`message`] builds the requests. Leases, users, roles and tokens are not here: no tool needs them yet.
 //!
 //! `bytes` fields of answers are slices of the receive buffer: copy what is kept for long.
 
@@ -20,7 +20,6 @@ mod client;
 mod connector;
 mod endpoint;
 mod error;
-mod lease;
 pub mod message;
 mod options;
 mod tls;

@@ -50,7 +50,8 @@ impl fmt::Debug for Source {
     }
 }
 
-/// SRV records of a domain.
+/// SRV records of a domain. Whatever is in DNS at the time is the cluster, as in etcd: members that see different
+/// records make different clusters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Srv {
     /// The records are `_etcd-server-ssl._tcp.DOMAIN` and `_etcd-server._tcp.DOMAIN`.
@@ -59,9 +60,6 @@ pub struct Srv {
     pub service_name: String,
     /// The cluster's token.
     pub token: String,
-    /// How many members there must be. Without it whatever is in DNS at the time is the cluster, and members that see
-    /// a different number of records make different clusters.
-    pub size: Option<usize>,
 }
 
 /// How long to try.
