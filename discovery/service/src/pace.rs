@@ -22,3 +22,21 @@ impl Pace {
         is_due
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::sleep;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_line_in_an_interval() {
+        let (pace, mut lines) = (Pace::default(), Vec::new());
+        for second in 0..25 {
+            if pace.is_due() {
+                lines.push(second);
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(lines, [0, 10, 20]);
+    }
+}
