@@ -106,8 +106,7 @@ impl Error {
     pub fn may_be_done(&self) -> bool {
         match self {
             Self::Lost { .. } | Self::Timeout { .. } | Self::Unexpected { .. } => true,
-            // The server's own timeouts and lost leaders leave it open, too.
-            Self::Answered { code, .. } => matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Unknown),
+            Self::Answered { code, .. } => !is_refusal(*code),
             _ => false,
         }
     }
@@ -146,6 +145,24 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
     chain(error).last().map_or_else(String::new, ToString::to_string)
 }
 
+/// True for the codes that prove that a write was refused before it was done. The server's own timeouts and lost
+/// leaders leave it open. So does what tonic answers itself: `Cancelled`, `Internal`, `OutOfRange` and others stand for
+/// an answer that could not be read. `OutOfRange` is also etcd's code for a compacted revision, where a wrong guess does
+/// no harm: a compaction that was done already is what was wanted.
+fn is_refusal(code: Code) -> bool {
+    matches!(
+        code,
+        Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::ResourceExhausted
+            | Code::FailedPrecondition
+            | Code::Unimplemented
+            | Code::Unauthenticated
+    )
+}
+
 /// True for the failures that prove that the server has not begun with the request. A connection that was ended with
 /// GOAWAY is not among them: streams that the server had begun end the same way.
 fn never_left(error: &(dyn StdError + 'static)) -> bool {
@@ -160,4 +177,19 @@ fn never_left(error: &(dyn StdError + 'static)) -> bool {
     let refused =
         |error: &h2::Error| error.is_reset() && error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
     error.downcast_ref::<h2::Error>().is_some_and(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_refusal_proves_that_nothing_was_done() {
+        for number in 0..17 {
+            let code = Code::from_i32(number);
+            let error = Error::of_call("a:1", &Status::new(code, "text"));
+            let is_refusal = matches!(number, 3 | 5 | 6 | 7 | 8 | 9 | 12 | 16);
+            assert_eq!(error.may_be_done(), !is_refusal, "{code:?}");
+        }
+    }
 }
