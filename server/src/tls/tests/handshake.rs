@@ -210,7 +210,9 @@ async fn callers_that_stall_do_not_keep_other_hosts_out() {
         });
     }
     // All of them have their turn, or wait for one, before the other comes.
-    tokio::task::yield_now().await;
+    for _ in 0..2 * stalled.len() {
+        tokio::task::yield_now().await;
+    }
     tokio::select! {
         met = meet(&acceptor, caller(&site.ca, None, BOTH)) => drop(met.unwrap()),
         ended = stalled.join_next() => panic!("the handshakes that stall end first: {ended:?}"),
