@@ -83,8 +83,7 @@ impl Client {
             let address = Address::parse(endpoint, options.tls.is_some())?;
             needs_tls |= address.is_tls;
             let tls = address.is_tls.then(|| options.tls.clone().unwrap_or_default());
-            let channel = channel(address, tls, options)
-                .map_err(|reason| Error::BadEndpoint { endpoint: endpoint.clone(), reason })?;
+            let channel = channel(address, tls, options).map_err(|reason| Error::bad_endpoint(endpoint, reason))?;
             connections.push(Connection { index, endpoint: endpoint.clone(), channel });
         }
         if connections.is_empty() {
@@ -216,8 +215,7 @@ impl Client {
     /// As [`Client::range`]; [`Error::BadEndpoint`] for one that this client was not made with.
     pub async fn status(&self, endpoint: &str) -> Result<StatusResponse, Error> {
         let Some(connection) = self.inner.connections.iter().find(|connection| connection.endpoint == endpoint) else {
-            let reason = "it is not one of this client's".to_owned();
-            return Err(Error::BadEndpoint { endpoint: endpoint.to_owned(), reason });
+            return Err(Error::bad_endpoint(endpoint, "it is not one of this client's"));
         };
         let mut maintenance = MaintenanceClient::new(connection.channel.clone());
         let answer = async move { maintenance.status(StatusRequest {}).await.map(Response::into_inner) };
@@ -280,6 +278,8 @@ mod tests {
             let endpoints = endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect();
             Client::new(&Options { endpoints, tls, ..Options::default() }).map(|_| ()).map_err(|e| e.to_string())
         };
+        let debug = format!("{:?}", Options { endpoints: vec!["u:secret@a:1".to_owned()], ..Options::default() });
+        assert!(debug.contains("[\"a:1\"]") && !debug.contains("secret"), "{debug}");
         assert_eq!(with(&[], None), Err("no endpoints are given".to_owned()));
         assert_eq!(with(&["a:1", "b"], None), Err("bad endpoint \"b\": it must have the form host:port".to_owned()));
         assert_eq!(with(&["a:1", "unix:///s"], None), Ok(()));

@@ -1,7 +1,23 @@
 //! Endpoints as people write them.
 
 use crate::error::Error;
+use std::borrow::Cow;
 use std::path::PathBuf;
+
+/// An endpoint or another URL without the user and password in it, fit for errors, logs and Debug.
+///
+/// Everything before the last `@` goes, whatever the rest looks like: a text that cannot be read as a URL may have a
+/// password in it all the same, and one that was not encoded may have any character. Only the path of a socket stays.
+pub fn without_user(text: &str) -> Cow<'_, str> {
+    if text.trim_start().starts_with("unix:///") {
+        return Cow::Borrowed(text);
+    }
+    let scheme = text.find("://").map_or(0, |at| at + "://".len());
+    match text[scheme..].rfind('@') {
+        Some(at) => Cow::Owned(format!("{}{}", &text[..scheme], &text[scheme + at + 1..])),
+        None => Cow::Borrowed(text),
+    }
+}
 
 /// Where a connection goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +42,7 @@ impl Address {
     /// # Errors
     /// [`Error::BadEndpoint`].
     pub(crate) fn parse(text: &str, tls_by_default: bool) -> Result<Self, Error> {
-        let bad = |reason: &str| Error::BadEndpoint { endpoint: text.to_owned(), reason: reason.to_owned() };
+        let bad = |reason: &str| Error::bad_endpoint(text, reason);
         let (is_tls, rest) = match text.trim().split_once("://") {
             None => (tls_by_default, text.trim()),
             Some(("http", rest)) => (false, rest),
@@ -89,7 +105,6 @@ mod tests {
             ("http://a b:2379", false, Err("the host is missing or has spaces")),
             ("http://a\"b:2379", false, Err("the host has characters that no host has")),
             ("http://a:1/v3", false, Err("an endpoint has no path")),
-            ("http://u:p@a:1", false, Err("an endpoint has no user in it")),
             ("ftp://a:1", false, Err("the scheme must be http, https or unix")),
             ("unix://a", false, Err("the path of a socket starts with /, as in unix:///run/cleat.sock")),
         ];
@@ -101,7 +116,27 @@ mod tests {
             let parsed = Address::parse(text, tls_by_default);
             assert_eq!(parsed.map(|a| (a.place, a.is_tls)).map_err(|e| e.to_string()), expected, "{text}");
         }
+        let given = "https://root:secret@a:1";
+        let error = Address::parse(given, false).unwrap_err().to_string();
+        assert_eq!(error, "bad endpoint \"https://a:1\": an endpoint has no user in it");
         let socket = Address::parse("unix:///run/cleat.sock", true).unwrap();
         assert_eq!((socket.place, socket.is_tls), (Place::Unix(PathBuf::from("/run/cleat.sock")), false));
+    }
+
+    #[test]
+    fn users_and_passwords_are_cut() {
+        for (text, expected) in [
+            ("http://a:1", "http://a:1"),
+            ("http://u:secret@a:1", "http://a:1"),
+            ("u:secret@a:1", "a:1"),
+            ("http:/u:secret@a:1", "a:1"),
+            ("https://u:secret/secret?secret#secret@secret@a:1/x", "https://a:1/x"),
+            ("http://u://secret@a", "http://a"),
+            ("unix:///run/a@b.sock", "unix:///run/a@b.sock"),
+            ("unix://u:secret@a", "unix://a"),
+            ("@", ""),
+        ] {
+            assert_eq!(without_user(text), expected, "{text}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What can go wrong, with the endpoint where it did and etcd's own words.
 
+use crate::endpoint::without_user;
 use std::error::Error as StdError;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +15,7 @@ pub enum Error {
     /// An endpoint is not one.
     #[error("bad endpoint {endpoint:?}: {reason}")]
     BadEndpoint {
-        /// The endpoint as it was given.
+        /// The endpoint as it was given, without a user and password.
         endpoint: String,
         /// What is wrong with it.
         reason: String,
@@ -91,6 +92,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// [`Error::BadEndpoint`], without the user and password that may be in the text.
+    pub(crate) fn bad_endpoint(text: &str, reason: impl Into<String>) -> Self {
+        Self::BadEndpoint { endpoint: without_user(text).into_owned(), reason: reason.into() }
+    }
+
     /// True if the server answered with this error of etcd's table.
     pub fn is(&self, error: api::error::Error) -> bool {
         matches!(self, Self::Answered { text, .. } if text == error.text())
@@ -100,8 +106,7 @@ impl Error {
     pub fn may_be_done(&self) -> bool {
         match self {
             Self::Lost { .. } | Self::Timeout { .. } | Self::Unexpected { .. } => true,
-            // The server's own timeouts and lost leaders leave it open, too.
-            Self::Answered { code, .. } => matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Unknown),
+            Self::Answered { code, .. } => !is_refusal(*code),
             _ => false,
         }
     }
@@ -140,6 +145,24 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
     chain(error).last().map_or_else(String::new, ToString::to_string)
 }
 
+/// True for the codes that prove that a write was refused before it was done. The server's own timeouts and lost
+/// leaders leave it open. So does what tonic answers itself: `Cancelled`, `Internal`, `OutOfRange` and others stand for
+/// an answer that could not be read. `OutOfRange` is also etcd's code for a compacted revision, where a wrong guess does
+/// no harm: a compaction that was done already is what was wanted.
+fn is_refusal(code: Code) -> bool {
+    matches!(
+        code,
+        Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::ResourceExhausted
+            | Code::FailedPrecondition
+            | Code::Unimplemented
+            | Code::Unauthenticated
+    )
+}
+
 /// True for the failures that prove that the server has not begun with the request. A connection that was ended with
 /// GOAWAY is not among them: streams that the server had begun end the same way.
 fn never_left(error: &(dyn StdError + 'static)) -> bool {
@@ -154,4 +177,19 @@ fn never_left(error: &(dyn StdError + 'static)) -> bool {
     let refused =
         |error: &h2::Error| error.is_reset() && error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
     error.downcast_ref::<h2::Error>().is_some_and(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_refusal_proves_that_nothing_was_done() {
+        for number in 0..17 {
+            let code = Code::from_i32(number);
+            let error = Error::of_call("a:1", &Status::new(code, "text"));
+            let is_refusal = matches!(number, 3 | 5 | 6 | 7 | 8 | 9 | 12 | 16);
+            assert_eq!(error.may_be_done(), !is_refusal, "{code:?}");
+        }
+    }
 }

@@ -11,7 +11,7 @@
 //!   revision that was seen.
 //! - **Errors** that name the endpoint and keep etcd's text ([`Error`]).
 //!
-//! [`message`] builds the requests. Users, roles and tokens are not here yet.
+//! [`message`] builds the requests. Leases, users, roles and tokens are not here: no tool needs them yet.
 //!
 //! `bytes` fields of answers are slices of the receive buffer: copy what is kept for long.
 
@@ -20,13 +20,13 @@ mod client;
 mod connector;
 mod endpoint;
 mod error;
-mod lease;
 pub mod message;
 mod options;
 mod tls;
 mod watch;
 
 pub use client::{Client, Listing};
+pub use endpoint::without_user;
 pub use error::Error;
 pub use options::{Options, TlsOptions};
 pub use watch::{Events, Watch, WatchOptions};

@@ -1,10 +1,12 @@
 //! What a client is made from. Nothing here is read from the environment; that is for the tools.
 
+use crate::endpoint::without_user;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// How to reach a cluster.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// `host:port`, `http://host:port`, `https://host:port` or `unix:///path`, tried in this order. Without a scheme
     /// an endpoint is `https` if [`Options::tls`] is set.
@@ -20,6 +22,21 @@ pub struct Options {
     pub keepalive_time: Duration,
     /// Time for the answer to a probe, after which the connection is given up.
     pub keepalive_timeout: Duration,
+}
+
+/// Endpoints are not checked yet: without the passwords that may be in them.
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { endpoints, tls, dial_timeout, request_timeout, keepalive_time, keepalive_timeout } = self;
+        f.debug_struct("Options")
+            .field("endpoints", &endpoints.iter().map(|endpoint| without_user(endpoint)).collect::<Vec<_>>())
+            .field("tls", tls)
+            .field("dial_timeout", dial_timeout)
+            .field("request_timeout", request_timeout)
+            .field("keepalive_time", keepalive_time)
+            .field("keepalive_timeout", keepalive_timeout)
+            .finish()
+    }
 }
 
 impl Default for Options {

@@ -13,6 +13,7 @@ use api::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
 use api::mvccpb::Event;
 use bytes::Bytes;
 use futures::StreamExt as _;
+use tokio::time::{Instant, sleep_until};
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
@@ -51,6 +52,8 @@ pub struct Watch {
     open: Option<Open>,
     /// Failures since the last answer.
     failures: usize,
+    /// When to connect again. Kept here, so that a caller that drops [`Watch::next`] again and again gets there.
+    next_try: Option<Instant>,
 }
 
 /// A stream on which the server has confirmed the watch.
@@ -76,7 +79,7 @@ impl Client {
             progress_notify: options.progress_notify,
             ..WatchCreateRequest::default()
         };
-        let mut watch = Watch { client: self.clone(), request, open: None, failures: 0 };
+        let mut watch = Watch { client: self.clone(), request, open: None, failures: 0, next_try: None };
         watch.open().await?;
         Ok(watch)
     }
@@ -115,9 +118,14 @@ impl Watch {
 
     /// Connects again after a pause that grows with the failures.
     async fn reopen(&mut self) -> Result<(), Error> {
-        self.failures += 1;
-        tokio::time::sleep(pause(self.failures)).await;
-        match self.open().await {
+        let next_try = *self.next_try.get_or_insert_with(|| {
+            self.failures += 1;
+            Instant::now() + pause(self.failures)
+        });
+        sleep_until(next_try).await;
+        let opened = self.open().await;
+        self.next_try = None;
+        match opened {
             Ok(()) => {
                 tracing::info!(next_revision = self.request.start_revision, "watching again");
                 Ok(())

@@ -5,6 +5,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use client::without_user;
 use futures::future::BoxFuture;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, LOCATION, PROXY_AUTHORIZATION};
 use http::uri::{Authority, Uri};
@@ -161,8 +162,9 @@ impl Http {
                 call.path = location;
                 continue;
             }
-            let (next, path) = Server::parse(&location)
-                .map_err(|reason| HttpError::Redirect(format!("{server} redirects to {location:?}: {reason}")))?;
+            let (next, path) = Server::parse(&location).map_err(|reason| {
+                HttpError::Redirect(format!("{server} redirects to {:?}: {reason}", without_user(&location)))
+            })?;
             if server.is_tls && !next.is_tls {
                 return Err(HttpError::Redirect(format!("{server} redirects to {next}, which has no TLS")));
             }

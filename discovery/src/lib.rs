@@ -27,7 +27,7 @@ pub use error::{Error, ServiceError};
 pub use member_url::{MemberUrl, UrlError};
 pub use names::NameError;
 pub use options::{Me, Options, Source, Srv};
-pub use srv::{SrvError, client_endpoints};
+pub use srv::SrvError;
 pub use static_cluster::{InitialCluster, InitialMember, ParseError, SelfError};
 pub use v3::V3;
 
@@ -70,12 +70,13 @@ mod tests {
 
     #[tokio::test]
     async fn settings_of_services_are_checked_before_anyone_is_asked() {
-        let cases: [(Source, &str); 6] = [
+        let cases: [(Source, &str); 7] = [
             (url("ftp://a/x", None), "--discovery: the scheme must be http or https"),
             (url("http://u:secret@a", None), "http://a: the URL has no token; get one from http://a/new?size=3"),
             (url("http://a/x", Some("http://b c")), "--discovery-proxy: it is not a URL"),
             (v3("", "a:1", ""), "both --discovery-token and --discovery-endpoints must be set"),
             (v3("t", "a", ""), "bad endpoint \"a\""),
+            (v3("t", "http://root:secret@a:1", ""), "http://a:1: bad endpoint \"http://a:1\": an endpoint has no user"),
             (v3("t", "a:1", "u"), "--discovery-user and --discovery-password are not supported yet"),
         ];
         for (source, expected) in cases {
@@ -86,8 +87,15 @@ mod tests {
             );
             assert!(error.contains(expected) && !error.contains("secret"), "{error}");
         }
-        let debug = format!("{:?}", v3("t", "a:1", "root"));
-        assert!(!debug.contains("secret"), "{debug}");
+        let cluster = InitialCluster::parse("a=http://a:1", "http://root:secret@a/x").unwrap();
+        for (source, shown) in [
+            (v3("t", "http://root:secret@a:1", "root"), "V3(V3 { endpoints: \"http://a:1\", token: \"t\", .. })"),
+            (url("http://u:secret@a/x", Some("http://u:secret@b")), "url: \"http://a/x\", proxy: Some(\"http://b\")"),
+            (Source::Static(cluster), "token: \"http://a/x\""),
+        ] {
+            let debug = format!("{source:?}");
+            assert!(!debug.contains("secret") && debug.contains(shown), "{debug}");
+        }
     }
 
     fn url(url: &str, proxy: Option<&str>) -> Source {

@@ -2,6 +2,8 @@
 
 use crate::static_cluster::InitialCluster;
 use crate::v3::V3;
+use client::without_user;
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ pub struct Me {
 }
 
 /// Where the members of the first cluster are written.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Source {
     /// In a flag: `--initial-cluster` and `--initial-cluster-token`.
     Static(InitialCluster),
@@ -33,7 +35,23 @@ pub enum Source {
     Srv(Srv),
 }
 
-/// SRV records of a domain.
+/// Without passwords.
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Static(cluster) => f.debug_tuple("Static").field(cluster).finish(),
+            Self::Url { url, proxy } => {
+                let proxy = proxy.as_deref().map(without_user);
+                f.debug_struct("Url").field("url", &without_user(url)).field("proxy", &proxy).finish()
+            }
+            Self::V3(v3) => f.debug_tuple("V3").field(v3).finish(),
+            Self::Srv(srv) => f.debug_tuple("Srv").field(srv).finish(),
+        }
+    }
+}
+
+/// SRV records of a domain. Whatever is in DNS at the time is the cluster, as in etcd: members that see different
+/// records make different clusters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Srv {
     /// The records are `_etcd-server-ssl._tcp.DOMAIN` and `_etcd-server._tcp.DOMAIN`.
@@ -42,9 +60,6 @@ pub struct Srv {
     pub service_name: String,
     /// The cluster's token.
     pub token: String,
-    /// How many members there must be. Without it whatever is in DNS at the time is the cluster, and members that see
-    /// a different number of records make different clusters.
-    pub size: Option<usize>,
 }
 
 /// How long to try.

@@ -1,4 +1,4 @@
-//! DNS SRV records: who the first members are, and where clients connect.
+//! DNS SRV records: who the first members are.
 //!
 //! Records appear late where names are made together with the members, as in Kubernetes, so bootstrap asks again
 //! until the records are there, this member is among them, and every target has an address.
@@ -20,10 +20,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// The same reason is logged again only after this time.
 const TELL_INTERVAL: Duration = Duration::from_secs(30);
-/// More than a first cluster or a list of endpoints has.
+/// More than a first cluster has.
 const MAX_RECORDS: usize = 100;
 
-/// Why DNS did not name the members, or the endpoints.
+/// Why DNS did not name the members.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SrvError {
     /// The system's resolver has no usable settings.
@@ -68,16 +68,6 @@ pub enum SrvError {
         url: String,
         /// This member's URL.
         advertised: String,
-    },
-    /// There are fewer records, or more, than members.
-    #[error("found {found} members in SRV records, there must be {size}: {}", urls.join(", "))]
-    Count {
-        /// How many there are.
-        found: usize,
-        /// How many there must be.
-        size: usize,
-        /// Their URLs.
-        urls: Vec<String>,
     },
     /// This member advertises something that is not a URL of a peer.
     #[error("--initial-advertise-peer-urls: {0}")]
@@ -125,16 +115,6 @@ pub(crate) async fn discover(srv: &Srv, me: &Me, options: &Options) -> Result<In
     }
 }
 
-/// The URLs that clients connect to, by priority and weight: `_etcd-client-ssl._tcp.DOMAIN` is `https`,
-/// `_etcd-client._tcp.DOMAIN` is `http`. A service name is a suffix of both, empty means none. Asks once.
-///
-/// # Errors
-/// Neither has records, or the system's resolver cannot be used.
-pub async fn client_endpoints(domain: &str, service_name: &str, options: &Options) -> Result<Vec<String>, SrvError> {
-    let targets = targets("etcd-client", domain, service_name, options).await?;
-    Ok(targets.iter().map(Target::url).collect())
-}
-
 async fn look(srv: &Srv, me: &Me, options: &Options) -> Result<InitialCluster, SrvError> {
     let mut own = Vec::new();
     for url in &me.peer_urls {
@@ -143,7 +123,7 @@ async fn look(srv: &Srv, me: &Me, options: &Options) -> Result<InitialCluster, S
             own.push((names::addresses(host, options.name_server).await?, port, url));
         }
     }
-    let mut targets = targets("etcd-server", &srv.domain, &srv.service_name, options).await?;
+    let mut targets = targets(&srv.domain, &srv.service_name, options).await?;
     // One member that is written down with both schemes is one member.
     let schemes: BTreeSet<&str> = own.iter().map(|(_, _, url)| url.scheme).collect();
     let all = targets.clone();
@@ -156,18 +136,12 @@ async fn look(srv: &Srv, me: &Me, options: &Options) -> Result<InitialCluster, S
         placed.push((target, names::addresses(&target.host, options.name_server).await?));
     }
     let cluster = InitialCluster { members: named(&placed, &own, &me.name)?, token: srv.token.clone() };
-    let urls = || targets.iter().map(Target::url).collect();
     if !cluster.members.iter().any(|member| member.name == me.name) {
         let (name, advertised) = (me.name.clone(), me.peer_urls.clone());
-        return Err(SrvError::SelfMissing { name, found: urls(), advertised });
+        return Err(SrvError::SelfMissing { name, found: targets.iter().map(Target::url).collect(), advertised });
     }
-    match srv.size {
-        Some(size) if size != cluster.members.len() => {
-            Err(SrvError::Count { found: cluster.members.len(), size, urls: urls() })
-        }
-        // What is true of every list must be true of this one.
-        _ => Ok(InitialCluster::parse(&cluster.to_string(), &srv.token)?),
-    }
+    // What is true of every list must be true of this one.
+    Ok(InitialCluster::parse(&cluster.to_string(), &srv.token)?)
 }
 
 /// An own URL: its addresses, its port and itself.
@@ -205,10 +179,10 @@ fn named(placed: &[(&Target, BTreeSet<IpAddr>)], own: &[Own], name: &str) -> Res
 }
 
 /// Asks for both names and merges what they have; only both failing is an error.
-async fn targets(service: &str, domain: &str, service_name: &str, options: &Options) -> Result<Vec<Target>, SrvError> {
+async fn targets(domain: &str, service_name: &str, options: &Options) -> Result<Vec<Target>, SrvError> {
     let resolver = names::resolver(options.name_server).map_err(|error| SrvError::Resolver(error.to_string()))?;
     let suffix = if service_name.is_empty() { String::new() } else { format!("-{service_name}") };
-    let names = [format!("_{service}-ssl{suffix}._tcp.{domain}"), format!("_{service}{suffix}._tcp.{domain}")];
+    let names = [format!("_etcd-server-ssl{suffix}._tcp.{domain}"), format!("_etcd-server{suffix}._tcp.{domain}")];
     let (secure, plain) = tokio::join!(ask(&resolver, &names[0], "https"), ask(&resolver, &names[1], "http"));
     let (mut found, mut failures) = (BTreeSet::new(), Vec::new());
     for (answer, name) in [secure, plain].into_iter().zip(&names) {

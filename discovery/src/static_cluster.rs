@@ -6,6 +6,7 @@ use crate::id;
 use crate::member_url::{MemberUrl, UrlError};
 use crate::names::{NameError, addresses_in_time};
 use crate::options::Options;
+use client::without_user;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -20,12 +21,20 @@ pub struct InitialMember {
 }
 
 /// The members of the first cluster, and the token that tells it from other clusters. Names and URLs are distinct.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct InitialCluster {
     /// In the order in which they were found; ids do not depend on it.
     pub members: Vec<InitialMember>,
     /// Part of every id.
     pub token: String,
+}
+
+/// Without a password: the token may be a discovery URL.
+impl fmt::Debug for InitialCluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let token = without_user(&self.token);
+        f.debug_struct("InitialCluster").field("members", &self.members).field("token", &token).finish()
+    }
 }
 
 /// Why a text is not a list of members. The texts are etcd's where it has one, and name the part.

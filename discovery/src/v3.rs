@@ -8,7 +8,7 @@ use crate::static_cluster::InitialCluster;
 use crate::{Me, Options};
 use api::etcdserverpb::TxnRequest;
 use client::message::{get_prefix, is_absent, op, prefix_range, put};
-use client::{Client, Error, TlsOptions, WatchOptions};
+use client::{Client, Error, TlsOptions, WatchOptions, without_user};
 use std::fmt;
 use std::time::Duration;
 use tonic::Code;
@@ -40,10 +40,17 @@ pub struct V3 {
     pub password: String,
 }
 
-/// Without the password.
+/// Without passwords.
 impl fmt::Debug for V3 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("V3").field("endpoints", &self.endpoints).field("token", &self.token).finish_non_exhaustive()
+        f.debug_struct("V3").field("endpoints", &self.place()).field("token", &self.token).finish_non_exhaustive()
+    }
+}
+
+impl V3 {
+    /// The endpoints, for people.
+    fn place(&self) -> String {
+        self.endpoints.iter().map(|endpoint| without_user(endpoint)).collect::<Vec<_>>().join(",")
     }
 }
 
@@ -84,7 +91,7 @@ struct Token {
 
 impl Token {
     fn new(v3: &V3) -> Result<Self, ServiceError> {
-        let place = v3.endpoints.join(",");
+        let place = v3.place();
         let bad = |reason: &str| ServiceError::BadEndpoint { place: place.clone(), reason: reason.to_owned() };
         let token = v3.token.trim_matches('/');
         if token.is_empty() || v3.endpoints.is_empty() {

@@ -3,7 +3,7 @@
 use crate::process::Dns;
 use crate::{Member, names, options, resolve};
 use anyhow::{Result, ensure};
-use discovery::{InitialCluster, Me, Options, Source, Srv, client_endpoints};
+use discovery::{InitialCluster, Me, Options, Source, Srv};
 use harness::{Kind, Options as ServerOptions, Server};
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ fn records(lines: &[&str]) -> Vec<String> {
     HOSTS.iter().chain(lines).map(ToString::to_string).collect()
 }
 
-fn source(service_name: &str, size: Option<usize>) -> Source {
+fn source(service_name: &str) -> Source {
     let (domain, token) = ("c.test".to_owned(), "token".to_owned());
-    Source::Srv(Srv { domain, service_name: service_name.to_owned(), token, size })
+    Source::Srv(Srv { domain, service_name: service_name.to_owned(), token })
 }
 
 async fn ask(dns: &Dns, source: &Source, me: &Me, patience: Duration) -> Result<InitialCluster, String> {
@@ -41,7 +41,7 @@ async fn records_of_both_schemes_are_merged_and_self_has_its_name() -> Result<()
     // By address and by name; the ids are of the names in DNS, so every member computes the same.
     let expected = "0=https://m3.test:2380,1=http://m2.test:2380,m1=http://m1.test:2380";
     for url in ["http://127.0.0.1:2380", "http://m1.test:2380"] {
-        let found = ask(&dns, &source("", None), &me("m1", url), Duration::ZERO).await;
+        let found = ask(&dns, &source(""), &me("m1", url), Duration::ZERO).await;
         let found = found.map_err(anyhow::Error::msg)?;
         assert_eq!(found.members.iter().map(|m| m.peer_urls.len()).sum::<usize>(), 3);
         assert_eq!(found.cluster_id(), InitialCluster::parse(expected, "token")?.cluster_id(), "{found}");
@@ -51,7 +51,7 @@ async fn records_of_both_schemes_are_merged_and_self_has_its_name() -> Result<()
         );
     }
     // Numbers stay clear of this member's own name.
-    let numbered = ask(&dns, &source("", None), &me("0", "https://127.0.0.3:2380"), Duration::ZERO).await;
+    let numbered = ask(&dns, &source(""), &me("0", "https://127.0.0.3:2380"), Duration::ZERO).await;
     let numbered = numbered.map_err(anyhow::Error::msg)?;
     assert_eq!(
         numbered.members.iter().find(|m| m.name == "0").map(|m| m.peer_urls.clone()),
@@ -59,7 +59,7 @@ async fn records_of_both_schemes_are_merged_and_self_has_its_name() -> Result<()
     );
     assert_eq!(numbered.members.len(), 3);
     // The suffix of the service; a member with records of both schemes is one member.
-    let alone = ask(&dns, &source("x", None), &me("m1", "https://127.0.0.1:7001"), Duration::ZERO).await;
+    let alone = ask(&dns, &source("x"), &me("m1", "https://127.0.0.1:7001"), Duration::ZERO).await;
     assert_eq!(alone.map(|cluster| cluster.to_string()), Ok("m1=https://m1.test:7001".to_owned()));
     Ok(())
 }
@@ -75,29 +75,24 @@ async fn what_dns_lacks_is_named() -> Result<()> {
     let good = me("m1", "http://127.0.0.1:2380");
     let cases = [
         (
-            source("none", None),
+            source("none"),
             good.clone(),
             "error querying DNS SRV records for _etcd-server-ssl-none._tcp.c.test: no such host; _etcd-server-none._tcp.c.test: no such host; create SRV records",
         ),
         (
-            source("", None),
+            source(""),
             me("m9", "http://127.0.0.9:2380"),
             "cannot find local etcd member \"m9\" in SRV records; they are http://m1.test:2380, http://m2.test:2380",
         ),
-        (source("", None), me("m1", "http://127.0.0.1:2381"), "cannot find local etcd member \"m1\" in SRV records"),
+        (source(""), me("m1", "http://127.0.0.1:2381"), "cannot find local etcd member \"m1\" in SRV records"),
         (
-            source("", None),
+            source(""),
             me("m1", "https://127.0.0.1:2380"),
             "bootstrap at http://m1.test:2380 from DNS has scheme mismatch with expected peer https://127.0.0.1:2380",
         ),
-        (source("lost", None), good.clone(), "failed to resolve \"m9.test\": "),
-        (
-            source("", Some(3)),
-            good.clone(),
-            "found 2 members in SRV records, there must be 3: http://m1.test:2380, http://m2.test:2380",
-        ),
-        (source("", None), me("m1", "http://m9.test:2380"), "failed to resolve \"m9.test\": "),
-        (source("", None), me("m1", "m1:2380"), "--initial-advertise-peer-urls: URL scheme must be http"),
+        (source("lost"), good, "failed to resolve \"m9.test\": "),
+        (source(""), me("m1", "http://m9.test:2380"), "failed to resolve \"m9.test\": "),
+        (source(""), me("m1", "m1:2380"), "--initial-advertise-peer-urls: URL scheme must be http"),
     ];
     for (source, me, expected) in cases {
         let error = ask(&dns, &source, &me, Duration::ZERO).await.unwrap_err();
@@ -114,7 +109,7 @@ async fn records_may_appear_late() -> Result<()> {
     let options = Options { name_server: Some(dns.address()), srv_patience: crate::DEADLINE, ..options() };
     let waiting = tokio::spawn(async move {
         let me = me("m2", "http://127.0.0.2:2380");
-        discovery::resolve(&source("", Some(2)), &me, &options).await
+        discovery::resolve(&source(""), &me, &options).await
     });
     // Nothing at first, then another member alone, then this one as well.
     dns.serve(&records(&[first])).await?;
@@ -124,33 +119,13 @@ async fn records_may_appear_late() -> Result<()> {
 }
 
 #[tokio::test]
-async fn endpoints_of_clients_come_by_priority() -> Result<()> {
-    let dns = Dns::start(&records(&[
-        "srv-host=_etcd-client._tcp.c.test,m1.test,2379,20,1",
-        "srv-host=_etcd-client-ssl._tcp.c.test,m2.test,2379,10,1",
-        "srv-host=_etcd-client-ssl._tcp.c.test,m3.test,2379,10,5",
-        "srv-host=_etcd-client-n._tcp.c.test,m1.test,1",
-    ]))
-    .await?;
-    let options = Options { name_server: Some(dns.address()), ..Options::default() };
-    assert_eq!(
-        client_endpoints("c.test", "", &options).await?,
-        ["https://m3.test:2379", "https://m2.test:2379", "http://m1.test:2379"]
-    );
-    assert_eq!(client_endpoints("c.test", "n", &options).await?, ["http://m1.test:1"]);
-    let error = client_endpoints("d.test", "", &options).await.unwrap_err().to_string();
-    assert!(error.contains("_etcd-client-ssl._tcp.d.test: no such host"), "{error}");
-    Ok(())
-}
-
-#[tokio::test]
 async fn a_name_server_that_is_silent_is_not_waited_for_long() -> Result<()> {
     let member = Member::new("m1")?;
     let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
     let options = Options { name_server: Some(silent.local_addr()?), ..options() };
-    let error = discovery::resolve(&source("", None), &member.me, &options).await.unwrap_err().to_string();
+    let error = discovery::resolve(&source(""), &member.me, &options).await.unwrap_err().to_string();
     assert!(error.starts_with("error querying DNS SRV records for "), "{error}");
-    assert!(resolve(&source("", None), &Member::new("m2")?.me).await.is_err());
+    assert!(resolve(&source(""), &Member::new("m2")?.me).await.is_err());
     Ok(())
 }
 

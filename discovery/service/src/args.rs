@@ -4,18 +4,27 @@
 //! accepted, so that its unit files and charts keep working.
 
 use clap::Parser;
-use client::TlsOptions;
+use client::{TlsOptions, without_user};
 use server::config::LogLevel;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Keeps the registrations of clusters that start: etcd and Cleat members find each other through a URL.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(name = "cleat-discovery", version, max_term_width = 120)]
 pub(crate) struct Args {
     /// Endpoints of the cluster that keeps the state, separated by commas
-    #[arg(long, short = 'e', visible_alias = "etcd", env = "DISC_ETCD", value_delimiter = ',', value_name = "URLS")]
+    #[arg(
+        long,
+        short = 'e',
+        visible_alias = "etcd",
+        env = "DISC_ETCD",
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_name = "URLS"
+    )]
     endpoints: Vec<String>,
     /// Keep the state in this process, in --data-dir, instead of a cluster
     #[arg(long, env = "DISC_EMBEDDED")]
@@ -58,12 +67,25 @@ pub(crate) struct Args {
 }
 
 /// Where the state is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Storage {
     /// In a member inside this process, with its data in this directory.
     Embedded(PathBuf),
     /// In the cluster with these endpoints.
     Cluster(Vec<String>, Option<TlsOptions>),
+}
+
+/// Endpoints are not checked yet: without the passwords that may be in them.
+impl fmt::Debug for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedded(data_dir) => f.debug_tuple("Embedded").field(data_dir).finish(),
+            Self::Cluster(endpoints, tls) => {
+                let endpoints: Vec<_> = endpoints.iter().map(|endpoint| without_user(endpoint)).collect();
+                f.debug_tuple("Cluster").field(&endpoints).field(tls).finish()
+            }
+        }
+    }
 }
 
 /// Checked settings.
@@ -192,6 +214,8 @@ mod tests {
         assert_eq!(old.storage, Storage::Cluster(vec!["http://a:1".to_owned(), "http://b:1".to_owned()], None));
         assert_eq!((old.addr.to_string(), old.host), ("0.0.0.0:80".to_owned(), "http://d/x".to_owned()));
         assert_eq!((old.max_age.as_secs(), old.gc_interval.as_millis()), (5400, 1500));
+        let secret = format!("{:?}", settings(&["-e", "http://u:secret@a:1"]).unwrap());
+        assert!(secret.contains("http://a:1") && !secret.contains("secret"), "{secret}");
         let secure = settings(&["--embedded", "--cert-file=c", "--key-file=k", "--addr=[::1]:1"]).unwrap();
         assert_eq!(secure.host, "https://[::1]:1");
     }

@@ -3,8 +3,10 @@
 //! [`follow`] publishes what the watch sees; the latest events are kept, so that a poll for an index that is already
 //! there is answered at once. What is older than the kept events is read from the store as it is now: registrations
 //! are not overwritten by members, so nothing that a starting member waits for is missed, not even when the service
-//! was restarted in between. (etcd answers such a poll with error 401, which would end the member.)
+//! was restarted in between. (etcd answers such a poll with error 401, which would end the member.) A token is read once
+//! for all its polls: a store that comes back is not asked by each of them.
 
+use crate::pace::Pace;
 use crate::registry::{Registry, Token, registration};
 use crate::v2::{Event, Node};
 use api::mvccpb::event::EventType;
@@ -13,13 +15,15 @@ use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Events kept; etcd's figure.
 const HISTORY: usize = 1000;
 
-/// Polls that may wait at once. One holds a connection and a few hundred bytes.
+/// Polls that may wait at once. One holds a connection and a few hundred bytes, those for one token together what the
+/// token was at the last reading.
 const MAX_WAITERS: usize = 10_000;
 
 /// Polls that may wait for one token at once: each of its members, several times.
@@ -32,6 +36,8 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Hub {
     state: Mutex<State>,
+    /// Log lines about a store that does not answer.
+    silence: Pace,
 }
 
 #[derive(Debug)]
@@ -57,7 +63,18 @@ struct Published {
 #[derive(Debug, Default)]
 struct Waiting {
     notify: Arc<Notify>,
+    /// Held by the poll that reads; the others wait for what it finds.
+    read: Arc<AsyncMutex<Option<Reading>>>,
     waiters: usize,
+}
+
+/// What the store said about a token.
+#[derive(Debug)]
+struct Reading {
+    at: Instant,
+    /// The store's; None if it did not answer.
+    revision: Option<i64>,
+    registrations: Vec<Node>,
 }
 
 /// What a poll waits for.
@@ -85,6 +102,7 @@ pub(crate) struct Waiter {
     hub: Arc<Hub>,
     token: Token,
     notify: Arc<Notify>,
+    read: Arc<AsyncMutex<Option<Reading>>>,
 }
 
 impl Drop for Waiter {
@@ -110,7 +128,7 @@ impl Hub {
             waiting: HashMap::new(),
             waiters: 0,
         };
-        Self { state: Mutex::new(state) }
+        Self { state: Mutex::new(state), silence: Pace::default() }
     }
 
     /// Up to where everything is known.
@@ -134,9 +152,9 @@ impl Hub {
             return None;
         }
         waiting.waiters += 1;
-        let notify = Arc::clone(&waiting.notify);
+        let (notify, read) = (Arc::clone(&waiting.notify), Arc::clone(&waiting.read));
         state.waiters += 1;
-        Some(Waiter { hub: Arc::clone(self), token: token.clone(), notify })
+        Some(Waiter { hub: Arc::clone(self), token: token.clone(), notify, read })
     }
 
     fn find(&self, wanted: &Wanted) -> Known {
@@ -152,6 +170,17 @@ impl Hub {
         match state.events.iter().find(is_wanted) {
             Some(published) => Known::Event(Arc::clone(&published.event)),
             None => Known::Nothing,
+        }
+    }
+
+    /// True if reading again would tell nothing new, or is too early.
+    fn is_enough(&self, reading: &Reading) -> bool {
+        let complete_from = self.state.lock().complete_from;
+        match reading.revision {
+            // What came behind it is among the events.
+            Some(revision) if complete_from != i64::MAX => revision + 1 >= complete_from,
+            // The store does not answer, or is not followed yet.
+            _ => reading.at.elapsed() < RETRY_PAUSE,
         }
     }
 
@@ -187,7 +216,21 @@ impl Hub {
 impl Waiter {
     /// The first event that is wanted, however long that takes. A failure of the store makes it wait for the next
     /// event; the time of a poll is bounded by who calls.
-    pub(crate) async fn wait(&self, registry: &Registry, mut wanted: Wanted) -> Event {
+    pub(crate) async fn wait(&self, registry: &Registry, wanted: Wanted) -> Event {
+        let read = async || {
+            Ok(match registry.read(&self.token).await? {
+                Ok(entry) => (entry.revision, entry.registrations()),
+                Err(revision) => (revision, Vec::new()),
+            })
+        };
+        self.wait_with(read, wanted).await
+    }
+
+    /// `read` asks the store for its revision and the registrations of the token.
+    async fn wait_with<F>(&self, read: impl Fn() -> F, mut wanted: Wanted) -> Event
+    where
+        F: Future<Output = Result<(i64, Vec<Node>), client::Error>>,
+    {
         loop {
             let notified = self.notify.notified();
             let mut notified = std::pin::pin!(notified);
@@ -197,15 +240,8 @@ impl Waiter {
                 Known::Event(event) => return (*event).clone(),
                 Known::Nothing => notified.await,
                 Known::BeforeHistory => {
-                    match registry.read(&wanted.token).await {
-                        Ok(Ok(entry)) => {
-                            if let Some(node) = first_of(entry.registrations(), &wanted) {
-                                return Event::create(node);
-                            }
-                            wanted.from = wanted.from.max(entry.revision + 1);
-                        }
-                        Ok(Err(revision)) => wanted.from = wanted.from.max(revision + 1),
-                        Err(error) => tracing::warn!(%error, "the store did not answer"),
+                    if let Some(node) = self.look(&read, &mut wanted).await {
+                        return Event::create(node);
                     }
                     if matches!(self.hub.find(&wanted), Known::BeforeHistory) {
                         // The store cannot be followed yet: it does not answer, or has just been lost.
@@ -218,13 +254,43 @@ impl Waiter {
             }
         }
     }
+
+    /// Reads the token, or takes what another poll has just read. If nothing in it is wanted, what is wanted comes
+    /// behind it.
+    async fn look<F>(&self, read: impl Fn() -> F, wanted: &mut Wanted) -> Option<Node>
+    where
+        F: Future<Output = Result<(i64, Vec<Node>), client::Error>>,
+    {
+        let mut last = self.read.lock().await;
+        let reading = match last.take() {
+            Some(reading) if self.hub.is_enough(&reading) => reading,
+            _ => match read().await {
+                Ok((revision, registrations)) => {
+                    Reading { at: Instant::now(), revision: Some(revision), registrations }
+                }
+                Err(error) => {
+                    if self.hub.silence.is_due() {
+                        tracing::warn!(%error, "the store did not answer");
+                    }
+                    Reading { at: Instant::now(), revision: None, registrations: Vec::new() }
+                }
+            },
+        };
+        let reading = last.insert(reading);
+        let found = first_of(&reading.registrations, wanted).cloned();
+        if let Some(revision) = reading.revision {
+            wanted.from = wanted.from.max(revision + 1);
+        }
+        found
+    }
 }
 
 /// The oldest of the nodes that is wanted.
-fn first_of(mut nodes: Vec<Node>, wanted: &Wanted) -> Option<Node> {
+fn first_of<'a>(nodes: &'a [Node], wanted: &Wanted) -> Option<&'a Node> {
     let path = wanted.member.as_ref().map(|member| wanted.token.member_path(member));
-    nodes.retain(|node| node.modified_index >= wanted.from && path.as_ref().is_none_or(|path| *path == node.key));
-    nodes.into_iter().min_by_key(|node| node.modified_index)
+    let is_wanted =
+        |node: &&Node| node.modified_index >= wanted.from && path.as_ref().is_none_or(|path| *path == node.key);
+    nodes.iter().filter(is_wanted).min_by_key(|node| node.modified_index)
 }
 
 /// The v2 event of a change in the store, if it is about a registration.
@@ -245,10 +311,13 @@ fn published(event: &api::mvccpb::Event) -> Option<Published> {
 
 /// Follows the store for as long as the service runs.
 pub(crate) async fn follow(hub: Arc<Hub>, registry: Registry, stop: CancellationToken) {
+    let pace = Pace::default();
     let work = async {
         loop {
             // Returns only with an error; the watch itself hides lost connections.
-            if let Err(error) = watch(&hub, &registry).await {
+            if let Err(error) = watch(&hub, &registry).await
+                && pace.is_due()
+            {
                 tracing::warn!(%error, "cannot follow the store, trying again");
             }
             tokio::time::sleep(RETRY_PAUSE).await;
@@ -270,6 +339,7 @@ async fn watch(hub: &Hub, registry: &Registry) -> Result<(), client::Error> {
 mod tests {
     use super::*;
     use api::mvccpb::KeyValue;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     fn token(digit: char) -> Token {
         Token::parse(&digit.to_string().repeat(32)).unwrap()
@@ -321,5 +391,43 @@ mod tests {
         assert!(hub.enter(&token('a')).is_none() && hub.enter(&token('b')).is_some());
         drop(places);
         assert!(hub.waiters() == 0 && hub.state.lock().waiting.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_read_once_for_all_its_polls() {
+        const POLLS: usize = 50;
+        let (hub, reads) = (Arc::new(Hub::new()), Arc::new(AtomicUsize::new(0)));
+        let is_away = Arc::new(AtomicBool::new(true));
+        let polls: Vec<_> = (0..POLLS)
+            .map(|n| {
+                let waiter = hub.enter(&token('a')).unwrap();
+                let (reads, is_away) = (Arc::clone(&reads), Arc::clone(&is_away));
+                tokio::spawn(async move {
+                    // They come one after the other, as members do.
+                    tokio::time::sleep(Duration::from_millis(17 * n as u64)).await;
+                    let read = async || {
+                        reads.fetch_add(1, Ordering::Relaxed);
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                        if is_away.load(Ordering::Relaxed) {
+                            Err(client::Error::NoEndpoints)
+                        } else {
+                            Ok((8, Vec::new()))
+                        }
+                    };
+                    waiter.wait_with(read, Wanted { token: token('a'), member: None, from: 1 }).await
+                })
+            })
+            .collect();
+        tokio::time::sleep(10 * RETRY_PAUSE).await;
+        let failed = reads.swap(0, Ordering::Relaxed);
+        assert!((5..=11).contains(&failed), "{failed} reads of a store that is away");
+        is_away.store(false, Ordering::Relaxed);
+        hub.reset(8);
+        hub.publish(&registered(&token('a'), "m", 9));
+        for poll in polls {
+            let poll = tokio::time::timeout(10 * RETRY_PAUSE, poll).await.expect("the event is there");
+            assert_eq!(poll.unwrap().node.modified_index, 9);
+        }
+        assert_eq!(reads.load(Ordering::Relaxed), 1);
     }
 }

@@ -11,6 +11,8 @@ mod http;
 mod hub;
 mod listener;
 mod metrics;
+mod pace;
+mod progress;
 mod registry;
 mod v2;
 

@@ -36,7 +36,7 @@ pub(super) fn source(values: &Values, name: &str, advertised: &[String]) -> Resu
     }
     if !values.text("discovery-srv").is_empty() {
         let (domain, service_name) = (owned("discovery-srv"), owned("discovery-srv-name"));
-        return Ok(Source::Srv(Srv { domain, service_name, token, size: None }));
+        return Ok(Source::Srv(Srv { domain, service_name, token }));
     }
     match values.text("initial-cluster") {
         "" => {

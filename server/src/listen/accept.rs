@@ -60,14 +60,18 @@ pub struct ListenSettings {
 impl ListenSettings {
     /// Takes the limits from the configuration and from the process's descriptor limit.
     pub fn new(config: &Config) -> Self {
-        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(MAX_CONNECTIONS);
-        let connections = descriptors.saturating_sub(RESERVED_DESCRIPTORS).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS);
         Self {
             max_concurrent_streams: config.max_concurrent_streams,
             grpc_keepalive: config.grpc_keepalive,
-            max_connections: connections as usize,
+            max_connections: max_connections(),
         }
     }
+}
+
+/// How many connections the process's descriptor limit allows, without those that are kept back for everything else.
+pub fn max_connections() -> usize {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(MAX_CONNECTIONS);
+    descriptors.saturating_sub(RESERVED_DESCRIPTORS).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS) as usize
 }
 
 /// All listeners of a member and the connections they accepted.

@@ -23,7 +23,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-pub use accept::{ListenSettings, Listeners};
+pub use accept::{ListenSettings, Listeners, max_connections};
 pub use body::{RequestBody, ResponseBody};
 pub use front::{Front, GrpcRoutes, OverTls};
 pub use interrupt::LeaderGate;

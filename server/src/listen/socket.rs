@@ -132,7 +132,7 @@ pub(super) enum Listener {
 impl Listener {
     pub(super) async fn accept(&self) -> io::Result<Socket> {
         match self {
-            Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Socket::Tcp(stream)),
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, remote)| Socket::Tcp(stream, remote)),
             Self::Unix { listener, .. } => listener.accept().await.map(|(stream, _)| Socket::Unix(stream)),
         }
     }
@@ -141,7 +141,9 @@ impl Listener {
 /// One accepted socket, or the TLS connection on one.
 #[derive(Debug)]
 pub(super) enum Socket {
-    Tcp(TcpStream),
+    /// With the address that the system accepted it from: asked for later, it is not there if the caller has left, and
+    /// what is checked against it would be skipped.
+    Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
     Tls(Box<TlsStream<Self>>),
 }
@@ -149,7 +151,7 @@ pub(super) enum Socket {
 impl Socket {
     pub(super) fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
         match self {
-            Self::Tcp(stream) => (stream.local_addr().ok(), stream.peer_addr().ok()),
+            Self::Tcp(stream, remote) => (stream.local_addr().ok(), Some(*remote)),
             Self::Unix(_) => (None, None),
             Self::Tls(stream) => stream.get_ref().0.addresses(),
         }
@@ -158,7 +160,7 @@ impl Socket {
     /// Returns when the caller has sent something, or has left.
     pub(super) async fn speaks(&self) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => stream.readable().await,
+            Self::Tcp(stream, _) => stream.readable().await,
             Self::Unix(stream) => stream.readable().await,
             Self::Tls(_) => Ok(()),
         }
@@ -172,7 +174,7 @@ impl Socket {
     /// Without this, answers wait for the client's delayed acknowledgement.
     pub(super) fn set_nodelay(&self) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => stream.set_nodelay(true),
+            Self::Tcp(stream, _) => stream.set_nodelay(true),
             Self::Unix(_) => Ok(()),
             Self::Tls(stream) => stream.get_ref().0.set_nodelay(),
         }
@@ -296,7 +298,7 @@ impl Connection {
 macro_rules! on_stream {
     ($socket:expr, $stream:ident => $call:expr) => {
         match $socket {
-            Socket::Tcp($stream) => $call,
+            Socket::Tcp($stream, _) => $call,
             Socket::Unix($stream) => $call,
             Socket::Tls($stream) => $call,
         }

@@ -382,3 +382,16 @@ async fn a_url_as_authority_is_served_for_hundreds_of_calls() {
     }
     assert!(encoder.evicted > 1, "the client had to send its authority again");
 }
+
+#[tokio::test]
+async fn the_address_of_a_caller_that_has_left_is_known() {
+    let config = config("http://127.0.0.1:0");
+    let bound = Bound::new(&config.listen_client_urls[0], false, None).await.unwrap();
+    let caller = TcpStream::connect(bound.addresses()[0]).await.unwrap();
+    let address = caller.local_addr().unwrap();
+    // A reset: from then on the system does not say any more who it was.
+    caller.set_zero_linger().unwrap();
+    drop(caller);
+    let accepted = bound.listeners[0].accept().await.unwrap();
+    assert_eq!(accepted.addresses().1, Some(address));
+}

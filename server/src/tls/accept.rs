@@ -12,9 +12,11 @@ use super::refusal::{RefusalLog, reason};
 use super::reload::Reloading;
 use super::verify::NotAccepted;
 use crate::config::{KeyPairFiles, TlsSettings};
+use parking_lot::Mutex;
 use rustls::ServerConfig;
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -27,6 +29,9 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// Handshakes under way at a time on one side; further ones wait within their deadline. Each holds some tens of KiB.
 const MAX_HANDSHAKES: usize = 1024;
 
+/// The same of one source, so that a host whose callers stall does not keep the others out.
+const MAX_HANDSHAKES_OF_SOURCE: usize = MAX_HANDSHAKES / 4;
+
 /// Accepts TLS connections of one side. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct TlsAcceptor(Arc<Shared>);
@@ -36,6 +41,7 @@ struct Shared {
     side: &'static str,
     configs: Arc<Reloading<ServerConfig>>,
     handshakes: Semaphore,
+    sources: Sources,
     deadline: Duration,
     verifies_addresses: bool,
     refusals: RefusalLog,
@@ -55,6 +61,7 @@ impl TlsAcceptor {
             side: settings.side.as_str(),
             configs,
             handshakes: Semaphore::new(MAX_HANDSHAKES),
+            sources: Sources::default(),
             deadline: HANDSHAKE_DEADLINE,
             // Without certificates of callers there are no names.
             verifies_addresses: settings.verify_addresses && settings.trusted_ca_file.is_some(),
@@ -89,6 +96,12 @@ impl Shared {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
+        // First the one of the source: who waits for it holds none that others need.
+        let source = remote.map(|remote| self.sources.enter(remote.ip()));
+        let _turn_of_source = match &source {
+            Some(source) => Some(source.turns.acquire().await.expect("invariant: the semaphore is never closed")),
+            None => None,
+        };
         let _turn = self.handshakes.acquire().await.expect("invariant: the semaphore is never closed");
         let config = self.configs.current().await;
         let stream = tokio_rustls::TlsAcceptor::from(config).accept(io).await?;
@@ -104,5 +117,64 @@ impl Shared {
             checked.map_err(|reason| io::Error::new(io::ErrorKind::PermissionDenied, reason))?;
         }
         Ok(stream)
+    }
+}
+
+/// The turns of each source that has callers here; no more than there are connections.
+#[derive(Debug, Default)]
+struct Sources(Mutex<HashMap<IpAddr, Arc<Semaphore>>>);
+
+/// A caller among those of its source.
+#[derive(Debug)]
+struct Source<'a> {
+    sources: &'a Sources,
+    address: IpAddr,
+    turns: Arc<Semaphore>,
+}
+
+impl Sources {
+    fn enter(&self, address: IpAddr) -> Source<'_> {
+        let address = source_of(address);
+        let mut known = self.0.lock();
+        let turns = known.entry(address).or_insert_with(|| Arc::new(Semaphore::new(MAX_HANDSHAKES_OF_SOURCE)));
+        Source { sources: self, address, turns: Arc::clone(turns) }
+    }
+}
+
+impl Drop for Source<'_> {
+    fn drop(&mut self) {
+        let mut known = self.sources.0.lock();
+        // The table's and this one; nobody gets another while the table is locked.
+        if Arc::strong_count(&self.turns) == 2 {
+            known.remove(&self.address);
+        }
+    }
+}
+
+/// What one host has to itself: an IPv4 address, or an IPv6 network of 64 bits.
+fn source_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_has_its_turns_and_leaves_nothing_behind() {
+        let sources = Sources::default();
+        let addresses = ["10.0.0.1", "::ffff:10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2", "fd00:0:0:1::1"];
+        let callers: Vec<Source<'_>> =
+            addresses.iter().map(|address| sources.enter(address.parse().unwrap())).collect();
+        assert_eq!(sources.0.lock().len(), 4);
+        let turns = callers[0].turns.try_acquire_many(256).unwrap();
+        let is_full: Vec<bool> = callers.iter().map(|caller| caller.turns.try_acquire().is_err()).collect();
+        assert_eq!(is_full, [true, true, false, false, false, false]);
+        drop(turns);
+        drop(callers);
+        assert!(sources.0.lock().is_empty());
     }
 }

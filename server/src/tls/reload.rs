@@ -2,7 +2,8 @@
 //!
 //! [`Reloading::current`] is asked for every connection. It looks at the files at most once in [`LOOK_INTERVAL`],
 //! reads them when they look different, and makes the value anew when their bytes are. Files that cannot be used
-//! leave the old value in place and a warning in the log, once for each content.
+//! leave the old value in place and a warning in the log, once for each content. Files that cannot be read are tried
+//! again at every look: how they look says nothing about when reading works again, as after a shortage of descriptors.
 
 use super::files::{Contents, Stamps, TlsError};
 use parking_lot::Mutex;
@@ -36,8 +37,17 @@ struct State<T> {
 #[derive(Clone)]
 struct Seen {
     stamps: Stamps,
-    /// None if the files could not be read.
-    digest: Option<[u8; 32]>,
+    /// Of the last contents that could be read, fit for use or not.
+    digest: [u8; 32],
+    /// Why the files could not be read at the last look.
+    unread: Option<String>,
+}
+
+impl Seen {
+    /// True if reading the files again cannot bring anything new.
+    fn is_up_to_date(&self, stamps: &Stamps) -> bool {
+        self.unread.is_none() && self.stamps.show_no_change(stamps)
+    }
 }
 
 impl<T> fmt::Debug for Reloading<T> {
@@ -60,7 +70,7 @@ impl<T: Send + Sync + 'static> Reloading<T> {
         let stamps = Stamps::of(&files);
         let contents = Contents::read(&files)?;
         let current = Arc::new(build(&contents)?);
-        let seen = Seen { stamps, digest: Some(contents.digest()) };
+        let seen = Seen { stamps, digest: contents.digest(), unread: None };
         let state = Mutex::new(State { current, seen, looked: Instant::now(), is_looking: false });
         Ok(Arc::new(Self { files, build: Box::new(build), purpose, state }))
     }
@@ -76,18 +86,23 @@ impl<T: Send + Sync + 'static> Reloading<T> {
         }
         let this = Arc::clone(self);
         // A caller that goes away does not end the look.
-        let looked = tokio::task::spawn_blocking(move || this.look()).await;
+        let looked = tokio::task::spawn_blocking(move || this.look(Contents::read)).await;
+        let mut state = self.state.lock();
         if let Err(error) = looked {
+            // It did not come to its end, so the next caller looks.
+            state.is_looking = false;
             tracing::warn!(purpose = self.purpose, %error, "cannot look at TLS files");
         }
-        Arc::clone(&self.state.lock().current)
+        Arc::clone(&state.current)
     }
 
-    /// Looks whether the files have changed, and acts on it.
-    fn look(&self) {
+    /// Looks whether the files have changed, and acts on it. How they are read is a parameter for tests of failures
+    /// that do not show in how files look.
+    pub(super) fn look(&self, read: impl FnOnce(&[PathBuf]) -> Result<Contents, TlsError>) {
         let seen = self.state.lock().seen.clone();
         let stamps = Stamps::of(&self.files);
-        let renewed = if seen.stamps.show_no_change(&stamps) { None } else { Some(self.read(&seen, stamps)) };
+        let renewed =
+            if seen.is_up_to_date(&stamps) { None } else { Some(self.renew(seen, stamps, read(&self.files))) };
         let mut state = self.state.lock();
         state.looked = Instant::now();
         state.is_looking = false;
@@ -99,14 +114,29 @@ impl<T: Send + Sync + 'static> Reloading<T> {
         }
     }
 
-    /// Reads the files; None if there is no new value.
-    fn read(&self, seen: &Seen, stamps: Stamps) -> (Seen, Option<T>) {
-        let contents = Contents::read(&self.files);
-        let digest = contents.as_ref().ok().map(Contents::digest);
-        if digest == seen.digest {
-            return (Seen { stamps, digest }, None);
+    /// Judges what was read; None if there is no new value.
+    fn renew(&self, mut seen: Seen, stamps: Stamps, read: Result<Contents, TlsError>) -> (Seen, Option<T>) {
+        seen.stamps = stamps;
+        let contents = match read {
+            Ok(contents) => contents,
+            Err(error) => {
+                let reason = error.to_string();
+                if seen.unread.as_ref() != Some(&reason) {
+                    tracing::warn!(purpose = self.purpose, %error, "TLS files cannot be read; keeping the old ones");
+                }
+                seen.unread = Some(reason);
+                return (seen, None);
+            }
+        };
+        if seen.unread.take().is_some() {
+            tracing::info!(purpose = self.purpose, "TLS files can be read again");
         }
-        let value = match contents.and_then(|contents| (self.build)(&contents)) {
+        let digest = contents.digest();
+        if digest == seen.digest {
+            return (seen, None);
+        }
+        seen.digest = digest;
+        let value = match (self.build)(&contents) {
             Ok(value) => {
                 tracing::info!(purpose = self.purpose, "TLS files have changed; new connections use the new ones");
                 Some(value)
@@ -116,6 +146,6 @@ impl<T: Send + Sync + 'static> Reloading<T> {
                 None
             }
         };
-        (Seen { stamps, digest }, value)
+        (seen, value)
     }
 }

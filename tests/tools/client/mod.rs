@@ -1,7 +1,6 @@
 //! The client library against real servers of both makers.
 
 mod failure;
-mod lease;
 pub(crate) mod tls;
 mod watch;
 

@@ -6,6 +6,7 @@ use api::etcdserverpb::CompactionRequest;
 use client::{Client, Error, Watch, WatchOptions, message};
 use harness::{Kind, Server};
 use std::collections::BTreeSet;
+use std::time::Duration;
 use tokio::time::timeout;
 
 async fn watch_prefix(client: &Client, prefix: &'static str, start_revision: i64) -> Result<Watch> {
@@ -54,6 +55,27 @@ async fn no_event_is_lost_when_the_server_restarts() -> Result<()> {
         let put: Vec<i64> = put.into_iter().collect();
         ensure!(seen == put, "{kind}: put {put:?}, seen {seen:?}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_caller_that_looks_in_short_ticks_connects_again() -> Result<()> {
+    let mut server = Server::start(Kind::Cleat).await?;
+    let client = client_of(&[server.endpoint()])?;
+    let mut watch = watch_prefix(&client, "k/", 0).await?;
+    server.kill()?;
+    server.restart().await?;
+    let put = client.put(message::put("k/1", "v")).await?.header.context("header")?.revision;
+    let ticks = async {
+        loop {
+            // Shorter than the first pause.
+            if let Ok(events) = timeout(Duration::from_millis(20), watch.next()).await {
+                return events;
+            }
+        }
+    };
+    let events = timeout(DEADLINE, ticks).await.context("it does not connect again")??;
+    ensure!(events.revision == put, "{events:?}");
     Ok(())
 }
 

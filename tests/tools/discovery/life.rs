@@ -8,6 +8,7 @@ use harness::server::built_binary;
 use harness::tool::run;
 use harness::{Kind, Server};
 use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
 use tokio::process::Command;
 
 const POLL: Duration = Duration::from_millis(50);
@@ -123,5 +124,27 @@ async fn it_serves_https() -> Result<()> {
     command.arg("--silent").arg("--show-error").arg("--cacert").arg(ca).arg(url).current_dir(service.scratch());
     let output = run(command, b"", DEADLINE).await?;
     ensure!(output.stdout.starts_with(&service.url("/").replace("http:", "https:")), "{output:?}\n{}", service.log());
+    Ok(())
+}
+
+#[tokio::test]
+async fn connections_leave_the_process_its_descriptors() -> Result<()> {
+    const DESCRIPTORS: usize = 250;
+    let service = Service::limited(Store::Embedded, &[], DESCRIPTORS).await?;
+    // The system lets all of them wait; the process accepts no more than it has room for.
+    let mut idle = Vec::new();
+    for _ in 0..DESCRIPTORS {
+        idle.push(TcpStream::connect(service.address()).await?);
+    }
+    let deadline = Instant::now() + DEADLINE;
+    while !service.log().contains("no more connections are accepted for now") {
+        ensure!(Instant::now() < deadline, "all connections were accepted:\n{}", service.log());
+        tokio::time::sleep(POLL).await;
+    }
+    drop(idle);
+    // The member in the process can open files, and clients are let in.
+    let token = service.token(1).await?;
+    ensure!(service.register(&token, "aa").await?.status == 201);
+    ensure!(!service.log().contains("cannot accept"), "{}", service.log());
     Ok(())
 }

@@ -29,11 +29,22 @@ pub(crate) struct Service {
     args: Vec<String>,
     dir: TempDir,
     child: Option<Child>,
+    /// Limit of descriptors, if not this process's.
+    descriptors: Option<usize>,
 }
 
 impl Service {
     /// Starts a service and waits until it answers.
     pub(crate) async fn start(store: Store<'_>, flags: &[&str]) -> Result<Self> {
+        Self::start_with(store, flags, None).await
+    }
+
+    /// Starts a service that may have so many descriptors.
+    pub(crate) async fn limited(store: Store<'_>, flags: &[&str], descriptors: usize) -> Result<Self> {
+        Self::start_with(store, flags, Some(descriptors)).await
+    }
+
+    async fn start_with(store: Store<'_>, flags: &[&str], descriptors: Option<usize>) -> Result<Self> {
         let (port, dir) = (Port::reserve()?, tempfile::Builder::new().prefix("cleat-test-").tempdir()?);
         let mut args = vec![format!("--addr=127.0.0.1:{}", port.number())];
         match store {
@@ -44,14 +55,22 @@ impl Service {
             Store::Server(server) => args.push(format!("--endpoints={}", server.client_url())),
         }
         args.extend(flags.iter().map(|&flag| flag.to_owned()));
-        let mut service = Self { port, args, dir, child: None };
+        let mut service = Self { port, args, dir, child: None, descriptors };
         service.restart().await?;
         Ok(service)
     }
 
     pub(crate) async fn restart(&mut self) -> Result<()> {
         let log = OpenOptions::new().create(true).append(true).open(self.dir.path().join("log"))?;
-        let mut command = Command::new(built_binary("cleat-discovery")?);
+        let binary = built_binary("cleat-discovery")?;
+        let mut command = match self.descriptors {
+            None => Command::new(binary),
+            Some(limit) => {
+                let mut command = Command::new("sh");
+                command.args(["-c", "ulimit -n \"$1\"; shift; exec \"$@\"", "sh", &limit.to_string()]).arg(binary);
+                command
+            }
+        };
         command.args(&self.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn()?);
         let deadline = Instant::now() + DEADLINE;

@@ -196,3 +196,25 @@ async fn a_caller_that_just_leaves_is_not_worth_a_line() {
     drop(caller);
     assert_eq!(reason(&acceptor.accept(accepted, Some(remote)).await.unwrap_err()), None);
 }
+
+#[tokio::test]
+async fn callers_that_stall_do_not_keep_other_hosts_out() {
+    let site = Site::new();
+    let acceptor = site.acceptor(&TlsSettings { trusted_ca_file: None, ..site.settings(Side::Client) });
+    let mut stalled = tokio::task::JoinSet::new();
+    for port in 0..2000 {
+        let (acceptor, (caller, accepted)) = (acceptor.clone(), tokio::io::duplex(64));
+        stalled.spawn(async move {
+            let _caller = caller;
+            acceptor.accept(accepted, Some(SocketAddr::from(([10, 0, 0, 1], port)))).await.map(drop)
+        });
+    }
+    // All of them have their turn, or wait for one, before the other comes.
+    for _ in 0..2 * stalled.len() {
+        tokio::task::yield_now().await;
+    }
+    tokio::select! {
+        met = meet(&acceptor, caller(&site.ca, None, BOTH)) => drop(met.unwrap()),
+        ended = stalled.join_next() => panic!("the handshakes that stall end first: {ended:?}"),
+    }
+}

@@ -4,6 +4,7 @@ use super::*;
 use crate::tls::files::{Contents, TlsError};
 use crate::tls::reload::Reloading;
 use parking_lot::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// Tries until it is as expected. Every try lets the member look at its files, which it does once in a second.
@@ -124,4 +125,50 @@ async fn each_content_is_tried_once_and_links_are_followed() {
         assert_eq!(state().await, ("2".to_owned(), 3));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test]
+async fn a_read_that_failed_is_made_again() {
+    let site = Site::new();
+    let (path, ca) = (site.path("ca.pem"), site.ca.pem());
+    // As if long settled: after a failure, nothing in how the file looks says that it must be read again.
+    let write = |text: &str, seconds: u64| {
+        site.write("ca.pem", text);
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
+    };
+    write(&ca, 1);
+    let attempts = Attempts::default();
+    let (own, file) = (attempts.clone(), path.clone());
+    let value = Reloading::new(vec![path.clone()], "test", move |contents| own.build(contents, &file)).unwrap();
+    write(&format!("{ca}{ca}"), 2);
+    for _ in 0..2 {
+        value.look(|_| Err(TlsError::file(&path, "Too many open files")));
+    }
+    let state = async || (value.current().await.to_string(), attempts.0.lock().len());
+    assert_eq!(state().await, ("1".to_owned(), 1));
+    becomes(&("2".to_owned(), 2), state).await;
+    // What could not be read for a while and is the same afterwards is not made again.
+    write(&format!("{ca}{ca}"), 3);
+    value.look(|_| Err(TlsError::file(&path, "Too many open files")));
+    value.look(Contents::read);
+    assert_eq!(state().await, ("2".to_owned(), 2));
+    // And then it is not read again, either.
+    value.look(|_| panic!("the files were read without a change"));
+}
+
+#[tokio::test]
+async fn a_look_that_ends_in_a_panic_is_not_the_last() {
+    let site = Site::new();
+    site.write("value", "1");
+    let builds = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&builds);
+    let value = Reloading::new(vec![site.path("value")], "test", move |_| {
+        let build = count.fetch_add(1, Ordering::Relaxed);
+        assert!(build != 1, "the second one fails");
+        Ok(build)
+    });
+    let value = value.unwrap();
+    site.write("value", "2");
+    becomes(&2, async || *value.current().await).await;
 }

@@ -1,0 +1,97 @@
+//! A socket on which writing must make progress.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+/// Fails a write when nothing has been taken for a while: the client does not read, and what is kept for it would be
+/// kept for ever. It stands below TLS, so handshakes are bounded as well.
+#[derive(Debug)]
+pub(crate) struct Progressing<S> {
+    socket: S,
+    limit: Duration,
+    /// Runs while the socket takes nothing. Boxed once for each time that this happens.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Progressing<S> {
+    pub(crate) fn new(socket: S, limit: Duration) -> Self {
+        Self { socket, limit, stalled: None }
+    }
+
+    fn judge(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let limit = self.limit;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
+        stalled.as_mut().poll(cx).map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Progressing<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Progressing<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write(cx, buf);
+        self.judge(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        self.judge(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    // What was written is the kernel's, so neither of these waits.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::time::Instant;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_may_be_slow_and_not_stand_still() {
+        let (socket, mut client) = duplex(100);
+        let mut socket = Progressing::new(socket, LIMIT);
+        let reading = tokio::spawn(async move {
+            let mut received = [0; 100];
+            for _ in 0..10 {
+                sleep(LIMIT.mul_f64(0.9)).await;
+                client.read_exact(&mut received).await.unwrap();
+            }
+            client
+        });
+        socket.write_all(&[0; 1100]).await.unwrap();
+        let _client = reading.await.unwrap();
+        let begun = Instant::now();
+        let error = socket.write_all(&[0; 1]).await.unwrap_err();
+        assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, LIMIT));
+    }
+}
