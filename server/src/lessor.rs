@@ -331,20 +331,20 @@ impl Lessor {
         Some(leases.into_iter().map(|(_, id)| id).collect())
     }
 
-    /// Looks at a lease again after its revocation failed, or forgets it when it is gone already.
+    /// Looks at a lease again after its revocation failed. One that is gone was forgotten when that was applied, which
+    /// is before the answer: what has its id now was granted since, and lives.
     fn revocation_ended(&self, id: i64, outcome: Result<Outcome, Error>) {
         let outcome = outcome.and_then(|outcome| outcome.result);
         self.stats.expired.fetch_add(u64::from(outcome.is_ok()), Ordering::Relaxed);
-        match outcome {
-            Ok(_) | Err(Error::LeaseNotFound) => {
-                if self.state.lock().leases.remove(&id).is_some() {
-                    self.settled.notify_waiters();
-                }
-            }
-            Err(error) => {
-                tracing::warn!(lease_id = format_args!("{id:x}"), %error, "cannot revoke an expired lease, will retry");
-                self.state.lock().schedule(id, self.clock.now() + RETRY);
-            }
+        let Err(error) = outcome else { return };
+        if error != Error::LeaseNotFound {
+            tracing::warn!(lease_id = format_args!("{id:x}"), %error, "cannot revoke an expired lease, will retry");
+        }
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        // One that has not expired is scheduled already.
+        if state.leases.get(&id).is_some_and(|clock| clock.expiry <= now) {
+            state.schedule(id, now + RETRY);
         }
     }
 
@@ -364,6 +364,9 @@ impl Lessor {
                 };
                 allowance.take(step.expired.len());
                 for id in step.expired {
+                    // The store knows a lease by its id alone. Who revokes it and grants the id again while this is on
+                    // its way to raft's task, a matter of microseconds, finds the new lease revoked: it ends too early
+                    // once, as if its clock were slow, and on all members alike.
                     let revoked = propose(Op::LeaseRevoke(LeaseRevokeRequest { id }), term);
                     under_way.push(Box::pin(async move { Ended::Revocation(id, revoked.await) }));
                 }
