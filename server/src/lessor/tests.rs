@@ -186,6 +186,25 @@ async fn long_leases_are_checkpointed_and_a_keepalive_undoes_it() {
     running.end().await;
 }
 
+/// A new leader would start from the checkpoint, so whoever is told the full time must have undone it.
+#[tokio::test(start_paused = true)]
+async fn a_keepalive_waits_for_the_checkpoint_under_way() {
+    // A checkpoint whose answer is lost may be applied nonetheless.
+    for fails in [0, 1] {
+        let running = Running::start(&[]);
+        running.grant(1, 310);
+        *running.log.failures_left.lock() = fails;
+        // It is proposed now, and takes a millisecond.
+        pass(300.0).await;
+        tokio::task::yield_now().await;
+        assert!(running.log.checkpoints.lock().is_empty(), "it is under way");
+        assert_eq!(running.lessor.renew(1, TERM, &running.propose).await, Ok(310));
+        let last = running.log.checkpoints.lock().last().cloned();
+        assert_eq!(last, Some(LeaseCheckpoint { id: 1, remaining_ttl: 0 }), "{fails} failures");
+        running.end().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn mass_expiry_is_bounded_in_rate() {
     let running = Running::start(&[]);
