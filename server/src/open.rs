@@ -27,9 +27,10 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::storage::RaftLogStorage as _;
 use openraft::{ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use store::{Applied, Notice, Reader};
+use store::{Applied, Flusher, Notice, Reader, Writer};
 
 /// How long the only voter may take to elect itself: two writes to the log.
 const ELECTION_DEADLINE: Duration = Duration::from_secs(30);
@@ -67,12 +68,9 @@ pub(crate) async fn open_core(
     let faults = fault_sender(ends);
     let wal_dir = config.wal_dir.clone().unwrap_or_else(|| data_dir.member().join("wal"));
     let database = data_dir.member().join("store.redb");
-    LogStore::check_exists(&wal_dir, &database)?;
-    let mut log = LogStore::open(&wal_dir, log_options(config, metrics, faults.clone()))?;
+    let OnDisk { mut log, writer, flusher, reader } =
+        open_disk(&wal_dir, &database, log_options(config, metrics, faults.clone())).await?;
     let (log_stats, log_extent) = (log.stats(), log.extent());
-    let (writer, flusher, reader) =
-        store::open(&database, store::Options::default()).map_err(|fault| DatabaseFailure::new(&database, fault))?;
-    log.check_follows(&wal_dir, &database, raft_position(reader.applied().0))?;
     // Until it is known that there are no peers.
     log_extent.set_writes_inline(false);
     if config.force_new_cluster {
@@ -126,6 +124,26 @@ pub(crate) async fn open_core(
         snapshots,
         is_newcomer,
     })
+}
+
+/// What of a member is on disk.
+struct OnDisk {
+    log: LogStore,
+    writer: Writer,
+    flusher: Flusher,
+    reader: Reader,
+}
+
+/// Opens the log and the database that goes with it.
+async fn open_disk(wal_dir: &Path, database: &Path, options: LogStoreOptions) -> Result<OnDisk, StartError> {
+    LogStore::check_exists(wal_dir, database)?;
+    let mut log = LogStore::open(wal_dir, options)?;
+    let (writer, flusher, reader) =
+        store::open(database, store::Options::default()).map_err(|fault| DatabaseFailure::new(database, fault))?;
+    let applied = raft_position(reader.applied().0);
+    log.check_follows(wal_dir, database, applied)?;
+    log.follow(applied).await.map_err(|error| StartError::Raft(error.to_string()))?;
+    Ok(OnDisk { log, writer, flusher, reader })
 }
 
 /// The connections to other members, and what counts on them.

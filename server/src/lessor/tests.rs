@@ -199,7 +199,7 @@ async fn a_keepalive_waits_for_the_checkpoint_under_way() {
         tokio::task::yield_now().await;
         assert!(running.log.checkpoints.lock().is_empty(), "it is under way");
         assert_eq!(running.lessor.renew(1, TERM, &running.propose).await, Ok(310));
-        let last = running.log.checkpoints.lock().last().cloned();
+        let last = running.log.checkpoints.lock().last().copied();
         assert_eq!(last, Some(LeaseCheckpoint { id: 1, remaining_ttl: 0 }), "{fails} failures");
         running.end().await;
     }

@@ -327,11 +327,13 @@ impl Machine {
     async fn try_start(&mut self, initial: Option<&BTreeMap<u64, Peer>>) -> Result<(), String> {
         let id = self.id;
         let (ends, reports) = mpsc::channel(1);
-        let Opened { log, writer, flusher, reader } = self.open(&ends)?;
+        let Opened { mut log, writer, flusher, reader } = self.open(&ends)?;
         // A start waits for what it wrote.
         if !self.log_disk.settled().await {
             return Err("the power went".to_owned());
         }
+        let applied = raft::state_machine::raft_position(reader.applied().0);
+        log.follow(applied).await.map_err(|error| error.to_string())?;
         let storage = self.start_storage(flusher, &ends);
         let hub = Arc::new(Hub::new(reader.revision()));
         let lessor = Arc::new(Lessor::new(ELECTION_TIMEOUT, SteadyClock::at_rate(self.clock)));
