@@ -14,6 +14,8 @@
 //! [`types`] closes openraft's generics once; everything else in the member uses its aliases.
 
 pub(crate) mod alone;
+#[cfg(test)]
+pub(crate) mod double;
 pub mod log_store;
 pub(crate) mod network;
 pub(crate) mod snapshot;
