@@ -1,7 +1,7 @@
 //! Opens what is below the services: log, store, raft, and how they hear of each other.
 
 use crate::background::{EndSender, fault_sender};
-use crate::bootstrap::Beginning;
+use crate::bootstrap::{self, Beginning};
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::lessor::Lessor;
@@ -77,7 +77,7 @@ pub(crate) async fn open_core(
         let peer_urls = config.initial_advertise_peer_urls.clone();
         alone::force(&mut log, &reader, identity.member_id, peer_urls).await.map_err(StartError::Raft)?;
     }
-    let is_newcomer = beginning.founders.len() != 1 && is_empty(&mut log, &reader).await?;
+    let is_newcomer = is_newcomer(&mut log, &reader, beginning, data_dir).await?;
     let pace = Pace {
         flush_interval: config.flush_interval,
         compaction_keys: config.compaction_batch_limit,
@@ -160,10 +160,23 @@ fn links(
     (Arc::new(links), traffic)
 }
 
-/// True if there is nothing that a vote or an acknowledgement could have been given for.
-async fn is_empty(log: &mut LogStore, reader: &Reader) -> Result<bool, StartError> {
+/// True if there is nothing that a vote or an acknowledgement could have been given for, and others may know why.
+///
+/// # Errors
+/// There is nothing, and nobody is known who could be asked: the only founder of a cluster had a log once.
+async fn is_newcomer(
+    log: &mut LogStore,
+    reader: &Reader,
+    beginning: &Beginning,
+    data_dir: &DataDir,
+) -> Result<bool, StartError> {
     let state = log.get_log_state().await.map_err(|error| StartError::Raft(error.to_string()))?;
-    Ok(state.last_log_id.is_none() && reader.applied().0.index == 0)
+    let is_empty = state.last_log_id.is_none() && reader.applied().0.index == 0;
+    if is_empty && beginning.founders.len() == 1 && !beginning.founds_alone {
+        let (dir, member_id) = (data_dir.path().to_owned(), beginning.identity.member_id);
+        return Err(StartError::LostData { dir, member_id });
+    }
+    Ok(is_empty && !beginning.founds_alone)
 }
 
 /// Counts what flushes write, and how long compactions take from `begun` on.
@@ -312,6 +325,10 @@ pub(crate) async fn found(
         raft.trigger().elect(false).await.map_err(|error| raft_error(&error))?;
         let elected = raft.wait(Some(ELECTION_DEADLINE)).state(ServerState::Leader, "the only voter leads").await;
         elected.map_err(|error| raft_error(&error))?;
+    }
+    if beginning.founds_alone {
+        // Who leads has the founding, and its vote behind it, on disk.
+        bootstrap::settle(data_dir.path())?;
     }
     // Not before: an election by the clock beside this one makes openraft warn of answers from another term.
     raft.runtime_config().elect(true);

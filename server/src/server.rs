@@ -94,6 +94,20 @@ pub enum StartError {
         /// The id that the file names.
         member_id: u64,
     },
+    /// The only founder of a cluster has lost its log and its database.
+    #[error(
+        "data directory {}: the data of member {member_id:x} is gone, and it may not found its cluster a second time: \
+         put the directory `member` back from a copy; or, if the cluster has other members, remove this one there, add \
+         it again and start it with --initial-cluster-state=existing and an empty data directory; or delete the whole \
+         data directory to begin without the data",
+        dir.display()
+    )]
+    LostData {
+        /// The data directory.
+        dir: PathBuf,
+        /// The member.
+        member_id: u64,
+    },
     /// A certificate or another file of TLS cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
