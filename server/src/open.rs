@@ -12,6 +12,7 @@ use crate::peer::limit::message_bytes_max;
 use crate::peer::link::{Caller, Links};
 use crate::peer::traffic::PeersTraffic;
 use crate::raft::alone;
+use crate::raft::catch_up::CatchUps;
 use crate::raft::log_store::{LogExtent, LogStore, LogStoreOptions};
 use crate::raft::network::Network;
 use crate::raft::snapshot::Receiver;
@@ -50,6 +51,7 @@ pub(crate) struct Core {
     pub(crate) lessor: Arc<Lessor>,
     pub(crate) links: Arc<Links>,
     pub(crate) traffic: Arc<PeersTraffic>,
+    pub(crate) catch_ups: CatchUps,
     pub(crate) forwards: Arc<Forwards>,
     pub(crate) snapshots: Receiver,
     /// There is no log, and other members may know why: `newcomer` decides, then comes [`found`].
@@ -101,7 +103,8 @@ pub(crate) async fn open_core(
     let (links, traffic) = links(config, identity, metrics, connector);
     let forwards = Arc::new(Forwards::new(identity.member_id, rand::random(), reader.applied().0.index));
     let state_machine = StateMachine::new(writer, reader.clone(), Box::new(observed), Arc::clone(&forwards));
-    let network = Network::new(Arc::clone(&links) as _, Arc::clone(&traffic));
+    let catch_ups = CatchUps::default();
+    let network = Network::new(Arc::clone(&links) as _, Arc::clone(&traffic), catch_ups.clone());
     let raft = Raft::new(identity.member_id, raft_config(config)?, network, log, state_machine)
         .await
         .map_err(|error| StartError::Raft(error.to_string()))?;
@@ -120,6 +123,7 @@ pub(crate) async fn open_core(
         lessor,
         links,
         traffic,
+        catch_ups,
         forwards,
         snapshots,
         is_newcomer,

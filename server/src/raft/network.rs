@@ -4,6 +4,7 @@
 //! batch, the next is on its way. Heartbeats, which also confirm reads, have a stream of their own, so they never wait
 //! behind entries; it stays open, because a stream costs more than what is said on it.
 
+use super::catch_up::CatchUps;
 use super::state_machine::SnapshotSource;
 use super::types::{Peer, TypeConfig, Vote};
 use super::wire;
@@ -37,11 +38,12 @@ const RECONNECT: Duration = Duration::from_millis(100);
 pub(crate) struct Network {
     transport: Arc<dyn Transport>,
     traffic: Arc<PeersTraffic>,
+    catch_ups: CatchUps,
 }
 
 impl Network {
-    pub(crate) fn new(transport: Arc<dyn Transport>, traffic: Arc<PeersTraffic>) -> Self {
-        Self { transport, traffic }
+    pub(crate) fn new(transport: Arc<dyn Transport>, traffic: Arc<PeersTraffic>, catch_ups: CatchUps) -> Self {
+        Self { transport, traffic, catch_ups }
     }
 }
 
@@ -49,6 +51,7 @@ impl Network {
 pub(crate) struct Target {
     transport: Arc<dyn Transport>,
     traffic: Arc<PeersTraffic>,
+    catch_ups: CatchUps,
     id: u64,
     /// For requests that are asked one at a time; none before the first, while one is asked, and after one that failed.
     conversation: Option<Conversation>,
@@ -79,8 +82,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Target;
 
     async fn new_client(&mut self, target: u64, _peer: &Peer) -> Target {
-        let traffic = Arc::clone(&self.traffic);
-        Target { transport: Arc::clone(&self.transport), traffic, id: target, conversation: None }
+        let (transport, traffic) = (Arc::clone(&self.transport), Arc::clone(&self.traffic));
+        Target { transport, traffic, catch_ups: self.catch_ups.clone(), id: target, conversation: None }
     }
 }
 
@@ -221,6 +224,7 @@ impl RaftNetworkV2<TypeConfig> for Target {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let peer = self.peer().map_err(|e| rpc_error(&e))?;
         let counted = self.traffic.sends_snapshot(self.id);
+        let _transfer = self.catch_ups.begin(self.id, snapshot.meta.last_log_id.map_or(0, |id| id.index + 1));
         let sending = super::snapshot::send(self.id, peer, vote, snapshot.snapshot);
         tokio::select! {
             biased;

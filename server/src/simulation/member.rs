@@ -344,7 +344,8 @@ impl Machine {
         let machine = StateMachine::new(writer, reader.clone(), Box::new(observer), Arc::clone(&forwards));
         let transport: Arc<dyn Transport> = Arc::clone(&connector) as _;
         let traffic = PeersTraffic::detached(id);
-        let network = raft::network::Network::new(Arc::clone(&transport), Arc::clone(&traffic));
+        let catch_ups = raft::catch_up::CatchUps::default();
+        let network = raft::network::Network::new(Arc::clone(&transport), Arc::clone(&traffic), catch_ups.clone());
         let raft = Raft::new(id, self.raft_config(), network, log, machine).await.map_err(|error| error.to_string())?;
         if let Some(initial) = initial {
             raft.initialize(initial.clone()).await.expect("the log is new");
@@ -369,7 +370,7 @@ impl Machine {
         tokio::spawn(Arc::clone(&members).promote(stop.clone()));
         self.keep_leases(&node, lessor, &stop);
         let kept = Kept { snapshot_count: self.snapshot_count, catchup_entries: self.catchup_entries };
-        tokio::spawn(purge_log(node.clone(), extent, kept, stop.clone()));
+        tokio::spawn(purge_log(node.clone(), (extent, catch_ups), kept, stop.clone()));
         tokio::spawn(watch_raft(node.clone(), ends, stop.clone()));
         self.report_end(reports, &stop);
         self.process = Some(Process { node, hub, leases, members, _storage: storage, stop });
