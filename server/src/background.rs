@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::lessor::Lessor;
 use crate::node::Node;
 use crate::peer::PeerError;
+use crate::raft::catch_up::CatchUps;
 use crate::raft::log_store::LogExtent;
 use crate::raft::types::LogId;
 use crate::server::End;
@@ -28,6 +29,9 @@ const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(1);
 /// Segments kept for members that are a little behind, however few entries they hold; the one that is being written is
 /// one of them.
 const CATCH_UP_SEGMENTS: u64 = 6;
+
+/// Segments kept at most for members that are sent a snapshot: 1 GiB. Who has not caught up by then is sent another one.
+const CATCH_UP_SEGMENTS_MAX: u64 = 128;
 
 /// Tells the cluster this member's name, client URLs and version, unless it knows them. Tries until it is done.
 pub(crate) async fn publish(node: Node, config: Config, stop: CancellationToken) {
@@ -174,6 +178,14 @@ pub(crate) async fn follow_peers(node: Node, log: LogExtent, stop: CancellationT
     }
 }
 
+/// Index of the entry that a member needs next, if this one leads.
+fn next_of(node: &Node, member: u64) -> Option<u64> {
+    let metrics = node.raft().metrics();
+    let metrics = metrics.borrow_watched();
+    let matched = metrics.replication.as_ref()?.get(&member)?.as_ref();
+    Some(matched.map_or(0, |id| id.index + 1))
+}
+
 /// What the log is purged by.
 #[derive(Clone, Copy)]
 pub(crate) struct Kept {
@@ -191,10 +203,16 @@ impl Kept {
 
 /// Lets raft drop the part of the log that the store holds durably, but for a piece for members that are a little
 /// behind: bounded in entries with every snapshot, and always in bytes, because an entry may hold a thousand writes.
+/// Members that are sent a snapshot need more of it.
 ///
 /// Raft purges nothing by itself: what it wants to purge with a snapshot may lie before what was triggered here and has to
 /// wait for a follower, and it takes that for a contradiction.
-pub(crate) async fn purge_log(node: Node, log: LogExtent, keep: Kept, stop: CancellationToken) {
+pub(crate) async fn purge_log(
+    node: Node,
+    (log, catch_ups): (LogExtent, CatchUps),
+    keep: Kept,
+    stop: CancellationToken,
+) {
     let mut covered = node.reader().durable().0.index;
     let mut purged_to = 0;
     let mut stopped = pin!(stop.cancelled());
@@ -209,6 +227,11 @@ pub(crate) async fn purge_log(node: Node, log: LogExtent, keep: Kept, stop: Canc
         let is_snapshot_due = durable.saturating_sub(covered) >= keep.snapshot_count;
         let by_entries = if is_snapshot_due { durable.saturating_sub(keep.catchup_entries) } else { 0 };
         let keep_from = log.first_in_newest(segments).unwrap_or(0).max(by_entries).min(durable);
+        let needed_from = catch_ups.needs_from(keep_from, |member| next_of(&node, member));
+        let keep_from = match needed_from {
+            Some(needed) => keep_from.min(needed).max(log.first_in_newest(CATCH_UP_SEGMENTS_MAX).unwrap_or(0)),
+            None => keep_from,
+        };
         if keep_from <= purged_to && !is_snapshot_due {
             continue;
         }

@@ -4,6 +4,10 @@
 //! Ids are etcd's, see [`discovery::id`]. They are written down before anything else, together with the members of a new
 //! cluster, so that a start that was cut off is taken up again, and flags that change later change nothing.
 //!
+//! Only the start that writes the identity may found a cluster of one, or the next one if it was cut off: the file has
+//! its name only when the founding is in the log. Who lost the log later must not found the cluster a second time, beside
+//! the members that were added since.
+//!
 //! Three ways: a member with an identity goes on with it; one that is to found a cluster finds itself in the list of its
 //! members; one that is to join asks the members of the cluster who it is. Whether a member without a log may use its
 //! identity is decided in `newcomer`.
@@ -23,6 +27,9 @@ use std::path::Path;
 
 /// Where the identity is, below the data directory.
 pub(crate) const FILE: &str = "IDENTITY";
+
+/// Its extension until it may have its name.
+const UNSETTLED: &str = "new";
 
 /// Why the identity is not known.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +109,8 @@ pub(crate) struct Beginning {
     pub(crate) identity: Identity,
     /// The members of a new cluster; none when this member joined one.
     pub(crate) founders: BTreeMap<u64, Peer>,
+    /// This member is to found a cluster of one, and never has: [`settle`] is due once it has.
+    pub(crate) founds_alone: bool,
 }
 
 /// Reads the identity, or finds it out and writes it at the first start.
@@ -119,16 +128,39 @@ pub(crate) async fn begin(
     match fs::read(&path) {
         Ok(bytes) => parse(&bytes).ok_or_else(|| BootstrapError::Damaged { path: path.display().to_string() }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if let Some(cut_off) = cut_off(&path) {
+                return Ok(cut_off);
+            }
             let cluster = listed(config).await?;
             let beginning = match config.initial_cluster_state {
                 InitialClusterState::New => found(&cluster, &config.name),
                 InitialClusterState::Existing => join(&cluster, data_dir, &config.name, connector).await?,
             };
             write(&path, &beginning).map_err(|source| io("write", source))?;
+            if !beginning.founds_alone {
+                name(&path).map_err(|source| io("write", source))?;
+            }
             Ok(beginning)
         }
         Err(source) => Err(io("read", source)),
     }
+}
+
+/// What a start wrote that was to found a cluster of one, and may not have come to it.
+fn cut_off(path: &Path) -> Option<Beginning> {
+    // Not whole, or not there: that start has not begun a log.
+    let beginning = parse(&fs::read(path.with_extension(UNSETTLED)).ok()?)?;
+    (beginning.founders.len() == 1).then_some(Beginning { founds_alone: true, ..beginning })
+}
+
+/// Gives the identity its name: the founding of a cluster of one is durable in the log.
+///
+/// # Errors
+/// The file cannot be renamed.
+pub(crate) fn settle(data_dir: &Path) -> Result<(), BootstrapError> {
+    let path = data_dir.join(FILE);
+    let failed = |source| BootstrapError::Io { action: "write", path: path.display().to_string(), source };
+    name(&path).map_err(failed)
 }
 
 /// The peer URLs of the other members as far as they are known without a log: those that found the cluster, or, for a
@@ -168,7 +200,8 @@ fn found(cluster: &InitialCluster, name: &str) -> Beginning {
         .zip(&cluster.members)
         .map(|(id, member)| (*id, Peer { peer_urls: member.peer_urls.clone(), joins_as_voter: true }))
         .collect();
-    Beginning { identity, founders }
+    let founds_alone = cluster.members.len() == 1;
+    Beginning { identity, founders, founds_alone }
 }
 
 /// Becomes a member that somebody added to a running cluster.
@@ -197,7 +230,7 @@ async fn join(
     let nobody = BootstrapError::NobodyAnswers { reasons: reasons.join(", ") };
     let identity =
         recognize(cluster, own_urls(cluster, name), &answers, data_dir).map_err(|why| why.unwrap_or(nobody))?;
-    Ok(Beginning { identity, founders: BTreeMap::new() })
+    Ok(Beginning { identity, founders: BTreeMap::new(), founds_alone: false })
 }
 
 /// Finds this member by all answers. Each list may be old, so that one of them has this member is enough.
@@ -287,17 +320,25 @@ fn parse(bytes: &[u8]) -> Option<Beginning> {
         let peer_urls = urls.split(',').map(str::to_owned).collect();
         founders.insert(u64::from_str_radix(id, 16).ok()?, Peer { peer_urls, joins_as_voter: true });
     }
-    let beginning = Beginning { identity, founders };
+    let beginning = Beginning { identity, founders, founds_alone: false };
     (text == format(&beginning)).then_some(beginning)
 }
 
-/// Writes the file beside its name and renames it, so that it is there whole or not at all.
+/// Writes the file beside its name, durably.
 fn write(path: &Path, beginning: &Beginning) -> std::io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = fs::File::create(&temporary)?;
+    let mut file = fs::File::create(path.with_extension(UNSETTLED))?;
     file.write_all(format(beginning).as_bytes())?;
     file.sync_all()?;
-    fs::rename(&temporary, path)?;
+    sync_parent(path)
+}
+
+/// Gives it its name, so that it is there whole or not at all.
+fn name(path: &Path) -> std::io::Result<()> {
+    fs::rename(path.with_extension(UNSETTLED), path)?;
+    sync_parent(path)
+}
+
+fn sync_parent(path: &Path) -> std::io::Result<()> {
     path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
 }
 
@@ -326,6 +367,10 @@ mod tests {
         let refused = begin(dir.path(), &existing, &PeerConnector::plain()).await.unwrap_err().to_string();
         assert!(refused.contains("--initial-cluster lists no other member"), "{refused}");
         let first = begin(dir.path(), &new, &PeerConnector::plain()).await.unwrap();
+        assert!(first.founds_alone);
+        assert_eq!(begin(dir.path(), &existing, &PeerConnector::plain()).await.unwrap(), first, "it was cut off");
+        settle(dir.path()).unwrap();
+        let first = Beginning { founds_alone: false, ..first };
         assert_eq!(begin(dir.path(), &existing, &PeerConnector::plain()).await.unwrap(), first);
         let written = fs::read(dir.path().join(FILE)).unwrap();
         for (byte, bit) in (0..written.len()).flat_map(|byte| (0..8).map(move |bit| (byte, bit))) {
@@ -346,6 +391,7 @@ mod tests {
         let b = config(&[list, "--name=b", "--initial-advertise-peer-urls=http://127.0.0.1:3,http://127.0.0.1:2"]);
         let first = begin(dir.path(), &b, &PeerConnector::plain()).await.unwrap();
         assert_eq!(first.founders.len(), 2);
+        assert!(!first.founds_alone);
         assert_eq!(first.founders[&first.identity.member_id].peer_urls, ["http://127.0.0.1:2", "http://127.0.0.1:3"]);
         let written = fs::read(dir.path().join(FILE)).unwrap();
         assert_eq!(parse(&written), Some(first));

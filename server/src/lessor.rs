@@ -56,8 +56,10 @@ pub(crate) type Propose = Box<dyn Fn(Op, u64) -> BoxFuture<'static, Result<Outco
 /// The life of one lease.
 struct Clock {
     ttl: i64,
-    /// Checkpointed rest, 0 when a new leader should start from the full time.
+    /// Checkpointed rest, 0 when a new leader should start from the full time. Not 0 either when that is not known.
     remaining_ttl: i64,
+    /// A checkpoint is under way, so `remaining_ttl` is about to change. Renewals wait.
+    is_checkpointing: bool,
     expiry: Instant,
     /// When the remaining time is next written down.
     checkpoint: Instant,
@@ -91,7 +93,7 @@ pub(crate) struct Lessor {
     election_timeout: Duration,
     /// The clock has to look again.
     rescheduled: Notify,
-    /// A lease is gone, or leadership changed.
+    /// A lease is gone, a checkpoint has ended, or leadership changed.
     settled: Notify,
     stats: LessorStats,
 }
@@ -121,7 +123,8 @@ fn seconds(ttl: i64) -> Duration {
 
 impl Clock {
     fn new(ttl: i64, remaining_ttl: i64, expiry: Instant, now: Instant) -> Self {
-        Self { ttl, remaining_ttl, expiry, checkpoint: now + CHECKPOINT_INTERVAL, scheduled: now }
+        let checkpoint = now + CHECKPOINT_INTERVAL;
+        Self { ttl, remaining_ttl, is_checkpointing: false, expiry, checkpoint, scheduled: now }
     }
 
     fn next_look(&self) -> Instant {
@@ -156,6 +159,7 @@ impl State {
                 let left = (clock.expiry - now).as_secs() as i64;
                 if left < clock.ttl {
                     step.checkpoints.push(LeaseCheckpoint { id, remaining_ttl: left.max(1) });
+                    clock.is_checkpointing = true;
                 }
                 clock.checkpoint = now + CHECKPOINT_INTERVAL;
             }
@@ -259,7 +263,8 @@ impl Lessor {
     }
 
     /// Gives a lease its full time again, and returns that time in seconds. The caller has made sure that this member
-    /// still leads in `term`. A lease whose revocation is under way is waited for: the caller bounds the wait.
+    /// still leads in `term`. A revocation or a checkpoint of the lease that is under way is waited for: the caller bounds
+    /// the wait.
     ///
     /// # Errors
     /// [`Error::LeaseNotFound`]; [`Error::NotLeader`]; what the proposal says that undoes a checkpoint.
@@ -274,21 +279,19 @@ impl Lessor {
                 }
                 let now = self.clock.now();
                 let Some(clock) = state.leases.get_mut(&id) else { return Err(Error::LeaseNotFound) };
-                let expired = clock.expiry <= now;
-                if !expired && clock.remaining_ttl == 0 {
+                let is_under_way = clock.expiry <= now || clock.is_checkpointing;
+                if !is_under_way && clock.remaining_ttl == 0 {
                     clock.expiry = now + seconds(clock.ttl);
                     self.stats.renewed.fetch_add(1, Ordering::Relaxed);
                     return Ok(clock.ttl);
                 }
-                !expired
+                !is_under_way
             };
             if checkpointed {
                 // Else a new leader would give the lease only the rest, while the client counts on the whole.
+                // The clock learns of it when it is applied: another one may have followed before the answer.
                 let outcome = propose(checkpoint(vec![LeaseCheckpoint { id, remaining_ttl: 0 }]), term).await?;
                 outcome.result?;
-                if let Some(clock) = self.state.lock().leases.get_mut(&id) {
-                    clock.remaining_ttl = 0;
-                }
             } else {
                 settled.await;
             }
@@ -331,20 +334,20 @@ impl Lessor {
         Some(leases.into_iter().map(|(_, id)| id).collect())
     }
 
-    /// Looks at a lease again after its revocation failed, or forgets it when it is gone already.
+    /// Looks at a lease again after its revocation failed. One that is gone was forgotten when that was applied, which
+    /// is before the answer: what has its id now was granted since, and lives.
     fn revocation_ended(&self, id: i64, outcome: Result<Outcome, Error>) {
         let outcome = outcome.and_then(|outcome| outcome.result);
         self.stats.expired.fetch_add(u64::from(outcome.is_ok()), Ordering::Relaxed);
-        match outcome {
-            Ok(_) | Err(Error::LeaseNotFound) => {
-                if self.state.lock().leases.remove(&id).is_some() {
-                    self.settled.notify_waiters();
-                }
-            }
-            Err(error) => {
-                tracing::warn!(lease_id = format_args!("{id:x}"), %error, "cannot revoke an expired lease, will retry");
-                self.state.lock().schedule(id, self.clock.now() + RETRY);
-            }
+        let Err(error) = outcome else { return };
+        if error != Error::LeaseNotFound {
+            tracing::warn!(lease_id = format_args!("{id:x}"), %error, "cannot revoke an expired lease, will retry");
+        }
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        // One that has not expired is scheduled already.
+        if state.leases.get(&id).is_some_and(|clock| clock.expiry <= now) {
+            state.schedule(id, now + RETRY);
         }
     }
 
@@ -364,12 +367,16 @@ impl Lessor {
                 };
                 allowance.take(step.expired.len());
                 for id in step.expired {
+                    // The store knows a lease by its id alone. Who revokes it and grants the id again while this is on
+                    // its way to raft's task, a matter of microseconds, finds the new lease revoked: it ends too early
+                    // once, as if its clock were slow, and on all members alike.
                     let revoked = propose(Op::LeaseRevoke(LeaseRevokeRequest { id }), term);
                     under_way.push(Box::pin(async move { Ended::Revocation(id, revoked.await) }));
                 }
                 if !step.checkpoints.is_empty() {
-                    let written = propose(checkpoint(step.checkpoints), term);
-                    under_way.push(Box::pin(async move { Ended::Checkpoint(written.await.map(drop)) }));
+                    let written = propose(checkpoint(step.checkpoints.clone()), term);
+                    let ended = async move { Ended::Checkpoint(term, step.checkpoints, written.await.map(drop)) };
+                    under_way.push(Box::pin(ended));
                 }
                 if step.wake.is_some_and(|wake| wake <= now) && under_way.len() < IN_FLIGHT {
                     // Something is due that the allowance does not cover yet.
@@ -402,9 +409,28 @@ impl Lessor {
     fn end(&self, ended: Ended) {
         match ended {
             Ended::Revocation(id, outcome) => self.revocation_ended(id, outcome),
-            Ended::Checkpoint(Ok(())) => {}
+            Ended::Checkpoint(term, checkpoints, written) => self.checkpoint_ended(term, &checkpoints, written),
+        }
+    }
+
+    /// Lets renewals go on. After a failure the checkpoint may be applied all the same, so they have to undo it.
+    fn checkpoint_ended(&self, term: u64, checkpoints: &[LeaseCheckpoint], written: Result<(), Error>) {
+        let mut state = self.state.lock();
+        // The clocks of a later term know nothing of it.
+        if state.leading == Some(term) {
+            for LeaseCheckpoint { id, remaining_ttl } in checkpoints {
+                let Some(clock) = state.leases.get_mut(id) else { continue };
+                clock.is_checkpointing = false;
+                if written.is_err() {
+                    clock.remaining_ttl = *remaining_ttl;
+                }
+            }
+        }
+        drop(state);
+        self.settled.notify_waiters();
+        if let Err(error) = written {
             // The next interval writes a newer one.
-            Ended::Checkpoint(Err(error)) => tracing::warn!(%error, "cannot checkpoint leases"),
+            tracing::warn!(%error, "cannot checkpoint leases");
         }
     }
 }
@@ -412,7 +438,7 @@ impl Lessor {
 /// A proposal of the clock that has ended.
 enum Ended {
     Revocation(i64, Result<Outcome, Error>),
-    Checkpoint(Result<(), Error>),
+    Checkpoint(u64, Vec<LeaseCheckpoint>, Result<(), Error>),
 }
 
 fn checkpoint(checkpoints: Vec<LeaseCheckpoint>) -> Op {

@@ -1,7 +1,7 @@
 //! Opens what is below the services: log, store, raft, and how they hear of each other.
 
 use crate::background::{EndSender, fault_sender};
-use crate::bootstrap::Beginning;
+use crate::bootstrap::{self, Beginning};
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::lessor::Lessor;
@@ -12,6 +12,7 @@ use crate::peer::limit::message_bytes_max;
 use crate::peer::link::{Caller, Links};
 use crate::peer::traffic::PeersTraffic;
 use crate::raft::alone;
+use crate::raft::catch_up::CatchUps;
 use crate::raft::log_store::{LogExtent, LogStore, LogStoreOptions};
 use crate::raft::network::Network;
 use crate::raft::snapshot::Receiver;
@@ -27,9 +28,10 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::storage::RaftLogStorage as _;
 use openraft::{ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use store::{Applied, Notice, Reader};
+use store::{Applied, Flusher, Notice, Reader, Writer};
 
 /// How long the only voter may take to elect itself: two writes to the log.
 const ELECTION_DEADLINE: Duration = Duration::from_secs(30);
@@ -49,6 +51,7 @@ pub(crate) struct Core {
     pub(crate) lessor: Arc<Lessor>,
     pub(crate) links: Arc<Links>,
     pub(crate) traffic: Arc<PeersTraffic>,
+    pub(crate) catch_ups: CatchUps,
     pub(crate) forwards: Arc<Forwards>,
     pub(crate) snapshots: Receiver,
     /// There is no log, and other members may know why: `newcomer` decides, then comes [`found`].
@@ -67,19 +70,16 @@ pub(crate) async fn open_core(
     let faults = fault_sender(ends);
     let wal_dir = config.wal_dir.clone().unwrap_or_else(|| data_dir.member().join("wal"));
     let database = data_dir.member().join("store.redb");
-    LogStore::check_exists(&wal_dir, &database)?;
-    let mut log = LogStore::open(&wal_dir, log_options(config, metrics, faults.clone()))?;
+    let OnDisk { mut log, writer, flusher, reader } =
+        open_disk(&wal_dir, &database, log_options(config, metrics, faults.clone())).await?;
     let (log_stats, log_extent) = (log.stats(), log.extent());
-    let (writer, flusher, reader) =
-        store::open(&database, store::Options::default()).map_err(|fault| DatabaseFailure::new(&database, fault))?;
-    log.check_follows(&wal_dir, &database, raft_position(reader.applied().0))?;
     // Until it is known that there are no peers.
     log_extent.set_writes_inline(false);
     if config.force_new_cluster {
         let peer_urls = config.initial_advertise_peer_urls.clone();
         alone::force(&mut log, &reader, identity.member_id, peer_urls).await.map_err(StartError::Raft)?;
     }
-    let is_newcomer = beginning.founders.len() != 1 && is_empty(&mut log, &reader).await?;
+    let is_newcomer = is_newcomer(&mut log, &reader, beginning, data_dir).await?;
     let pace = Pace {
         flush_interval: config.flush_interval,
         compaction_keys: config.compaction_batch_limit,
@@ -103,7 +103,8 @@ pub(crate) async fn open_core(
     let (links, traffic) = links(config, identity, metrics, connector);
     let forwards = Arc::new(Forwards::new(identity.member_id, rand::random(), reader.applied().0.index));
     let state_machine = StateMachine::new(writer, reader.clone(), Box::new(observed), Arc::clone(&forwards));
-    let network = Network::new(Arc::clone(&links) as _, Arc::clone(&traffic));
+    let catch_ups = CatchUps::default();
+    let network = Network::new(Arc::clone(&links) as _, Arc::clone(&traffic), catch_ups.clone());
     let raft = Raft::new(identity.member_id, raft_config(config)?, network, log, state_machine)
         .await
         .map_err(|error| StartError::Raft(error.to_string()))?;
@@ -122,10 +123,31 @@ pub(crate) async fn open_core(
         lessor,
         links,
         traffic,
+        catch_ups,
         forwards,
         snapshots,
         is_newcomer,
     })
+}
+
+/// What of a member is on disk.
+struct OnDisk {
+    log: LogStore,
+    writer: Writer,
+    flusher: Flusher,
+    reader: Reader,
+}
+
+/// Opens the log and the database that goes with it.
+async fn open_disk(wal_dir: &Path, database: &Path, options: LogStoreOptions) -> Result<OnDisk, StartError> {
+    LogStore::check_exists(wal_dir, database)?;
+    let mut log = LogStore::open(wal_dir, options)?;
+    let (writer, flusher, reader) =
+        store::open(database, store::Options::default()).map_err(|fault| DatabaseFailure::new(database, fault))?;
+    let applied = raft_position(reader.applied().0);
+    log.check_follows(wal_dir, database, applied)?;
+    log.follow(applied).await.map_err(|error| StartError::Raft(error.to_string()))?;
+    Ok(OnDisk { log, writer, flusher, reader })
 }
 
 /// The connections to other members, and what counts on them.
@@ -142,10 +164,23 @@ fn links(
     (Arc::new(links), traffic)
 }
 
-/// True if there is nothing that a vote or an acknowledgement could have been given for.
-async fn is_empty(log: &mut LogStore, reader: &Reader) -> Result<bool, StartError> {
+/// True if there is nothing that a vote or an acknowledgement could have been given for, and others may know why.
+///
+/// # Errors
+/// There is nothing, and nobody is known who could be asked: the only founder of a cluster had a log once.
+async fn is_newcomer(
+    log: &mut LogStore,
+    reader: &Reader,
+    beginning: &Beginning,
+    data_dir: &DataDir,
+) -> Result<bool, StartError> {
     let state = log.get_log_state().await.map_err(|error| StartError::Raft(error.to_string()))?;
-    Ok(state.last_log_id.is_none() && reader.applied().0.index == 0)
+    let is_empty = state.last_log_id.is_none() && reader.applied().0.index == 0;
+    if is_empty && beginning.founders.len() == 1 && !beginning.founds_alone {
+        let (dir, member_id) = (data_dir.path().to_owned(), beginning.identity.member_id);
+        return Err(StartError::LostData { dir, member_id });
+    }
+    Ok(is_empty && !beginning.founds_alone)
 }
 
 /// Counts what flushes write, and how long compactions take from `begun` on.
@@ -294,6 +329,10 @@ pub(crate) async fn found(
         raft.trigger().elect(false).await.map_err(|error| raft_error(&error))?;
         let elected = raft.wait(Some(ELECTION_DEADLINE)).state(ServerState::Leader, "the only voter leads").await;
         elected.map_err(|error| raft_error(&error))?;
+    }
+    if beginning.founds_alone {
+        // Who leads has the founding, and its vote behind it, on disk.
+        bootstrap::settle(data_dir.path())?;
     }
     // Not before: an election by the clock beside this one makes openraft warn of answers from another term.
     raft.runtime_config().elect(true);

@@ -27,6 +27,7 @@ use crate::peer::link::Links;
 use crate::peer::service::PeerService;
 use crate::peer::traffic::PeersTraffic;
 use crate::quota::Quota;
+use crate::raft::catch_up::CatchUps;
 use crate::raft::log_store::LogExtent;
 use crate::raft::snapshot::Receiver;
 use crate::raft::wal::WalError;
@@ -94,6 +95,20 @@ pub enum StartError {
         /// The id that the file names.
         member_id: u64,
     },
+    /// The only founder of a cluster has lost its log and its database.
+    #[error(
+        "data directory {}: the data of member {member_id:x} is gone, and it may not found its cluster a second time: \
+         put the directory `member` back from a copy; or, if the cluster has other members, remove this one there, add \
+         it again and start it with --initial-cluster-state=existing and an empty data directory; or delete the whole \
+         data directory to begin without the data",
+        dir.display()
+    )]
+    LostData {
+        /// The data directory.
+        dir: PathBuf,
+        /// The member.
+        member_id: u64,
+    },
     /// A certificate or another file of TLS cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -135,6 +150,7 @@ impl std::fmt::Display for End {
 pub struct Server {
     node: Node,
     log: LogExtent,
+    catch_ups: CatchUps,
     storage: Storage,
     storage_thread: std::thread::JoinHandle<()>,
     hub: Arc<Hub>,
@@ -196,6 +212,7 @@ impl Server {
             cluster: Arc::new(Cluster::new(node.clone(), rules)),
             node,
             log: core.log_extent,
+            catch_ups: core.catch_ups,
             storage: core.storage,
             storage_thread: core.storage_thread,
             hub: core.hub,
@@ -289,7 +306,8 @@ impl Server {
         self.tasks.spawn(follow_peers(node.clone(), self.log.clone(), stop.clone()));
         self.tasks.spawn(watch_removal(node.clone(), ends.clone(), stop.clone()));
         self.tasks.spawn(Arc::clone(&self.cluster).promote(stop.clone()));
-        self.tasks.spawn(purge_log(node.clone(), self.log.clone(), Kept::of(config), stop.clone()));
+        let purged = (self.log.clone(), self.catch_ups.clone());
+        self.tasks.spawn(purge_log(node.clone(), purged, Kept::of(config), stop.clone()));
         self.tasks.spawn(Arc::clone(quota).watch_space(node.clone(), stop.clone()));
         if let Some(mode) = config.auto_compaction {
             self.tasks.spawn(compactor::run(node.clone(), mode, stop.clone()));

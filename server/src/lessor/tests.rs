@@ -14,6 +14,8 @@ struct Log {
     revoked: Mutex<Vec<(i64, Instant)>>,
     checkpoints: Mutex<Vec<LeaseCheckpoint>>,
     failures_left: Mutex<u32>,
+    /// The next revocation is followed by a grant of the same id for so long, and then answered so.
+    granted_again: Mutex<Option<(i64, Result<Reply, Error>)>>,
 }
 
 fn proposer(log: &Arc<Log>, lessor: &Arc<Lessor>) -> Propose {
@@ -31,6 +33,10 @@ fn proposer(log: &Arc<Log>, lessor: &Arc<Lessor>) -> Propose {
                 Op::LeaseRevoke(request) => {
                     lessor.observe(&[Notice::LeaseRevoked { id: request.id }]);
                     log.revoked.lock().push((request.id, Instant::now()));
+                    if let Some((ttl, result)) = log.granted_again.lock().take() {
+                        lessor.observe(&[Notice::LeaseGranted { id: request.id, ttl }]);
+                        return Ok(Outcome { revision: 1, result });
+                    }
                 }
                 Op::LeaseCheckpoint(request) => {
                     for LeaseCheckpoint { id, remaining_ttl } in request.checkpoints {
@@ -135,6 +141,24 @@ async fn a_keepalive_waits_for_the_revocation_under_way() {
     running.end().await;
 }
 
+/// The store has forgotten the lease, and somebody grants it again before the clock hears of that.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_granted_again_meanwhile_lives_and_ends() {
+    for answer in [Ok(Reply::LeaseRevoke), Err(Error::LeaseNotFound)] {
+        let running = Running::start(&[]);
+        *running.log.granted_again.lock() = Some((5, answer));
+        running.grant(1, 2);
+        pass(2.5).await;
+        assert_eq!(running.revoked(), [1]);
+        assert_eq!(running.lessor.renew(1, TERM, &running.propose).await, Ok(5));
+        pass(4.9).await;
+        assert_eq!(running.revoked(), [1]);
+        pass(0.2).await;
+        assert_eq!(running.revoked(), [1, 1], "it ends when its time is over");
+        running.end().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_new_leader_extends_to_the_full_or_checkpointed_time() {
     let running = Running::start(&[(1, 10, 0), (2, 1000, 5)]);
@@ -160,6 +184,25 @@ async fn long_leases_are_checkpointed_and_a_keepalive_undoes_it() {
     assert_eq!(running.lessor.renew(1, TERM, &running.propose).await, Ok(3600));
     assert_eq!(running.log.checkpoints.lock().len(), 2);
     running.end().await;
+}
+
+/// A new leader would start from the checkpoint, so whoever is told the full time must have undone it.
+#[tokio::test(start_paused = true)]
+async fn a_keepalive_waits_for_the_checkpoint_under_way() {
+    // A checkpoint whose answer is lost may be applied nonetheless.
+    for fails in [0, 1] {
+        let running = Running::start(&[]);
+        running.grant(1, 310);
+        *running.log.failures_left.lock() = fails;
+        // It is proposed now, and takes a millisecond.
+        pass(300.0).await;
+        tokio::task::yield_now().await;
+        assert!(running.log.checkpoints.lock().is_empty(), "it is under way");
+        assert_eq!(running.lessor.renew(1, TERM, &running.propose).await, Ok(310));
+        let last = running.log.checkpoints.lock().last().copied();
+        assert_eq!(last, Some(LeaseCheckpoint { id: 1, remaining_ttl: 0 }), "{fails} failures");
+        running.end().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -31,13 +31,8 @@ pub(crate) async fn force(
             "--force-new-cluster: this member has no data to make a cluster of; start it without that flag".to_owned()
         );
     }
-    // A store that a snapshot brought may be ahead of the log.
-    if state.last_log_id < applied
-        && let Some(applied) = applied
-    {
-        log.purge(applied).await.map_err(text)?;
-    }
-    let last = state.last_log_id.max(applied);
+    // Invariant: `LogStore::follow` has made the log end where the store does, or behind it.
+    let last = state.last_log_id;
     let term = log.get_log_reader().await.read_vote().await.map_err(text)?.map_or(0, |vote| vote.leader_id.term) + 1;
     log.save_vote(&Vote::new_committed(term, member_id)).await.map_err(text)?;
     let peer = stored.membership().get_node(&member_id).cloned();

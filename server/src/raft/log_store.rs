@@ -164,6 +164,35 @@ impl LogStore {
         Err(WalError::Foreign { dir: dir.to_owned(), database: database.to_owned(), reason })
     }
 
+    /// Drops a log that ends before `applied`, the position of the database, or has another entry there, and goes on behind
+    /// that position. Raft applies what is committed without waiting for this member's own disk, and a snapshot brings
+    /// what the log never had, so a crash may leave the end of the log that a later leader had already replaced. What
+    /// is applied is committed, so no entry that contradicts it, and none behind such a one, ever counts.
+    ///
+    /// Call before raft starts: it takes a log like that for corrupted.
+    ///
+    /// # Errors
+    /// The log cannot be read or written.
+    pub async fn follow(&mut self, applied: Option<LogId>) -> io::Result<()> {
+        let Some(applied) = applied else { return Ok(()) };
+        let (last, is_purged) = {
+            let recent = self.log.recent.lock();
+            (recent.last, recent.purged.is_some_and(|purged| purged.index >= applied.index))
+        };
+        // Invariant: `check_follows` has found that no more is purged than was applied.
+        if is_purged {
+            return Ok(());
+        }
+        let mut reader = LogReader { log: Arc::clone(&self.log) };
+        let there = reader.try_get_log_entries(applied.index..=applied.index).await?;
+        if there.first().is_some_and(|entry| entry.log_id == applied) {
+            return Ok(());
+        }
+        tracing::info!(?last, ?applied, "the database is ahead of the raft log, which goes on behind it");
+        self.truncate_after(None).await?;
+        self.purge(applied).await
+    }
+
     /// Tells where the newest part of the log begins.
     pub fn extent(&self) -> LogExtent {
         LogExtent(self.wal.reader())

@@ -14,6 +14,9 @@
 //! [`types`] closes openraft's generics once; everything else in the member uses its aliases.
 
 pub(crate) mod alone;
+pub(crate) mod catch_up;
+#[cfg(test)]
+pub(crate) mod double;
 pub mod log_store;
 pub(crate) mod network;
 pub(crate) mod snapshot;

@@ -4,6 +4,7 @@
 //! batch, the next is on its way. Heartbeats, which also confirm reads, have a stream of their own, so they never wait
 //! behind entries; it stays open, because a stream costs more than what is said on it.
 
+use super::catch_up::CatchUps;
 use super::state_machine::SnapshotSource;
 use super::types::{Peer, TypeConfig, Vote};
 use super::wire;
@@ -21,10 +22,13 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use parking_lot::Mutex;
+use std::collections::VecDeque;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
 type RpcError = RPCError<TypeConfig>;
@@ -33,15 +37,20 @@ type BoxFuture<'a, T> = futures::future::BoxFuture<'a, T>;
 /// Between attempts to reach a member that does not answer.
 const RECONNECT: Duration = Duration::from_millis(100);
 
+/// A request that is not answered for so long, more than any disk takes that works, is given up with all behind it: raft
+/// purges nothing that is on its way, and a member that hangs while its connection lives would keep the whole log.
+const UNANSWERED_MAX: Duration = Duration::from_secs(30);
+
 /// Makes the connection to each member.
 pub(crate) struct Network {
     transport: Arc<dyn Transport>,
     traffic: Arc<PeersTraffic>,
+    catch_ups: CatchUps,
 }
 
 impl Network {
-    pub(crate) fn new(transport: Arc<dyn Transport>, traffic: Arc<PeersTraffic>) -> Self {
-        Self { transport, traffic }
+    pub(crate) fn new(transport: Arc<dyn Transport>, traffic: Arc<PeersTraffic>, catch_ups: CatchUps) -> Self {
+        Self { transport, traffic, catch_ups }
     }
 }
 
@@ -49,6 +58,7 @@ impl Network {
 pub(crate) struct Target {
     transport: Arc<dyn Transport>,
     traffic: Arc<PeersTraffic>,
+    catch_ups: CatchUps,
     id: u64,
     /// For requests that are asked one at a time; none before the first, while one is asked, and after one that failed.
     conversation: Option<Conversation>,
@@ -79,8 +89,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Target;
 
     async fn new_client(&mut self, target: u64, _peer: &Peer) -> Target {
-        let traffic = Arc::clone(&self.traffic);
-        Target { transport: Arc::clone(&self.transport), traffic, id: target, conversation: None }
+        let (transport, traffic) = (Arc::clone(&self.transport), Arc::clone(&self.traffic));
+        Target { transport, traffic, catch_ups: self.catch_ups.clone(), id: target, conversation: None }
     }
 }
 
@@ -92,7 +102,8 @@ impl Target {
 
     /// One request and its answer.
     async fn ask(&mut self, request: AppendRequest) -> Result<StreamAppendResult<TypeConfig>, RpcError> {
-        let (conversation, answer) = self.converse(request).await.map_err(|e| rpc_error(&e))?;
+        let asked = tokio::time::timeout(UNANSWERED_MAX, self.converse(request)).await;
+        let (conversation, answer) = asked.unwrap_or_else(|_| Err(unanswered())).map_err(|e| rpc_error(&e))?;
         let result = wire::from_appended(answer).map_err(|e| malformed(&e))?;
         // The other side ends the stream behind anything but a success.
         self.conversation = result.is_ok().then_some(conversation);
@@ -110,6 +121,51 @@ impl Target {
         let mut open = Conversation::begin(&self.peer()?).await?;
         let answer = open.ask(request).await?;
         Ok((open, answer))
+    }
+}
+
+fn unanswered() -> PeerError {
+    PeerError::Lost(format!("it has not answered for {UNANSWERED_MAX:?}"))
+}
+
+/// When the requests left that are not answered yet, the oldest first: no more than raft sends ahead. Clones are the
+/// same.
+#[derive(Clone, Default)]
+struct Unanswered(Arc<Mutex<VecDeque<Instant>>>);
+
+impl Unanswered {
+    fn sent(&self) {
+        self.0.lock().push_back(Instant::now());
+    }
+
+    /// Until when the oldest has to be answered; one that is sent from now on, later.
+    fn deadline(&self) -> Instant {
+        self.0.lock().front().copied().unwrap_or_else(Instant::now) + UNANSWERED_MAX
+    }
+
+    /// Waits for what comes before the answer to the oldest, or for that, no longer than that may take.
+    async fn within<T>(&self, waited: impl Future<Output = Result<T, PeerError>>) -> Result<T, PeerError> {
+        let mut waited = pin!(waited);
+        loop {
+            let deadline = self.deadline();
+            match tokio::time::timeout_at(deadline, &mut waited).await {
+                Ok(done) => return done,
+                // Nothing is asked where nothing was sent.
+                Err(_) if self.deadline() <= Instant::now() => return Err(unanswered()),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Ends the answers with an error when one takes too long.
+    fn bound(self, answers: Answers<AppendResponse>) -> impl Stream<Item = Result<AppendResponse, PeerError>> + Send {
+        stream::unfold(Some((self, answers)), |state| async move {
+            let (unanswered, mut answers) = state?;
+            let next = unanswered.within(async { answers.next().await.transpose() }).await.transpose()?;
+            unanswered.0.lock().pop_front();
+            let goes_on = next.is_ok().then_some((unanswered, answers));
+            Some((next, goes_on))
+        })
     }
 }
 
@@ -163,9 +219,14 @@ impl RaftNetworkV2<TypeConfig> for Target {
                 return Ok(stream::iter([result]).boxed());
             }
             let ready = [first, second].into_iter().flatten();
-            let requests = stream::iter(ready).chain(input).map(|request| wire::to_append(&request)).boxed();
+            let unanswered = Unanswered::default();
+            let sent = unanswered.clone();
+            let requests = stream::iter(ready).chain(input).map(move |request| {
+                sent.sent();
+                wire::to_append(&request)
+            });
             let answers = match self.peer() {
-                Ok(peer) => peer.append(requests).await,
+                Ok(peer) => unanswered.within(peer.append(requests.boxed())).await,
                 Err(error) => Err(error),
             };
             let answers = match answers.map_err(|e| rpc_error(&e)) {
@@ -176,7 +237,7 @@ impl RaftNetworkV2<TypeConfig> for Target {
                     return Err(error);
                 }
             };
-            let results = answers.map(|answer| {
+            let results = unanswered.bound(answers).map(|answer| {
                 let answer = answer.map_err(|e| rpc_error(&e))?;
                 wire::from_appended(answer).map_err(|e| malformed(&e))
             });
@@ -221,6 +282,7 @@ impl RaftNetworkV2<TypeConfig> for Target {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let peer = self.peer().map_err(|e| rpc_error(&e))?;
         let counted = self.traffic.sends_snapshot(self.id);
+        let _transfer = self.catch_ups.begin(self.id, snapshot.meta.last_log_id.map_or(0, |id| id.index + 1));
         let sending = super::snapshot::send(self.id, peer, vote, snapshot.snapshot);
         tokio::select! {
             biased;
@@ -253,3 +315,6 @@ impl RaftNetworkV2<TypeConfig> for Target {
         Some(Backoff::new(std::iter::repeat(RECONNECT)))
     }
 }
+
+#[cfg(test)]
+mod tests;

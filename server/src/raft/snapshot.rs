@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use store::snapshot::Snapshot;
 use store::{Fault, Position, Progress, Reader};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -59,20 +59,34 @@ pub(crate) struct Parked(Mutex<Option<(Snapshot, Instant)>>);
 impl Parked {
     /// Where the parked snapshot stands, if there is one that is not too old.
     pub(crate) fn look(&self) -> Option<(Position, Vec<u8>)> {
-        let mut parked = self.0.lock();
-        if parked.as_ref().is_some_and(|(_, since)| since.elapsed() > KEPT) {
-            *parked = None;
-        }
-        parked.as_ref().map(|(snapshot, _)| (snapshot.position(), snapshot.membership().to_vec()))
+        self.give_up();
+        self.0.lock().as_ref().map(|(snapshot, _)| (snapshot.position(), snapshot.membership().to_vec()))
     }
 
-    fn park(&self, snapshot: Snapshot) {
-        *self.0.lock() = Some((snapshot, Instant::now()));
+    /// Keeps a snapshot that has waited since then, and gives it up in time: nobody may ask for it again.
+    fn park(self: &Arc<Self>, snapshot: Snapshot, since: Instant) {
+        let before = self.0.lock().replace((snapshot, since));
+        drop(before);
+        let parked = Arc::downgrade(self);
+        // Detached: it ends in time, and keeps nothing alive.
+        tokio::spawn(async move {
+            tokio::time::sleep_until(since + KEPT).await;
+            if let Some(parked) = parked.upgrade() {
+                parked.give_up();
+            }
+        });
     }
 
-    /// The parked snapshot, if it stands at `position`.
-    fn take(&self, position: Position) -> Option<Snapshot> {
-        self.0.lock().take_if(|(snapshot, _)| snapshot.position() == position).map(|(snapshot, _)| snapshot)
+    /// Drops the snapshot if it is too old.
+    fn give_up(&self) {
+        // Not under the lock: it ends a transaction.
+        let given_up = self.0.lock().take_if(|(_, since)| since.elapsed() >= KEPT);
+        drop(given_up);
+    }
+
+    /// The parked snapshot and since when it waits, if it stands at `position`.
+    fn take(&self, position: Position) -> Option<(Snapshot, Instant)> {
+        self.0.lock().take_if(|(snapshot, _)| snapshot.position() == position)
     }
 }
 
@@ -106,12 +120,63 @@ pub(crate) async fn send(
     let SnapshotSource::Outgoing(Outgoing { reader, parked, position }) = source else {
         return Err(PeerError::Invalid("a received snapshot is not sent on".to_owned()));
     };
-    let mut snapshot = match parked.take(position) {
-        Some(snapshot) => snapshot,
-        None => reader.snapshot().map_err(|fault| about(&fault))?,
+    let (mut snapshot, parked_since) = match parked.take(position) {
+        Some((snapshot, since)) => (snapshot, Some(since)),
+        None => (reader.snapshot().map_err(|fault| about(&fault))?, None),
     };
+    if !is_owned_by(&vote, snapshot.position().term) {
+        return Err(lost("the store has entries of a later leader"));
+    }
+    let Begun { pieces, mut receipts, resumed_at } = match begin(&mut snapshot, &peer, &vote).await {
+        Ok(begun) => begun,
+        Err(error) => {
+            if let Some(since) = parked_since {
+                // As old as it was: a receiver that is away for long is not waited for.
+                parked.park(snapshot, since);
+            }
+            return Err(error);
+        }
+    };
+    tracing::info!(
+        to = format_args!("{target:x}"),
+        index = snapshot.position().index,
+        resumed_at_bytes = resumed_at.unwrap_or_default(),
+        "sending a snapshot"
+    );
+    let started = Instant::now();
+    let reading = tokio::spawn(read_pieces(snapshot, pieces, resumed_at.is_none()));
+    let ended = installed(&mut receipts).await;
+    // Ends the reading task, which waits for room.
+    drop(receipts);
+    let snapshot = reading.await.map_err(|_| lost("the reading task ended"))??;
+    match &ended {
+        Ok(_) => tracing::info!(to = format_args!("{target:x}"), took = ?started.elapsed(), "sent a snapshot"),
+        Err(error) => {
+            tracing::warn!(to = format_args!("{target:x}"), %error, "a snapshot did not arrive, will go on with it");
+            parked.park(snapshot, Instant::now());
+        }
+    }
+    ended
+}
+
+/// A snapshot never has entries of a later leader than the one that sends it: openraft panics when it gets one. A leader
+/// that was deposed, and has not noticed, may have applied what the next one sent.
+fn is_owned_by(vote: &Vote, last_term: u64) -> bool {
+    last_term <= vote.leader_id.term
+}
+
+/// A snapshot that the receiver waits for.
+struct Begun {
+    pieces: mpsc::Sender<SnapshotPiece>,
+    receipts: Answers<SnapshotReceipt>,
+    /// Where the receiver is, when it has the beginning of this snapshot.
+    resumed_at: Option<u64>,
+}
+
+/// Announces a snapshot, and sets it to where the receiver is.
+async fn begin(snapshot: &mut Snapshot, peer: &Arc<dyn PeerApi>, vote: &Vote) -> Result<Begun, PeerError> {
     let head = SnapshotHead {
-        ballot: Some(wire::to_ballot(&vote)),
+        ballot: Some(wire::to_ballot(vote)),
         last: raft_position(snapshot.position()).map(wire::to_log_id),
         membership: wire::membership_bytes(snapshot.membership()),
     };
@@ -127,26 +192,7 @@ pub(crate) async fn send(
         // From the beginning: what the receiver has is of another snapshot.
         snapshot.resume_after(&Progress::default()).map_err(|fault| about(&fault))?;
     }
-    tracing::info!(
-        to = format_args!("{target:x}"),
-        index = snapshot.position().index,
-        resumed_at_bytes = if goes_on { progress.bytes() } else { 0 },
-        "sending a snapshot"
-    );
-    let started = Instant::now();
-    let reading = tokio::spawn(read_pieces(snapshot, pieces, !goes_on));
-    let ended = installed(&mut receipts).await;
-    // Ends the reading task, which waits for room.
-    drop(receipts);
-    let snapshot = reading.await.map_err(|_| lost("the reading task ended"))??;
-    match &ended {
-        Ok(_) => tracing::info!(to = format_args!("{target:x}"), took = ?started.elapsed(), "sent a snapshot"),
-        Err(error) => {
-            tracing::warn!(to = format_args!("{target:x}"), %error, "a snapshot did not arrive, will go on with it");
-            parked.park(snapshot);
-        }
-    }
-    ended
+    Ok(Begun { pieces, receipts, resumed_at: goes_on.then(|| progress.bytes()) })
 }
 
 /// Waits for the last receipt, and returns the ballot in it.
@@ -211,7 +257,28 @@ pub(crate) struct Receiver {
     options: store::Options,
     traffic: Arc<PeersTraffic>,
     /// The unfinished import and since when nobody works on it; locked during one.
-    parked: Arc<tokio::sync::Mutex<Option<(Receiving, Instant)>>>,
+    parked: Arc<ParkedImport>,
+}
+
+type ParkedImport = tokio::sync::Mutex<Option<(Receiving, Instant)>>;
+
+/// Keeps an unfinished import in its place, and gives it up in time: it holds an index as large as the store's, and a file.
+fn park_import(
+    parked: &Arc<ParkedImport>,
+    mut place: OwnedMutexGuard<Option<(Receiving, Instant)>>,
+    import: Receiving,
+) {
+    *place = Some((import, Instant::now()));
+    let parked = Arc::downgrade(parked);
+    // Detached: it ends in time, and keeps nothing alive.
+    tokio::spawn(async move {
+        tokio::time::sleep(KEPT).await;
+        let Some(parked) = parked.upgrade() else { return };
+        // One that is being worked on is not parked.
+        if let Ok(mut place) = parked.try_lock() {
+            place.take_if(|(_, since)| since.elapsed() >= KEPT);
+        }
+    });
 }
 
 type Installing = SnapshotOf<TypeConfig, SnapshotSource>;
@@ -235,6 +302,7 @@ impl Receiver {
         let mut slot = Arc::clone(&self.parked).try_lock_owned().map_err(|_| busy)?;
         let import = slot.take().filter(|(_, since)| since.elapsed() < KEPT).map(|(import, _)| import);
         let (receipts, answers) = mpsc::channel(PIECES_WAITING);
+        let parked = Arc::clone(&self.parked);
         let (database, options, traffic) = (self.database.clone(), self.options.clone(), Arc::clone(&self.traffic));
         // Detached: it ends with the stream, and with the answers' receiver.
         tokio::spawn(async move {
@@ -244,7 +312,7 @@ impl Receiver {
                 tracing::warn!(%error, "a snapshot was not received");
             }
             if let Some(import) = taking.import.take() {
-                *slot = Some((import, Instant::now()));
+                park_import(&parked, slot, import);
             }
             if let Err(error) = taken {
                 drop(receipts.send(Err(error)).await);
@@ -294,7 +362,7 @@ impl Taking {
                 send_receipt(receipts, SnapshotReceipt { received_bytes: told, ..Default::default() }).await?;
             }
         }
-        let snapshot = at_work(receipts, self.received, self.finish()).await?;
+        let snapshot = at_work(receipts, self.received, self.finish(&vote)).await?;
         tracing::info!(snapshot = %snapshot.meta, bytes = self.received, "received a snapshot");
         let stopped = |_| PeerError::Refused(Error::Stopped);
         let installing = node.raft().install_full_snapshot(vote, snapshot);
@@ -315,9 +383,12 @@ impl Taking {
         Ok(())
     }
 
-    async fn finish(&mut self) -> Result<Installing, PeerError> {
+    async fn finish(&mut self, vote: &Vote) -> Result<Installing, PeerError> {
         let import = self.import.take().ok_or_else(|| PeerError::Invalid("nothing was sent".to_owned()))?;
         let received = import.finish().await.map_err(|fault| about(&fault))?;
+        if !is_owned_by(vote, received.position().term) {
+            return Err(PeerError::Invalid("the snapshot has entries of a later leader than its sender".to_owned()));
+        }
         let (last_log_id, last_membership) = raft_state(received.position(), received.membership())
             .map_err(|error| PeerError::Invalid(error.to_string()))?;
         let meta = SnapshotMeta { last_log_id, last_membership };
@@ -354,50 +425,4 @@ async fn send_receipt(receipts: &Receipts, receipt: SnapshotReceipt) -> Result<(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::raft::types::Vote;
-
-    /// Receives for a leader that waits, with work that takes so long, and returns what the leader got.
-    async fn receive(work: Duration) -> (Result<Vote, PeerError>, Duration) {
-        let begun = Instant::now();
-        let (receipts, answers) = mpsc::channel(PIECES_WAITING);
-        let receiver = tokio::spawn(async move {
-            at_work(&receipts, 7, tokio::time::sleep(work)).await;
-            let done = Some(wire::to_ballot(&Vote::new_committed(3, 1)));
-            drop(send_receipt(&receipts, SnapshotReceipt { done, ..Default::default() }).await);
-        });
-        let mut answers = ReceiverStream::new(answers).boxed();
-        let ended = installed(&mut answers).await;
-        receiver.await.unwrap();
-        (ended, begun.elapsed())
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_receiver_at_work_is_waited_for() {
-        for work in [Duration::from_millis(10), STALL * 20] {
-            let (ended, took) = receive(work).await;
-            assert_eq!(ended, Ok(Vote::new_committed(3, 1)));
-            assert!((work..work + Duration::from_secs(1)).contains(&took), "{took:?}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_receiver_that_says_nothing_is_given_up() {
-        let (_receipts, answers) = mpsc::channel(PIECES_WAITING);
-        let begun = Instant::now();
-        let ended = installed(&mut ReceiverStream::new(answers).boxed()).await;
-        assert!(matches!(ended, Err(PeerError::Lost(_))), "{ended:?}");
-        assert_eq!(begun.elapsed(), STALL);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn work_goes_on_without_a_leader_that_listens() {
-        let (receipts, answers) = mpsc::channel(PIECES_WAITING);
-        // One that takes nothing while there is room for a few receipts only, then one that is gone.
-        at_work(&receipts, 7, tokio::time::sleep(STALL * 10)).await;
-        assert_eq!(receipts.capacity(), 0);
-        drop(answers);
-        at_work(&receipts, 7, tokio::time::sleep(STALL * 10)).await;
-    }
-}
+mod tests;

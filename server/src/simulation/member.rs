@@ -327,11 +327,13 @@ impl Machine {
     async fn try_start(&mut self, initial: Option<&BTreeMap<u64, Peer>>) -> Result<(), String> {
         let id = self.id;
         let (ends, reports) = mpsc::channel(1);
-        let Opened { log, writer, flusher, reader } = self.open(&ends)?;
+        let Opened { mut log, writer, flusher, reader } = self.open(&ends)?;
         // A start waits for what it wrote.
         if !self.log_disk.settled().await {
             return Err("the power went".to_owned());
         }
+        let applied = raft::state_machine::raft_position(reader.applied().0);
+        log.follow(applied).await.map_err(|error| error.to_string())?;
         let storage = self.start_storage(flusher, &ends);
         let hub = Arc::new(Hub::new(reader.revision()));
         let lessor = Arc::new(Lessor::new(ELECTION_TIMEOUT, SteadyClock::at_rate(self.clock)));
@@ -342,7 +344,8 @@ impl Machine {
         let machine = StateMachine::new(writer, reader.clone(), Box::new(observer), Arc::clone(&forwards));
         let transport: Arc<dyn Transport> = Arc::clone(&connector) as _;
         let traffic = PeersTraffic::detached(id);
-        let network = raft::network::Network::new(Arc::clone(&transport), Arc::clone(&traffic));
+        let catch_ups = raft::catch_up::CatchUps::default();
+        let network = raft::network::Network::new(Arc::clone(&transport), Arc::clone(&traffic), catch_ups.clone());
         let raft = Raft::new(id, self.raft_config(), network, log, machine).await.map_err(|error| error.to_string())?;
         if let Some(initial) = initial {
             raft.initialize(initial.clone()).await.expect("the log is new");
@@ -367,7 +370,7 @@ impl Machine {
         tokio::spawn(Arc::clone(&members).promote(stop.clone()));
         self.keep_leases(&node, lessor, &stop);
         let kept = Kept { snapshot_count: self.snapshot_count, catchup_entries: self.catchup_entries };
-        tokio::spawn(purge_log(node.clone(), extent, kept, stop.clone()));
+        tokio::spawn(purge_log(node.clone(), (extent, catch_ups), kept, stop.clone()));
         tokio::spawn(watch_raft(node.clone(), ends, stop.clone()));
         self.report_end(reports, &stop);
         self.process = Some(Process { node, hub, leases, members, _storage: storage, stop });

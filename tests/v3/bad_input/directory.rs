@@ -120,6 +120,41 @@ async fn a_directory_without_its_log_is_refused() -> Result<()> {
     Ok(())
 }
 
+/// Others may have joined: it would serve an empty cluster with the ids of theirs.
+#[tokio::test]
+async fn a_member_that_lost_its_data_does_not_found_its_cluster_again() -> Result<()> {
+    let mut server = stopped().await?;
+    let member = server.data_dir().join("member");
+    let elsewhere = server.scratch().join("elsewhere");
+    fs::rename(&member, &elsewhere)?;
+    for _ in 0..2 {
+        let printed = refusal(&server, &server.data_dir(), &[]).await?;
+        says(&printed, &[&server.data_dir().display().to_string(), "is gone", "second time", "add it again"])?;
+    }
+    fs::remove_dir_all(&member)?;
+    fs::rename(&elsewhere, &member)?;
+    server.restart().await?;
+    let found = server.client().await?.kv.range(RangeRequest { key: "a".into(), ..Default::default() }).await?;
+    ensure!(found.into_inner().count == 1, "the key is gone");
+    server.terminate().await?;
+
+    // A first start that was killed: before its log had an entry, and before its identity had its name.
+    let identity = server.data_dir().join("IDENTITY");
+    let written = fs::read(&identity)?;
+    for has_log in [true, false] {
+        fs::rename(&identity, identity.with_extension("new"))?;
+        if !has_log {
+            fs::remove_dir_all(&member)?;
+        }
+        server.restart().await?;
+        ensure!(fs::read(&identity)? == written, "the identity is another one");
+        let found = server.client().await?.kv.range(RangeRequest { key: "a".into(), ..Default::default() }).await?;
+        ensure!(found.into_inner().count == i64::from(has_log));
+        server.terminate().await?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_log_of_another_life_is_refused() -> Result<()> {
     let mut server = stopped().await?;

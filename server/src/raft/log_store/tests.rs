@@ -9,7 +9,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkV2};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
-use openraft::storage::{EntryResponder, IOFlushed, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::storage::{EntryResponder, IOFlushed, RaftSnapshotBuilder, RaftStateMachine, StorageHelper};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::TypeConfigExt;
 use openraft::{Snapshot, StorageError};
@@ -162,6 +162,52 @@ async fn one_read_is_bounded_but_never_empty() {
         assert_eq!(reader.limited_get_log_entries(0, 7).await.unwrap(), entries[..1]);
         assert_eq!(reader.limited_get_log_entries(6, 7).await.unwrap().len(), 1);
         assert_eq!(reader.entries_stream(0..7).await.count().await, 7);
+    }
+}
+
+/// What a crash leaves: the log on its disk, and where its database is.
+#[tokio::test]
+async fn a_log_that_the_database_has_overtaken_goes_on_behind_it() {
+    let entry = |term, index| Entry { log_id: log_id(term, index), ..put(index, 100) };
+    // The log: 0 to 9 of term 1, then an end of term 3. The vote is of term 5.
+    for (name, purged, applied, left) in [
+        ("as far", None, log_id(3, 12), (None, log_id(3, 13))),
+        ("behind", None, log_id(1, 8), (None, log_id(3, 13))),
+        ("purged up to there", Some(log_id(1, 8)), log_id(1, 8), (Some(log_id(1, 8)), log_id(3, 13))),
+        ("ahead", None, log_id(5, 20), (Some(log_id(5, 20)), log_id(5, 20))),
+        ("a later leader replaced the end", None, log_id(5, 10), (Some(log_id(5, 10)), log_id(5, 10))),
+        ("so, after a purge", Some(log_id(1, 8)), log_id(5, 10), (Some(log_id(5, 10)), log_id(5, 10))),
+        ("by an entry of an earlier term", None, log_id(2, 11), (Some(log_id(2, 11)), log_id(2, 11))),
+        ("at its last entry", None, log_id(5, 13), (Some(log_id(5, 13)), log_id(5, 13))),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = LogStore::open(dir.path(), options(1 << 10, 0)).unwrap();
+        store.save_vote(&Vote::new_committed(5, 1)).await.unwrap();
+        append(&mut store, (0..10).map(|index| entry(1, index)).collect()).await.unwrap();
+        append(&mut store, (10..14).map(|index| entry(3, index)).collect()).await.unwrap();
+        if let Some(purged) = purged {
+            store.purge(purged).await.unwrap();
+        }
+        drop(store);
+
+        // What is dropped stays so, also when the next start comes before anything else is written.
+        for _ in 0..2 {
+            let mut store = LogStore::open(dir.path(), options(1 << 10, 0)).unwrap();
+            store.check_follows(dir.path(), dir.path(), Some(applied)).unwrap();
+            store.follow(Some(applied)).await.unwrap();
+            let meta = SnapshotMeta { last_log_id: Some(applied), ..SnapshotMeta::default() };
+            let mut machine = Positioned(Arc::new(Mutex::new(meta.clone())), Some(meta));
+            let state = StorageHelper::new(&mut store, &mut machine).with_id(1).get_initial_state().await;
+            assert!(state.is_ok(), "{name}: {state:?}");
+            let LogState { last_purged_log_id, last_log_id } = store.get_log_state().await.unwrap();
+            assert_eq!((last_purged_log_id, last_log_id), (left.0, Some(left.1)), "{name}");
+        }
+        let mut store = LogStore::open(dir.path(), options(1 << 10, 0)).unwrap();
+        let next = entry(5, left.1.index + 1);
+        append(&mut store, vec![next.clone()]).await.unwrap();
+        let mut reader = store.get_log_reader().await;
+        let read = reader.try_get_log_entries(next.log_id.index - 1..).await.unwrap();
+        assert_eq!(read.last(), Some(&next), "{name}");
     }
 }
 

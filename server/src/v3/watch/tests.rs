@@ -7,6 +7,7 @@ use crate::node::{Identity, Limits, Parts};
 use crate::peer::Transport;
 use crate::peer::link::{Caller, Links};
 use crate::peer::traffic::PeersTraffic;
+use crate::raft::catch_up::CatchUps;
 use crate::raft::log_store::{LogStore, LogStoreOptions};
 use crate::raft::network::Network;
 use crate::raft::state_machine::{Observer, StateMachine};
@@ -70,8 +71,15 @@ impl Member {
         let transport: Arc<dyn Transport> =
             Arc::new(Links::new(caller, second, 1 << 20, connector, Arc::clone(&traffic)));
         let config = openraft::Config::default().validate().unwrap();
-        let raft =
-            Raft::new(1, Arc::new(config), Network::new(Arc::clone(&transport), traffic), log, machine).await.unwrap();
+        let raft = Raft::new(
+            1,
+            Arc::new(config),
+            Network::new(Arc::clone(&transport), traffic, CatchUps::default()),
+            log,
+            machine,
+        )
+        .await
+        .unwrap();
         raft.initialize(BTreeMap::from([(1, Peer { peer_urls: Vec::new(), joins_as_voter: true })])).await.unwrap();
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let identity = Identity { cluster_id: 1, member_id: 1 };
