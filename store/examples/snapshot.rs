@@ -1,4 +1,4 @@
-//! Measures a snapshot: `snapshot FILE [frames]` exports the database that `restart` has left, and imports it into a file
+//! Measures a snapshot: `snapshot FILE` exports the database that `restart` has left, and imports it into a file
 //! beside it. Prints the time and the processor time of each half.
 #![allow(clippy::print_stdout, reason = "the measurement's output")]
 #![expect(clippy::disallowed_methods, reason = "an example drives the store and measures it")]
@@ -19,7 +19,7 @@ fn processor() -> Duration {
 }
 
 fn report(what: &str, since: (Instant, Duration), bytes: usize) {
-    let (wall, cpu) = (since.0.elapsed(), processor() - since.1);
+    let (wall, cpu) = (since.0.elapsed(), processor().saturating_sub(since.1));
     println!("{what}: {:.3} s, processor {:.2} s, {} MiB", wall.as_secs_f64(), cpu.as_secs_f64(), bytes >> 20);
 }
 

@@ -88,7 +88,7 @@ fn write(writer: &mut Writer, log: &[Vec<Command>], indexes: Range<u64>) {
 
 /// A follower that loses contact again and again: some entries from the log, then a snapshot of the leader, which goes
 /// on meanwhile.
-fn fall_behind(writer: &mut Writer, path: &Path, options: Options, log: &[Vec<Command>]) -> usize {
+fn fall_behind(writer: &mut Writer, path: &Path, options: &Options, log: &[Vec<Command>]) -> usize {
     let mut leader = Member::new(options.clone());
     leader.apply_entry(vec![start()]);
     let mut random = StdRng::seed_from_u64(5);
@@ -105,7 +105,7 @@ fn fall_behind(writer: &mut Writer, path: &Path, options: Options, log: &[Vec<Co
         leader.flusher().compact_step(1000);
         leader.flusher().flush().unwrap();
         let mut snapshot = leader.reader().snapshot().unwrap();
-        let mut import = Import::create(path, &options).unwrap();
+        let mut import = Import::create(path, options).unwrap();
         while let Some(frame) = snapshot.next_frame().unwrap() {
             import.feed(&frame).unwrap();
         }
@@ -227,7 +227,7 @@ fn every_read_is_one_consistent_state() {
 #[test]
 fn every_read_is_one_consistent_state_while_snapshots_are_installed() {
     read_beside(|writer, path, options, log| {
-        let installs = fall_behind(writer, path, options, log);
+        let installs = fall_behind(writer, path, &options, log);
         assert!(installs > 5, "{installs}");
     });
 }
