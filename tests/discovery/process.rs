@@ -7,6 +7,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -128,8 +129,9 @@ impl Dns {
 
     /// Starts on the port that `/etc/resolv.conf` means, on a loopback address of its own. Needs root.
     pub(crate) async fn start_for_systems(records: &[String]) -> Result<Self> {
+        static SERVERS: AtomicU8 = AtomicU8::new(53);
         let [b, c] = std::process::id().to_be_bytes()[2..] else { unreachable!("two bytes") };
-        let address = SocketAddr::from(([127, b, c, 53], 53));
+        let address = SocketAddr::from(([127, b, c, SERVERS.fetch_add(1, Ordering::Relaxed)], 53));
         let mut dns = Self { address, _port: None, process: None, dir: tempfile::tempdir()? };
         dns.serve(records).await?;
         Ok(dns)

@@ -58,8 +58,8 @@ async fn members_with_tls_start_from_a_domain() -> Result<()> {
     // The late one is of another cluster, until it has the token of the others.
     cluster.members[1].add_flags(["--initial-cluster-token=wrong".to_owned()]);
     cluster.members[1].spawn()?;
-    cluster.wait_for_line(1, &["belongs to another cluster"]).await?;
-    cluster.wait_for_line_of_any(&[0, 2], &["a member of another cluster calls"]).await?;
+    cluster.wait_for_line(1, &["a member that is listed in --initial-cluster is of another cluster"]).await?;
+    cluster.wait_for_line_of_any(&[0, 2], &["another member refuses to talk to this one"]).await?;
     ensure!(!cluster.members[1].log().contains("ready to serve client requests"), "it serves");
     cluster.lose(1)?;
     cluster.members[1].options_mut().flags.pop();

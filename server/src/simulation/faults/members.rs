@@ -26,7 +26,7 @@ pub(super) async fn change(cluster: &Cluster, random: &mut Random) {
         }
         2 => replace(cluster, random, id).await,
         // A cluster that has grown shrinks again.
-        0 | 1 => {
+        0 | 1 | 3 | 4 if !is_small => {
             let Some(process) = cluster.pick(random) else { return };
             let removed = process.members.change(Change::Remove(MemberRemoveRequest { id })).await;
             note!(cluster.trace(), "remove {id}: {removed:?}");
