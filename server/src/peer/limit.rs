@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `Propose` | an entry: one command of a client ([`Limits::request_bytes`]), or many of [`BATCH_BYTES`] together, framed [`BATCH_COMMANDS`] times |
 //! | `Append` | one entry of any size, or several of [`MAX_READ_BYTES`] together, their framing included |
-//! | `InstallSnapshot` | a frame: [`FRAME_BYTES`] and one row, which is what one command wrote, or a membership |
+//! | `InstallSnapshot` | frames of [`PIECE_BYTES`] together and one more: [`FRAME_BYTES`] and one row, which is what one command wrote; or a membership |
 //! | `ChangeMembership`, and a membership in an entry | [`MEMBERSHIP_BYTES_MAX`] |
 //! | `LeaseRenew` | 10,000 numbers |
 //! | the others | a few numbers |
@@ -19,6 +19,7 @@
 
 use crate::node::{BATCH_BYTES, BATCH_COMMANDS};
 use crate::raft::log_store::MAX_READ_BYTES;
+use crate::raft::snapshot::PIECE_BYTES;
 
 /// Taken for `--max-request-bytes` where that is lower: the largest that is not warned of. A member whose flag was lowered
 /// to no less still takes what others have in their logs and stores from before.
@@ -39,7 +40,7 @@ const FRAME_BYTES: usize = 32 << 10;
 
 const _: () = assert!(BATCH_BYTES <= REQUEST_BYTES_LEAST && MAX_READ_BYTES <= REQUEST_BYTES_LEAST);
 const _: () = assert!(MEMBERSHIP_BYTES_MAX + FRAME_BYTES <= REQUEST_BYTES_LEAST);
-const _: () = assert!((BATCH_COMMANDS + 4) * FIELD_BYTES + NUMBERS_BYTES + FRAME_BYTES <= OVERHEAD_BYTES);
+const _: () = assert!((BATCH_COMMANDS + 4) * FIELD_BYTES + NUMBERS_BYTES + FRAME_BYTES + PIECE_BYTES <= OVERHEAD_BYTES);
 
 /// The largest message that a member takes, given its `--max-request-bytes`.
 pub(crate) fn message_bytes_max(request_bytes: usize) -> usize {

@@ -37,7 +37,7 @@ const PIECES_WAITING: usize = 8;
 
 /// Frames of the store are gathered until a piece has this size: each piece is a message, and wakes a thread at either
 /// end. In the simulation each frame is a piece, so that there is more to lose.
-const PIECE_BYTES: usize = if cfg!(test) { 1 } else { 256 << 10 };
+pub(crate) const PIECE_BYTES: usize = if cfg!(test) { 1 } else { 256 << 10 };
 
 /// A receipt is sent after so many bytes, and the sender is never further ahead than the windows of the connection.
 const RECEIPT_BYTES: u64 = 4 << 20;
