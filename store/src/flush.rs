@@ -10,7 +10,7 @@ use crate::lease::Lease;
 use crate::members::MemberChange;
 use crate::mvcc::compact::Walk;
 use crate::mvcc::revision::Revision;
-use crate::mvcc::state::{Shared, stored_size};
+use crate::mvcc::state::{Revisions, Shared, stored_size};
 use crate::mvcc::tail::TailRecord;
 use crate::open::{Unnamed, build};
 use crate::schema::{self, meta};
@@ -77,11 +77,15 @@ impl Flusher {
         let Some(changes) = self.take_changes() else {
             return Ok(Flushed { compaction_finished: installed, ..Flushed::default() });
         };
-        let txn = begin(&self.shared.database())?;
+        let database = shared.database();
+        let txn = begin(&database)?;
         let freed = write(&txn, &changes)?;
         txn.commit()?;
+        let committed = Arc::new(Revisions::committed(database)?);
 
         let mut state = self.shared.state.write();
+        // Before the tail is trimmed, and under the same lock: what it gives up is found there.
+        let before = std::mem::replace(&mut *shared.on_disk.write(), committed);
         state.tail.trim(changes.tail.len());
         state.stored_bytes -= freed;
         state.index.evict(self.shared.options.cache_bytes, EVICTION_STEPS);
@@ -90,6 +94,7 @@ impl Flusher {
         state.compaction_finished = changes.compaction_finished;
         self.shared.gauges.publish(&state);
         drop(state);
+        drop(before);
         if finished {
             self.walk.done = None;
         }
@@ -168,7 +173,7 @@ impl Flusher {
             (shared.database(), state.generation, state.compacted)
         };
         let (database, file) = build(&shared.path, &shared.options, |to| copy(&from, to, compacted))?;
-        Ok(Copy { database, file, generation })
+        Ok(Copy { on_disk: Revisions::committed(Arc::new(database))?, file, generation })
     }
 
     fn exchange(&self, copy: Copy) -> Result<Result<(), Fault>, Fault> {
@@ -180,7 +185,7 @@ impl Flusher {
         if let Err(reason) = copy.file.place(&shared.path) {
             return Ok(Err(reason));
         }
-        let old = std::mem::replace(&mut *shared.db.write(), Arc::new(copy.database));
+        let old = std::mem::replace(&mut *shared.on_disk.write(), Arc::new(copy.on_disk));
         // Closed outside the lock, unless a reader still holds it.
         drop(old);
         shared.options.disk.sync_directory(&shared.path).map(Ok)
@@ -189,7 +194,7 @@ impl Flusher {
 
 /// A copy of the database without its free space, until it takes the database's place.
 struct Copy {
-    database: Database,
+    on_disk: Revisions,
     file: Unnamed,
     /// Of the state that the copied database belongs to.
     generation: u64,

@@ -12,10 +12,9 @@ use crate::apply::Writer;
 use crate::command::Position;
 use crate::error::Fault;
 use crate::lease::Lease;
-use crate::mvcc::state::State;
+use crate::mvcc::state::{Revisions, State};
 use crate::snapshot::receive::Received;
 use api::etcdserverpb::{AlarmMember, AlarmType};
-use redb::Database;
 use std::sync::Arc;
 
 /// What an installed snapshot changed, for whoever keeps something beside the store.
@@ -39,7 +38,7 @@ pub struct Installed {
 
 /// The content that was replaced. Dropping it takes time with its size: do that where blocking is allowed.
 pub struct Replaced {
-    _content: (State, Arc<Database>),
+    _content: (State, Arc<Revisions>),
 }
 
 impl std::fmt::Debug for Replaced {
@@ -72,7 +71,7 @@ impl Writer {
     /// [`InstallError::NotNewer`] for a snapshot that says nothing new; a fault.
     pub fn install(&mut self, received: Received) -> Result<Installed, InstallError> {
         let shared = &self.shared;
-        let Received { mut state, database, file } = received;
+        let Received { mut state, on_disk, file } = received;
         let applied = shared.state.read().applied;
         if state.applied.index <= applied.index {
             return Err(InstallError::NotNewer { received: state.applied, applied });
@@ -91,10 +90,10 @@ impl Writer {
             state.generation = current.generation + 1;
             let old_state = std::mem::replace(&mut *current, *state);
             // Under the same lock, so that nobody looks for what the new index names in the old database.
-            let old_database = std::mem::replace(&mut *shared.db.write(), database);
+            let old_on_disk = std::mem::replace(&mut *shared.on_disk.write(), Arc::new(on_disk));
             *shared.durable.lock() = (position, membership.clone());
             shared.gauges.publish(&current);
-            Replaced { _content: (old_state, old_database) }
+            Replaced { _content: (old_state, old_on_disk) }
         };
         drop(writing);
         Ok(Installed { position, membership, revision, compacted, leases, alarms, replaced })

@@ -30,6 +30,8 @@ mod power_loss;
 mod reader;
 mod schema;
 pub mod snapshot;
+#[cfg(test)]
+mod stalled_disk;
 
 pub use apply::{MAX_LEASE_TTL, Writer};
 pub use command::{Applied, Change, Entry, KeyEvent, Notice, Outcome, Position, Reply, RevisionEvents};

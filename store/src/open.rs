@@ -9,7 +9,7 @@ use crate::lease::{Lease, Leases};
 use crate::members::Members;
 use crate::mvcc::index::{self, Index, Record, Sorted};
 use crate::mvcc::revision::Revision;
-use crate::mvcc::state::{Gauges, Shared, State, fields};
+use crate::mvcc::state::{Gauges, Revisions, Shared, State, fields};
 use crate::schema::{self, meta};
 use api::cleatpb::MemberAttributes;
 use parking_lot::{Mutex, RwLock};
@@ -130,13 +130,14 @@ pub(crate) fn from_database(db: Database, path: &Path, options: Options) -> Resu
     let txn = db.begin_read()?;
     let state = read_state(&txn)?;
     drop(txn);
+    let on_disk = Revisions::committed(Arc::new(db))?;
     let durable = (state.applied, state.membership.clone());
     let gauges = Gauges::default();
     gauges.publish(&state);
     Ok(Shared {
         gauges,
         state: RwLock::new(state),
-        db: RwLock::new(Arc::new(db)),
+        on_disk: RwLock::new(Arc::new(on_disk)),
         writing: Mutex::new(()),
         path: path.to_owned(),
         options,

@@ -2,11 +2,14 @@
 
 use crate::{FAULT_MILLIS, Scenario, last};
 use anyhow::{Result, ensure};
-use harness::{Cluster, Place};
+use harness::{Cluster, Place, Subject};
 use std::time::Duration;
 
 /// Longer than a heartbeat, and shorter than the election timeout: a leader with such a disk stays leader or not.
 const SLOW_SYNC: Duration = Duration::from_millis(200);
+
+/// Longer than an election.
+const STALLED_SYNC: Duration = Duration::from_millis(2_500);
 
 fn on_loopback(name: &'static str) -> Result<Scenario> {
     Scenario::new(name, Place::Loopback)
@@ -87,6 +90,34 @@ async fn process_leader_has_a_slow_disk() -> Result<()> {
 async fn process_follower_has_a_slow_disk() -> Result<()> {
     let scenario = on_loopback("follower has a slow disk")?;
     scenario.run(async |cluster, _| slow(cluster, cluster.follower().await?).await).await?;
+    Ok(())
+}
+
+/// Syncs of the leader that take longer than an election neither silence its heartbeats nor hold up the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn process_leader_leads_on_while_its_disk_stalls() -> Result<()> {
+    let mut scenario = on_loopback("leader's disk stalls")?;
+    scenario.rounds = 1;
+    // etcd's leader neither sends nor takes anything while it waits for its disk.
+    let stays = Subject::under_test()?.is_cleat;
+    scenario
+        .run(async |cluster, _| {
+            let leader = cluster.leader().await?;
+            let before = cluster.status(leader).await?;
+            let slow = cluster.slow_disk(leader, STALLED_SYNC).await?;
+            let follower = cluster.follower().await?;
+            let revision = cluster.revision(follower).await?;
+            tokio::time::sleep(STALLED_SYNC * 2).await;
+            let grown = cluster.revision(follower).await? - revision;
+            let after = cluster.status(leader).await?;
+            drop(slow);
+            if stays {
+                ensure!(after.raft_term == before.raft_term, "the leader was deposed");
+                ensure!(grown > 0, "no write was acknowledged");
+            }
+            Ok(())
+        })
+        .await?;
     Ok(())
 }
 

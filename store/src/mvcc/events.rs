@@ -90,7 +90,7 @@ impl Shared {
                 }
                 return Ok(gathered.finish(from, current));
             }
-            on_disk = self.revisions()?;
+            on_disk = self.revisions();
             // Invariant: the tail holds whole revisions.
             on_disk_to = tail_first.map_or(current, |first| first.main - 1);
             // Enough to fill the answer even if the disk has nothing.
@@ -133,7 +133,7 @@ impl Shared {
                 return Ok(Some(kv));
             }
             stamp = found;
-            on_disk = self.revisions()?;
+            on_disk = self.revisions();
         }
         on_disk.get(stamp.revision()).map(Some)
     }

@@ -59,7 +59,7 @@ impl Shared {
             let everything = KeyRange { key: &[], end: RangeEnd::Open };
             let any = state.index.range(everything, None).any(|(_, entry)| entry.at(revision).is_some());
             kept_at = if any { revision } else { state.compacted };
-            on_disk = self.revisions()?;
+            on_disk = self.revisions();
             // Invariant: the tail holds whole revisions.
             on_disk_to = revision.min(state.tail.first().map_or(revision, |first| first.main - 1));
             tail = state.tail.from(Revision::default()).cloned().collect::<Vec<_>>();

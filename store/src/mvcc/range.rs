@@ -191,7 +191,7 @@ impl Shared {
                 }
                 query.at = revision_to_read(request.revision, current, state.compacted)?;
                 cursor = query.gather(&state, cursor.as_deref(), chunk, &mut found, &mut misses);
-                on_disk = if misses.0.is_empty() { None } else { Some(self.revisions()?) };
+                on_disk = if misses.0.is_empty() { None } else { Some(self.revisions()) };
             }
             if let Some(on_disk) = on_disk {
                 self.read_misses(&on_disk, misses, &mut found.kvs, generation)?;
@@ -250,7 +250,7 @@ impl Shared {
         let mut misses = Misses::default();
         query.gather(state, None, usize::MAX, &mut found, &mut misses);
         if !misses.0.is_empty() {
-            let on_disk = self.revisions()?;
+            let on_disk = self.revisions();
             for (slot, revision) in misses.0 {
                 found.kvs[slot] = on_disk.get(revision)?;
                 fields(found.kvs[slot].as_bytes())?;

@@ -92,8 +92,9 @@ impl Gauges {
 /// Shared by the one writer, the flush and all readers.
 pub(crate) struct Shared {
     pub(crate) state: RwLock<State>,
-    /// Replaced as a whole by a defragmentation and by an installed snapshot. Readers hold on to the one they started with.
-    pub(crate) db: RwLock<Arc<Database>>,
+    /// What the last flush has left in the database. Replaced by every flush, and with another database by a
+    /// defragmentation and an installed snapshot. Readers hold on to the one they started with.
+    pub(crate) on_disk: RwLock<Arc<Revisions>>,
     /// Held by whoever writes the database or puts another one in its place: what was copied from the state for the
     /// database must not go to another one. A flush at most.
     pub(crate) writing: Mutex<()>,
@@ -109,15 +110,15 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn database(&self) -> Arc<Database> {
-        self.db.read().clone()
+        self.on_disk.read().database.clone()
     }
 
-    /// Opens the revisions table for reading. Called with the state lock held, so that whatever the index names and
-    /// the tail no longer holds is in it.
-    pub(crate) fn revisions(&self) -> Result<Revisions, Fault> {
-        let database = self.database();
-        let table = database.begin_read()?.open_table(schema::REVISIONS)?;
-        Ok(Revisions { table, _database: database })
+    /// The revisions on disk. Called with the state lock held, so that whatever the index names and the tail no longer
+    /// holds is in them.
+    ///
+    /// Never waits for the disk: redb's `begin_read` would, while a flush that needs a larger file syncs it.
+    pub(crate) fn revisions(&self) -> Arc<Revisions> {
+        self.on_disk.read().clone()
     }
 
     /// The key-value of a change, for callers that hold the state lock anyway.
@@ -125,7 +126,7 @@ impl Shared {
         if let Some(kv) = state.in_memory(key, stamp) {
             return Ok(kv);
         }
-        self.revisions()?.get(stamp.revision())
+        self.revisions().get(stamp.revision())
     }
 }
 
@@ -142,10 +143,23 @@ pub(crate) struct Revisions {
     table: redb::ReadOnlyTable<&'static [u8; 12], &'static [u8]>,
     /// A dropped database fails the reads that are still under way, and a defragmentation or a snapshot that is installed
     /// replaces it at any time.
-    _database: Arc<Database>,
+    database: Arc<Database>,
 }
 
 impl Revisions {
+    /// What is committed now. May wait for a sync of the file.
+    pub(crate) fn committed(database: Arc<Database>) -> Result<Self, Fault> {
+        let table = database.begin_read()?.open_table(schema::REVISIONS)?;
+        Ok(Self { table, database })
+    }
+
+    /// The database, unless it is shared.
+    #[cfg(test)]
+    pub(crate) fn into_database(self) -> Option<Database> {
+        drop(self.table);
+        Arc::into_inner(self.database)
+    }
+
     pub(crate) fn get(&self, revision: Revision) -> Result<KeyValue, Fault> {
         match ReadableTable::get(&self.table, &revision.to_key())? {
             Some(row) => Ok(KeyValue::from_stored(schema::decode_row(&revision.to_key(), row.value())?)),

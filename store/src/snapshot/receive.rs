@@ -16,7 +16,7 @@ use crate::error::Fault;
 use crate::flush;
 use crate::lease::Lease;
 use crate::mvcc::revision::Revision;
-use crate::mvcc::state::{State, fields, stored_size};
+use crate::mvcc::state::{Revisions, State, fields, stored_size};
 use crate::open::{Unnamed, create_database, receiving};
 use crate::schema::{self, meta};
 use api::cleatpb::MemberAttributes;
@@ -46,7 +46,7 @@ pub struct Import {
 /// A whole snapshot in a durable file, for [`crate::Writer::install`]. Dropped without that, it leaves nothing behind.
 pub struct Received {
     pub(crate) state: Box<State>,
-    pub(crate) database: Arc<Database>,
+    pub(crate) on_disk: Revisions,
     pub(crate) file: Unnamed,
 }
 
@@ -151,7 +151,8 @@ impl Import {
         }
         self.check_whole().map_err(about_the_stream)?;
         self.txn.commit()?;
-        Ok(Received { state: self.state, database: Arc::new(self.database), file: self.file })
+        let on_disk = Revisions::committed(Arc::new(self.database))?;
+        Ok(Received { state: self.state, on_disk, file: self.file })
     }
 
     /// What can only be said of all rows together.

@@ -107,7 +107,7 @@ fn receive(stream: &[u8]) -> Result<Received, Fault> {
 
 /// The stream that the content of a received database gives.
 fn stream_of(received: Received) -> Vec<u8> {
-    let database = Arc::into_inner(received.database).unwrap();
+    let database = received.on_disk.into_database().unwrap();
     let shared = Arc::new(from_database(database, Path::new("memory"), Options::default()).unwrap());
     // What was built while the rows arrived is what an opened database has.
     let opened = shared.state.read();
