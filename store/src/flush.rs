@@ -4,13 +4,14 @@
 //! There is one [`Flusher`], driven by a thread of the server. It holds the state lock only to copy what changed and
 //! to trim the tail afterwards; apply and readers go on while it writes.
 
+use crate::blocks::{self, Block};
 use crate::command::Position;
 use crate::error::Fault;
 use crate::lease::Lease;
 use crate::members::MemberChange;
 use crate::mvcc::compact::Walk;
 use crate::mvcc::revision::Revision;
-use crate::mvcc::state::{Revisions, Shared, stored_size};
+use crate::mvcc::state::{Revisions, Shared};
 use crate::mvcc::tail::TailRecord;
 use crate::open::{Unnamed, build};
 use crate::schema::{self, meta};
@@ -51,6 +52,7 @@ struct Changes {
     leases: Vec<(i64, Option<Lease>)>,
     alarms: Option<Vec<(u64, i32)>>,
     members: Vec<MemberChange>,
+    /// Ascending.
     dropped: Vec<Revision>,
     revision: i64,
     compacted: i64,
@@ -128,7 +130,8 @@ impl Flusher {
         let mut guard = self.shared.state.write();
         let state = &mut *guard;
         let count = state.dropped.len().min(DELETES_PER_FLUSH);
-        let dropped: Vec<_> = state.dropped.drain(..count).collect();
+        let mut dropped: Vec<_> = state.dropped.drain(..count).collect();
+        dropped.sort_unstable();
         let all_dropped = state.dropped.is_empty();
         let finished = self.walk.done.filter(|_| all_dropped).unwrap_or(state.compaction_finished);
         if state.applied == self.shared.durable.lock().0 && dropped.is_empty() && finished == state.compaction_finished
@@ -213,17 +216,16 @@ fn write(txn: &WriteTransaction, changes: &Changes) -> Result<u64, Fault> {
     let mut freed = 0;
     {
         let mut revisions = txn.open_table(schema::REVISIONS)?;
-        let mut row = Vec::new();
-        for record in &changes.tail {
-            let key = record.revision.to_key();
-            revisions.insert(&key, schema::encode_row(&key, record.kv.as_bytes(), &mut row))?;
-        }
-        for revision in &changes.dropped {
-            let key = revision.to_key();
-            if let Some(old) = revisions.remove(&key)? {
-                freed += stored_size(schema::decode_row(&key, old.value())?);
+        if !changes.tail.is_empty() {
+            let mut block = blocks::Builder::at_end(&revisions)?;
+            let mut row = Vec::new();
+            for record in &changes.tail {
+                let key = record.revision.to_key();
+                block.push(&mut revisions, &key, schema::encode_row(&key, record.kv.as_bytes(), &mut row))?;
             }
+            block.write(&mut revisions)?;
         }
+        freed += blocks::remove(&mut revisions, &changes.dropped)?;
     }
     if !changes.leases.is_empty() {
         let mut leases = txn.open_table(schema::LEASES)?;
@@ -279,12 +281,18 @@ fn copy(from: &Database, to: &Database, compacted: i64) -> Result<(), Fault> {
         let rows = source.open_table(schema::REVISIONS)?;
         let mut check = schema::Rows::new(0, compacted);
         let mut count = 0;
+        // Into full blocks again: compactions leave small ones.
+        let mut copied = blocks::Builder::default();
         for row in rows.range::<&[u8; 12]>(..)? {
-            let (key, value) = row?;
-            check.next(key.value(), value.value())?;
-            revisions.insert(key.value(), value.value())?;
+            let (key, block) = row?;
+            for change in Block::new(key.value(), block.value())? {
+                let (key, row) = change?;
+                check.next(key, row)?;
+                copied.push(&mut revisions, key, row)?;
+            }
             count += 1;
         }
+        copied.write(&mut revisions)?;
         schema::check_count(count, rows.len()?)?;
         let mut leases = txn.open_table(schema::LEASES)?;
         for row in source.open_table(schema::LEASES)?.range::<i64>(..)? {

@@ -16,6 +16,7 @@
 
 mod alarm;
 mod apply;
+mod blocks;
 pub mod command;
 mod disk;
 pub mod error;

@@ -2,14 +2,15 @@
 
 use crate::Options;
 use crate::alarm::Alarms;
+use crate::blocks::Block;
 use crate::disk::Disk;
 use crate::error::Fault;
 use crate::flush;
 use crate::lease::{Lease, Leases};
 use crate::members::Members;
-use crate::mvcc::index::{self, Index, Record, Sorted};
+use crate::mvcc::index::{self, Index, Records, Sorted};
 use crate::mvcc::revision::Revision;
-use crate::mvcc::state::{Gauges, Revisions, Shared, State, fields};
+use crate::mvcc::state::{Gauges, Revisions, Shared, State, fields, stored_size};
 use crate::schema::{self, meta};
 use api::cleatpb::MemberAttributes;
 use parking_lot::{Mutex, RwLock};
@@ -18,6 +19,7 @@ use redb::{
     AccessGuard, Builder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
     ReadableTableMetadata,
 };
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -175,7 +177,8 @@ fn read_state(txn: &ReadTransaction) -> Result<State, Fault> {
     let int = |name: &str, default: i64| bytes(name)?.map_or(Ok(default), |bytes| schema::decode_int("meta", &bytes));
     let mut leases = read_leases(txn)?;
     let compacted = int(meta::COMPACTED, -1)?;
-    let index = read_index(txn, &mut leases, compacted)?;
+    let stored_bytes = int(meta::STORED_BYTES, 0)? as u64;
+    let index = read_index(txn, &mut leases, compacted, stored_bytes)?;
     let mut alarms = Alarms::default();
     for row in txn.open_table(schema::ALARMS)?.range::<(u64, i32)>(..)? {
         let (member_id, alarm) = row?.0.value();
@@ -199,7 +202,7 @@ fn read_state(txn: &ReadTransaction) -> Result<State, Fault> {
         revision: int(meta::REVISION, 1)?,
         compacted,
         compaction_finished: int(meta::COMPACTION_FINISHED, -1)?,
-        stored_bytes: int(meta::STORED_BYTES, 0)? as u64,
+        stored_bytes,
         applied: position.unwrap_or_default(),
         membership: bytes(meta::MEMBERSHIP)?.unwrap_or_default(),
         ..State::default()
@@ -218,45 +221,66 @@ fn read_leases(txn: &ReadTransaction) -> Result<Leases, Fault> {
 
 /// One scan of all revisions, in two halves side by side. The last change of a key decides to which lease it is
 /// attached.
-fn read_index(txn: &ReadTransaction, leases: &mut Leases, compacted: i64) -> Result<Index, Fault> {
+fn read_index(txn: &ReadTransaction, leases: &mut Leases, compacted: i64, stored_bytes: u64) -> Result<Index, Fault> {
     let table = txn.open_table(schema::REVISIONS)?;
     let main = |row: Option<(AccessGuard<'_, &[u8; 12]>, _)>| row.map(|row| Revision::from_key(row.0.value()).main);
     let (first, last) = (main(table.first()?), main(table.last()?));
     let (first, last) = (first.unwrap_or_default().max(0), last.unwrap_or_default());
-    let middle = first + (last - first) / 2 + 1;
-    let rows = table.len()?;
+    let middle = Revision::first(first + (last - first) / 2 + 1).to_key();
+    let middle = table.range::<&[u8; 12]>(&middle..)?.next().transpose()?.map(|row| *row.0.value());
     let (earlier, later) = std::thread::scope(|scope| {
-        let later = scope.spawn(|| read_records(&table, middle, i64::MAX, compacted, rows / 2));
-        let earlier = read_records(&table, 0, middle, compacted, rows);
+        let later = scope.spawn(|| match &middle {
+            Some(middle) => read_records(&table, Some(middle), None, compacted, stored_bytes / 2),
+            None => Ok(Half::default()),
+        });
+        // With room for the later half, which is appended.
+        let earlier = read_records(&table, None, middle.as_ref(), compacted, stored_bytes);
         // A panic of redb goes on.
         (earlier, later.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
-    let ((earlier, earlier_rows), (later, later_rows)) = (earlier?, later?);
-    schema::check_count(earlier_rows + later_rows, rows)?;
-    Ok(Index::rebuild(earlier, later, |key, lease| {
+    let (earlier, later) = (earlier?, later?);
+    if let (Some(mut check), Some(middle)) = (earlier.check, middle) {
+        check.follows(Revision::from_key(&middle))?;
+    }
+    schema::check_count(earlier.blocks + later.blocks, table.len()?)?;
+    Ok(Index::rebuild(earlier.records, later.records, |key, lease| {
         if lease != 0 {
             leases.attach(key, lease);
         }
     }))
 }
 
-/// The changes of the main revisions from `from` to before `to`, sorted, and how many rows they are.
+/// What a part of the revisions amounts to.
+#[derive(Default)]
+struct Half {
+    records: Sorted,
+    blocks: u64,
+    check: Option<schema::Rows>,
+}
+
+/// The changes of the blocks from `from` to before `to`, sorted.
 fn read_records(
     table: &ReadOnlyTable<&'static [u8; 12], &'static [u8]>,
-    from: i64,
-    to: i64,
+    from: Option<&[u8; 12]>,
+    to: Option<&[u8; 12]>,
     compacted: i64,
     expected: u64,
-) -> Result<(Sorted, u64), Fault> {
-    // At most what a table of plausible length needs: the length is not verified yet.
-    let mut records = Vec::with_capacity(expected.min(1 << 20) as usize);
-    let mut check = schema::Rows::new(from, compacted);
-    let (start, end) = (Revision::first(from).to_key(), Revision::first(to).to_key());
-    for row in table.range::<&[u8; 12]>(&start..&end)? {
-        let (key, value) = row?;
-        let (revision, kv) = check.next(key.value(), value.value())?;
-        records.push(Record::new(revision, &fields(kv)?));
+) -> Result<Half, Fault> {
+    let mut records = Records::expecting(expected);
+    let mut blocks = 0;
+    let mut check = match from {
+        Some(from) => schema::Rows::at(Revision::from_key(from), compacted),
+        None => schema::Rows::new(0, compacted),
+    };
+    let (from, to) = (from.map_or(Bound::Unbounded, Bound::Included), to.map_or(Bound::Unbounded, Bound::Excluded));
+    for row in table.range::<&[u8; 12]>((from, to))? {
+        let (key, block) = row?;
+        for change in Block::new(key.value(), block.value())? {
+            let (key, row) = change?;
+            let (revision, kv) = check.next(key, row)?;
+            records.push(revision, &fields(kv)?, stored_size(kv));
+        }
+        blocks += 1;
     }
-    let rows = records.len() as u64;
-    Ok((index::sort(records), rows))
+    Ok(Half { records: index::sort(records), blocks, check: Some(check) })
 }

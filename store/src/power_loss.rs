@@ -45,6 +45,11 @@ impl Disk {
     }
 }
 
+/// An import of many transactions.
+fn small_steps() -> Options {
+    Options { database_cache_bytes: 2 << 10, ..Options::default() }
+}
+
 impl StorageBackend for Disk {
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.lock().len() as u64)
@@ -257,9 +262,12 @@ fn a_power_loss_around_an_install_leaves_the_old_store_or_the_new_one() {
     std::fs::write(&path, "old").unwrap();
     std::fs::write(&new, "new").unwrap();
     let old_steps = old_disk.steps.lock().len();
-    let mut import =
-        Import::into_database(database_on(new_disk.clone()).unwrap(), Unnamed::new(&StoreDisk::FILE_SYSTEM, new))
-            .unwrap();
+    let mut import = Import::into_database(
+        database_on(new_disk.clone()).unwrap(),
+        Unnamed::new(&StoreDisk::FILE_SYSTEM, new),
+        &small_steps(),
+    )
+    .unwrap();
     while let Some(frame) = snapshot.next_frame().unwrap() {
         import.feed(&frame).unwrap();
     }
@@ -314,7 +322,8 @@ fn a_full_disk_ends_an_import_and_nothing_else() {
     *disk.space.lock() = Some(0);
     let file = tempfile::NamedTempFile::new().unwrap();
     let mut import =
-        Import::into_database(database, Unnamed::new(&StoreDisk::FILE_SYSTEM, file.path().to_owned())).unwrap();
+        Import::into_database(database, Unnamed::new(&StoreDisk::FILE_SYSTEM, file.path().to_owned()), &small_steps())
+            .unwrap();
     let fault = loop {
         let Some(frame) = snapshot.next_frame().unwrap() else { panic!("the disk never was full") };
         if let Err(fault) = import.feed(&frame) {

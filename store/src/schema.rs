@@ -6,10 +6,10 @@ use crate::mvcc::revision::Revision;
 use redb::TableDefinition;
 
 /// The format that this release writes. Changes with every incompatible change of a table.
-pub(crate) const FORMAT: u64 = 1;
+pub(crate) const FORMAT: u64 = 2;
 
-/// Revision key ([`Revision::to_key`]) to a checksum and the encoded `mvccpb.KeyValue`, see [`Rows`]; a tombstone has
-/// only the key field.
+/// Revision key ([`Revision::to_key`]) of the first change of a block to the block, see [`crate::blocks`]. A change has a
+/// row: a checksum and the encoded `mvccpb.KeyValue`, see [`Rows`]; a tombstone has only the key field.
 pub(crate) const REVISIONS: TableDefinition<'static, &[u8; 12], &[u8]> = TableDefinition::new("revisions");
 /// Lease id to TTL and remaining TTL, seconds, big endian.
 pub(crate) const LEASES: TableDefinition<'static, i64, &[u8; 16]> = TableDefinition::new("leases");
@@ -39,14 +39,14 @@ pub(crate) mod meta {
     pub(crate) const STORED_BYTES: &str = "stored_bytes";
 }
 
-/// Bytes of the checksum that a row of [`REVISIONS`] begins with.
+/// Bytes of the checksum that a row begins with.
 const ROW_SUM: usize = 4;
 
 fn row_sum(key: &[u8; 12], kv: &[u8]) -> [u8; ROW_SUM] {
     crc32c::crc32c_append(crc32c::crc32c(key), kv).to_be_bytes()
 }
 
-/// The value of a row of [`REVISIONS`], in `buffer`.
+/// The row of a change, in `buffer`.
 pub(crate) fn encode_row<'a>(key: &[u8; 12], kv: &[u8], buffer: &'a mut Vec<u8>) -> &'a [u8] {
     buffer.clear();
     buffer.extend(row_sum(key, kv));
@@ -54,7 +54,7 @@ pub(crate) fn encode_row<'a>(key: &[u8; 12], kv: &[u8], buffer: &'a mut Vec<u8>)
     buffer
 }
 
-/// Checks one row of [`REVISIONS`] and returns its encoded key-value. redb verifies a page when the file is opened and
+/// Checks the row of a change and returns its encoded key-value. redb verifies a page when the file is opened and
 /// never again; the checksum covers the revision too, so that a row is not taken for another one's.
 pub(crate) fn decode_row<'a>(key: &[u8; 12], row: &'a [u8]) -> Result<&'a [u8], Fault> {
     match row.split_at_checked(ROW_SUM) {
@@ -68,7 +68,7 @@ pub(crate) fn damaged(revision: Revision, what: &str) -> Fault {
     Fault::Damaged { table: "revisions", reason: format!("revision {}.{} {what}", revision.main, revision.sub) }
 }
 
-/// Checks a scan of [`REVISIONS`] row by row: checksums, the order, and that no revision is left out. A checksum alone
+/// Checks a scan of [`REVISIONS`] change by change: checksums, the order, and that no revision is left out. A checksum alone
 /// does not notice rows that a damaged page leaves out or shows again.
 pub(crate) struct Rows {
     last: Option<Revision>,
@@ -82,6 +82,15 @@ impl Rows {
         // As if the one before had just been seen. There is no revision 1.
         let last = (from > compacted.max(1)).then(|| Revision { main: from - 1, sub: 0 });
         Self { last, complete_above: compacted.max(1) }
+    }
+
+    /// A scan that begins with a change, whatever was before.
+    pub(crate) fn at(first: Revision, compacted: i64) -> Self {
+        let before = match first.sub.checked_sub(1) {
+            Some(sub) => Revision { main: first.main, sub },
+            None => Revision::first(first.main - 1),
+        };
+        Self::after(before, compacted)
     }
 
     /// A scan that goes on behind a revision that has a row.
@@ -127,12 +136,12 @@ impl Rows {
     }
 }
 
-/// Checks that a scan of all rows of [`REVISIONS`] saw as many as the table says it has.
+/// Checks that a scan of all blocks of [`REVISIONS`] saw as many as the table says it has.
 pub(crate) fn check_count(seen: u64, expected: u64) -> Result<(), Fault> {
     if seen == expected {
         return Ok(());
     }
-    Err(Fault::Damaged { table: "revisions", reason: format!("{seen} rows were read, there should be {expected}") })
+    Err(Fault::Damaged { table: "revisions", reason: format!("{seen} blocks were read, there should be {expected}") })
 }
 
 pub(crate) fn encode_position(position: Position) -> [u8; 16] {

@@ -23,6 +23,7 @@ pub(crate) mod rows;
 mod tests;
 
 use crate::Options;
+use crate::blocks::Block;
 use crate::command::Position;
 use crate::error::Fault;
 use crate::mvcc::revision::Revision;
@@ -38,7 +39,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"CLEATSNP";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Bytes before the first frame, and of a frame before its rows.
 const HEADER: usize = 12;
@@ -66,8 +67,8 @@ pub struct Snapshot {
     membership: Vec<u8>,
     /// What was sent, and which snapshot this is.
     sent: Progress,
-    /// Revisions sent; unknown when the stream began elsewhere.
-    revisions: Option<u64>,
+    /// Blocks sent; unknown when the stream began elsewhere.
+    blocks: Option<u64>,
     check: schema::Rows,
 }
 
@@ -104,7 +105,7 @@ impl Reader {
             stage: Stage::Header,
             membership,
             sent: Progress { identity, ..Progress::default() },
-            revisions: Some(0),
+            blocks: Some(0),
             check: schema::Rows::new(0, identity.compacted),
         })
     }
@@ -155,8 +156,8 @@ impl Snapshot {
             return Ok(false);
         }
         let compacted = self.sent.identity.compacted;
-        (self.revisions, self.check) = match last {
-            Key::Revision(revision) => (None, schema::Rows::after(*revision, compacted)),
+        (self.blocks, self.check) = match last {
+            Key::Revision(block) => (None, schema::Rows::after(self.last_of(*block)?, compacted)),
             _ => (Some(0), schema::Rows::new(0, compacted)),
         };
         self.sent = progress.clone();
@@ -167,8 +168,17 @@ impl Snapshot {
     fn restart(&mut self) {
         self.stage = Stage::Header;
         self.sent = Progress { identity: self.sent.identity, ..Progress::default() };
-        self.revisions = Some(0);
+        self.blocks = Some(0);
         self.check = schema::Rows::new(0, self.sent.identity.compacted);
+    }
+
+    /// The last change of the block that begins with a revision.
+    fn last_of(&self, block: Revision) -> Result<Revision, Fault> {
+        let (first, table) = (block.to_key(), self.txn.open_table(schema::REVISIONS)?);
+        match table.get(&first)? {
+            Some(bytes) => Block::new(&first, bytes.value())?.last(),
+            None => Ok(block),
+        }
     }
 
     fn has(&self, key: &Key) -> Result<bool, Fault> {
@@ -264,22 +274,25 @@ impl Snapshot {
     fn gather_revisions(&mut self, gathered: &mut Gathered) -> Result<(), Fault> {
         let table = self.txn.open_table(schema::REVISIONS)?;
         let last = match &gathered.last {
-            Some(Key::Revision(revision)) => Some(revision.to_key()),
+            Some(Key::Revision(block)) => Some(block.to_key()),
             _ => None,
         };
         let after = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         for row in table.range::<&[u8; 12]>((after, Bound::Unbounded))? {
-            let (key, value) = row?;
+            let (key, block) = row?;
             if gathered.is_full() {
                 return Ok(());
             }
-            self.check.next(key.value(), value.value())?;
-            self.revisions = self.revisions.map(|revisions| revisions + 1);
-            gathered.push(Key::Revision(Revision::from_key(key.value())), value.value());
+            for change in Block::new(key.value(), block.value())? {
+                let (key, row) = change?;
+                self.check.next(key, row)?;
+            }
+            self.blocks = self.blocks.map(|blocks| blocks + 1);
+            gathered.push(Key::Revision(Revision::from_key(key.value())), block.value());
         }
         // These are the last.
-        match self.revisions {
-            Some(revisions) => schema::check_count(revisions, table.len()?),
+        match self.blocks {
+            Some(blocks) => schema::check_count(blocks, table.len()?),
             None => Ok(()),
         }
     }

@@ -291,31 +291,21 @@ impl Index {
         (dropped, last)
     }
 
-    /// Takes a stored change that is younger than all changes of its key so far.
-    pub(crate) fn restore(&mut self, revision: Revision, fields: &KeyValueFields<'_>) {
-        let mut later = KeyEntry::stored(revision, fields);
-        self.live += usize::from(later.is_live());
-        if let Some(entry) = self.keys.get_mut(fields.key) {
-            self.live -= usize::from(entry.is_live());
-            entry.extend(&mut later);
-        } else {
-            self.keys.insert(fields.key.into(), later);
-        }
-    }
-
     /// Builds the index from every stored change. Every change of `later` is younger than those of `earlier`.
     /// `attach` gets every key with the lease of its last change.
     pub(crate) fn rebuild(earlier: Sorted, later: Sorted, mut attach: impl FnMut(&[u8], i64)) -> Self {
         let same_order = earlier.common == later.common;
         let mut records = earlier.records;
-        records.extend(later.records);
-        // Stable, and two sorted runs: one merge, in which changes of one key stay in revision order.
-        if same_order {
-            records.sort_by(|a, b| a.order.cmp(&b.order).then_with(|| a.key.cmp(&b.key)));
-        } else {
-            records.sort_by(|a, b| a.key.cmp(&b.key));
+        if !later.records.is_empty() {
+            records.extend(later.records);
+            // Stable, and two sorted runs: one merge, in which changes of one key stay in revision order.
+            if same_order {
+                records.sort_by(|a, b| a.order.cmp(&b.order).then_with(|| a.key.cmp(&b.key)));
+            } else {
+                records.sort_by(|a, b| a.key.cmp(&b.key));
+            }
+            merge_histories(&mut records);
         }
-        merge_histories(&mut records);
         let mut live = 0;
         for record in &records {
             live += usize::from(record.entry.is_live());
@@ -327,7 +317,7 @@ impl Index {
 }
 
 /// A stored change; in [`Sorted`], all changes of a key.
-pub(crate) struct Record {
+struct Record {
     /// Bytes of the key after what all keys have in common: most comparisons end here, without a look at the key.
     order: u64,
     key: Box<[u8]>,
@@ -335,9 +325,40 @@ pub(crate) struct Record {
     lease: i64,
 }
 
-impl Record {
-    pub(crate) fn new(revision: Revision, fields: &KeyValueFields<'_>) -> Self {
-        Self { order: 0, key: fields.key.into(), entry: KeyEntry::stored(revision, fields), lease: fields.lease }
+/// Changes for which room is made because they are expected, and not because half of them are there.
+const BELIEVED: usize = 1 << 20;
+
+/// Stored changes as they come: in revision order.
+#[derive(Default)]
+pub(crate) struct Records {
+    list: Vec<Record>,
+    /// Stored bytes of these, and what they will be in the end.
+    bytes: u64,
+    expected: u64,
+}
+
+impl Records {
+    /// For changes that are expected to take this many stored bytes in the end.
+    pub(crate) fn expecting(bytes: u64) -> Self {
+        Self { expected: bytes, ..Self::default() }
+    }
+
+    /// Takes a change that takes `bytes` of storage.
+    pub(crate) fn push(&mut self, revision: Revision, fields: &KeyValueFields<'_>, bytes: u64) {
+        let len = self.list.len();
+        if len == self.list.capacity() {
+            // As many as there will be if all are like these. The expectation may be wrong.
+            let all = (len as u64).saturating_mul(self.expected / self.bytes.max(1) + 1) as usize;
+            let most = (2 * len).max(BELIEVED);
+            self.list.reserve_exact(all.clamp((len + len / 8).max(1024), most) - len);
+        }
+        self.bytes += bytes;
+        self.list.push(Record {
+            order: 0,
+            key: fields.key.into(),
+            entry: KeyEntry::stored(revision, fields),
+            lease: fields.lease,
+        });
     }
 }
 
@@ -349,8 +370,9 @@ pub(crate) struct Sorted {
     common: Vec<u8>,
 }
 
-/// Sorts changes that come in revision order.
-pub(crate) fn sort(mut records: Vec<Record>) -> Sorted {
+/// Sorts changes by key.
+pub(crate) fn sort(records: Records) -> Sorted {
+    let mut records = records.list;
     let mut common = records.first().map_or_else(Vec::new, |record| record.key.to_vec());
     for record in &records {
         let len = record.key.iter().zip(&common).take_while(|(a, b)| a == b).count();

@@ -8,6 +8,7 @@ use super::revision::Revision;
 use super::tail::Tail;
 use crate::Options;
 use crate::alarm::Alarms;
+use crate::blocks::{self, Block};
 use crate::command::Position;
 use crate::error::Fault;
 use crate::lease::Leases;
@@ -161,10 +162,7 @@ impl Revisions {
     }
 
     pub(crate) fn get(&self, revision: Revision) -> Result<KeyValue, Fault> {
-        match ReadableTable::get(&self.table, &revision.to_key())? {
-            Some(row) => Ok(KeyValue::from_stored(schema::decode_row(&revision.to_key(), row.value())?)),
-            None => Err(schema::damaged(revision, "is in the index but not on disk")),
-        }
+        blocks::find(&self.table, revision)?.ok_or_else(|| schema::damaged(revision, "is in the index but not on disk"))
     }
 
     /// Changes from the main revision `from` on, ascending, up to and including `to`. Fails when one is missing;
@@ -175,30 +173,47 @@ impl Revisions {
         to: i64,
         compacted: i64,
     ) -> Result<impl Iterator<Item = Result<(Revision, KeyValue), Fault>> + '_, Fault> {
-        let start = Revision::first(from).to_key();
-        let mut range = ReadableTable::range::<&[u8; 12]>(&self.table, &start..)?;
+        let start = Revision::first(from);
+        let begin = blocks::begin_of(&self.table, start)?;
+        let mut range = ReadableTable::range::<&[u8; 12]>(&self.table, &begin..)?;
         let mut check = schema::Rows::new(from, compacted);
+        let mut gathered = Vec::<(Revision, KeyValue)>::new().into_iter();
         let mut done = false;
+        let mut next = move || loop {
+            if let Some((revision, kv)) = gathered.next() {
+                if revision.main <= to {
+                    return Ok(Some((revision, kv)));
+                }
+            } else if let Some(block) = range.next() {
+                let (key, block) = block?;
+                gathered = changes(Block::new(key.value(), block.value())?, start, &mut check)?.into_iter();
+                continue;
+            }
+            check.reach(to)?;
+            return Ok(None);
+        };
         Ok(std::iter::from_fn(move || {
             if done {
                 return None;
             }
-            let mut next = || {
-                if let Some(row) = range.next() {
-                    let (key, row) = row?;
-                    let (revision, kv) = check.next(key.value(), row.value())?;
-                    if revision.main <= to {
-                        return Ok(Some((revision, KeyValue::from_stored(kv))));
-                    }
-                }
-                check.reach(to)?;
-                Ok(None)
-            };
-            let row = next().transpose();
-            done = !matches!(row, Some(Ok(_)));
-            row
+            let change = next().transpose();
+            done = !matches!(change, Some(Ok(_)));
+            change
         }))
     }
+}
+
+/// The changes of a block from a revision on.
+fn changes(block: Block<'_>, from: Revision, check: &mut schema::Rows) -> Result<Vec<(Revision, KeyValue)>, Fault> {
+    let mut changes = Vec::new();
+    for change in block {
+        let (key, row) = change?;
+        if Revision::from_key(key) >= from {
+            let (revision, kv) = check.next(key, row)?;
+            changes.push((revision, KeyValue::from_stored(kv)));
+        }
+    }
+    Ok(changes)
 }
 
 /// True when a stored key-value is a tombstone: a put always has a revision.

@@ -4,24 +4,28 @@
 //! before it is written: when the last byte has arrived, there is nothing left to do but to commit. Nothing of the
 //! store in use is touched; [`crate::Writer::install`] puts the two in its place.
 //!
-//! All rows are one transaction of the new database. redb writes its pages to the file as its cache fills, so memory is
-//! bounded by the cache, one frame and the index; a file that was cut off is never looked at again.
+//! The rows go to the new database in many small transactions, of which only the last one is durable: a file that was cut
+//! off is never looked at again. Each fits into redb's cache; of one that does not, redb would read every page again for
+//! its checksum. Memory is bounded by the cache, one frame and the index.
 
 use super::frames::Frames;
 use super::progress::{Identity, Progress};
 use super::rows::{self, Key};
 use crate::Options;
+use crate::blocks::{self, Block};
 use crate::command::Position;
 use crate::error::Fault;
 use crate::flush;
-use crate::lease::Lease;
+use crate::lease::{Lease, Leases};
+use crate::mvcc::index::{self, Index, Records, Sorted};
 use crate::mvcc::revision::Revision;
 use crate::mvcc::state::{Revisions, State, fields, stored_size};
 use crate::open::{Unnamed, create_database, receiving};
 use crate::schema::{self, meta};
 use api::cleatpb::MemberAttributes;
+use api::encoded::KeyValueFields;
 use prost::Message;
-use redb::{Database, WriteTransaction};
+use redb::{Database, Durability, WriteTransaction};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -32,13 +36,20 @@ pub struct Import {
     state: Box<State>,
     /// Checks the revisions, from the first one on.
     check: Option<schema::Rows>,
+    /// The changes so far, for the index.
+    records: Records,
+    /// The last changes, until there are enough for a row of the table.
+    block: blocks::Builder,
     /// What the revisions so far amount to.
     stored_bytes: u64,
     format: Option<i64>,
+    /// Bytes that go into one transaction, and how many were in the file when this one began.
+    step: u64,
+    stepped_at: u64,
     /// After an error nothing more is believed.
     failed: bool,
     // The order of the next three is the order in which they are given up.
-    txn: WriteTransaction,
+    txn: Option<WriteTransaction>,
     database: Database,
     file: Unnamed,
 }
@@ -59,11 +70,11 @@ impl Import {
         let file = Unnamed::new(&options.disk, receiving(path));
         options.disk.remove_left(file.path())?;
         let database = create_database(file.path(), options)?;
-        Self::into_database(database, file)
+        Self::into_database(database, file, options)
     }
 
     /// Begins to fill an empty database.
-    pub(crate) fn into_database(database: Database, file: Unnamed) -> Result<Self, Fault> {
+    pub(crate) fn into_database(database: Database, file: Unnamed, options: &Options) -> Result<Self, Fault> {
         let txn = flush::begin(&database)?;
         txn.open_table(schema::META)?;
         txn.open_table(schema::LEASES)?;
@@ -76,10 +87,14 @@ impl Import {
             last: None,
             state: Box::default(),
             check: None,
+            records: Records::default(),
+            block: blocks::Builder::default(),
             stored_bytes: 0,
             format: None,
             failed: false,
-            txn,
+            txn: Some(txn),
+            step: (options.database_cache_bytes / 4) as u64,
+            stepped_at: 0,
             database,
             file,
         })
@@ -92,7 +107,7 @@ impl Import {
     /// about the new file.
     pub fn feed(&mut self, mut piece: &[u8]) -> Result<(), Fault> {
         if self.failed {
-            return Err(Fault::Snapshot("it was refused before".into()));
+            return Err(over());
         }
         self.failed = true;
         while !piece.is_empty() {
@@ -150,9 +165,20 @@ impl Import {
             return Err(Fault::Snapshot("it ends too early".into()));
         }
         self.check_whole().map_err(about_the_stream)?;
-        self.txn.commit()?;
+        let Self { mut state, records, mut block, .. } = self;
+        let txn = self.txn.ok_or_else(over)?;
+        block.write(&mut txn.open_table(schema::REVISIONS)?)?;
+        let leases = std::mem::take(&mut state.leases);
+        let (committed, indexed) = std::thread::scope(|scope| {
+            let indexed = scope.spawn(|| index_of(records, leases));
+            let committed = txn.commit();
+            // A panic goes on.
+            (committed, indexed.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        committed?;
+        (state.index, state.leases) = indexed;
         let on_disk = Revisions::committed(Arc::new(self.database))?;
-        Ok(Received { state: self.state, on_disk, file: self.file })
+        Ok(Received { state, on_disk, file: self.file })
     }
 
     /// What can only be said of all rows together.
@@ -201,26 +227,44 @@ impl Import {
         if self.check.is_none() {
             self.check_format()?;
             check_numbers(&self.state)?;
+            self.records = Records::expecting(self.state.stored_bytes);
         }
-        let Self { txn, state, check, last, stored_bytes, .. } = self;
+        let Self { txn, state, check, last, stored_bytes, block, records, .. } = self;
+        let txn = txn.as_ref().ok_or_else(over)?;
         let check = check.get_or_insert_with(|| schema::Rows::new(0, state.compacted));
         let mut table = txn.open_table(schema::REVISIONS)?;
         while !rest.is_empty() {
             let (key, value) = rows::take(&mut rest)?;
-            let Key::Revision(revision) = key else { return Err(out_of_place()) };
-            let row = revision.to_key();
-            let (_, kv) = check.next(&row, value)?;
-            restore(state, revision, kv)?;
-            *stored_bytes += stored_size(kv);
-            table.insert(&row, value)?;
+            let Key::Revision(first) = key else { return Err(out_of_place()) };
+            for change in Block::new(&first.to_key(), value)? {
+                let (key, row) = change?;
+                let (revision, kv) = check.next(key, row)?;
+                records.push(revision, &plausible(state, revision, kv)?, stored_size(kv));
+                block.push(&mut table, key, row)?;
+                *stored_bytes += stored_size(kv);
+            }
             *last = Some(key);
         }
+        drop(table);
+        self.step()
+    }
+
+    /// Begins the next transaction when this one is large enough.
+    fn step(&mut self) -> Result<(), Fault> {
+        if self.stored_bytes - self.stepped_at < self.step {
+            return Ok(());
+        }
+        self.stepped_at = self.stored_bytes;
+        let mut txn = self.txn.take().ok_or_else(over)?;
+        txn.set_durability(Durability::None)?;
+        txn.commit()?;
+        self.txn = Some(flush::begin(&self.database)?);
         Ok(())
     }
 
     /// A row of any table but the revisions.
     fn take_row(&mut self, key: &Key, value: &[u8]) -> Result<(), Fault> {
-        let (txn, state) = (&self.txn, &mut *self.state);
+        let (txn, state) = (self.txn.as_ref().ok_or_else(over)?, &mut *self.state);
         match key {
             Key::Meta(name) => {
                 let int = || schema::decode_int("meta", value);
@@ -286,16 +330,20 @@ impl Received {
     }
 }
 
-/// Takes the next change of a key into the index, and attaches the key to its lease.
-fn restore(state: &mut State, revision: Revision, kv: &[u8]) -> Result<(), Fault> {
+/// The fields of a change, if the store can have it.
+fn plausible<'a>(state: &State, revision: Revision, kv: &'a [u8]) -> Result<KeyValueFields<'a>, Fault> {
     let fields = fields(kv)?;
     let plausible = revision.main > 1 && revision.main <= state.revision && revision.sub < 1 << 31;
     if !plausible || (fields.mod_revision != 0 && fields.mod_revision != revision.main) {
         return Err(schema::damaged(revision, "is not plausible"));
     }
-    state.leases.attach(fields.key, fields.lease);
-    state.index.restore(revision, &fields);
-    Ok(())
+    Ok(fields)
+}
+
+/// The index of all changes, and the leases with the keys that are attached to them.
+fn index_of(records: Records, mut leases: Leases) -> (Index, Leases) {
+    let index = Index::rebuild(index::sort(records), Sorted::default(), |key, lease| leases.attach(key, lease));
+    (index, leases)
 }
 
 fn check_numbers(state: &State) -> Result<(), Fault> {
@@ -303,6 +351,11 @@ fn check_numbers(state: &State) -> Result<(), Fault> {
         && (-1..=state.revision).contains(&state.compacted)
         && (-1..=state.compacted).contains(&state.compaction_finished);
     if plausible { Ok(()) } else { Err(Fault::Snapshot("its numbers are not plausible".into())) }
+}
+
+/// After a failure.
+fn over() -> Fault {
+    Fault::Snapshot("it was refused before".into())
 }
 
 fn out_of_place() -> Fault {

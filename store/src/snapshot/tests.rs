@@ -94,7 +94,12 @@ fn pieces(snapshot: &mut Snapshot) -> Vec<Vec<u8>> {
 }
 
 fn import() -> Import {
-    Import::into_database(database(), Unnamed::new(&Disk::FILE_SYSTEM, "/nonexistent/database".into())).unwrap()
+    Import::into_database(
+        database(),
+        Unnamed::new(&Disk::FILE_SYSTEM, "/nonexistent/database".into()),
+        &Options::default(),
+    )
+    .unwrap()
 }
 
 fn receive(stream: &[u8]) -> Result<Received, Fault> {
@@ -256,7 +261,13 @@ fn int(name: &str, value: i64) -> Vec<u8> {
 fn change(main: i64, sub: u32, mod_revision: i64) -> Vec<u8> {
     let key = Revision { main, sub };
     let fields = api::encoded::KeyValueFields { key: b"k", mod_revision, ..Default::default() };
-    row(&Key::Revision(key), schema::encode_row(&key.to_key(), fields.encode().as_bytes(), &mut Vec::new()))
+    let key_value = schema::encode_row(&key.to_key(), fields.encode().as_bytes(), &mut Vec::new()).to_vec();
+    row(&Key::Revision(key), &block(key, 1, &key_value))
+}
+
+/// A block of one change that says it had `rows`.
+fn block(key: Revision, rows: u32, row: &[u8]) -> Vec<u8> {
+    [&rows.to_be_bytes(), &key.to_key()[..], &(row.len() as u32).to_be_bytes(), row].concat()
 }
 
 #[test]
@@ -280,16 +291,17 @@ fn lengths_are_not_believed() {
 
 #[test]
 fn rows_that_make_no_store_are_refused() {
-    let format = int(meta::FORMAT, 1);
+    let format = int(meta::FORMAT, schema::FORMAT as i64);
     let sound =
         [int(meta::COMPACTED, 2), format.clone(), int(meta::REVISION, 4), int(meta::STORED_BYTES, 2 * (5 + 32))];
     let good = [sound.concat(), [change(3, 0, 3), change(4, 0, 4)].concat()];
     drop(receive(&forged(&good)).unwrap());
     let with = |rows: &[Vec<u8>]| [sound.concat(), rows.concat()];
     let lease = |id| row(&Key::Lease(id), &[0; 16]);
+    let three = Key::Revision(Revision::first(3));
     for (name, frames) in [
         ("no format", vec![vec![], int(meta::REVISION, 1)]),
-        ("another format", vec![int(meta::FORMAT, 2)]),
+        ("another format", vec![int(meta::FORMAT, 1)]),
         ("an unknown name", vec![[format.clone(), int("name", 2)].concat()]),
         ("a name twice", vec![[format.clone(), format.clone()].concat()]),
         ("a number of another length", vec![row(&Key::Meta(meta::FORMAT.into()), &[1])]),
@@ -309,7 +321,11 @@ fn rows_that_make_no_store_are_refused() {
         ("a sub revision beyond all", with(&[change(2, 1 << 31, 2), change(3, 0, 3), change(4, 0, 4)]).to_vec()),
         ("another revision in the row", with(&[change(3, 0, 4), change(4, 0, 4)]).to_vec()),
         ("other bytes than announced", with(&[change(2, 0, 2), change(3, 0, 3), change(4, 0, 4)]).to_vec()),
-        ("no key-value", with(&[row(&Key::Revision(Revision::first(3)), b"xxxx")]).to_vec()),
+        ("no key-value", with(&[row(&three, &block(Revision::first(3), 1, b"xxxx"))]).to_vec()),
+        ("a block without changes", with(&[row(&three, &[0; 4])]).to_vec()),
+        ("a block of no bytes", with(&[row(&three, &[])]).to_vec()),
+        ("a block of another revision", with(&[row(&three, &block(Revision::first(4), 1, b"xxxx"))]).to_vec()),
+        ("a block that ends early", with(&[row(&three, &block(Revision::first(3), 2, b"xxxx"))]).to_vec()),
     ] {
         let frames: Vec<_> = frames.into_iter().filter(|rows| !rows.is_empty()).collect();
         assert!(matches!(receive(&forged(&frames)), Err(Fault::Snapshot(_))), "{name}");
