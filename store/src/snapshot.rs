@@ -206,9 +206,9 @@ impl Snapshot {
                 Ok(Some(header))
             }
             Stage::Rows => {
-                let rows = self.next_rows()?;
-                let mut frame = self.frame(&rows);
-                if rows.is_empty() {
+                let (mut frame, is_end) = self.next_rows()?;
+                self.head(&mut frame);
+                if is_end {
                     self.stage = Stage::Done;
                     let end = self.sent.bytes;
                     frame.resize(frame.len() + (end.next_multiple_of(PADDING) - end) as usize, 0);
@@ -219,17 +219,20 @@ impl Snapshot {
         }
     }
 
-    fn next_rows(&mut self) -> Result<Vec<u8>, Fault> {
-        let mut gathered = Gathered { bytes: Vec::new(), last: self.sent.last.clone() };
+    /// Rows, behind room for the head; and whether there were none.
+    fn next_rows(&mut self) -> Result<(Vec<u8>, bool), Fault> {
+        let mut bytes = Vec::with_capacity(FRAME_BYTES + FRAME_BYTES / 4);
+        bytes.resize(FRAME_HEAD, 0);
+        let mut gathered = Gathered { bytes, last: self.sent.last.clone() };
         if !matches!(gathered.last, Some(Key::Revision(_))) {
             self.gather_tables(&mut gathered)?;
         }
-        if gathered.bytes.is_empty() {
-            gathered.bytes.reserve(FRAME_BYTES + 1024);
+        if gathered.is_empty() {
             self.gather_revisions(&mut gathered)?;
         }
+        let is_end = gathered.is_empty();
         self.sent.last = gathered.last;
-        Ok(gathered.bytes)
+        Ok((gathered.bytes, is_end))
     }
 
     /// Rows of all tables but the revisions. The first frame has at least those of `meta`, so that whoever has a frame
@@ -297,19 +300,19 @@ impl Snapshot {
         }
     }
 
-    fn frame(&mut self, rows: &[u8]) -> Vec<u8> {
+    /// Writes the head of a frame before its rows.
+    fn head(&mut self, frame: &mut [u8]) {
+        let (head, rows) = frame.split_at_mut(FRAME_HEAD);
         self.sent.crc = crc32c::crc32c_append(self.sent.crc, rows);
-        let mut frame = Vec::with_capacity(rows.len() + FRAME_HEAD);
-        frame.extend((rows.len() as u32).to_be_bytes());
-        frame.extend(self.sent.crc.to_be_bytes());
-        frame.extend(rows);
+        let (len, sum) = head.split_at_mut(4);
+        len.copy_from_slice(&(rows.len() as u32).to_be_bytes());
+        sum.copy_from_slice(&self.sent.crc.to_be_bytes());
         self.sent.frames += 1;
         self.sent.bytes += frame.len() as u64;
-        frame
     }
 }
 
-/// Rows for a frame.
+/// Rows for a frame, behind room for its head.
 struct Gathered {
     bytes: Vec<u8>,
     /// The last row so far, in this frame or before it.
@@ -318,7 +321,11 @@ struct Gathered {
 
 impl Gathered {
     fn is_full(&self) -> bool {
-        self.bytes.len() >= FRAME_BYTES
+        self.bytes.len() >= FRAME_HEAD + FRAME_BYTES
+    }
+
+    fn is_empty(&self) -> bool {
+        self.bytes.len() == FRAME_HEAD
     }
 
     fn push(&mut self, key: Key, value: &[u8]) {

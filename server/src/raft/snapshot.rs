@@ -214,15 +214,12 @@ async fn next_receipt(receipts: &mut Answers<SnapshotReceipt>) -> Result<Snapsho
 
 /// The next frames, [`PIECE_BYTES`] together; none at the end.
 fn read_piece(snapshot: &mut Snapshot) -> Result<Option<Bytes>, Fault> {
-    let mut piece = Vec::new();
+    // The last frame that is added may be larger than the rest of the room.
+    let mut piece = Vec::with_capacity(PIECE_BYTES + PIECE_BYTES / 4);
     while piece.len() < PIECE_BYTES
         && let Some(frame) = snapshot.next_frame()?
     {
-        if piece.is_empty() {
-            piece = frame;
-        } else {
-            piece.extend(frame);
-        }
+        piece.extend(frame);
     }
     Ok((!piece.is_empty()).then(|| piece.into()))
 }

@@ -4,6 +4,7 @@
 
 use super::{FRAME_BYTES_MAX, FRAME_HEAD, HEADER, MAGIC, PADDING, VERSION};
 use crate::error::Fault;
+use std::borrow::Cow;
 
 #[derive(Clone, Copy, Debug)]
 enum Stage {
@@ -73,19 +74,23 @@ impl Frames {
     ///
     /// # Errors
     /// [`Fault::Snapshot`]. Nothing more can be read then.
-    pub(crate) fn next(&mut self, input: &mut &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+    pub(crate) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Cow<'a, [u8]>>, Fault> {
         loop {
             let (taken, rest) = input.split_at(self.missing().min(input.len()));
             *input = rest;
             if let Stage::Padding(left) = self.stage {
                 return self.pad(taken, left, rest).map(|()| None);
             }
-            // Grows with what really arrives: a damaged length must not allocate a gigabyte.
-            self.buffer.extend_from_slice(taken);
-            if self.missing() > 0 {
-                return Ok(None);
-            }
-            let piece = std::mem::take(&mut self.buffer);
+            let piece = if self.buffer.is_empty() && taken.len() == self.missing() {
+                Cow::Borrowed(taken)
+            } else {
+                // Grows with what really arrives: a damaged length must not allocate a gigabyte.
+                self.buffer.extend_from_slice(taken);
+                if self.missing() > 0 {
+                    return Ok(None);
+                }
+                Cow::Owned(std::mem::take(&mut self.buffer))
+            };
             match self.stage {
                 Stage::Header => self.header(&piece)?,
                 Stage::Head => self.head(&piece)?,
