@@ -35,6 +35,7 @@ use crate::storage::{DatabaseFailure, Storage};
 use crate::tls::{Tls, TlsAcceptor, TlsError};
 use crate::v3::cluster::ClusterService;
 use crate::v3::kv::KvService;
+use crate::v3::large_range::LargeRanges;
 use crate::v3::lease::{LeaseService, proposer};
 use crate::v3::maintenance::MaintenanceService;
 use crate::v3::watch::WatchService;
@@ -383,6 +384,7 @@ impl Server {
             quota: Arc::clone(quota),
             max_txn_ops: config.max_txn_ops,
             metrics: metrics.mvcc.clone(),
+            large_ranges: LargeRanges::default(),
         };
         let maintenance = MaintenanceService {
             node: node.clone(),

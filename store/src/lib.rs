@@ -44,6 +44,7 @@ pub use lease::Lease;
 pub use mvcc::events::Past;
 pub use mvcc::hash::HashKv;
 pub use mvcc::key_range::{KeyRange, RangeEnd};
+pub use mvcc::large::LargeRange;
 pub use mvcc::revision::Revision;
 pub use mvcc::txn::is_read_only;
 pub use reader::{Reader, Status};

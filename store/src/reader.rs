@@ -5,6 +5,7 @@ use crate::error::{Fault, ReadError};
 use crate::lease::Lease;
 use crate::mvcc::events::Past;
 use crate::mvcc::hash::HashKv;
+use crate::mvcc::large::LargeRange;
 use crate::mvcc::state::Shared;
 use crate::mvcc::txn;
 use crate::mvcc::write::ReadView;
@@ -56,6 +57,24 @@ impl Reader {
     /// A compacted or future revision; a fault.
     pub fn range(&self, request: &RangeRequest) -> Result<(RangeResponse, i64), ReadError> {
         self.shared.range(request, true)
+    }
+
+    /// Answers a range as [`Reader::range`] does, if its key-values take at most `bytes`. Otherwise none: see
+    /// [`Reader::large_range`].
+    ///
+    /// # Errors
+    /// A compacted or future revision; a fault.
+    pub fn range_up_to(&self, request: &RangeRequest, bytes: usize) -> Result<Option<(RangeResponse, i64)>, ReadError> {
+        self.shared.range_within(request, true, bytes)
+    }
+
+    /// Prepares the answer to a range that would take too much memory; none for one that is to be sorted by value.
+    /// Blocking: reads all of it once.
+    ///
+    /// # Errors
+    /// A compacted or future revision; a fault.
+    pub fn large_range(&self, request: &RangeRequest) -> Result<Option<LargeRange>, ReadError> {
+        self.shared.large_range(request)
     }
 
     /// Answers a range as [`Reader::range`] does, but leaves the count out and ends at the limit: the time it takes

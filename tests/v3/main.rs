@@ -4,6 +4,7 @@ mod bad_input;
 mod clients;
 mod crash;
 mod kubernetes;
+mod large_range;
 mod log_size;
 mod metrics;
 mod peer;

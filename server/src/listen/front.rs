@@ -3,6 +3,7 @@
 use super::body::{RequestBody, ResponseBody};
 use super::gather::OpenCalls;
 use super::interrupt::{Interrupt, LeaderGate};
+use super::streamed::{MayStream, StreamedMessage};
 use crate::metrics::{Call, CallType, METHODS, MethodMetrics, Metrics};
 use crate::v3::status::status;
 use api::error::Error;
@@ -35,6 +36,9 @@ const LEARNER_SERVES: [&str; 4] = [
     "/etcdserverpb.Maintenance/Snapshot",
     "/etcdserverpb.Maintenance/Defragment",
 ];
+
+/// The unary method whose answer may take more than is to be built in memory.
+const MAY_STREAM: &str = "/etcdserverpb.KV/Range";
 
 type GrpcFuture = BoxFuture<Response<tonic::body::Body>, Infallible>;
 type Serve = Arc<dyn Fn(Request<RequestBody>) -> GrpcFuture + Send + Sync>;
@@ -129,6 +133,9 @@ impl GrpcRoutes {
         let mut request = request.map(|body| RequestBody::new(body, self.max_message_bytes, &route.metrics));
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer.clone());
+        }
+        if route.path == MAY_STREAM {
+            request.extensions_mut().insert(MayStream);
         }
         let timed = route.is_unary.then(|| Timed { path: route.path, started: Instant::now(), slow: self.slow });
         let (future, is_unary) = ((route.serve)(request), route.is_unary);
@@ -323,7 +330,9 @@ impl Future for FrontFuture {
                 let (mut call, open) = call.take().expect("invariant: a finished future is not polled again");
                 match answered {
                     Ok(response) => {
-                        let (head, body) = response.into_parts();
+                        let (mut head, body) = response.into_parts();
+                        let streamed = StreamedMessage::take_from(&mut head.extensions);
+                        let body = streamed.map_or(body, tonic::body::Body::new);
                         let rest = Some(std::mem::take(interrupt)).filter(|rest| !*is_unary && !rest.is_never());
                         let body = ResponseBody::grpc(&head.headers, body, (call, open), rest);
                         Response::from_parts(head, body)

@@ -19,6 +19,7 @@ mod gather;
 mod hpack;
 mod interrupt;
 mod socket;
+mod streamed;
 
 #[cfg(test)]
 mod tests;
@@ -28,3 +29,4 @@ pub use body::{RequestBody, ResponseBody};
 pub use front::{Front, GrpcRoutes, OverTls};
 pub use interrupt::LeaderGate;
 pub use socket::{Bound, ListenError, Traffic};
+pub use streamed::{MayStream, StreamedMessage};

@@ -1,7 +1,9 @@
 //! The KV service.
 
 use super::check;
+use super::large_range::{self, BUILT_BYTES, BUILT_BYTES_AT_MOST, LargeRanges};
 use super::status::{mismatched, read_status, status};
+use crate::listen::MayStream;
 use crate::metrics::MvccMetrics;
 use crate::node::Node;
 use crate::quota::Quota;
@@ -38,6 +40,7 @@ pub(crate) struct KvService {
     pub(crate) quota: Arc<Quota>,
     pub(crate) max_txn_ops: usize,
     pub(crate) metrics: MvccMetrics,
+    pub(crate) large_ranges: LargeRanges,
 }
 
 impl KvService {
@@ -67,6 +70,7 @@ impl KvService {
 #[tonic::async_trait]
 impl Kv for KvService {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+        let may_stream = request.extensions().get::<MayStream>().is_some();
         let request = request.into_inner();
         // Before the shape, as in etcd. Everything else that a learner refuses, `listen` has refused already.
         if !request.serializable && self.node.is_learner() {
@@ -76,10 +80,17 @@ impl Kv for KvService {
         if !request.serializable {
             self.node.read_barrier().await.map_err(status)?;
         }
-        let (mut response, revision) = self.node.reader().range(&request).map_err(read_status)?;
+        let built = if may_stream { BUILT_BYTES } else { BUILT_BYTES_AT_MOST };
+        let response = match self.node.reader().range_up_to(&request, built).map_err(read_status)? {
+            Some((mut response, revision)) => {
+                response.header = Some(self.node.header(revision));
+                Response::new(response)
+            }
+            None if may_stream => self.large_ranges.answer(&self.node, request).await?,
+            None => return Err(large_range::too_large("ask for a part of it, with limit or range_end")),
+        };
         self.metrics.ranges.inc();
-        response.header = Some(self.node.header(revision));
-        Ok(Response::new(response))
+        Ok(response)
     }
 
     type RangeStreamStream = ReceiverStream<Result<RangeStreamResponse, Status>>;

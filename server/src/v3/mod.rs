@@ -3,6 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod cluster;
 pub(crate) mod kv;
+pub(crate) mod large_range;
 pub(crate) mod lease;
 pub(crate) mod maintenance;
 pub(crate) mod status;

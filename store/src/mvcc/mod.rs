@@ -14,8 +14,8 @@
 //!
 //! The log makes a change durable before it is applied, so apply only writes memory. The flush copies the tail to
 //! redb in one transaction together with the applied position, and trims it after the commit. A read looks into the
-//! cache slot, the tail and redb, in this order; a redb snapshot that is opened under the state lock holds whatever
-//! the tail no longer does.
+//! cache slot, the tail and redb, in this order; the view of redb that is taken under the state lock holds whatever the
+//! tail no longer does. An answer that would take too much memory is not built but read while it is sent (`large`).
 //!
 //! GENERATIONS. etcd keeps a list of generations for each key; here a tombstone in the list of changes is the
 //! boundary.
@@ -31,6 +31,7 @@ pub(crate) mod events;
 pub(crate) mod hash;
 pub(crate) mod index;
 pub(crate) mod key_range;
+pub(crate) mod large;
 pub(crate) mod range;
 pub(crate) mod revision;
 pub(crate) mod state;

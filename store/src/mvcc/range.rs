@@ -20,6 +20,8 @@ const RESTARTS: usize = 3;
 struct Found {
     kvs: Vec<KeyValue>,
     count: i64,
+    /// Bytes of the key-values.
+    bytes: usize,
 }
 
 /// Key-values that were found by revision but are not in memory.
@@ -68,18 +70,15 @@ impl Query<'_> {
         if kv.is_none() {
             misses.0.push((found.kvs.len(), stamp.revision()));
         }
+        found.bytes += kv.map_or(0, |kv| kv.as_bytes().len());
         found.kvs.push(kv.cloned().unwrap_or_default());
     }
 }
 
 /// The limit that is pushed down: one more than asked, to learn whether there is more.
-fn pushed_down_limit(request: &RangeRequest) -> usize {
+pub(crate) fn pushed_down_limit(request: &RangeRequest) -> usize {
     // etcd pushes the limit down for a sort target without an order too, and sorts what is left. Kept: clients see it.
-    let filtered = request.min_mod_revision != 0
-        || request.max_mod_revision != 0
-        || request.min_create_revision != 0
-        || request.max_create_revision != 0;
-    if request.limit <= 0 || filtered || request.sort_order != SortOrder::None as i32 {
+    if request.limit <= 0 || is_filtered(request) || request.sort_order != SortOrder::None as i32 {
         return usize::MAX;
     }
     usize::try_from(request.limit).map_or(usize::MAX, |limit| limit.saturating_add(1))
@@ -97,20 +96,33 @@ pub(crate) fn revision_to_read(asked: i64, current: i64, compacted: i64) -> Resu
     Ok(at)
 }
 
+fn is_filtered(request: &RangeRequest) -> bool {
+    request.min_mod_revision != 0
+        || request.max_mod_revision != 0
+        || request.min_create_revision != 0
+        || request.max_create_revision != 0
+}
+
+/// Whether the filters of a request let a key-value pass.
+pub(crate) fn keeps(request: &RangeRequest, kv: &KeyValueFields<'_>) -> bool {
+    let at_most = |bound, revision| bound == 0 || revision <= bound;
+    let at_least = |bound, revision| bound == 0 || revision >= bound;
+    at_most(request.max_mod_revision, kv.mod_revision)
+        && at_least(request.min_mod_revision, kv.mod_revision)
+        && at_most(request.max_create_revision, kv.create_revision)
+        && at_least(request.min_create_revision, kv.create_revision)
+}
+
+pub(crate) fn without_value(kv: &KeyValue) -> Result<KeyValue, Fault> {
+    Ok(KeyValueFields { value: &[], ..fields(kv.as_bytes())? }.encode())
+}
+
 /// Filters, sorts and cuts what was found, as the request asks.
 fn shape(request: &RangeRequest, found: Found) -> Result<RangeResponse, Fault> {
-    let Found { mut kvs, count } = found;
-    let keep: [(i64, fn(&KeyValueFields<'_>, i64) -> bool); 4] = [
-        (request.max_mod_revision, |kv, max| kv.mod_revision <= max),
-        (request.min_mod_revision, |kv, min| kv.mod_revision >= min),
-        (request.max_create_revision, |kv, max| kv.create_revision <= max),
-        (request.min_create_revision, |kv, min| kv.create_revision >= min),
-    ];
-    for (bound, test) in keep {
-        if bound != 0 {
-            // Invariant: a key-value that does not decode was refused when it was read.
-            kvs.retain(|kv| kv.fields().is_ok_and(|fields| test(&fields, bound)));
-        }
+    let Found { mut kvs, count, .. } = found;
+    if is_filtered(request) {
+        // Invariant: a key-value that does not decode was refused when it was read.
+        kvs.retain(|kv| kv.fields().is_ok_and(|fields| keeps(request, &fields)));
     }
     sort(&mut kvs, request);
     let mut more = false;
@@ -120,7 +132,7 @@ fn shape(request: &RangeRequest, found: Found) -> Result<RangeResponse, Fault> {
     }
     if request.keys_only {
         for kv in &mut kvs {
-            *kv = KeyValueFields { value: &[], ..fields(kv.as_bytes())? }.encode();
+            *kv = without_value(kv)?;
         }
     }
     Ok(RangeResponse { header: None, kvs, more, count })
@@ -148,6 +160,14 @@ fn sort(kvs: &mut [KeyValue], request: &RangeRequest) {
     });
 }
 
+/// How one walk through a range ended.
+enum Attempt {
+    Answer((RangeResponse, i64)),
+    TooLarge,
+    /// An installed snapshot took the state's place between two chunks.
+    Overtaken,
+}
+
 impl Shared {
     /// Answers a range from this member's state and returns the store revision that it was read at. Without `count`
     /// the count is left out, and the keys after the limit are not visited.
@@ -155,26 +175,40 @@ impl Shared {
     /// # Errors
     /// A compacted or future revision, or a broken database.
     pub(crate) fn range(&self, request: &RangeRequest, count: bool) -> Result<(RangeResponse, i64), ReadError> {
+        Ok(self.range_within(request, count, usize::MAX)?.unwrap_or_default())
+    }
+
+    /// As [`Self::range`]; none when the key-values of the answer take more than `bytes`.
+    pub(crate) fn range_within(
+        &self,
+        request: &RangeRequest,
+        count: bool,
+        bytes: usize,
+    ) -> Result<Option<(RangeResponse, i64)>, ReadError> {
         for _ in 0..RESTARTS {
-            match self.range_in_chunks(request, count, RANGE_CHUNK) {
+            match self.range_in_chunks(request, count, RANGE_CHUNK, bytes) {
                 // The latest revision is never compacted when the range starts, so a compaction overtook it.
                 Err(ReadError::Rejected(Rejection::Compacted)) if request.revision <= 0 => {}
-                Ok(None) => {}
-                Ok(Some(answer)) => return Ok(answer),
+                Ok(Attempt::Overtaken) => {}
+                Ok(Attempt::Answer(answer)) => return Ok(Some(answer)),
+                Ok(Attempt::TooLarge) => return Ok(None),
                 Err(error) => return Err(error),
             }
         }
         // Under one hold of the lock nothing can overtake it.
-        Ok(self.range_in_chunks(request, count, usize::MAX)?.unwrap_or_default())
+        match self.range_in_chunks(request, count, usize::MAX, bytes)? {
+            Attempt::Answer(answer) => Ok(Some(answer)),
+            Attempt::TooLarge | Attempt::Overtaken => Ok(None),
+        }
     }
 
-    /// None when an installed snapshot took the state's place between two chunks.
     fn range_in_chunks(
         &self,
         request: &RangeRequest,
         count: bool,
         chunk: usize,
-    ) -> Result<Option<(RangeResponse, i64)>, ReadError> {
+        bytes: usize,
+    ) -> Result<Attempt, ReadError> {
         let range = KeyRange::new(&request.key, &request.range_end);
         let mut found = Found::default();
         let mut cursor: Option<Box<[u8]>> = None;
@@ -187,20 +221,23 @@ impl Shared {
                 let state = self.state.read();
                 (current, generation) = *begun.get_or_insert((state.revision, state.generation));
                 if generation != state.generation {
-                    return Ok(None);
+                    return Ok(Attempt::Overtaken);
                 }
                 query.at = revision_to_read(request.revision, current, state.compacted)?;
                 cursor = query.gather(&state, cursor.as_deref(), chunk, &mut found, &mut misses);
                 on_disk = if misses.0.is_empty() { None } else { Some(self.revisions()) };
             }
             if let Some(on_disk) = on_disk {
-                self.read_misses(&on_disk, misses, &mut found.kvs, generation)?;
+                self.read_misses(&on_disk, misses, &mut found, generation, bytes)?;
+            }
+            if found.bytes > bytes {
+                return Ok(Attempt::TooLarge);
             }
             if cursor.is_none() {
                 if !count {
                     found.count = 0;
                 }
-                return Ok(Some((shape(request, found)?, current)));
+                return Ok(Attempt::Answer((shape(request, found)?, current)));
             }
         }
     }
@@ -209,20 +246,25 @@ impl Shared {
         &self,
         on_disk: &super::state::Revisions,
         mut misses: Misses,
-        kvs: &mut [KeyValue],
+        found: &mut Found,
         generation: u64,
+        bytes: usize,
     ) -> Result<(), Fault> {
         // Ascending, so that neighbours on disk are read together.
         misses.0.sort_unstable_by_key(|(_, revision)| *revision);
         for (slot, revision) in &misses.0 {
             let kv = on_disk.get(*revision)?;
             fields(kv.as_bytes())?;
-            kvs[*slot] = kv;
+            found.bytes += kv.as_bytes().len();
+            found.kvs[*slot] = kv;
+            if found.bytes > bytes {
+                return Ok(());
+            }
         }
         // Not worth waiting for: the next reader tries again.
         if let Some(mut state) = self.state.try_write().filter(|state| state.generation == generation) {
             for (slot, revision) in misses.0.into_iter().take(RANGE_CHUNK) {
-                state.index.fill(revision, kvs[slot].clone());
+                state.index.fill(revision, found.kvs[slot].clone());
             }
             // A range may bring in more than it may leave cached.
             state.index.evict(self.options.cache_bytes, 2 * RANGE_CHUNK);
