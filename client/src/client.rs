@@ -13,11 +13,12 @@ use api::etcdserverpb::maintenance_client::MaintenanceClient;
 use api::etcdserverpb::request_op::Request as Op;
 use api::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, MemberListRequest,
-    MemberListResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, ResponseHeader, StatusRequest,
-    StatusResponse, TxnRequest, TxnResponse,
+    MemberListResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, ResponseHeader, SnapshotRequest,
+    SnapshotResponse, StatusRequest, StatusResponse, TxnRequest, TxnResponse,
 };
 use api::mvccpb::KeyValue;
 use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -220,6 +221,20 @@ impl Client {
         let mut maintenance = MaintenanceClient::new(connection.channel.clone());
         let answer = async move { maintenance.status(StatusRequest {}).await.map(Response::into_inner) };
         self.call_one(connection, answer).await
+    }
+
+    /// A snapshot of the whole store of the member behind the endpoint in use, piece by piece; the last one is the SHA-256
+    /// of the others. It has no deadline: whoever reads it decides how long a piece may take.
+    ///
+    /// # Errors
+    /// As [`Client::range`]; each piece may be an error, too.
+    pub async fn snapshot(&self) -> Result<impl Stream<Item = Result<SnapshotResponse, Error>> + use<>, Error> {
+        let connection = self.current();
+        let mut maintenance = MaintenanceClient::new(connection.channel.clone());
+        let begun = async move { maintenance.snapshot(SnapshotRequest {}).await.map(Response::into_inner) };
+        let pieces = self.call_one(connection, begun).await?;
+        let endpoint = connection.endpoint.clone();
+        Ok(pieces.map(move |piece| piece.map_err(|status| Error::of_call(&endpoint, &status))))
     }
 
     fn revision_of(&self, header: Option<&ResponseHeader>) -> Result<i64, Error> {

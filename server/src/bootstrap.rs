@@ -191,7 +191,7 @@ fn own_urls<'a>(cluster: &'a InitialCluster, name: &str) -> &'a [String] {
 
 /// Becomes one of the members that make a new cluster. Whether it was one before is asked when its log is open
 /// (`newcomer`).
-fn found(cluster: &InitialCluster, name: &str) -> Beginning {
+pub(crate) fn found(cluster: &InitialCluster, name: &str) -> Beginning {
     let own_urls = own_urls(cluster, name);
     let identity = Identity { cluster_id: cluster.cluster_id(), member_id: id::member_id(own_urls, &cluster.token) };
     let founders = cluster
@@ -322,6 +322,16 @@ fn parse(bytes: &[u8]) -> Option<Beginning> {
     }
     let beginning = Beginning { identity, founders, founds_alone: false };
     (text == format(&beginning)).then_some(beginning)
+}
+
+/// Writes the identity of a member whose log has begun.
+///
+/// # Errors
+/// The file cannot be written.
+pub(crate) fn write_settled(data_dir: &Path, beginning: &Beginning) -> Result<(), BootstrapError> {
+    let path = data_dir.join(FILE);
+    let failed = |source| BootstrapError::Io { action: "write", path: path.display().to_string(), source };
+    write(&path, beginning).and_then(|()| name(&path)).map_err(failed)
 }
 
 /// Writes the file beside its name, durably.

@@ -16,6 +16,7 @@ pub mod metrics;
 mod newcomer;
 mod node;
 pub mod notify;
+pub mod offline;
 mod open;
 mod peer;
 mod quota;

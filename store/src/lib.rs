@@ -29,6 +29,7 @@ mod open;
 #[cfg(test)]
 mod power_loss;
 mod reader;
+mod renew;
 mod schema;
 pub mod snapshot;
 #[cfg(test)]
@@ -50,6 +51,7 @@ pub use mvcc::txn::is_read_only;
 pub use reader::{Reader, Status};
 /// What a file of a [`Medium`] answers.
 pub use redb::{BackendError, StorageBackend};
+pub use renew::{Renewed, renew};
 pub use snapshot::progress::Progress;
 pub use snapshot::receive::{Import, Received};
 

@@ -3,3 +3,4 @@
 mod client;
 mod cutter;
 mod discovery;
+mod restore;

@@ -1,0 +1,220 @@
+//! Flags, commands and environment: etcdctl's names.
+
+use client::{Options, TlsOptions};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What a cluster is called that nobody gave a name. etcd's word.
+const DEFAULT_NAME: &str = "default";
+const DEFAULT_TOKEN: &str = "etcd-cluster";
+const DEFAULT_PEER_URL: &str = "http://localhost:2380";
+
+/// Revisions by which a restored store is ahead of its snapshot, unless it is told otherwise: more than any cluster
+/// writes between a snapshot and its loss.
+const BUMP_REVISION: u64 = 1_000_000_000;
+
+/// The command line of Cleat, for Cleat and etcd clusters.
+#[derive(Debug, clap::Parser)]
+#[command(name = "cleatctl", disable_help_subcommand = true)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// gRPC endpoints, tried in this order
+    #[arg(long, global = true, env = "ETCDCTL_ENDPOINTS", value_delimiter = ',', default_value = "127.0.0.1:2379")]
+    pub(crate) endpoints: Vec<String>,
+    /// Authorities that the server's certificate must come from
+    #[arg(long, global = true, env = "ETCDCTL_CACERT", value_name = "FILE")]
+    cacert: Option<PathBuf>,
+    /// This client's certificate
+    #[arg(long, global = true, env = "ETCDCTL_CERT", value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, global = true, env = "ETCDCTL_KEY", value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// Accept any server certificate: whoever is on the way can read and change everything
+    #[arg(long, global = true, env = "ETCDCTL_INSECURE_SKIP_TLS_VERIFY")]
+    insecure_skip_tls_verify: bool,
+    /// Longest time for making a connection
+    #[arg(long, global = true, env = "ETCDCTL_DIAL_TIMEOUT", value_parser = duration, default_value = "2s")]
+    dial_timeout: Duration,
+    /// Longest time for a command, but for those that transfer a whole store
+    #[arg(long, global = true, env = "ETCDCTL_COMMAND_TIMEOUT", value_parser = duration, default_value = "5s")]
+    command_timeout: Duration,
+    /// Output format
+    #[arg(short, long, global = true, env = "ETCDCTL_WRITE_OUT", value_enum, default_value = "simple")]
+    pub(crate) write_out: Format,
+}
+
+/// Output formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    Simple,
+    Fields,
+    Json,
+    Table,
+}
+
+/// What to do.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Manage snapshots of a store
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+    /// Print the version
+    Version,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum SnapshotCommand {
+    /// Store a member's snapshot in a file
+    Save {
+        /// The file; it appears once the snapshot is whole and checked
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Say what is in a snapshot file
+    Status {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Make the data directory of a member of a new cluster from a snapshot file
+    ///
+    /// Every member of the new cluster is restored from the same file with the same flags, but for its own --name,
+    /// --initial-advertise-peer-urls and --data-dir. Start each with the directory that was made.
+    Restore(RestoreArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RestoreArgs {
+    /// The file
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The directory to make, NAME.etcd by default
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where the log will be, if not in the data directory; start the member with the same flag
+    #[arg(long, value_name = "DIR")]
+    wal_dir: Option<PathBuf>,
+    /// The member's name
+    #[arg(long, default_value = DEFAULT_NAME)]
+    name: String,
+    /// NAME=URL of every member of the new cluster, one for each peer URL; NAME=URL of this one by default
+    #[arg(long, value_name = "NAME=URL,...")]
+    initial_cluster: Option<String>,
+    /// What tells the new cluster from others with the same members
+    #[arg(long, value_name = "TOKEN", default_value = DEFAULT_TOKEN)]
+    initial_cluster_token: String,
+    /// This member's peer URLs
+    #[arg(long, value_name = "URL,...", value_delimiter = ',', default_value = DEFAULT_PEER_URL)]
+    initial_advertise_peer_urls: Vec<String>,
+    /// Restore a file without a hash, or with another one
+    #[arg(long)]
+    skip_hash_check: bool,
+    /// Go on with a revision so much higher, so that whoever saw the revisions after the snapshot notices. With 0,
+    /// watchers and caches may silently miss changes
+    #[arg(long, value_name = "REVISIONS", default_value_t = BUMP_REVISION)]
+    bump_revision: u64,
+    /// Count everything before the new revision as compacted. Always done when the revision is moved up
+    #[arg(long)]
+    mark_compacted: bool,
+}
+
+impl Global {
+    /// What a client is made from.
+    pub(crate) fn client_options(&self) -> Options {
+        let tls = TlsOptions {
+            ca_file: self.cacert.clone(),
+            cert_file: self.cert.clone(),
+            key_file: self.key.clone(),
+            server_name: None,
+            insecure_skip_verify: self.insecure_skip_tls_verify,
+        };
+        Options {
+            endpoints: self.endpoints.clone(),
+            tls: (tls != TlsOptions::default()).then_some(tls),
+            dial_timeout: self.dial_timeout,
+            request_timeout: self.command_timeout,
+            ..Options::default()
+        }
+    }
+}
+
+impl RestoreArgs {
+    /// What to restore.
+    ///
+    /// # Errors
+    /// Flags that do not go together.
+    pub(crate) fn restore(self) -> anyhow::Result<server::offline::Restore> {
+        anyhow::ensure!(
+            self.bump_revision > 0 || !self.mark_compacted,
+            "--mark-compacted goes with a --bump-revision above 0"
+        );
+        let own = || self.initial_advertise_peer_urls.iter().map(|url| format!("{}={url}", self.name));
+        Ok(server::offline::Restore {
+            initial_cluster: self.initial_cluster.clone().unwrap_or_else(|| own().collect::<Vec<_>>().join(",")),
+            data_dir: self.data_dir.unwrap_or_else(|| PathBuf::from(format!("{}.etcd", self.name))),
+            snapshot: self.file,
+            wal_dir: self.wal_dir,
+            name: self.name,
+            initial_cluster_token: self.initial_cluster_token,
+            initial_advertise_peer_urls: self.initial_advertise_peer_urls,
+            skip_hash_check: self.skip_hash_check,
+            bump_revision: self.bump_revision,
+        })
+    }
+}
+
+/// Go's form of a duration, as far as somebody writes it: `5s`, `100ms`, `1m30s`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("{text:?} is no duration; write 5s, 100ms or 1m30s");
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
+        let (number, unit_and_rest) = rest.split_at(digits);
+        let number: f64 = number.parse().map_err(|_| bad())?;
+        let letters = unit_and_rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(unit_and_rest.len());
+        let (unit, after) = unit_and_rest.split_at(letters);
+        let seconds = match unit {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return Err(bad()),
+        };
+        total += Duration::try_from_secs_f64(number * seconds).map_err(|_| bad())?;
+        rest = after;
+    }
+    if total.is_zero() { Err(bad()) } else { Ok(total) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Args, duration};
+    use clap::CommandFactory as _;
+    use std::time::Duration;
+
+    #[test]
+    fn flags_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_written_as_in_go() {
+        for (text, millis) in [("5s", 5000), ("100ms", 100), ("1m30s", 90_000), ("1.5s", 1500), ("1h", 3_600_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "5", "s", "5x", "0s", "-1s", "1s5", "1e99h"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}
