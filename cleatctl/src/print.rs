@@ -35,14 +35,15 @@ pub(crate) fn bytes(bytes: u64) -> String {
 
 /// A table with one row, its numbers to the right and its heads in the middle.
 pub(crate) fn table(columns: &[(&str, String)]) -> String {
-    let (mut border, mut heads, mut cells) = (String::new(), String::new(), String::new());
-    for (head, cell) in columns {
-        let width = head.len().max(cell.len());
-        border += &format!("+-{}-", "-".repeat(width));
-        heads += &format!("| {head:^width$} ");
-        cells += &format!("| {cell:>width$} ");
-    }
-    format!("{border}+\n{heads}|\n{border}+\n{cells}|\n{border}+")
+    let width = |(head, cell): &(&str, String)| head.len().max(cell.len());
+    let row = |ends: &str, part: &dyn Fn(&(&str, String)) -> String| {
+        let parts: Vec<String> = columns.iter().map(part).collect();
+        format!("{ends}{}{ends}", parts.join(ends))
+    };
+    let border = row("+", &|column| "-".repeat(width(column) + 2));
+    let heads = row("|", &|column| format!(" {:^width$} ", column.0, width = width(column)));
+    let cells = row("|", &|column| format!(" {:>width$} ", column.1, width = width(column)));
+    format!("{border}\n{heads}\n{border}\n{cells}\n{border}")
 }
 
 #[cfg(test)]

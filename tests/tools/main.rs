@@ -1,5 +1,6 @@
 //! The tools as real processes, and the client library that they share, against Cleat and etcd.
 
+mod bolt;
 mod client;
 mod cutter;
 mod discovery;
