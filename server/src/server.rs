@@ -34,16 +34,21 @@ use crate::raft::wal::WalError;
 use crate::storage::{DatabaseFailure, Storage};
 use crate::tls::{Tls, TlsAcceptor, TlsError};
 use crate::v3::cluster::ClusterService;
+use crate::v3::concurrency::Concurrency;
+use crate::v3::election::ElectionService;
 use crate::v3::kv::KvService;
 use crate::v3::lease::{LeaseService, proposer};
+use crate::v3::lock::LockService;
 use crate::v3::maintenance::MaintenanceService;
 use crate::v3::watch::WatchService;
 use crate::watch::hub::Hub;
 use api::etcdserverpb::{AlarmType, RangeRequest};
 use api::server::cluster_server::ClusterServer;
+use api::server::election_server::ElectionServer;
 use api::server::health_server::HealthServer;
 use api::server::kv_server::KvServer;
 use api::server::lease_server::LeaseServer;
+use api::server::lock_server::LockServer;
 use api::server::maintenance_server::MaintenanceServer;
 use api::server::peer_server::PeerServer;
 use api::server::watch_server::WatchServer;
@@ -377,13 +382,20 @@ impl Server {
         let max_message = config.max_request_bytes + REQUEST_OVERHEAD_BYTES;
         // The routes refuse larger messages in etcd's words; the generated services must not be stricter.
         let decode = 2 * max_message;
-        let kv = KvService {
+        let kv = Arc::new(KvService {
             node: node.clone(),
             storage: self.storage.clone(),
             quota: Arc::clone(quota),
             max_txn_ops: config.max_txn_ops,
             metrics: metrics.mvcc.clone(),
-        };
+        });
+        let concurrency = Concurrency::new(
+            Arc::clone(&kv),
+            lease.clone(),
+            Arc::clone(&self.hub),
+            self.tasks.clone(),
+            self.stop.clone(),
+        );
         let maintenance = MaintenanceService {
             node: node.clone(),
             storage: self.storage.clone(),
@@ -405,10 +417,12 @@ impl Server {
         self.tasks.spawn(Arc::clone(&leader).watch(config.election_timeout, self.stop.clone()));
         let routes = GrpcRoutes::new(Arc::clone(metrics), max_message, config.warning_unary_request_duration, leader)
             .refusing_as_learner(move || learner.is_learner())
-            .with(KvServer::new(kv).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
+            .with(KvServer::from_arc(kv).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
             .with(MaintenanceServer::new(maintenance).max_decoding_message_size(decode))
             .with(WatchServer::new(watch).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
             .with(LeaseServer::new(lease).max_decoding_message_size(decode))
+            .with(LockServer::new(LockService(concurrency.clone())).max_decoding_message_size(decode))
+            .with(ElectionServer::new(ElectionService(concurrency)).max_decoding_message_size(decode))
             .with(HealthServer::new(health))
             .with(
                 ClusterServer::new(ClusterService { node, cluster: Arc::clone(&self.cluster) })

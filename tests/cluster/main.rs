@@ -9,6 +9,7 @@ mod bootstrap;
 mod failover;
 mod founders;
 mod learner;
+mod locks;
 mod membership;
 mod messages;
 mod metrics;

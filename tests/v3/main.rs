@@ -3,7 +3,9 @@
 mod bad_input;
 mod clients;
 mod crash;
+mod election;
 mod kubernetes;
+mod lock;
 mod log_size;
 mod metrics;
 mod peer;

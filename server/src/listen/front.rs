@@ -36,6 +36,9 @@ const LEARNER_SERVES: [&str; 4] = [
     "/etcdserverpb.Maintenance/Defragment",
 ];
 
+/// Unary calls that take as long as others hold what they ask for: that they are slow says nothing.
+const WAITS_FOR_OTHERS: [&str; 2] = ["/v3lockpb.Lock/Lock", "/v3electionpb.Election/Campaign"];
+
 type GrpcFuture = BoxFuture<Response<tonic::body::Body>, Infallible>;
 type Serve = Arc<dyn Fn(Request<RequestBody>) -> GrpcFuture + Send + Sync>;
 
@@ -130,7 +133,8 @@ impl GrpcRoutes {
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer.clone());
         }
-        let timed = route.is_unary.then(|| Timed { path: route.path, started: Instant::now(), slow: self.slow });
+        let is_timed = route.is_unary && !WAITS_FOR_OTHERS.contains(&route.path);
+        let timed = is_timed.then(|| Timed { path: route.path, started: Instant::now(), slow: self.slow });
         let (future, is_unary) = ((route.serve)(request), route.is_unary);
         FrontFuture::Grpc { future, call: Some((call, open.clone())), timed, is_unary, interrupt }
     }
