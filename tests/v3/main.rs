@@ -7,6 +7,7 @@ mod election;
 mod kubernetes;
 mod lock;
 mod log_size;
+mod maintenance;
 mod metrics;
 mod peer;
 mod tls;
