@@ -10,6 +10,7 @@ use crate::bootstrap::{self, Beginning, BootstrapError, FILE as IDENTITY_FILE};
 use crate::cluster::{Cluster, Rules};
 use crate::compactor;
 use crate::config::{Config, ListenUrl, MetricsLevel};
+use crate::corruption::{self, Mismatch};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::health::{Alarm, GrpcHealth, HealthChecks};
 use crate::http::{self, AccessRules, HttpState};
@@ -113,6 +114,14 @@ pub enum StartError {
         dir: PathBuf,
         /// The member.
         member_id: u64,
+    },
+    /// The data is not that of the other members.
+    #[error("data directory {}: {mismatch}", dir.display())]
+    Corrupt {
+        /// The data directory.
+        dir: PathBuf,
+        /// What differs.
+        mismatch: Mismatch,
     },
     /// A certificate or another file of TLS cannot be used.
     #[error(transparent)]
@@ -272,6 +281,11 @@ impl Server {
             self.wait_until_known(config, beginning, tls).await?;
         }
         self.wait_ready().await?;
+        if config.corruption_checks.at_start {
+            let checked = corruption::check_at_start(&node).await;
+            let dir = || self.data_dir.path().to_owned();
+            checked.map_err(|mismatch| StartError::Corrupt { dir: dir(), mismatch })?;
+        }
         self.tasks.spawn(publish(node.clone(), config.clone(), self.stop.clone()));
         let routes = self.routes(config, metrics, &quota, leases);
         let rules = AccessRules { cors: config.cors.clone(), host_whitelist: config.host_whitelist.clone() };
@@ -314,6 +328,7 @@ impl Server {
         let purged = (self.log.clone(), self.catch_ups.clone());
         self.tasks.spawn(purge_log(node.clone(), purged, Kept::of(config), stop.clone()));
         self.tasks.spawn(Arc::clone(quota).watch_space(node.clone(), stop.clone()));
+        self.tasks.spawn(corruption::watch(node.clone(), config.corruption_checks, stop.clone()));
         if let Some(mode) = config.auto_compaction {
             self.tasks.spawn(compactor::run(node.clone(), mode, stop.clone()));
         }

@@ -6,6 +6,7 @@
 //! etcd does not do.
 
 mod bootstrap;
+mod corruption;
 mod failover;
 mod founders;
 mod learner;

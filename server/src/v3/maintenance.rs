@@ -1,7 +1,8 @@
 //! The Maintenance service.
 
-use super::status::{failed, fault_status, mismatched, read_status, status, without_code};
+use super::status::{failed, fault_status, mismatched, status, without_code};
 use crate::cluster::Cluster;
+use crate::corruption;
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::quota::Quota;
@@ -170,12 +171,9 @@ fn is_version(text: &str) -> bool {
     is_whole && parts.iter().all(|part| part.parse::<u32>().is_ok() && !part.starts_with('+'))
 }
 
-/// Reads all history, so off the runtime's workers.
 async fn hash_kv(node: &Node, revision: i64, seconds: &Histogram) -> Result<store::HashKv, Status> {
     let _timer = seconds.start_timer();
-    let reader = node.reader().clone();
-    let hashed = tokio::task::spawn_blocking(move || reader.hash_kv(revision)).await;
-    hashed.map_err(|_| status(Error::Stopped))?.map_err(read_status)
+    corruption::hash(node, revision).await.map_err(status)
 }
 
 /// Sends the snapshot in chunks, and at last its SHA-256. Ends early when the client is gone.
