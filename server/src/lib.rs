@@ -6,6 +6,7 @@ mod bootstrap;
 mod cluster;
 mod compactor;
 pub mod config;
+mod corruption;
 pub mod data_dir;
 pub mod health;
 pub mod http;

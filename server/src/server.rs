@@ -10,6 +10,7 @@ use crate::bootstrap::{self, Beginning, BootstrapError, FILE as IDENTITY_FILE};
 use crate::cluster::{Cluster, Rules};
 use crate::compactor;
 use crate::config::{Config, ListenUrl, MetricsLevel};
+use crate::corruption::{self, Mismatch};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::health::{Alarm, GrpcHealth, HealthChecks};
 use crate::http::{self, AccessRules, HttpState};
@@ -34,17 +35,22 @@ use crate::raft::wal::WalError;
 use crate::storage::{DatabaseFailure, Storage};
 use crate::tls::{Tls, TlsAcceptor, TlsError};
 use crate::v3::cluster::ClusterService;
+use crate::v3::concurrency::Concurrency;
+use crate::v3::election::ElectionService;
 use crate::v3::kv::KvService;
 use crate::v3::large_range::LargeRanges;
 use crate::v3::lease::{LeaseService, proposer};
+use crate::v3::lock::LockService;
 use crate::v3::maintenance::MaintenanceService;
 use crate::v3::watch::WatchService;
 use crate::watch::hub::Hub;
 use api::etcdserverpb::{AlarmType, RangeRequest};
 use api::server::cluster_server::ClusterServer;
+use api::server::election_server::ElectionServer;
 use api::server::health_server::HealthServer;
 use api::server::kv_server::KvServer;
 use api::server::lease_server::LeaseServer;
+use api::server::lock_server::LockServer;
 use api::server::maintenance_server::MaintenanceServer;
 use api::server::peer_server::PeerServer;
 use api::server::watch_server::WatchServer;
@@ -109,6 +115,14 @@ pub enum StartError {
         dir: PathBuf,
         /// The member.
         member_id: u64,
+    },
+    /// The data is not that of the other members.
+    #[error("data directory {}: {mismatch}", dir.display())]
+    Corrupt {
+        /// The data directory.
+        dir: PathBuf,
+        /// What differs.
+        mismatch: Mismatch,
     },
     /// A certificate or another file of TLS cannot be used.
     #[error(transparent)]
@@ -268,6 +282,11 @@ impl Server {
             self.wait_until_known(config, beginning, tls).await?;
         }
         self.wait_ready().await?;
+        if config.corruption_checks.at_start {
+            let checked = corruption::check_at_start(&node).await;
+            let dir = || self.data_dir.path().to_owned();
+            checked.map_err(|mismatch| StartError::Corrupt { dir: dir(), mismatch })?;
+        }
         self.tasks.spawn(publish(node.clone(), config.clone(), self.stop.clone()));
         let routes = self.routes(config, metrics, &quota, leases);
         let rules = AccessRules { cors: config.cors.clone(), host_whitelist: config.host_whitelist.clone() };
@@ -310,6 +329,7 @@ impl Server {
         let purged = (self.log.clone(), self.catch_ups.clone());
         self.tasks.spawn(purge_log(node.clone(), purged, Kept::of(config), stop.clone()));
         self.tasks.spawn(Arc::clone(quota).watch_space(node.clone(), stop.clone()));
+        self.tasks.spawn(corruption::watch(node.clone(), config.corruption_checks, stop.clone()));
         if let Some(mode) = config.auto_compaction {
             self.tasks.spawn(compactor::run(node.clone(), mode, stop.clone()));
         }
@@ -378,14 +398,21 @@ impl Server {
         let max_message = config.max_request_bytes + REQUEST_OVERHEAD_BYTES;
         // The routes refuse larger messages in etcd's words; the generated services must not be stricter.
         let decode = 2 * max_message;
-        let kv = KvService {
+        let kv = Arc::new(KvService {
             node: node.clone(),
             storage: self.storage.clone(),
             quota: Arc::clone(quota),
             max_txn_ops: config.max_txn_ops,
             metrics: metrics.mvcc.clone(),
             large_ranges: LargeRanges::default(),
-        };
+        });
+        let concurrency = Concurrency::new(
+            Arc::clone(&kv),
+            lease.clone(),
+            Arc::clone(&self.hub),
+            self.tasks.clone(),
+            self.stop.clone(),
+        );
         let maintenance = MaintenanceService {
             node: node.clone(),
             storage: self.storage.clone(),
@@ -407,10 +434,12 @@ impl Server {
         self.tasks.spawn(Arc::clone(&leader).watch(config.election_timeout, self.stop.clone()));
         let routes = GrpcRoutes::new(Arc::clone(metrics), max_message, config.warning_unary_request_duration, leader)
             .refusing_as_learner(move || learner.is_learner())
-            .with(KvServer::new(kv).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
+            .with(KvServer::from_arc(kv).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
             .with(MaintenanceServer::new(maintenance).max_decoding_message_size(decode))
             .with(WatchServer::new(watch).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
             .with(LeaseServer::new(lease).max_decoding_message_size(decode))
+            .with(LockServer::new(LockService(concurrency.clone())).max_decoding_message_size(decode))
+            .with(ElectionServer::new(ElectionService(concurrency)).max_decoding_message_size(decode))
             .with(HealthServer::new(health))
             .with(
                 ClusterServer::new(ClusterService { node, cluster: Arc::clone(&self.cluster) })

@@ -18,7 +18,7 @@ const REFUSED: (Code, &str) = (Code::Unavailable, "etcdserver: rpc not supported
 
 /// Everything that etcd 3.4 refuses on a learner, with an empty message: it is refused before anybody looks at that. A
 /// learner of Cleat serves Defragment and Snapshot, as later releases of etcd do; etcd's users and roles it does not know.
-const REFUSED_METHODS: [&str; 23] = [
+const REFUSED_METHODS: [&str; 30] = [
     "etcdserverpb.KV/Range",
     "etcdserverpb.KV/Put",
     "etcdserverpb.KV/DeleteRange",
@@ -39,6 +39,13 @@ const REFUSED_METHODS: [&str; 23] = [
     "etcdserverpb.Maintenance/Hash",
     "etcdserverpb.Maintenance/HashKV",
     "etcdserverpb.Maintenance/MoveLeader",
+    "v3lockpb.Lock/Lock",
+    "v3lockpb.Lock/Unlock",
+    "v3electionpb.Election/Campaign",
+    "v3electionpb.Election/Proclaim",
+    "v3electionpb.Election/Leader",
+    "v3electionpb.Election/Observe",
+    "v3electionpb.Election/Resign",
     "grpc.health.v1.Health/Check",
     "etcdserverpb.Maintenance/Defragment",
     "etcdserverpb.Maintenance/Snapshot",

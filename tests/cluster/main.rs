@@ -6,9 +6,11 @@
 //! etcd does not do.
 
 mod bootstrap;
+mod corruption;
 mod failover;
 mod founders;
 mod learner;
+mod locks;
 mod membership;
 mod messages;
 mod metrics;

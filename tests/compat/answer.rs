@@ -10,6 +10,7 @@
 //! - lease ids that the server chose become placeholders, in order of grant;
 //! - lists without an order (leases, keys of a lease) are sorted.
 
+use crate::concurrency::Granted;
 use crate::op::chosen_lease;
 use api::etcdserverpb as pb;
 use api::mvccpb::{Event, KeyValue};
@@ -39,6 +40,7 @@ pub(crate) enum Answer {
     MemberPromote(pb::MemberPromoteResponse),
     MoveLeader(pb::MoveLeaderResponse),
     Watch(pb::WatchResponse),
+    Granted(Granted),
     Error {
         code: Code,
         message: String,
@@ -98,6 +100,7 @@ impl Answer {
             Self::MemberPromote(r) => visit(&mut r.header),
             Self::MoveLeader(r) => visit(&mut r.header),
             Self::Watch(r) => visit(&mut r.header),
+            Self::Granted(r) => visit(&mut r.header),
             Self::Error { .. } | Self::Done | Self::Silence => {}
         }
     }
@@ -108,6 +111,7 @@ impl Answer {
             Self::Put(r) => r.prev_kv.iter_mut().for_each(visit),
             Self::Delete(r) => r.prev_kvs.iter_mut().for_each(visit),
             Self::Txn(r) => txn_kvs(r, visit),
+            Self::Granted(r) => r.kv.iter_mut().for_each(visit),
             _ => {}
         }
     }

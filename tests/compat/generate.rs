@@ -7,6 +7,7 @@
 mod kv;
 mod wire;
 
+use crate::concurrency::calls;
 use crate::op::{Op, chosen_lease, compacted, current, this_member};
 use crate::pair::World;
 use crate::side::SLOTS;
@@ -50,7 +51,8 @@ impl Generator {
             0..250 => Op::Put(self.put(world)),
             250..480 => Op::Range(self.range()),
             480..570 => Op::Delete(self.delete()),
-            570..740 => Op::Txn(self.txn(world, 0)),
+            570..730 => Op::Txn(self.txn(world, 0)),
+            730..740 => self.concurrency(),
             740..755 => self.compact(world),
             755..790 => self.grant(),
             790..805 => Op::Revoke(self.lease(world)),
@@ -131,6 +133,13 @@ impl Generator {
         };
         let id = if self.rng.random_bool(0.25) { 0 } else { self.pick(&LEASES) };
         Op::Grant(LeaseGrantRequest { ttl, id })
+    }
+
+    /// Calls that wait for nobody.
+    fn concurrency(&mut self) -> Op {
+        let lease = if self.rng.random_bool(0.1) { UNKNOWN_LEASE } else { self.pick(&LEASES) };
+        self.next.extend(calls(&mut self.rng, lease, current));
+        self.next.pop_front().expect("there are some calls")
     }
 
     fn keep_alive(&mut self, world: &World) -> Op {

@@ -11,6 +11,7 @@
 
 mod answer;
 mod compare;
+mod concurrency;
 mod generate;
 mod ledger;
 mod op;

@@ -4,6 +4,7 @@
 //! revision, ids chosen by the server) is written as a placeholder number inside the messages, and replaced per
 //! server by [`Resolver`] just before sending. So a sequence keeps its meaning when steps are taken out of it.
 
+use crate::concurrency::Call;
 use api::etcdserverpb::{
     AlarmRequest, CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest, MemberAddRequest,
     MemberUpdateRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, WatchCreateRequest, compare, request_op,
@@ -50,6 +51,8 @@ pub(crate) enum Op {
     WatchProgress(usize),
     /// A watch request without its oneof.
     WatchNothing(usize),
+    /// A call of the Lock or Election service.
+    Concurrency(Call),
     /// Any bytes to any path.
     Raw {
         path: &'static str,
@@ -87,6 +90,7 @@ impl Op {
             Self::WatchCancel { .. } => "WatchCancel",
             Self::WatchProgress(_) => "WatchProgress",
             Self::WatchNothing(_) => "WatchNothing",
+            Self::Concurrency(call) => call.kind(),
             Self::Raw { .. } => "Raw",
         }
     }
@@ -205,6 +209,7 @@ impl Resolver<'_> {
             Op::Alarm(request) => request.member_id = self.member(request.member_id),
             Op::MemberUpdate(request) => request.id = self.member(request.id),
             Op::MemberPromote(id) | Op::MoveLeader(id) => *id = self.member(*id),
+            Op::Concurrency(call) => call.resolve(self),
             Op::Delete(_)
             | Op::Grant(_)
             | Op::Leases

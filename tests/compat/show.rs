@@ -162,6 +162,7 @@ impl Display for Op {
             Self::WatchCancel { slot, id } => write!(f, "watch#{slot} cancel {id}"),
             Self::WatchProgress(slot) => write!(f, "watch#{slot} progress"),
             Self::WatchNothing(slot) => write!(f, "watch#{slot} (unset)"),
+            Self::Concurrency(call) => write!(f, "{call}"),
             Self::Raw { path, payload, what } => write!(f, "raw {what}: {path} {}", bytes(payload)),
         }
     }

@@ -135,6 +135,7 @@ impl Side {
             | Op::WatchCancel { .. }
             | Op::WatchProgress(_)
             | Op::WatchNothing(_) => self.send_watch(op).await,
+            Op::Concurrency(call) => call.send(&mut self.client).await,
             Op::Raw { path, payload, .. } => match self.client.raw(path, payload).await {
                 Ok(_) => Answer::Done,
                 Err(status) => Answer::error(&status),

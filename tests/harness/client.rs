@@ -8,6 +8,8 @@ use api::etcdserverpb::kv_client::KvClient;
 use api::etcdserverpb::lease_client::LeaseClient;
 use api::etcdserverpb::maintenance_client::MaintenanceClient;
 use api::etcdserverpb::watch_client::WatchClient;
+use api::v3electionpb::election_client::ElectionClient;
+use api::v3lockpb::lock_client::LockClient;
 use bytes::{Buf, BufMut, Bytes};
 use hyper_util::rt::TokioIo;
 use std::io;
@@ -29,6 +31,8 @@ pub struct Client {
     pub cluster: ClusterClient<Channel>,
     pub maintenance: MaintenanceClient<Channel>,
     pub auth: AuthClient<Channel>,
+    pub lock: LockClient<Channel>,
+    pub election: ElectionClient<Channel>,
     channel: Channel,
 }
 
@@ -71,6 +75,8 @@ impl Client {
             cluster: unlimited!(ClusterClient, channel),
             maintenance: unlimited!(MaintenanceClient, channel),
             auth: unlimited!(AuthClient, channel),
+            lock: unlimited!(LockClient, channel),
+            election: unlimited!(ElectionClient, channel),
             channel,
         }
     }

@@ -3,9 +3,12 @@
 mod bad_input;
 mod clients;
 mod crash;
+mod election;
 mod kubernetes;
 mod large_range;
+mod lock;
 mod log_size;
+mod maintenance;
 mod metrics;
 mod peer;
 mod tls;

@@ -48,7 +48,6 @@ const fn flag(name: &'static str, kind: Kind, default: &'static str, support: Su
 }
 
 pub(super) const NO_BBOLT: Support = Ignored("the storage engine is not bbolt");
-pub(super) const NO_HASH_CHECKS: Support = Ignored("members do not compare their data yet");
 const RAFT_DEADLINES: Support = Ignored("deadlines between members follow --election-timeout");
 const ELECTS_IN_TIME: Support = Ignored("the first election waits no longer than any other");
 const CHECKPOINTS_LEASES: Support = Ignored("the remaining time of leases is always checkpointed");
@@ -217,6 +216,28 @@ const MONITORING: &[Flag] = &[
     flag("distributed-tracing-service-name", Text, "etcd", Unsupported, "Service name in traces."),
     flag("distributed-tracing-instance-id", Text, "", Unsupported, "Instance id in traces."),
     flag("distributed-tracing-sampling-rate", U32, "0", Unsupported, "Traces per million requests."),
+    flag(
+        "corrupt-check-time",
+        Duration,
+        "12h0m0s",
+        Used,
+        "How often the leader compares the members' data; 0s means never.",
+    ),
+    flag(
+        "compact-hash-check-time",
+        Duration,
+        "1m0s",
+        Used,
+        "How often the leader looks for a compaction after which to compare the members' data.",
+    ),
+    flag("experimental-compact-hash-check-enabled", Bool, "true", Used, "Compare the members' data after compactions."),
+    flag(
+        "experimental-initial-corrupt-check",
+        Bool,
+        "true",
+        Used,
+        "Compare this member's data with the others' before it serves.",
+    ),
 ];
 
 const LOGGING: &[Flag] = &[
@@ -337,11 +358,7 @@ const COMPATIBILITY: &[Flag] = &[
     flag("backend-bbolt-freelist-type", OneOf(&["array", "map"]), "map", NO_BBOLT, "Free list of bbolt."),
     flag("bootstrap-defrag-threshold-megabytes", U32, "0", NO_BBOLT, "Defragment at start."),
     flag("memory-mlock", Bool, "false", NO_BBOLT, "Lock bbolt's pages in memory."),
-    flag("corrupt-check-time", Duration, "0s", NO_HASH_CHECKS, "How often members compare their data."),
-    flag("compact-hash-check-time", Duration, "1m0s", NO_HASH_CHECKS, "How often compaction hashes are compared."),
     flag("downgrade-check-time", Duration, "5s", Silent, "How often the downgrade status is checked."),
-    flag("experimental-initial-corrupt-check", Bool, "false", NO_HASH_CHECKS, "Compare data before serving."),
-    flag("experimental-compact-hash-check-enabled", Bool, "false", NO_HASH_CHECKS, "Compare compaction hashes."),
     flag(
         "experimental-enable-lease-checkpoint",
         Bool,

@@ -26,7 +26,8 @@ mod tests;
 
 pub use help::help;
 pub use settings::{
-    AutoCompaction, Config, GrpcKeepalive, InitialClusterState, LogConfig, LogFormat, LogLevel, LogOutput, MetricsLevel,
+    AutoCompaction, Config, CorruptionChecks, GrpcKeepalive, InitialClusterState, LogConfig, LogFormat, LogLevel,
+    LogOutput, MetricsLevel,
 };
 pub use tls::{AllowedNames, CertSource, KeyPairFiles, Side, TlsSettings, TlsVersion};
 pub use url::{ListenUrl, Place};

@@ -27,9 +27,9 @@ type Gate = (&'static str, bool, Support);
 const GATES: [Gate; 11] = [
     ("AllAlpha", false, Support::Unsupported),
     ("AllBeta", false, Support::Unsupported),
-    ("CompactHashCheck", false, flags::NO_HASH_CHECKS),
+    ("CompactHashCheck", true, Support::Used),
     ("FastLeaseKeepAlive", true, Support::Unsupported),
-    ("InitialCorruptCheck", false, flags::NO_HASH_CHECKS),
+    ("InitialCorruptCheck", true, Support::Used),
     ("LeaseCheckpoint", false, Support::Silent),
     ("LeaseCheckpointPersist", false, Support::Silent),
     ("PriorityRequest", false, Support::Unsupported),
@@ -101,6 +101,8 @@ pub struct Config {
     pub compaction_batch_limit: usize,
     /// Pause between steps.
     pub compaction_sleep_interval: Duration,
+    /// When members compare their data.
+    pub corruption_checks: CorruptionChecks,
     /// How often idle watchers that asked for it hear the revision.
     pub watch_progress_notify_interval: Duration,
     /// Warn about requests that take longer to apply.
@@ -150,6 +152,17 @@ pub enum AutoCompaction {
     Periodic(Duration),
     /// Keep this many revisions.
     Revision(i64),
+}
+
+/// When members compare their data. All of it is on by default, other than in etcd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CorruptionChecks {
+    /// Before a member serves clients.
+    pub at_start: bool,
+    /// While it leads; None means never.
+    pub interval: Option<Duration>,
+    /// How often a leader looks for a compaction to compare after; None means never.
+    pub after_compaction: Option<Duration>,
 }
 
 /// How much is measured.
@@ -258,6 +271,7 @@ impl Config {
             auto_compaction: auto_compaction(&values)?,
             compaction_batch_limit: at_least_one(&values, "compaction-batch-limit")? as usize,
             compaction_sleep_interval: values.duration("compaction-sleep-interval")?,
+            corruption_checks: corruption_checks(&values)?,
             watch_progress_notify_interval: progress_interval(&values, &mut warnings)?,
             warning_apply_duration: values.duration("warning-apply-duration")?,
             warning_unary_request_duration: values.duration("warning-unary-request-duration")?,
@@ -405,6 +419,26 @@ fn unless_all(text: &str) -> Option<Vec<String>> {
     let items: Vec<String> =
         text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect();
     (!items.is_empty() && items.iter().all(|item| item != "*")).then_some(items)
+}
+
+/// The flags and the feature gates that etcd has made of some of them. Any of both switches a check off.
+fn corruption_checks(values: &Values) -> Result<CorruptionChecks, String> {
+    let is_on = |flag: &'static str, gate: &str| values.boolean(flag) && is_gate_on(values.text("feature-gates"), gate);
+    let positive = |time: Duration| Some(time).filter(|time| !time.is_zero());
+    let after_compaction = values.duration("compact-hash-check-time")?;
+    Ok(CorruptionChecks {
+        at_start: is_on("experimental-initial-corrupt-check", "InitialCorruptCheck"),
+        interval: positive(values.duration("corrupt-check-time")?),
+        after_compaction: positive(after_compaction)
+            .filter(|_| is_on("experimental-compact-hash-check-enabled", "CompactHashCheck")),
+    })
+}
+
+/// Whether a gate that is on by itself was left so.
+fn is_gate_on(gates: &str, name: &str) -> bool {
+    let mut set = gates.split(',').filter_map(|part| part.split_once('='));
+    let last = set.rfind(|(gate, _)| gate.trim() == name);
+    last.is_none_or(|(_, value)| parse::boolean(value.trim()) != Some(false))
 }
 
 /// Refuses gates that this release cannot honour, and warns about those without effect.

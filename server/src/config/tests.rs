@@ -128,10 +128,6 @@ fn etcd_warns_where_we_warn() {
         ("--quota-backend-bytes=9663676416", "quota-backend-bytes 9663676416 is above the recommended 8589934592"),
         ("--max-request-bytes=20000000", "max-request-bytes 20000000 is above the recommended 10485760"),
         ("--watch-progress-notify-interval=1ms", "watch-progress-notify-interval is raised to 100ms"),
-        (
-            "--feature-gates=InitialCorruptCheck=true",
-            "feature gate InitialCorruptCheck=true has no effect: members do not compare their data yet",
-        ),
     ];
     for (arg, warning) in cases {
         assert_eq!(config(&[arg]).warnings, [warning]);
@@ -325,5 +321,22 @@ fn kubeadms_command_line_is_accepted() {
     assert_eq!(config.listen_client_urls.len(), 2);
     assert_eq!(config.snapshot_count, 10_000);
     assert!(config.client_tls.is_some() && config.peer_tls.is_some());
-    assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
+    assert!(config.corruption_checks.at_start);
+    assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn members_compare_their_data_unless_told_not_to() {
+    let checks = |args: &[&str]| config(args).corruption_checks;
+    let default = checks(&[]);
+    assert!(default.at_start);
+    assert_eq!(default.interval, Some(Duration::from_hours(12)));
+    assert_eq!(default.after_compaction, Some(Duration::from_mins(1)));
+    assert_eq!(checks(&["--experimental-corrupt-check-time=5m"]).interval, Some(Duration::from_mins(5)));
+    assert_eq!(checks(&["--corrupt-check-time=0s"]).interval, None);
+    assert!(!checks(&["--experimental-initial-corrupt-check=false"]).at_start);
+    assert!(!checks(&["--feature-gates=CompactHashCheck=true,InitialCorruptCheck=false"]).at_start);
+    assert_eq!(checks(&["--experimental-compact-hash-check-enabled=false"]).after_compaction, None);
+    assert_eq!(checks(&["--feature-gates=CompactHashCheck=false"]).after_compaction, None);
+    assert_eq!(checks(&["--compact-hash-check-time=0s"]).after_compaction, None);
 }

@@ -40,6 +40,9 @@ const LEARNER_SERVES: [&str; 4] = [
 /// The unary method whose answer may take more than is to be built in memory.
 const MAY_STREAM: &str = "/etcdserverpb.KV/Range";
 
+/// Unary calls that take as long as others hold what they ask for: that they are slow says nothing.
+const WAITS_FOR_OTHERS: [&str; 2] = ["/v3lockpb.Lock/Lock", "/v3electionpb.Election/Campaign"];
+
 type GrpcFuture = BoxFuture<Response<tonic::body::Body>, Infallible>;
 type Serve = Arc<dyn Fn(Request<RequestBody>) -> GrpcFuture + Send + Sync>;
 
@@ -137,7 +140,8 @@ impl GrpcRoutes {
         if route.path == MAY_STREAM {
             request.extensions_mut().insert(MayStream);
         }
-        let timed = route.is_unary.then(|| Timed { path: route.path, started: Instant::now(), slow: self.slow });
+        let is_timed = route.is_unary && !WAITS_FOR_OTHERS.contains(&route.path);
+        let timed = is_timed.then(|| Timed { path: route.path, started: Instant::now(), slow: self.slow });
         let (future, is_unary) = ((route.serve)(request), route.is_unary);
         FrontFuture::Grpc { future, call: Some((call, open.clone())), timed, is_unary, interrupt }
     }

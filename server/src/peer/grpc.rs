@@ -9,7 +9,7 @@ use api::cleatpb::{
     ProposeRequest, ProposeResponse, ReadIndexRequest, ReadIndexResponse, SnapshotPiece, SnapshotReceipt,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use api::etcdserverpb::{LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
+use api::etcdserverpb::{HashKvRequest, HashKvResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
 use api::server::peer_server::Peer;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use parking_lot::Mutex;
@@ -143,5 +143,9 @@ impl Peer for PeerGrpc {
         request: Request<MembershipChange>,
     ) -> Result<Response<MembershipChanged>, Status> {
         unary!(self, request, change_membership)
+    }
+
+    async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
+        unary!(self, request, hash_kv)
     }
 }

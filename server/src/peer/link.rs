@@ -15,7 +15,7 @@ use api::cleatpb::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use api::error::Error;
-use api::etcdserverpb::{LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
+use api::etcdserverpb::{HashKvRequest, HashKvResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
 use futures::future::join_all;
 use futures::stream::{BoxStream, Stream, StreamExt as _};
 use http_body_util::BodyExt as _;
@@ -403,6 +403,10 @@ impl PeerApi for Link {
 
     async fn change_membership(&self, change: MembershipChange) -> Result<MembershipChanged, PeerError> {
         unary!(self, change_membership, change)
+    }
+
+    async fn hash_kv(&self, request: HashKvRequest) -> Result<HashKvResponse, PeerError> {
+        unary!(self, hash_kv, request)
     }
 }
 

@@ -31,7 +31,7 @@ use api::cleatpb::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use api::error::Error;
-use api::etcdserverpb::{LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
+use api::etcdserverpb::{HashKvRequest, HashKvResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
 use futures::stream::BoxStream;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -97,6 +97,9 @@ pub(crate) trait PeerApi: Send + Sync + 'static {
 
     /// Changes the membership, if this member leads.
     async fn change_membership(&self, change: MembershipChange) -> Result<MembershipChanged, PeerError>;
+
+    /// Hashes this member's data up to a revision.
+    async fn hash_kv(&self, request: HashKvRequest) -> Result<HashKvResponse, PeerError>;
 }
 
 /// How a member reaches the others.

@@ -2,6 +2,7 @@
 
 use super::{Answers, PeerApi, PeerError};
 use crate::cluster::Cluster;
+use crate::corruption;
 use crate::node::Node;
 use crate::raft::types::Payload;
 use crate::raft::{snapshot, wire};
@@ -13,7 +14,7 @@ use api::cleatpb::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use api::error::Error;
-use api::etcdserverpb::{LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
+use api::etcdserverpb::{HashKvRequest, HashKvResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
 use futures::stream::{BoxStream, StreamExt as _};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -25,6 +26,9 @@ const FORWARDED_IN_FLIGHT: usize = 256;
 /// Leases in one request for their renewal.
 const LEASES_IN_REQUEST: usize = 10_000;
 
+/// Hashes that are made at a time. Each reads all data; who is refused asks again later.
+const HASHES_IN_FLIGHT: usize = 1;
+
 /// See the module.
 pub(crate) struct PeerService {
     node: Node,
@@ -32,11 +36,13 @@ pub(crate) struct PeerService {
     cluster: Arc<Cluster>,
     snapshots: snapshot::Receiver,
     in_flight: Semaphore,
+    hashes: Semaphore,
 }
 
 impl PeerService {
     pub(crate) fn new(node: Node, leases: LeaseService, cluster: Arc<Cluster>, snapshots: snapshot::Receiver) -> Self {
-        Self { node, leases, cluster, snapshots, in_flight: Semaphore::new(FORWARDED_IN_FLIGHT) }
+        let (in_flight, hashes) = (Semaphore::new(FORWARDED_IN_FLIGHT), Semaphore::new(HASHES_IN_FLIGHT));
+        Self { node, leases, cluster, snapshots, in_flight, hashes }
     }
 
     fn admit(&self) -> Result<tokio::sync::SemaphorePermit<'_>, PeerError> {
@@ -127,5 +133,16 @@ impl PeerApi for PeerService {
     async fn change_membership(&self, change: MembershipChange) -> Result<MembershipChanged, PeerError> {
         let _permit = self.admit()?;
         self.cluster.change_here(change).await.map_err(PeerError::Refused)
+    }
+
+    async fn hash_kv(&self, request: HashKvRequest) -> Result<HashKvResponse, PeerError> {
+        let _turn = self.hashes.try_acquire().map_err(|_| PeerError::Refused(Error::TooManyRequests))?;
+        let hashed = corruption::hash(&self.node, request.revision).await.map_err(PeerError::Refused)?;
+        Ok(HashKvResponse {
+            header: Some(self.node.header(hashed.current)),
+            hash: hashed.hash,
+            compact_revision: hashed.compacted,
+            hash_revision: hashed.revision,
+        })
     }
 }

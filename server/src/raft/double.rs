@@ -6,7 +6,7 @@ use api::cleatpb::{
     ProposeRequest, ProposeResponse, ReadIndexRequest, ReadIndexResponse, SnapshotPiece, SnapshotReceipt,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use api::etcdserverpb::{LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
+use api::etcdserverpb::{HashKvRequest, HashKvResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
 use futures::stream::BoxStream;
 
 type OnStream<Q, A> = Box<dyn Fn(BoxStream<'static, Q>) -> Answers<A> + Send + Sync>;
@@ -59,6 +59,10 @@ impl PeerApi for Double {
     }
 
     async fn change_membership(&self, _: MembershipChange) -> Result<MembershipChanged, PeerError> {
+        nothing()
+    }
+
+    async fn hash_kv(&self, _: HashKvRequest) -> Result<HashKvResponse, PeerError> {
         nothing()
     }
 }

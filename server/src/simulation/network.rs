@@ -14,7 +14,7 @@ use api::cleatpb::{
     ProposeRequest, ProposeResponse, ReadIndexRequest, ReadIndexResponse, SnapshotPiece, SnapshotReceipt,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use api::etcdserverpb::{LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
+use api::etcdserverpb::{HashKvRequest, HashKvResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
 use futures::stream::{BoxStream, StreamExt};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -427,6 +427,10 @@ impl PeerApi for Connection {
 
     async fn change_membership(&self, change: MembershipChange) -> Result<MembershipChanged, PeerError> {
         self.call("membership", self.target, |member| async move { member.change_membership(change).await }).await
+    }
+
+    async fn hash_kv(&self, request: HashKvRequest) -> Result<HashKvResponse, PeerError> {
+        self.call("hash", self.target, move |member| async move { member.hash_kv(request).await }).await
     }
 }
 

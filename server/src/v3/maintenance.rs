@@ -1,19 +1,21 @@
 //! The Maintenance service.
 
-use super::status::{failed, fault_status, mismatched, read_status, status, unimplemented};
+use super::status::{failed, fault_status, mismatched, status, without_code};
 use crate::cluster::Cluster;
+use crate::corruption;
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::quota::Quota;
 use crate::storage::Storage;
-use crate::version::COMPATIBLE_ETCD_VERSION;
+use crate::version::{COMPATIBLE_CLUSTER_VERSION, COMPATIBLE_ETCD_VERSION};
 use api::cleatpb::command::Op;
 use api::error::Error;
 use api::etcdserverpb::alarm_request::AlarmAction;
+use api::etcdserverpb::downgrade_request::DowngradeAction;
 use api::etcdserverpb::{
-    AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeRequest, DowngradeResponse,
-    HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest,
-    SnapshotResponse, StatusRequest, StatusResponse,
+    AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo, DowngradeRequest,
+    DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest, MoveLeaderResponse,
+    SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
 };
 use api::server::maintenance_server::Maintenance;
 use bytes::Bytes;
@@ -85,8 +87,9 @@ impl Maintenance for MaintenanceService {
             raft_applied_index: store.applied.index,
             errors: errors(&self.node),
             is_learner: self.node.is_learner(),
+            storage_version: COMPATIBLE_CLUSTER_VERSION.to_owned(),
             db_size_quota: self.quota.limit_bytes() as i64,
-            ..Default::default()
+            downgrade_info: Some(DowngradeInfo::default()),
         }))
     }
 
@@ -145,17 +148,32 @@ impl Maintenance for MaintenanceService {
         Ok(Response::new(MoveLeaderResponse::default()))
     }
 
-    async fn downgrade(&self, _: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
-        Err(unimplemented("this release can not be downgraded in place"))
+    /// There is no older release whose members could read what this one writes, so no version is a target.
+    async fn downgrade(&self, request: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
+        let request = request.into_inner();
+        let refusal = match DowngradeAction::try_from(request.action) {
+            Ok(DowngradeAction::Validate | DowngradeAction::Enable) if !is_version(&request.version) => {
+                Error::WrongDowngradeFormat
+            }
+            Ok(DowngradeAction::Validate | DowngradeAction::Enable) => Error::InvalidDowngradeTarget,
+            Ok(DowngradeAction::Cancel) => Error::NoInflightDowngrade,
+            Err(_) => return Err(without_code("etcdserver: unknown method")),
+        };
+        Err(status(refusal))
     }
 }
 
-/// Reads all history, so off the runtime's workers.
+/// Two or three numbers, the third with what semantic versions allow behind it.
+fn is_version(text: &str) -> bool {
+    let numbers = text.split_once(['-', '+']).map_or(text, |(numbers, _)| numbers);
+    let parts: Vec<&str> = numbers.split('.').collect();
+    let is_whole = parts.len() == 3 || parts.len() == 2 && numbers == text;
+    is_whole && parts.iter().all(|part| part.parse::<u32>().is_ok() && !part.starts_with('+'))
+}
+
 async fn hash_kv(node: &Node, revision: i64, seconds: &Histogram) -> Result<store::HashKv, Status> {
     let _timer = seconds.start_timer();
-    let reader = node.reader().clone();
-    let hashed = tokio::task::spawn_blocking(move || reader.hash_kv(revision)).await;
-    hashed.map_err(|_| status(Error::Stopped))?.map_err(read_status)
+    corruption::hash(node, revision).await.map_err(status)
 }
 
 /// Sends the snapshot in chunks, and at last its SHA-256. Ends early when the client is gone.
@@ -183,4 +201,19 @@ fn send_snapshot(
     }
     send(Bytes::copy_from_slice(&digest.finalize()), 0);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_version;
+
+    #[test]
+    fn versions_are_read_as_etcd_reads_them() {
+        for text in ["3.4", "3.4.0", "3.4.1-rc.0", "3.4.1+build"] {
+            assert!(is_version(text), "{text}");
+        }
+        for text in ["", "3", "three", "3.4.0.0", "3.4-rc.0", "3.+4", "3.-4.0", "v3.4", "3..0"] {
+            assert!(!is_version(text), "{text}");
+        }
+    }
 }

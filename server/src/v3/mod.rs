@@ -2,9 +2,12 @@
 
 pub(crate) mod check;
 pub(crate) mod cluster;
+pub(crate) mod concurrency;
+pub(crate) mod election;
 pub(crate) mod kv;
 pub(crate) mod large_range;
 pub(crate) mod lease;
+pub(crate) mod lock;
 pub(crate) mod maintenance;
 pub(crate) mod status;
 pub(crate) mod watch;

@@ -35,6 +35,12 @@ pub(crate) fn refused(code: Code, reason: impl Into<String>) -> Status {
     Status::new(code, reason)
 }
 
+/// An error of the Lock and Election services. etcd's are clients of their own server, and their errors lose the code on
+/// the way.
+pub(crate) fn without_code(text: impl Into<String>) -> Status {
+    Status::new(Code::Unknown, text)
+}
+
 /// A call that this release does not serve.
 pub(crate) fn unimplemented(what: &str) -> Status {
     Status::new(Code::Unimplemented, what)

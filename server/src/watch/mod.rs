@@ -6,6 +6,7 @@
 //! - [`stream`]: the watchers of one client stream; turns its mail into responses, and reads from the store what a
 //!   watcher missed because it starts in the past or its stream was slow.
 //! - [`outbox`]: the stream's responses on their way out.
+//! - [`next_delete`]: a wait for keys to go, for who needs no events.
 //! - [`stats`]: the counts that metrics show.
 //!
 //! A watcher is *synced* when everything up to the hub's revision was put into its stream's mailbox, else *unsynced*.
@@ -14,6 +15,7 @@
 pub(crate) mod hub;
 mod index;
 mod intervals;
+pub(crate) mod next_delete;
 mod outbox;
 pub(crate) mod stats;
 pub(crate) mod stream;

@@ -19,8 +19,11 @@ pub struct HashKv {
     pub compacted: i64,
 }
 
-/// Rows hashed under one hold of the state lock.
+/// Rows looked at under one hold of the state lock.
 const STEP: usize = 1000;
+
+/// Bytes of rows after which a step ends early: that much of them is in memory.
+const STEP_BYTES: usize = 1 << 20;
 
 impl Shared {
     /// CRC-32C of the literal `key`, then for each change up to `revision` (0 for the latest) etcd's revision key and
@@ -65,15 +68,17 @@ impl Shared {
             tail = state.tail.from(Revision::default()).cloned().collect::<Vec<_>>();
         }
         let mut hash = crc32c::crc32c(b"key");
-        let mut step = Vec::with_capacity(STEP);
+        let (mut step, mut step_bytes) = (Vec::with_capacity(STEP), 0);
         let rows = on_disk.scan(0, on_disk_to, hashed.compacted)?;
         for row in rows.chain(tail.into_iter().map(|record| Ok((record.revision, record.kv)))) {
             let (revision, kv) = row?;
             if revision.main > hashed.revision {
                 break;
             }
+            step_bytes += kv.as_bytes().len();
             step.push((revision, kv));
-            if step.len() == STEP {
+            if step.len() == STEP || step_bytes >= STEP_BYTES {
+                step_bytes = 0;
                 match self.hash_step(hash, &mut step, hashed.compacted, kept_at, generation)? {
                     Some(next) => hash = next,
                     None => return Ok(None),
@@ -92,17 +97,25 @@ impl Shared {
         kept_at: i64,
         generation: u64,
     ) -> Result<Option<u32>, Fault> {
-        let state = self.state.read();
-        if state.generation != generation {
-            return Ok(None);
-        }
-        for (revision, kv) in rows.drain(..) {
-            if revision.main <= compacted {
-                let entry = state.index.get(fields(kv.as_bytes())?.key);
-                if !entry.is_some_and(|entry| entry.is_visible(revision, kept_at)) {
-                    continue;
+        {
+            let state = self.state.read();
+            if state.generation != generation {
+                return Ok(None);
+            }
+            let mut counted = Vec::with_capacity(rows.len());
+            for (revision, kv) in rows.drain(..) {
+                let is_counted = revision.main > compacted || {
+                    let entry = state.index.get(fields(kv.as_bytes())?.key);
+                    entry.is_some_and(|entry| entry.is_visible(revision, kept_at))
+                };
+                if is_counted {
+                    counted.push((revision, kv));
                 }
             }
+            *rows = counted;
+        }
+        // Nobody who writes waits for this.
+        for (revision, kv) in rows.drain(..) {
             let (key, len) = revision.etcd_key(is_tombstone(&kv)?);
             hash = crc32c::crc32c_append(hash, &key[..len]);
             hash = crc32c::crc32c_append(hash, kv.as_bytes());
