@@ -18,6 +18,7 @@ mod front;
 mod gather;
 mod hpack;
 mod interrupt;
+mod progress;
 mod socket;
 
 #[cfg(test)]
