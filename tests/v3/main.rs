@@ -3,6 +3,7 @@
 mod bad_input;
 mod clients;
 mod crash;
+mod gateway;
 mod kubernetes;
 mod log_size;
 mod metrics;

@@ -25,7 +25,8 @@ mod socket;
 mod tests;
 
 pub use accept::{ListenSettings, Listeners, max_connections};
-pub use body::{RequestBody, ResponseBody};
+pub use body::{GatewayBody, RequestBody, ResponseBody};
 pub use front::{Front, GrpcRoutes, OverTls};
 pub use interrupt::LeaderGate;
+pub(crate) use interrupt::timeout as grpc_timeout;
 pub use socket::{Bound, ListenError, Traffic};

@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 pub(crate) mod cluster;
+pub(crate) mod json;
 pub(crate) mod kv;
 pub(crate) mod lease;
 pub(crate) mod maintenance;
