@@ -11,6 +11,7 @@
 
 mod answer;
 mod compare;
+mod gateway;
 mod generate;
 mod ledger;
 mod op;
