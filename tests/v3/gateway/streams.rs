@@ -130,6 +130,23 @@ async fn a_watch_ends_with_its_client_and_with_its_server() -> Result<()> {
     Ok(())
 }
 
+/// What a client says in headers reaches the call.
+#[tokio::test]
+async fn a_stream_ends_at_its_deadline() -> Result<()> {
+    let pair = Pair::start().await?;
+    for server in [&pair.etcd, &pair.cleat] {
+        let mut request = watch(http::full(r#"{"create_request":{"key":"YQ=="}}"#))?;
+        request.headers_mut().insert("grpc-timeout", "500m".parse()?);
+        let Opened { mut lines, .. } = http::open(&server.endpoint(), request).await?;
+        lines.next().await?.context("an answer")?;
+        let last = lines.next().await?.context("a last line")?;
+        ensure!(last["error"]["grpc_code"] == json!(4) && last["error"]["http_code"] == json!(504), "{last}");
+        ensure!(last["error"]["message"] == "context deadline exceeded", "{last}");
+        ensure!(lines.next().await?.is_none(), "the stream goes on");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn keepalives_are_answered_one_by_one() -> Result<()> {
     let pair = Pair::start().await?;
