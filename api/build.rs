@@ -3,8 +3,11 @@
 //! Two passes: messages and clients use plain prost types; the server side answers with the types of
 //! `api::encoded`, which carry stored key-values as the bytes they already are.
 
+#[path = "build/descriptors.rs"]
+mod descriptors;
+
 use prost_types::FileDescriptorSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const PROTOS: [&str; 8] = [
     "kv.proto",
@@ -27,7 +30,10 @@ const ENCODED: [&str; 6] =
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("proto");
     println!("cargo:rerun-if-changed={}", root.display());
+    println!("cargo:rerun-if-changed=build");
     let mut files = protox::compile(PROTOS, [&root])?;
+    let out = std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?;
+    std::fs::write(Path::new(&out).join("descriptors.rs"), descriptors::source(&files)?)?;
     rename(&mut files);
 
     let services = std::env::var_os("CARGO_FEATURE_SERVICES").is_some();
@@ -38,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .emit_rerun_if_changed(false)
         .compile_fds(files.clone())?;
     if services {
-        let out = PathBuf::from(std::env::var("OUT_DIR")?).join("server");
+        let out = Path::new(&out).join("server");
         std::fs::create_dir_all(&out)?;
         let mut server = tonic_prost_build::configure().build_client(false).emit_rerun_if_changed(false).out_dir(out);
         for name in ENCODED {

@@ -10,8 +10,10 @@
 //! - [`health`]: gRPC's own health service.
 //! - [`encoded`]: the same responses with key-values as stored bytes, for the server.
 //! - `server` (feature `services`): the service traits, answering with [`encoded`] types.
+//! - [`descriptor`]: what messages and methods look like, as data.
 //! - [`error`]: every error that etcd can answer, with its gRPC code and exact text.
 
+pub mod descriptor;
 pub mod encoded;
 pub mod error;
 

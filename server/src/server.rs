@@ -34,6 +34,7 @@ use crate::raft::snapshot::Receiver;
 use crate::raft::wal::WalError;
 use crate::storage::{DatabaseFailure, Storage};
 use crate::tls::{Tls, TlsAcceptor, TlsError};
+use crate::v3;
 use crate::v3::cluster::ClusterService;
 use crate::v3::concurrency::Concurrency;
 use crate::v3::election::ElectionService;
@@ -290,7 +291,11 @@ impl Server {
         self.tasks.spawn(publish(node.clone(), config.clone(), self.stop.clone()));
         let routes = self.routes(config, metrics, &quota, leases);
         let rules = AccessRules { cors: config.cors.clone(), host_whitelist: config.host_whitelist.clone() };
-        let http = http::guarded(http::router(state), rules);
+        let mut http = http::router(state);
+        if config.enable_grpc_gateway {
+            http = http.merge(v3::json::router(Arc::clone(&routes)));
+        }
+        let http = http::guarded(http, rules);
         let clients = if config.listen_client_http_urls.is_empty() {
             Front::both(routes, http.clone())
         } else {

@@ -12,6 +12,7 @@
 mod answer;
 mod compare;
 mod concurrency;
+mod gateway;
 mod generate;
 mod ledger;
 mod op;

@@ -4,6 +4,7 @@ mod bad_input;
 mod clients;
 mod crash;
 mod election;
+mod gateway;
 mod kubernetes;
 mod large_range;
 mod lock;

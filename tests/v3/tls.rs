@@ -80,11 +80,11 @@ impl Site {
         run(self.command(client, args), b"", LIMIT).await
     }
 
-    async fn curl(&self, path: &str) -> Result<Output> {
+    async fn curl(&self, path: &str, more: &[&str]) -> Result<Output> {
         let mut command = Command::new("curl");
         command.args(["--silent", "--show-error", "--cacert"]).arg(self.file("trusted.pem"));
         command.arg("--cert").arg(self.file("client.pem")).arg("--key").arg(self.file("client.key"));
-        command.arg(format!("{}{path}", self.server.client_url()));
+        command.args(more).arg(format!("{}{path}", self.server.client_url()));
         run(command, b"", LIMIT).await
     }
 
@@ -143,10 +143,15 @@ async fn only_callers_with_a_good_certificate_are_served() -> Result<()> {
     ensure!(!answer.starts_with(b"HTTP"), "{answer:?}");
     site.wait_for_log("tls: first record does not look like a TLS handshake", 1).await?;
 
-    let health = site.curl("/health").await?;
+    let health = site.curl("/health", &[]).await?;
     ensure!(health.stdout == r#"{"health":"true","reason":""}"#, "{health:#?}");
-    let metrics = site.curl("/metrics").await?;
+    let metrics = site.curl("/metrics", &[]).await?;
     ensure!(metrics.stdout.contains("\netcd_server_has_leader 1\n"), "{metrics:#?}");
+    // The same as JSON, over both versions of HTTP.
+    for version in ["--http1.1", "--http2"] {
+        let range = site.curl("/v3/kv/range", &[version, "--data", r#"{"key":"YQ=="}"#]).await?;
+        ensure!(range.stdout.contains(r#""value":"MQ==""#), "{version}: {range:#?}");
+    }
     site.wait_for_log("serving client traffic securely", 1).await
 }
 

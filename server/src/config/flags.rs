@@ -345,7 +345,7 @@ const UNSAFE: &[Flag] = &[
 
 const COMPATIBILITY: &[Flag] = &[
     flag("feature-gates", Text, "", Used, "Feature gates, Name=true,..."),
-    flag("enable-grpc-gateway", Bool, "true", Silent, "Serve the JSON gateway."),
+    flag("enable-grpc-gateway", Bool, "true", Used, "Serve the JSON gateway."),
     flag("enable-v2", Bool, "false", Unsupported, "Serve the v2 API."),
     flag("v2-deprecation", Text, "not-yet", Silent, "Phase of the v2 store."),
     flag("experimental-enable-v2v3", Text, "", Unsupported, "Serve v2 from v3 keys."),

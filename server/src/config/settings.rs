@@ -111,6 +111,8 @@ pub struct Config {
     pub warning_unary_request_duration: Duration,
     /// How much is measured.
     pub metrics: MetricsLevel,
+    /// Serve the v3 API as JSON.
+    pub enable_grpc_gateway: bool,
     /// Origins that browsers may call from; None means all.
     pub cors: Option<Vec<String>>,
     /// Host names that HTTP requests may carry; None means all.
@@ -279,6 +281,7 @@ impl Config {
                 "extensive" => MetricsLevel::Extensive,
                 _ => MetricsLevel::Basic,
             },
+            enable_grpc_gateway: values.boolean("enable-grpc-gateway"),
             cors: unless_all(values.text("cors")),
             host_whitelist: unless_all(values.text("host-whitelist")),
             unsafe_no_fsync: values.boolean("unsafe-no-fsync"),

@@ -132,9 +132,7 @@ fn etcd_warns_where_we_warn() {
     for (arg, warning) in cases {
         assert_eq!(config(&[arg]).warnings, [warning]);
     }
-    for silent in
-        ["--max-wals=5", "--enable-grpc-gateway=false", "--feature-gates=LeaseCheckpoint=false", "--logger=zap"]
-    {
+    for silent in ["--max-wals=5", "--feature-gates=LeaseCheckpoint=false", "--logger=zap"] {
         assert_eq!(config(&[silent]).warnings, Vec::<String>::new(), "{silent}");
     }
 }

@@ -25,6 +25,9 @@ const HTTP1_HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// An HTTP/1 connection on which no further request has arrived by then is closed. Clients with connection pools
 /// expect a minute or more.
 const HTTP1_IDLE_DEADLINE: Duration = Duration::from_mins(2);
+/// An HTTP/1 client that makes no room for what there is to write for this long is given up. The kernel tells of room when
+/// about a third of its buffer is free: a megabyte at most, so a client on a slow line gets it done.
+const HTTP1_STALL_DEADLINE: Duration = Duration::from_mins(1);
 const HTTP1_MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Tokens and client metadata fit easily.
 const HTTP2_MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
@@ -292,7 +295,8 @@ async fn serve(shared: Arc<Shared>, mut socket: Socket, door: Door, slot: OwnedS
     } else {
         let requests = Arc::new(Notify::new());
         let front = front.telling(Arc::clone(&requests));
-        let mut connection = pin!(shared.http1.serve_connection(TokioIo::new(connection), front));
+        let io = TokioIo::new(connection.progressing(HTTP1_STALL_DEADLINE));
+        let mut connection = pin!(shared.http1.serve_connection(io, front));
         tokio::select! {
             served = connection.as_mut() => served,
             () = is_late(&requests) => Ok(()),

@@ -7,6 +7,7 @@ use crate::metrics::{Call, MethodMetrics};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use prometheus::IntCounter;
 use std::pin::Pin;
@@ -15,18 +16,30 @@ use tonic::{Code, Status};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// The body of a call that the JSON gateway makes.
+pub type GatewayBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Where a gRPC request comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// A connection.
+    Connection(Incoming),
+    /// The JSON gateway.
+    Gateway(GatewayBody),
+}
+
 /// The body of a gRPC request: counts messages and refuses the ones that are too large before they are buffered.
 #[derive(Debug)]
 pub struct RequestBody {
-    incoming: Incoming,
+    source: Source,
     messages: MessageCounter,
     max_message_bytes: usize,
     received: IntCounter,
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming, max_message_bytes: usize, method: &MethodMetrics) -> Self {
-        Self { incoming, messages: MessageCounter::default(), max_message_bytes, received: method.received.clone() }
+    pub(super) fn new(source: Source, max_message_bytes: usize, method: &MethodMetrics) -> Self {
+        Self { source, messages: MessageCounter::default(), max_message_bytes, received: method.received.clone() }
     }
 }
 
@@ -36,7 +49,11 @@ impl Body for RequestBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        let Some(frame) = ready!(Pin::new(&mut this.incoming).poll_frame(cx)?) else { return Poll::Ready(None) };
+        let frame = match &mut this.source {
+            Source::Connection(body) => ready!(Pin::new(body).poll_frame(cx)?),
+            Source::Gateway(body) => ready!(Pin::new(body).poll_frame(cx)?),
+        };
+        let Some(frame) = frame else { return Poll::Ready(None) };
         if let Some(data) = frame.data_ref() {
             match this.messages.feed(data, this.max_message_bytes) {
                 Ok(0) => {}
@@ -52,11 +69,17 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        match &self.source {
+            Source::Connection(body) => body.is_end_stream(),
+            Source::Gateway(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.source {
+            Source::Connection(body) => body.size_hint(),
+            Source::Gateway(body) => body.size_hint(),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Decides for each request whether it is a gRPC call, to which service, or plain HTTP.
 
-use super::body::{RequestBody, ResponseBody};
+use super::body::{GatewayBody, RequestBody, ResponseBody, Source};
 use super::gather::OpenCalls;
 use super::interrupt::{Interrupt, LeaderGate};
 use super::streamed::{MayStream, StreamedMessage};
@@ -9,6 +9,7 @@ use crate::v3::status::status;
 use api::error::Error;
 use axum::Router;
 use axum::routing::future::RouteFuture;
+use futures::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
 use std::collections::HashMap;
@@ -119,7 +120,22 @@ impl GrpcRoutes {
         self
     }
 
-    fn call(&self, request: Request<Incoming>, peer: Option<&TcpConnectInfo>, open: &OpenCalls) -> FrontFuture {
+    /// Larger request messages are refused.
+    pub fn max_message_bytes(&self) -> usize {
+        self.max_message_bytes
+    }
+
+    /// Makes a call in process. It is counted, limited and refused like one that comes over a connection; who calls is in
+    /// the request's extensions.
+    pub fn call_from_gateway(
+        &self,
+        request: Request<GatewayBody>,
+    ) -> impl Future<Output = Response<ResponseBody>> + Send + use<> {
+        let answer = self.call(request.map(Source::Gateway), None, &OpenCalls::default());
+        answer.map(|Ok(response)| response)
+    }
+
+    fn call(&self, request: Request<Source>, peer: Option<&TcpConnectInfo>, open: &OpenCalls) -> FrontFuture {
         let Some(route) = self.routes.get(request.uri().path()) else {
             return FrontFuture::Ready(Some(self.refuse(request.uri().path())));
         };
@@ -133,11 +149,13 @@ impl GrpcRoutes {
                 return FrontFuture::Ready(Some(answer(status)));
             }
         };
+        // The gateway needs all of an answer to write it as JSON.
+        let may_stream = route.path == MAY_STREAM && !matches!(request.body(), Source::Gateway(_));
         let mut request = request.map(|body| RequestBody::new(body, self.max_message_bytes, &route.metrics));
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer.clone());
         }
-        if route.path == MAY_STREAM {
+        if may_stream {
             request.extensions_mut().insert(MayStream);
         }
         let is_timed = route.is_unary && !WAITS_FOR_OTHERS.contains(&route.path);
@@ -214,11 +232,14 @@ impl Front {
         let is_grpc = request.version() == Version::HTTP_2
             && request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| is_grpc(kind.as_bytes()));
         if is_grpc && let Some(grpc) = &self.grpc {
-            return grpc.call(request, peer, open);
+            return grpc.call(request.map(Source::Connection), peer, open);
         }
         match &self.http {
             Some(router) => {
-                let request = request.map(axum::body::Body::new);
+                let mut request = request.map(axum::body::Body::new);
+                if let Some(peer) = peer {
+                    request.extensions_mut().insert(peer.clone());
+                }
                 FrontFuture::Http(Box::pin(router.clone().call(request)))
             }
             None => FrontFuture::Ready(Some(not_found())),

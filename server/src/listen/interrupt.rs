@@ -118,7 +118,7 @@ impl Interrupt {
 }
 
 /// Reads a number of at most eight digits and a unit.
-fn timeout(text: &[u8]) -> Option<Duration> {
+pub(crate) fn timeout(text: &[u8]) -> Option<Duration> {
     let (unit, digits) = text.split_last()?;
     if digits.is_empty() || digits.len() > TIMEOUT_DIGITS || !digits.iter().all(u8::is_ascii_digit) {
         return None;

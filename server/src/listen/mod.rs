@@ -18,6 +18,7 @@ mod front;
 mod gather;
 mod hpack;
 mod interrupt;
+mod progress;
 mod socket;
 mod streamed;
 
@@ -25,8 +26,9 @@ mod streamed;
 mod tests;
 
 pub use accept::{ListenSettings, Listeners, max_connections};
-pub use body::{RequestBody, ResponseBody};
+pub use body::{GatewayBody, RequestBody, ResponseBody};
 pub use front::{Front, GrpcRoutes, OverTls};
 pub use interrupt::LeaderGate;
+pub(crate) use interrupt::timeout as grpc_timeout;
 pub use socket::{Bound, ListenError, Traffic};
 pub use streamed::{MayStream, StreamedMessage};

@@ -2,6 +2,7 @@
 
 use super::authority::AuthorityFilter;
 use super::gather::{Gather, OpenCalls};
+use super::progress::Progress;
 use crate::config::{ListenUrl, Place};
 use crate::metrics::Metrics;
 use crate::tls::TlsAcceptor;
@@ -13,6 +14,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::server::TlsStream;
@@ -205,6 +207,8 @@ pub(super) struct Connection {
     /// Only as long as it is needed: for most connections, until the first request.
     filter: Option<Box<AuthorityFilter>>,
     gather: Gather,
+    /// None if something else ends connections whose client does not read.
+    progress: Option<Progress>,
 }
 
 impl Connection {
@@ -227,6 +231,7 @@ impl Connection {
                 traffic: None,
                 filter: None,
                 gather: Gather::default(),
+                progress: None,
             },
             is_http2,
         ))
@@ -253,6 +258,12 @@ impl Connection {
     /// Writes the answers of these calls together.
     pub(super) fn gathering(mut self, calls: OpenCalls) -> Self {
         self.gather = Gather::new(calls);
+        self
+    }
+
+    /// Ends if the client takes nothing for this time.
+    pub(super) fn progressing(mut self, limit: Duration) -> Self {
+        self.progress = Some(Progress::within(limit));
         self
     }
 
@@ -287,11 +298,14 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
-    fn sent(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn sent(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let (Poll::Ready(Ok(bytes)), Some(traffic)) = (&result, &self.traffic) {
             traffic.sent.inc_by(*bytes as u64);
         }
-        result
+        match &mut self.progress {
+            Some(progress) => progress.judge(cx, result),
+            None => result,
+        }
     }
 }
 
@@ -355,7 +369,7 @@ impl AsyncWrite for Connection {
             return Poll::Pending;
         }
         let result = Pin::new(&mut self.socket).poll_write(cx, buf);
-        self.sent(result)
+        self.sent(cx, result)
     }
 
     fn poll_write_vectored(
@@ -367,7 +381,7 @@ impl AsyncWrite for Connection {
             return Poll::Pending;
         }
         let result = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
-        self.sent(result)
+        self.sent(cx, result)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -299,6 +299,39 @@ async fn an_address_in_use_is_named() {
     assert!(error.starts_with(&format!("cannot listen on {url}: Address already in use")), "{error}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_may_read_slowly_and_not_stop() {
+    use super::socket::{Connection, Socket};
+    const LIMIT: Duration = Duration::from_secs(30);
+    // More than the kernel keeps for a client: it says that there is room only once most of that is gone.
+    const PIECE_BYTES: usize = 512 << 10;
+    let (socket, mut client) = tokio::net::UnixStream::pair().unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let (connection, is_http2) = Connection::open(Socket::Unix(socket)).await.unwrap();
+    assert!(!is_http2);
+    let mut connection = connection.progressing(LIMIT);
+    let written = vec![7; PIECE_BYTES];
+    let reading = tokio::spawn(async move {
+        let mut piece = vec![0; PIECE_BYTES];
+        for _ in 0..20 {
+            tokio::time::sleep(LIMIT.mul_f64(0.9)).await;
+            client.read_exact(&mut piece).await.unwrap();
+        }
+        client
+    });
+    for _ in 0..20 {
+        connection.write_all(&written).await.unwrap();
+    }
+    let _client = reading.await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let error = loop {
+        if let Err(error) = connection.write_all(&written).await {
+            break error;
+        }
+    };
+    assert_eq!((error.kind(), begun.elapsed()), (std::io::ErrorKind::TimedOut, LIMIT));
+}
+
 /// The header blocks of a client that indexes what it sends, as grpc-go does.
 struct Encoder {
     authority: String,

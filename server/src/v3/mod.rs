@@ -4,6 +4,7 @@ pub(crate) mod check;
 pub(crate) mod cluster;
 pub(crate) mod concurrency;
 pub(crate) mod election;
+pub(crate) mod json;
 pub(crate) mod kv;
 pub(crate) mod large_range;
 pub(crate) mod lease;
