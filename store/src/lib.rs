@@ -29,6 +29,7 @@ mod open;
 #[cfg(test)]
 mod power_loss;
 mod reader;
+mod rebuild;
 mod renew;
 mod schema;
 pub mod snapshot;
@@ -49,6 +50,7 @@ pub use mvcc::large::LargeRange;
 pub use mvcc::revision::Revision;
 pub use mvcc::txn::is_read_only;
 pub use reader::{Reader, Status};
+pub use rebuild::{Rebuild, StoredChange};
 /// What a file of a [`Medium`] answers.
 pub use redb::{BackendError, StorageBackend};
 pub use renew::{Renewed, renew};

@@ -149,7 +149,7 @@ pub(crate) fn from_database(db: Database, path: &Path, options: Options) -> Resu
 }
 
 /// Creates the tables of a new database; checks the format of an old one.
-fn create_tables(db: &Database) -> Result<(), Fault> {
+pub(crate) fn create_tables(db: &Database) -> Result<(), Fault> {
     let txn = flush::begin(db)?;
     let found = {
         let table = txn.open_table(schema::META)?;

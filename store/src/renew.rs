@@ -100,7 +100,7 @@ mod tests {
         for (bump, revision, compacted) in [(0, 4, -1), (1000, 1004, 1004)] {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("db");
-            let (mut writer, mut flusher, _reader) = open(&path, Options::default()).unwrap();
+            let (mut writer, mut flusher, reader) = open(&path, Options::default()).unwrap();
             apply(&mut writer, 1, Op::LeaseGrant(LeaseGrantRequest { id: 7, ttl: 60 }));
             for n in 2..5 {
                 apply(&mut writer, n, put(n));
@@ -110,7 +110,7 @@ mod tests {
             apply(&mut writer, 6, Op::MemberAttributes(member));
             apply(&mut writer, 7, Op::MemberRemoved(MemberRemoved { member_id: 8 }));
             flusher.flush().unwrap();
-            drop((writer, flusher, _reader));
+            drop((writer, flusher, reader));
 
             let beginning = (Position { term: 1, index: 1 }, b"founders".as_slice());
             let renewed = renew(&path, beginning, bump, &Options::default()).unwrap();
@@ -128,10 +128,10 @@ mod tests {
             while flusher.compact_step(100) || flusher.flush().unwrap().more {}
             flusher.flush().unwrap();
             drop((writer, flusher, reader));
-            let (_writer, _flusher, reader) = open(&path, Options::default()).unwrap();
+            let (writer, flusher, reader) = open(&path, Options::default()).unwrap();
             assert_eq!((reader.revision(), at(&reader, 0)), (revision + 1, Ok(Some(b"9".to_vec()))));
             assert!(reader.hash_kv(0).is_ok());
-            drop((_writer, _flusher, reader));
+            drop((writer, flusher, reader));
             let error = renew(&path, beginning, u64::MAX, &Options::default()).unwrap_err();
             assert!(error.to_string().contains("cannot be moved up"), "{error}");
         }
