@@ -1,6 +1,7 @@
 //! Flags, commands and environment: etcdctl's names.
 
 use client::{Options, TlsOptions};
+use server::offline::Founder;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -68,6 +69,9 @@ pub(crate) enum Command {
     /// Manage snapshots of a store
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Take data from etcd, or give it back
+    #[command(subcommand)]
+    Migrate(MigrateCommand),
     /// Print the version
     Version,
 }
@@ -93,11 +97,62 @@ pub(crate) enum SnapshotCommand {
     Restore(RestoreArgs),
 }
 
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum MigrateCommand {
+    /// Make the data directory of a member of a new cluster from etcd's data
+    ///
+    /// Keys with their history, and leases. Every member of the new cluster is made from the same source with the
+    /// same flags, but for its own --name, --initial-advertise-peer-urls and --data-dir.
+    FromEtcd(FromEtcdArgs),
+    /// Make a file from a snapshot that `etcdctl snapshot restore` takes
+    ToEtcd {
+        /// The snapshot, of `cleatctl snapshot save`
+        #[arg(value_name = "SNAPSHOT")]
+        snapshot: PathBuf,
+        /// The file to make
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct FromEtcdArgs {
+    /// A snapshot of `etcdctl snapshot save`, or the data directory of a member that does not run
+    #[arg(value_name = "SOURCE")]
+    pub(crate) source: PathBuf,
+    /// Where that member's log is, if not in its data directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) source_wal_dir: Option<PathBuf>,
+    /// Go on with a revision so much higher, and count everything before as compacted. Not needed when etcd was stopped
+    /// before its data was taken
+    #[arg(long, value_name = "REVISIONS", default_value_t = 0)]
+    pub(crate) bump_revision: u64,
+    #[command(flatten)]
+    pub(crate) founder: FounderArgs,
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct RestoreArgs {
     /// The file
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
+    /// Restore a file without a hash, or with another one
+    #[arg(long)]
+    pub(crate) skip_hash_check: bool,
+    /// Go on with a revision so much higher, so that whoever saw the revisions after the snapshot notices. With 0,
+    /// watchers and caches may silently miss changes
+    #[arg(long, value_name = "REVISIONS", default_value_t = BUMP_REVISION)]
+    pub(crate) bump_revision: u64,
+    /// Count everything before the new revision as compacted. Always done when the revision is moved up
+    #[arg(long)]
+    pub(crate) mark_compacted: bool,
+    #[command(flatten)]
+    pub(crate) founder: FounderArgs,
+}
+
+/// The member of a new cluster.
+#[derive(Debug, clap::Args)]
+pub(crate) struct FounderArgs {
     /// The directory to make, NAME.etcd by default
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -116,16 +171,6 @@ pub(crate) struct RestoreArgs {
     /// This member's peer URLs
     #[arg(long, value_name = "URL,...", value_delimiter = ',', default_value = DEFAULT_PEER_URL)]
     initial_advertise_peer_urls: Vec<String>,
-    /// Restore a file without a hash, or with another one
-    #[arg(long)]
-    skip_hash_check: bool,
-    /// Go on with a revision so much higher, so that whoever saw the revisions after the snapshot notices. With 0,
-    /// watchers and caches may silently miss changes
-    #[arg(long, value_name = "REVISIONS", default_value_t = BUMP_REVISION)]
-    bump_revision: u64,
-    /// Count everything before the new revision as compacted. Always done when the revision is moved up
-    #[arg(long)]
-    mark_compacted: bool,
 }
 
 impl Global {
@@ -148,28 +193,19 @@ impl Global {
     }
 }
 
-impl RestoreArgs {
-    /// What to restore.
-    ///
-    /// # Errors
-    /// Flags that do not go together.
-    pub(crate) fn restore(self) -> anyhow::Result<server::offline::Restore> {
-        anyhow::ensure!(
-            self.bump_revision > 0 || !self.mark_compacted,
-            "--mark-compacted goes with a --bump-revision above 0"
-        );
+impl FounderArgs {
+    /// The member to make, with a revision that is moved up.
+    pub(crate) fn founder(self, bump_revision: u64) -> Founder {
         let own = || self.initial_advertise_peer_urls.iter().map(|url| format!("{}={url}", self.name));
-        Ok(server::offline::Restore {
+        Founder {
             initial_cluster: self.initial_cluster.clone().unwrap_or_else(|| own().collect::<Vec<_>>().join(",")),
             data_dir: self.data_dir.unwrap_or_else(|| PathBuf::from(format!("{}.etcd", self.name))),
-            snapshot: self.file,
             wal_dir: self.wal_dir,
             name: self.name,
             initial_cluster_token: self.initial_cluster_token,
             initial_advertise_peer_urls: self.initial_advertise_peer_urls,
-            skip_hash_check: self.skip_hash_check,
-            bump_revision: self.bump_revision,
-        })
+            bump_revision,
+        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! `cleatctl`: etcdctl's commands, flags and environment, for Cleat and etcd; and what is done to files offline.
 //!
-//! `args` is what is asked, `snapshot` does it, `print` has etcdctl's output formats.
+//! `args` is what is asked, `snapshot` and `migrate` do it, `print` has etcdctl's output formats.
 
 mod args;
+mod migrate;
 mod print;
 mod snapshot;
 
-use crate::args::{Args, Command, SnapshotCommand};
+use crate::args::{Args, Command, MigrateCommand, SnapshotCommand};
 use clap::Parser as _;
 use std::process::ExitCode;
 
@@ -51,5 +52,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Command::Snapshot(SnapshotCommand::Save { file }) => snapshot::save(&global, &file).await,
         Command::Snapshot(SnapshotCommand::Status { file }) => snapshot::status(&file, global.write_out),
         Command::Snapshot(SnapshotCommand::Restore(restore)) => snapshot::restore(restore).await,
+        Command::Migrate(MigrateCommand::FromEtcd(args)) => migrate::from_etcd(args).await,
+        Command::Migrate(MigrateCommand::ToEtcd { snapshot, file }) => migrate::to_etcd(&snapshot, &file),
     }
 }

@@ -1,6 +1,8 @@
 //! etcdctl's output.
 
+use server::offline::{Begun, Founder};
 use std::io::{self, Write as _};
+use std::path::Path;
 
 /// Prints a line. A reader that has gone, such as `head`, is no error.
 ///
@@ -11,6 +13,20 @@ pub(crate) fn line(text: &str) -> anyhow::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+/// Says what was made of a file or directory, and how to start it.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub(crate) fn begun(from: &Path, founder: &Founder, begun: &Begun) -> anyhow::Result<()> {
+    let Begun { cluster_id, member_id, store } = begun;
+    let compacted = if founder.bump_revision > 0 { ", with everything before it compacted" } else { "" };
+    let (from, name, revision) = (from.display(), &founder.name, store.revision);
+    eprintln!(
+        "{from} is now member {member_id:x} ({name}) of the new cluster {cluster_id:x}, at revision {revision}{compacted}"
+    );
+    line(&format!("start it with --name {name} --data-dir {}", founder.data_dir.display()))
 }
 
 /// A size in the words of etcdctl: powers of 1,000, and two digits below ten.

@@ -129,16 +129,13 @@ pub(crate) fn status(file: &Path, format: Format) -> Result<()> {
 
 /// Makes the data directory of a member of a new cluster.
 pub(crate) async fn restore(args: RestoreArgs) -> Result<()> {
-    let restore = args.restore()?;
-    ensure!(restore.snapshot.exists(), "stat {}: no such file or directory", restore.snapshot.display());
-    let restored = server::offline::restore(&restore).await?;
-    let server::offline::Restored { cluster_id, member_id, store } = restored;
-    eprintln!(
-        "restored {} as member {member_id:x} ({}) of the new cluster {cluster_id:x}, at revision {}{}",
-        restore.snapshot.display(),
-        restore.name,
-        store.revision,
-        if restore.bump_revision > 0 { ", with everything before it compacted" } else { "" },
-    );
-    print::line(&format!("start it with --name {} --data-dir {}", restore.name, restore.data_dir.display()))
+    let RestoreArgs { file, skip_hash_check, bump_revision, mark_compacted, founder } = args;
+    ensure!(bump_revision > 0 || !mark_compacted, "--mark-compacted goes with a --bump-revision above 0");
+    ensure!(file.exists(), "stat {}: no such file or directory", file.display());
+    let founder = founder.founder(bump_revision);
+    let begun = server::offline::begin(&founder, |database| {
+        Ok::<_, anyhow::Error>(SnapshotFile::open(&file, skip_hash_check)?.import(database)?)
+    });
+    let begun = begun.await?;
+    print::begun(&file, &founder, &begun)
 }

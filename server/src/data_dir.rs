@@ -63,9 +63,9 @@ pub enum DataDirError {
     },
     /// It is etcd's.
     #[error(
-        "data directory {} belongs to etcd: name another directory with --data-dir; to take the keys along, run etcd \
-         on the old one and copy them with `etcdctl make-mirror`",
-        dir.display()
+        "data directory {} belongs to etcd: name another directory with --data-dir; to take the keys along, make that one \
+         with `cleatctl migrate from-etcd {}`",
+        dir.display(), dir.display()
     )]
     Etcd {
         /// The directory.

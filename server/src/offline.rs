@@ -1,7 +1,7 @@
 //! What is done to a data directory while no member uses it.
 //!
-//! [`restore`] makes the directory of a founder of a new cluster out of a snapshot. Every founder is restored from the same
-//! file with the same flags but its name and directory. They begin as members do that were brought up to date by a
+//! [`begin`] makes the directory of a founder of a new cluster, with a store that comes from elsewhere: a snapshot
+//! ([`SnapshotFile`]), or etcd. Every founder is made from the same file with the same flags but its name and directory. They begin as members do that were brought up to date by a
 //! snapshot: at the first position of the new log, with its members known, so that whoever joins later gets the store
 //! and not only what was logged since.
 
@@ -25,11 +25,9 @@ const HASH_BYTES: u64 = 32;
 /// The term and index at which a restored cluster begins.
 const BEGINNING: (u64, u64) = (1, 0);
 
-/// What to restore, and who will use it. Named like etcd's flags.
+/// The founder of a new cluster. Named like etcd's flags.
 #[derive(Clone, Debug)]
-pub struct Restore {
-    /// The file.
-    pub snapshot: PathBuf,
+pub struct Founder {
     /// The directory to make. It may exist if it is empty.
     pub data_dir: PathBuf,
     /// Where the log will be; below the data directory by default.
@@ -42,16 +40,14 @@ pub struct Restore {
     pub initial_cluster_token: String,
     /// This member's peer URLs.
     pub initial_advertise_peer_urls: Vec<String>,
-    /// Restores a file without a hash, such as a copy of a database.
-    pub skip_hash_check: bool,
     /// Moves the revision up, see [`store::renew`].
     pub bump_revision: u64,
 }
 
-/// A restored member.
+/// A member that was made.
 #[derive(Clone, Copy, Debug)]
-pub struct Restored {
-    /// Of the new cluster. Made of the snapshot too: founders that were restored from different ones do not meet.
+pub struct Begun {
+    /// Of the new cluster. Made of the store too: founders that begin with different ones do not meet.
     pub cluster_id: u64,
     /// Of this member.
     pub member_id: u64,
@@ -59,10 +55,10 @@ pub struct Restored {
     pub store: Renewed,
 }
 
-/// Why there is nothing restored. What was begun has been removed, but for what cannot be.
+/// Why a snapshot file is not what it should be.
 #[derive(Debug, thiserror::Error)]
-pub enum RestoreError {
-    /// The snapshot cannot be read.
+pub enum SnapshotError {
+    /// It cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
         /// The file.
@@ -70,9 +66,6 @@ pub enum RestoreError {
         /// The operating system's answer.
         source: io::Error,
     },
-    /// The directory has something in it. The first half is etcd's text.
-    #[error("data-dir {:?} exists; move it away, or name another one with --data-dir", .0)]
-    Exists(PathBuf),
     /// There is no hash behind the snapshot. The first half is etcd's text.
     #[error("snapshot missing hash but --skip-hash-check=false; it was cut off, or is a copy of a database")]
     NoHash,
@@ -84,6 +77,17 @@ pub enum RestoreError {
         /// What its bytes give.
         found: String,
     },
+    /// It is no snapshot, or the database cannot be written.
+    #[error(transparent)]
+    Store(#[from] Fault),
+}
+
+/// Why there is no new member. What was begun has been removed, but for what cannot be.
+#[derive(Debug, thiserror::Error)]
+pub enum BeginError {
+    /// The directory has something in it. The first half is etcd's text.
+    #[error("data-dir {:?} exists; move it away, or name another one with --data-dir", .0)]
+    Exists(PathBuf),
     /// The list of founders cannot be read.
     #[error("--initial-cluster: {0}")]
     List(#[from] ParseError),
@@ -96,7 +100,7 @@ pub enum RestoreError {
     /// The identity cannot be written.
     #[error(transparent)]
     Identity(#[from] BootstrapError),
-    /// It is no snapshot, or cannot be written.
+    /// The store cannot be read or written.
     #[error(transparent)]
     Store(#[from] Fault),
     /// The log cannot be begun.
@@ -114,8 +118,6 @@ pub enum RestoreError {
 pub struct SnapshotFile {
     file: File,
     path: PathBuf,
-    /// SHA-256 of the stream.
-    pub hash: [u8; 32],
     /// Bytes of the stream, without the hash.
     pub bytes: u64,
 }
@@ -125,13 +127,13 @@ impl SnapshotFile {
     ///
     /// # Errors
     /// It cannot be read, has no hash (unless that is to be skipped), or another one.
-    pub fn open(path: &Path, skip_hash_check: bool) -> Result<Self, RestoreError> {
-        let failed = |source| RestoreError::Read { path: path.to_owned(), source };
+    pub fn open(path: &Path, skip_hash_check: bool) -> Result<Self, SnapshotError> {
+        let failed = |source| SnapshotError::Read { path: path.to_owned(), source };
         let mut file = File::open(path).map_err(failed)?;
         let len = file.metadata().map_err(failed)?.len();
         let has_hash = len % BLOCK_BYTES == HASH_BYTES;
         if !has_hash && !skip_hash_check {
-            return Err(RestoreError::NoHash);
+            return Err(SnapshotError::NoHash);
         }
         let bytes = if has_hash { len - HASH_BYTES } else { len };
         let mut digest = Sha256::new();
@@ -141,19 +143,19 @@ impl SnapshotFile {
             let mut expected = [0; 32];
             file.read_exact(&mut expected).map_err(failed)?;
             if expected != hash && !skip_hash_check {
-                return Err(RestoreError::OtherHash { expected: hex(&expected), found: hex(&hash) });
+                return Err(SnapshotError::OtherHash { expected: hex(&expected), found: hex(&hash) });
             }
         }
         file.seek(SeekFrom::Start(0)).map_err(failed)?;
-        Ok(Self { file, path: path.to_owned(), hash, bytes })
+        Ok(Self { file, path: path.to_owned(), bytes })
     }
 
     /// Brings the snapshot into a new database file.
     ///
     /// # Errors
     /// [`Fault`]: it is no snapshot, or the file cannot be written.
-    pub fn import(&self, database: &Path) -> Result<(), RestoreError> {
-        let failed = |source| RestoreError::Read { path: self.path.clone(), source };
+    pub fn import(&self, database: &Path) -> Result<(), SnapshotError> {
+        let failed = |source| SnapshotError::Read { path: self.path.clone(), source };
         let mut stream = &self.file;
         stream.seek(SeekFrom::Start(0)).map_err(failed)?;
         let stream = io::BufReader::with_capacity(1 << 20, stream.take(self.bytes));
@@ -161,53 +163,62 @@ impl SnapshotFile {
     }
 }
 
-/// Makes the data directory of a founder out of a snapshot. Blocking, but for names that are looked up.
+/// Makes the data directory of a founder. `fill` makes the database at the path that it gets. Blocking, but for names that
+/// are looked up.
 ///
 /// # Errors
-/// [`RestoreError`]; then the directory is as it was.
-pub async fn restore(restore: &Restore) -> Result<Restored, RestoreError> {
-    let dir = &restore.data_dir;
-    if !is_free(dir) || restore.wal_dir.as_ref().is_some_and(|dir| !is_free(dir)) {
-        return Err(RestoreError::Exists(dir.clone()));
+/// [`BeginError`], or what `fill` failed with; then the directory is as it was.
+pub async fn begin<E: From<BeginError>>(
+    founder: &Founder,
+    fill: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<Begun, E> {
+    let dir = &founder.data_dir;
+    if !is_free(dir) || founder.wal_dir.as_ref().is_some_and(|dir| !is_free(dir)) {
+        return Err(BeginError::Exists(dir.clone()).into());
     }
-    let snapshot = SnapshotFile::open(&restore.snapshot, restore.skip_hash_check)?;
-    let me = Me { name: restore.name.clone(), peer_urls: restore.initial_advertise_peer_urls.clone() };
-    let listed = InitialCluster::parse(&restore.initial_cluster, &restore.initial_cluster_token)?;
-    let cluster = discovery::resolve(&Source::Static(listed), &me, &discovery::Options::default()).await?;
+    let me = Me { name: founder.name.clone(), peer_urls: founder.initial_advertise_peer_urls.clone() };
+    let listed = InitialCluster::parse(&founder.initial_cluster, &founder.initial_cluster_token);
+    let source = Source::Static(listed.map_err(BeginError::from)?);
+    let cluster = discovery::resolve(&source, &me, &discovery::Options::default()).await;
+    let cluster = cluster.map_err(BeginError::from)?;
     let existed = dir.exists();
-    let done = restore_into(restore, &snapshot, &cluster).await;
+    let done = async {
+        let data_dir = DataDir::open(dir).map_err(BeginError::from)?;
+        fill(&database_in(&data_dir))?;
+        Ok(begin_with(founder, &data_dir, &cluster).await?)
+    };
+    let done = done.await;
     if done.is_err() {
-        remove(restore, existed);
+        remove(founder, existed);
     }
     done
 }
 
-async fn restore_into(
-    restore: &Restore,
-    snapshot: &SnapshotFile,
-    cluster: &InitialCluster,
-) -> Result<Restored, RestoreError> {
-    let data_dir = DataDir::open(&restore.data_dir)?;
-    let mut beginning = bootstrap::found(cluster, &restore.name);
-    beginning.identity.cluster_id = cluster_id(beginning.identity.cluster_id, snapshot, restore.bump_revision);
+fn database_in(data_dir: &DataDir) -> PathBuf {
+    data_dir.member().join("store.redb")
+}
+
+/// Makes a member of the directory that has its database.
+async fn begin_with(founder: &Founder, data_dir: &DataDir, cluster: &InitialCluster) -> Result<Begun, BeginError> {
+    let database = database_in(data_dir);
+    let mut beginning = bootstrap::found(cluster, &founder.name);
     // It is not to found the cluster: it begins with a log that says so.
     beginning.founds_alone = false;
-    let database = data_dir.member().join("store.redb");
-    snapshot.import(&database)?;
     let (term, index) = BEGINNING;
     let members = Membership::new(vec![beginning.founders.keys().copied().collect()], beginning.founders.clone());
-    let wal_dir = restore.wal_dir.clone().unwrap_or_else(|| data_dir.member().join("wal"));
-    let no_log = |reason: String| RestoreError::Log { dir: wal_dir.clone(), reason };
+    let wal_dir = founder.wal_dir.clone().unwrap_or_else(|| data_dir.member().join("wal"));
+    let no_log = |reason: String| BeginError::Log { dir: wal_dir.clone(), reason };
     let members = members.map_err(|error| no_log(error.to_string()))?;
     let stored = StoredMembership::new(Some(log_id(term, index)), members);
     let applied = Position { term, index: index + 1 };
     let membership = encode_stored_membership(&stored);
     let options = store::Options::default();
-    let store = store::renew(&database, (applied, &membership), restore.bump_revision, &options)?;
+    let store = store::renew(&database, (applied, &membership), founder.bump_revision, &options)?;
+    beginning.identity.cluster_id = cluster_id(beginning.identity.cluster_id, &database)?;
     begin_log(&wal_dir, &beginning).await.map_err(no_log)?;
-    bootstrap::write_settled(&restore.data_dir, &beginning)?;
+    bootstrap::write_settled(&founder.data_dir, &beginning)?;
     let Identity { cluster_id, member_id } = beginning.identity;
-    Ok(Restored { cluster_id, member_id, store })
+    Ok(Begun { cluster_id, member_id, store })
 }
 
 /// A log that goes on behind the beginning.
@@ -219,14 +230,17 @@ async fn begin_log(dir: &Path, beginning: &Beginning) -> Result<(), String> {
     log.follow(Some(log_id(term, index))).await.map_err(text)
 }
 
-/// The id of the cluster that the flags name and the snapshot begins.
-fn cluster_id(named: u64, snapshot: &SnapshotFile, bump_revision: u64) -> u64 {
+/// The id of the cluster that the flags name and the store begins: of all that the store's snapshot has.
+fn cluster_id(named: u64, database: &Path) -> Result<u64, Fault> {
+    let (_writer, _flusher, reader) = store::open(database, store::Options::default())?;
     let mut digest = Sha256::new();
     digest.update(named.to_be_bytes());
-    digest.update(snapshot.hash);
-    digest.update(bump_revision.to_be_bytes());
+    let mut snapshot = reader.snapshot()?;
+    while let Some(frame) = snapshot.next_frame()? {
+        digest.update(&frame);
+    }
     let digest: [u8; 32] = digest.finalize().into();
-    digest.iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
+    Ok(digest.iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte)))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -242,13 +256,13 @@ fn is_free(dir: &Path) -> bool {
 }
 
 /// Removes what was begun. Best effort: what stays is refused at the next attempt.
-fn remove(restore: &Restore, existed: bool) {
-    let dir = &restore.data_dir;
+fn remove(founder: &Founder, existed: bool) {
+    let dir = &founder.data_dir;
     for made in ["member", "FORMAT", "FORMAT.new", "LOCK", "IDENTITY", "IDENTITY.new"] {
         let made = dir.join(made);
         drop(if made.is_dir() { std::fs::remove_dir_all(&made) } else { std::fs::remove_file(&made) });
     }
-    if let Some(wal_dir) = &restore.wal_dir {
+    if let Some(wal_dir) = &founder.wal_dir {
         drop(std::fs::remove_dir_all(wal_dir));
     }
     if !existed {

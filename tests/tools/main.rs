@@ -4,4 +4,5 @@ mod bolt;
 mod client;
 mod cutter;
 mod discovery;
+mod migrate;
 mod restore;

@@ -27,14 +27,14 @@ fn cleatctl(args: &[&str]) -> Result<Output> {
     Ok(command.args(args).output()?)
 }
 
-fn succeeds(args: &[&str]) -> Result<String> {
+pub(crate) fn succeeds(args: &[&str]) -> Result<String> {
     let output = cleatctl(args)?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "cleatctl {args:?}: {stderr}");
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn fails(args: &[&str], with: &str) -> Result<()> {
+pub(crate) fn fails(args: &[&str], with: &str) -> Result<()> {
     let output = cleatctl(args)?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(
@@ -45,7 +45,7 @@ fn fails(args: &[&str], with: &str) -> Result<()> {
     Ok(())
 }
 
-fn text(path: &Path) -> Result<&str> {
+pub(crate) fn text(path: &Path) -> Result<&str> {
     path.to_str().context("not UTF-8")
 }
 

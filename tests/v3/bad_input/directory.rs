@@ -77,7 +77,7 @@ async fn a_directory_of_etcd_is_refused() -> Result<()> {
     let mut client = etcd.client().await?;
     client.kv.put(PutRequest { key: "a".into(), value: "1".into(), ..Default::default() }).await?;
     etcd.terminate().await?;
-    refused_untouched(&etcd.data_dir(), &["belongs to etcd", "make-mirror"]).await
+    refused_untouched(&etcd.data_dir(), &["belongs to etcd", "cleatctl migrate from-etcd"]).await
 }
 
 #[tokio::test]

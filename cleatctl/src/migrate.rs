@@ -1,0 +1,190 @@
+//! `migrate`: etcd's data becomes the store of a new cluster, and a snapshot becomes a file that etcd restores.
+
+use crate::args::FromEtcdArgs;
+use crate::print;
+use anyhow::{Context as _, Result, bail, ensure};
+use api::cleatpb::Command;
+use api::cleatpb::command::Op;
+use bolt::etcd::{Auth, Change, Lease, Meta};
+use bolt::wal::{InternalRaftRequest, Payload};
+use bolt::{Database, Member, OpenOptions, WriteOptions, Writer};
+use server::offline::SnapshotFile;
+use std::path::Path;
+use store::{Entry, Options, Position, Rebuild, Revision};
+
+/// Changes of a log that are applied between two flushes.
+const CHANGES_PER_FLUSH: u64 = 10_000;
+
+/// Where etcd's data is.
+enum Source {
+    File(Database),
+    Member(Box<Member>),
+}
+
+impl Source {
+    fn open(path: &Path, wal_dir: Option<&Path>) -> Result<Self> {
+        if path.is_dir() {
+            return Ok(Self::Member(Box::new(Member::open(path, wal_dir, OpenOptions::default())?)));
+        }
+        ensure!(wal_dir.is_none(), "--source-wal-dir goes with a data directory, and {} is a file", path.display());
+        Ok(Self::File(Database::open(path, OpenOptions::default())?))
+    }
+
+    fn database(&self) -> &Database {
+        match self {
+            Self::File(database) => database,
+            Self::Member(member) => member.database(),
+        }
+    }
+}
+
+/// Makes the data directory of a member of a new cluster.
+pub(crate) async fn from_etcd(args: FromEtcdArgs) -> Result<()> {
+    let FromEtcdArgs { source: path, source_wal_dir, bump_revision, founder } = args;
+    let source = Source::open(&path, source_wal_dir.as_deref())?;
+    refuse_auth(source.database())?;
+    if let Source::Member(member) = &source {
+        let unknown = member.pending()?.unknown;
+        if unknown > 0 {
+            eprintln!(
+                "warning: the log has {unknown} entries of which this member did not know whether they were committed; \
+                 they are left out. A snapshot of a running member has everything that was acknowledged"
+            );
+        }
+    }
+    let founder = founder.founder(bump_revision);
+    let begun = server::offline::begin(&founder, |database| fill(&source, database)).await?;
+    print::begun(&path, &founder, &begun)
+}
+
+/// Users and roles have no place in a store yet.
+fn refuse_auth(database: &Database) -> Result<()> {
+    let auth: Auth = database.settings()?;
+    ensure!(
+        auth.enabled != Some(true),
+        "authentication is enabled in {}: disable it in etcd first, and set up users and roles again",
+        database.path().display()
+    );
+    Ok(())
+}
+
+fn fill(source: &Source, path: &Path) -> Result<()> {
+    let database = source.database();
+    let meta: Meta = database.settings()?;
+    let mut rebuild = Rebuild::create(path, meta.compacted().unwrap_or(-1), &Options::default())?;
+    for lease in database.records::<Lease>()? {
+        let Lease { id, ttl, remaining_ttl } = lease?;
+        rebuild.lease(id, &store::Lease { ttl, remaining_ttl })?;
+    }
+    let mut revision = 1;
+    for change in database.records::<Change>()? {
+        let change = change?;
+        revision = change.revision.main;
+        // What `etcdutl snapshot restore --bump-revision` leaves is no change.
+        if !change.is_bump() {
+            let sub = u32::try_from(change.revision.sub).context("more changes in a transaction than there can be")?;
+            rebuild.change(Revision { main: revision, sub }, change.stored())?;
+        }
+    }
+    rebuild.finish(revision)?;
+    match source {
+        Source::File(_) => Ok(()),
+        Source::Member(member) => apply_log(member, path),
+    }
+}
+
+/// Applies what the member's log has and its database has not. The first entries may be in it: etcd up to 3.4 counts only
+/// changes of keys. To apply those again changes nothing.
+fn apply_log(member: &Member, path: &Path) -> Result<()> {
+    let (mut writer, mut flusher, _reader) = store::open(path, Options::default())?;
+    let mut index = 0;
+    for entry in member.entries() {
+        let entry = entry?;
+        let Payload::Request(request) = entry.payload else { continue };
+        let Some(op) = op(*request)? else { continue };
+        index += 1;
+        let commands = [Command { header: None, op: Some(op) }];
+        let position = Position { term: 1, index };
+        // Etcd has answered these, errors included: the outcome is the same here.
+        writer.apply([Entry { position, commands: &commands, membership: None }])?;
+        if index % CHANGES_PER_FLUSH == 0 {
+            flusher.flush()?;
+        }
+    }
+    flusher.flush()?;
+    Ok(())
+}
+
+/// What an entry of etcd's log changes in the store.
+fn op(request: InternalRaftRequest) -> Result<Option<Op>> {
+    if request.auth_enable.is_some() {
+        bail!("the log enables authentication: start etcd once more, disable it, and stop etcd again");
+    }
+    let InternalRaftRequest { put, delete_range, txn, compaction, lease_grant, lease_revoke, lease_checkpoint, .. } =
+        request;
+    Ok(put
+        .map(Op::Put)
+        .or(delete_range.map(Op::DeleteRange))
+        .or(txn.map(Op::Txn))
+        .or(compaction.map(Op::Compaction))
+        .or(lease_grant.map(Op::LeaseGrant))
+        .or(lease_revoke.map(Op::LeaseRevoke))
+        .or(lease_checkpoint.map(Op::LeaseCheckpoint)))
+}
+
+/// Makes a file that etcd restores.
+pub(crate) fn to_etcd(snapshot: &Path, file: &Path) -> Result<()> {
+    let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let database = directory.path().join("store.redb");
+    SnapshotFile::open(snapshot, false)?.import(&database)?;
+    let (_writer, _flusher, reader) = store::open(&database, Options::default())?;
+    let status = reader.status();
+    let mut writer = Writer::create(file, &WriteOptions::default())?;
+    for empty in ["alarm", "auth", "authRoles", "authUsers", "cluster", "members", "members_removed"] {
+        writer.bucket(empty)?;
+    }
+    writer.bucket("key")?;
+    let mut last = 1;
+    reader.history(|change| {
+        last = change.revision.main;
+        writer.put(&etcd_key(change.revision, change.is_tombstone), change.stored.as_bytes())?;
+        Ok::<_, anyhow::Error>(())
+    })?;
+    if last < status.revision {
+        // Etcd takes the revision of the last change for the store's. This is what its own restore leaves.
+        writer.put(&etcd_key(Revision { main: status.revision, sub: 0 }, false), &[])?;
+    }
+    let mut leases = reader.leases();
+    leases.sort_unstable_by_key(|(id, _)| id.cast_unsigned());
+    let leases = leases.into_iter().map(|(id, lease)| {
+        let store::Lease { ttl, remaining_ttl } = lease;
+        Ok(Lease { id, ttl, remaining_ttl })
+    });
+    writer.records(leases)?;
+    let compacted = Some(status.compacted).filter(|compacted| *compacted >= 0);
+    let finished = Some(status.compaction_finished).filter(|finished| *finished >= 0);
+    writer.settings(&Meta {
+        consistent_index: Some(1),
+        scheduled_compaction: compacted,
+        finished_compaction: finished,
+        ..Meta::default()
+    })?;
+    writer.finish()?;
+    print::line(&format!(
+        "{} keys at revision {}; restore {} with `etcdctl snapshot restore`",
+        status.keys,
+        status.revision,
+        file.display()
+    ))
+}
+
+/// A key of etcd's bucket of changes.
+fn etcd_key(revision: Revision, is_tombstone: bool) -> Vec<u8> {
+    let mut key = revision.main.to_be_bytes().to_vec();
+    key.push(b'_');
+    key.extend(u64::from(revision.sub).to_be_bytes());
+    if is_tombstone {
+        key.push(b't');
+    }
+    key
+}

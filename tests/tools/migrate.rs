@@ -1,0 +1,151 @@
+//! `cleatctl migrate`: data comes from etcd, and goes back, and its hash stays the same.
+
+use crate::restore::{fails, succeeds, text};
+use anyhow::{Context, Result, ensure};
+use api::etcdserverpb::request_op::Request;
+use api::etcdserverpb::{
+    AuthEnableRequest, AuthRoleAddRequest, AuthUserAddRequest, AuthUserGrantRoleRequest, CompactionRequest,
+    DeleteRangeRequest, HashKvRequest, LeaseGrantRequest, LeaseLeasesRequest, PutRequest, RangeRequest, RequestOp,
+    TxnRequest,
+};
+use harness::tool::run;
+use harness::{Client, Kind, Options, Server};
+use std::path::Path;
+use std::time::Duration;
+use tokio::process::Command;
+
+const KEYS: usize = 200;
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// History with deletes, transactions, leases and large values.
+async fn fill(client: &mut Client, compact: bool) -> Result<()> {
+    for id in [5, -7, 1 << 40] {
+        client.lease.lease_grant(LeaseGrantRequest { id, ttl: 600 }).await?;
+    }
+    let put = |n: usize, lease| PutRequest {
+        key: format!("k{:03}", n % 60).into(),
+        value: vec![b'v'; if n.is_multiple_of(50) { 1 << 20 } else { n }].into(),
+        lease,
+        ..Default::default()
+    };
+    for n in 0..KEYS {
+        client.kv.put(put(n, if n % 9 == 0 { 5 } else { 0 })).await?;
+        if n % 40 == 39 {
+            let range = DeleteRangeRequest { key: "k01".into(), range_end: "k02".into(), prev_kv: false };
+            client.kv.delete_range(range).await?;
+        }
+        if n == KEYS / 2 && compact {
+            let revision = client.kv.range(RangeRequest { key: "x".into(), ..Default::default() }).await?.into_inner();
+            let revision = revision.header.context("no header")?.revision - 30;
+            client.kv.compact(CompactionRequest { revision, physical: true }).await?;
+        }
+    }
+    let ops = (0..20).map(|n| RequestOp { request: Some(Request::RequestPut(put(n, -7))) }).collect();
+    client.kv.txn(TxnRequest { success: ops, ..Default::default() }).await?;
+    Ok(())
+}
+
+/// Everything that a client can tell.
+async fn content(server: &Server) -> Result<(u32, i64, Vec<i64>, RangeAnswer)> {
+    let mut client = server.client().await?;
+    let hash = client.maintenance.hash_kv(HashKvRequest::default()).await?.into_inner();
+    let revision = hash.header.context("no header")?.revision;
+    let mut leases: Vec<i64> = client
+        .lease
+        .lease_leases(LeaseLeasesRequest {})
+        .await?
+        .into_inner()
+        .leases
+        .iter()
+        .map(|lease| lease.id)
+        .collect();
+    leases.sort_unstable();
+    let all = RangeRequest { key: vec![0].into(), range_end: vec![0].into(), ..Default::default() };
+    let kvs = client.kv.range(all).await?.into_inner().kvs;
+    let kvs = kvs.into_iter().map(|kv| (kv.key.to_vec(), kv.value.to_vec(), kv.version, kv.create_revision, kv.lease));
+    Ok((hash.hash, revision, leases, kvs.collect()))
+}
+
+type RangeAnswer = Vec<(Vec<u8>, Vec<u8>, i64, i64, i64)>;
+
+/// A server that was not started yet, with a data directory made by `cleatctl migrate from-etcd`.
+fn migrated(source: &Path) -> Result<Server> {
+    let server = Server::prepare(Kind::Cleat, Options::default())?;
+    let (data_dir, peer) = (server.data_dir(), server.peer_url());
+    let args = ["migrate", "from-etcd", text(source)?, "--data-dir", text(&data_dir)?];
+    succeeds(&[&args[..], &["--initial-advertise-peer-urls", &peer]].concat())?;
+    Ok(server)
+}
+
+async fn etcdctl(args: &[&str]) -> Result<()> {
+    let mut command = Command::new(harness::tool::etcdctl_binary());
+    command.env("ETCDCTL_API", "3").args(args);
+    let output = run(command, b"", LIMIT).await?;
+    ensure!(output.code == Some(0), "{args:?}: {output:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_comes_from_etcd_and_goes_back_with_the_same_hash() -> Result<()> {
+    for compact in [false, true] {
+        let mut etcd = Server::start(Kind::Etcd).await?;
+        fill(&mut etcd.client().await?, compact).await?;
+        let (snapshot, endpoint) = (etcd.scratch().join("snapshot"), etcd.endpoint());
+        etcdctl(&["--endpoints", &endpoint, "snapshot", "save", text(&snapshot)?]).await?;
+        let at_snapshot = content(&etcd).await?;
+        // Only in the log: its process ends before the database has it.
+        etcd.client().await?.kv.put(PutRequest { key: "last".into(), ..Default::default() }).await?;
+        let at_end = content(&etcd).await?;
+        etcd.kill()?;
+
+        let mut from_directory = migrated(&etcd.data_dir())?;
+        from_directory.restart().await?;
+        ensure!(content(&from_directory).await? == at_end, "the member's directory, compacted: {compact}");
+        let mut cleat = migrated(&snapshot)?;
+        cleat.restart().await?;
+        ensure!(content(&cleat).await? == at_snapshot, "the snapshot, compacted: {compact}");
+
+        let (ours, back) = (etcd.scratch().join("ours"), etcd.scratch().join("back"));
+        succeeds(&["snapshot", "save", text(&ours)?, "--endpoints", &cleat.endpoint()])?;
+        succeeds(&["migrate", "to-etcd", text(&ours)?, text(&back)?])?;
+        fails(&["migrate", "to-etcd", text(&ours)?, text(&back)?], "exists")?;
+        let mut again = Server::prepare(Kind::Etcd, Options::default())?;
+        let (data_dir, peer) = (again.data_dir(), again.peer_url());
+        let cluster = format!("default={peer}");
+        let args = ["snapshot", "restore", text(&back)?, "--data-dir", text(&data_dir)?, "--name", "default"];
+        let flags = ["--initial-cluster", &cluster, "--initial-advertise-peer-urls", &peer];
+        etcdctl(&[&args[..], &flags].concat()).await?;
+        again.restart().await?;
+        ensure!(content(&again).await? == at_snapshot, "back in etcd, compacted: {compact}");
+        again.client().await?.kv.put(PutRequest { key: "more".into(), ..Default::default() }).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_migrated_is_refused() -> Result<()> {
+    let etcd = Server::start(Kind::Etcd).await?;
+    let mut client = etcd.client().await?;
+    let (snapshot, into, endpoint) = (etcd.scratch().join("snapshot"), etcd.scratch().join("into"), etcd.endpoint());
+    etcdctl(&["--endpoints", &endpoint, "snapshot", "save", text(&snapshot)?]).await?;
+    let refused = |source: &Path, with: &str| -> Result<()> {
+        fails(&["migrate", "from-etcd", text(source)?, "--data-dir", text(&into)?], with)?;
+        ensure!(!into.exists(), "{} was left", into.display());
+        Ok(())
+    };
+    refused(&etcd.data_dir(), "in use")?;
+    refused(&etcd.scratch().join("missing"), "No such file")?;
+    let cut = etcd.scratch().join("cut");
+    std::fs::write(&cut, &std::fs::read(&snapshot)?[..9000])?;
+    refused(&cut, "")?;
+    client.auth.role_add(AuthRoleAddRequest { name: "root".to_owned() }).await?;
+    let user = AuthUserAddRequest { name: "root".to_owned(), password: "secret".to_owned(), ..Default::default() };
+    client.auth.user_add(user).await?;
+    let grant = AuthUserGrantRoleRequest { user: "root".to_owned(), role: "root".to_owned() };
+    client.auth.user_grant_role(grant).await?;
+    client.auth.auth_enable(AuthEnableRequest {}).await?;
+    let with_auth = etcd.scratch().join("with-auth");
+    etcdctl(&["--endpoints", &endpoint, "--user", "root:secret", "snapshot", "save", text(&with_auth)?]).await?;
+    refused(&with_auth, "authentication is enabled")?;
+    Ok(())
+}
