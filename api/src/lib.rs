@@ -14,6 +14,7 @@
 
 pub mod encoded;
 pub mod error;
+mod redacted;
 
 macro_rules! generated {
     ($package:ident) => {

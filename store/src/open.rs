@@ -2,6 +2,7 @@
 
 use crate::Options;
 use crate::alarm::Alarms;
+use crate::auth;
 use crate::disk::Disk;
 use crate::error::Fault;
 use crate::flush;
@@ -164,6 +165,7 @@ fn create_tables(db: &Database) -> Result<(), Fault> {
     txn.open_table(schema::ALARMS)?;
     txn.open_table(schema::MEMBERS)?;
     txn.open_table(schema::REMOVED_MEMBERS)?;
+    auth::rows::create(&txn)?;
     txn.commit()?;
     Ok(())
 }
@@ -195,6 +197,7 @@ fn read_state(txn: &ReadTransaction) -> Result<State, Fault> {
         leases,
         alarms,
         members,
+        auth: auth::rows::read(txn)?,
         revision: int(meta::REVISION, 1)?,
         compacted,
         compaction_finished: int(meta::COMPACTION_FINISHED, -1)?,

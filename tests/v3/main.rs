@@ -37,6 +37,7 @@ same_transcript! {
     etcdctl_prints_the_same_for_watches: "watch";
     etcdctl_prints_the_same_for_maintenance: "maintenance";
     etcdctl_prints_the_same_for_endpoints_as_urls: "url";
+    etcdctl_prints_the_same_for_users_and_roles: "auth";
 }
 
 /// Tries of a check whose verdict depends on what else the machine does: one request in a minute that takes half a

@@ -15,7 +15,7 @@ mod file;
 mod flags;
 mod founding;
 mod help;
-mod parse;
+pub(crate) mod parse;
 mod settings;
 mod tls;
 mod url;

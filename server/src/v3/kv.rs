@@ -2,6 +2,7 @@
 
 use super::check;
 use super::status::{mismatched, read_status, status};
+use crate::auth::{Auth, Credentials};
 use crate::metrics::MvccMetrics;
 use crate::node::Node;
 use crate::quota::Quota;
@@ -19,7 +20,7 @@ use api::etcdserverpb::{
 use api::server::kv_server::Kv;
 use bytes::Bytes;
 use std::sync::Arc;
-use store::{Outcome, Reply};
+use store::{Asked, KeyRange, Outcome, ReadError, Reply};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -34,6 +35,7 @@ const STREAM_KEYS_MAX: i64 = 10_000;
 
 pub(crate) struct KvService {
     pub(crate) node: Node,
+    pub(crate) auth: Auth,
     pub(crate) storage: Storage,
     pub(crate) quota: Arc<Quota>,
     pub(crate) max_txn_ops: usize,
@@ -41,16 +43,41 @@ pub(crate) struct KvService {
 }
 
 impl KvService {
-    async fn propose(&self, op: Op) -> Result<Outcome, Status> {
-        self.node.propose(op).await.map_err(status)
+    async fn propose(&self, credentials: &Credentials, op: Op) -> Result<Outcome, Status> {
+        self.auth.propose(credentials, op).await.map_err(status)
+    }
+
+    /// As [`Self::propose`], for what takes space. Who may not write has no say in whether there is some.
+    async fn propose_growth(&self, credentials: &Credentials, op: Op, cost: u64) -> Result<Outcome, Status> {
+        self.auth.permit(credentials, Asked::Op(&op)).await.map_err(status)?;
+        self.quota.admit(&self.node, cost).await.map_err(status)?;
+        self.propose(credentials, op).await
+    }
+
+    /// Reads what the caller may see, before as after: what was read between two looks is not given away if a permission was
+    /// taken back meanwhile.
+    async fn read<T>(
+        &self,
+        credentials: &Credentials,
+        asked: Asked<'_>,
+        read: impl FnOnce() -> Result<T, ReadError>,
+    ) -> Result<T, Status> {
+        self.auth.permit(credentials, asked).await.map_err(status)?;
+        let before = self.auth.revision();
+        let answer = read().map_err(read_status)?;
+        if self.auth.revision() != before {
+            self.auth.permit(credentials, asked).await.map_err(status)?;
+        }
+        Ok(answer)
     }
 
     /// A transaction that only reads needs no log entry.
-    async fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, Status> {
+    async fn read_txn(&self, credentials: &Credentials, request: &TxnRequest) -> Result<TxnResponse, Status> {
         if !all_serializable(request) {
             self.node.read_barrier().await.map_err(status)?;
         }
-        let (mut response, revision) = self.node.reader().txn(request).map_err(read_status)?;
+        let read = || self.node.reader().txn(request);
+        let (mut response, revision) = self.read(credentials, Asked::Txn(request), read).await?;
         self.count(&response);
         response.header = Some(self.node.header(revision));
         Ok(response)
@@ -67,6 +94,7 @@ impl KvService {
 #[tonic::async_trait]
 impl Kv for KvService {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+        let credentials = Credentials::of(&request);
         let request = request.into_inner();
         // Before the shape, as in etcd. Everything else that a learner refuses, `listen` has refused already.
         if !request.serializable && self.node.is_learner() {
@@ -76,7 +104,9 @@ impl Kv for KvService {
         if !request.serializable {
             self.node.read_barrier().await.map_err(status)?;
         }
-        let (mut response, revision) = self.node.reader().range(&request).map_err(read_status)?;
+        let asked = Asked::Range(KeyRange::new(&request.key, &request.range_end));
+        let read = || self.node.reader().range(&request);
+        let (mut response, revision) = self.read(&credentials, asked, read).await?;
         self.metrics.ranges.inc();
         response.header = Some(self.node.header(revision));
         Ok(Response::new(response))
@@ -85,18 +115,21 @@ impl Kv for KvService {
     type RangeStreamStream = ReceiverStream<Result<RangeStreamResponse, Status>>;
 
     async fn range_stream(&self, request: Request<RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let credentials = Credentials::of(&request);
         let request = request.into_inner();
         check::range(&request).map_err(status)?;
         check::range_stream(&request).map_err(super::status::unimplemented)?;
         if !request.serializable {
             self.node.read_barrier().await.map_err(status)?;
         }
+        let asked = Asked::Range(KeyRange::new(&request.key, &request.range_end));
+        self.auth.permit(&credentials, asked).await.map_err(status)?;
         self.metrics.ranges.inc();
         let (chunks, stream) = tokio::sync::mpsc::channel(STREAM_CHUNKS);
-        let node = self.node.clone();
+        let (node, guard) = (self.node.clone(), (self.auth.clone(), credentials));
         // Ends with the range, or when the client is gone and the channel with it.
         tokio::spawn(async move {
-            if let Err(error) = stream_range(&node, request, &chunks).await {
+            if let Err(error) = stream_range(&node, &guard, request, &chunks).await {
                 // The client may be gone: then nobody needs the error.
                 drop(chunks.send(Err(error)).await);
             }
@@ -105,10 +138,11 @@ impl Kv for KvService {
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let credentials = Credentials::of(&request);
         let request = request.into_inner();
         check::put(&request).map_err(status)?;
-        self.quota.admit(&self.node, crate::quota::put_cost(&request)).await.map_err(status)?;
-        let outcome = self.propose(Op::Put(own_put(request))).await?;
+        let cost = crate::quota::put_cost(&request);
+        let outcome = self.propose_growth(&credentials, Op::Put(own_put(request)), cost).await?;
         let revision = outcome.revision;
         match outcome.result.map_err(status)? {
             Reply::Put(mut response) => {
@@ -123,9 +157,10 @@ impl Kv for KvService {
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
+        let credentials = Credentials::of(&request);
         let request = request.into_inner();
         check::delete_range(&request).map_err(status)?;
-        let outcome = self.propose(Op::DeleteRange(own_delete(request))).await?;
+        let outcome = self.propose(&credentials, Op::DeleteRange(own_delete(request))).await?;
         let revision = outcome.revision;
         match outcome.result.map_err(status)? {
             Reply::DeleteRange(mut response) => {
@@ -137,13 +172,14 @@ impl Kv for KvService {
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        let credentials = Credentials::of(&request);
         let request = request.into_inner();
         check::txn(&request, self.max_txn_ops).map_err(status)?;
         if only_ranges(&request) {
-            return self.read_txn(&request).await.map(Response::new);
+            return self.read_txn(&credentials, &request).await.map(Response::new);
         }
-        self.quota.admit(&self.node, crate::quota::txn_cost(&request)).await.map_err(status)?;
-        let outcome = self.propose(Op::Txn(own_txn(request))).await?;
+        let cost = crate::quota::txn_cost(&request);
+        let outcome = self.propose_growth(&credentials, Op::Txn(own_txn(request)), cost).await?;
         let revision = outcome.revision;
         match outcome.result.map_err(status)? {
             Reply::Txn(mut response) => {
@@ -156,8 +192,9 @@ impl Kv for KvService {
     }
 
     async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
+        let credentials = Credentials::of(&request);
         let request = request.into_inner();
-        let outcome = self.propose(Op::Compaction(request)).await?;
+        let outcome = self.propose(&credentials, Op::Compaction(request)).await?;
         let revision = outcome.revision;
         outcome.result.map_err(status)?;
         if request.physical && !self.storage.compaction_finished(request.revision).await {
@@ -180,6 +217,7 @@ fn executed(response: &TxnResponse) -> (u64, u64) {
 /// Reads a range in chunks at the revision of the first one.
 async fn stream_range(
     node: &Node,
+    (auth, credentials): &(Auth, Credentials),
     mut request: RangeRequest,
     chunks: &tokio::sync::mpsc::Sender<Result<RangeStreamResponse, Status>>,
 ) -> Result<(), Status> {
@@ -188,11 +226,16 @@ async fn stream_range(
     let mut keys = STREAM_FIRST_KEYS;
     let mut count = None;
     let mut header_revision = None;
+    let mut auth_revision = auth.revision();
     loop {
         request.limit = keys.min(left);
         // The first chunk counts the whole range; to count what is left for every chunk would take the square.
         let page = if count.is_none() { node.reader().range(&request) } else { node.reader().range_page(&request) };
         let (mut response, revision) = page.map_err(read_status)?;
+        if std::mem::replace(&mut auth_revision, auth.revision()) != auth.revision() {
+            let asked = Asked::Range(KeyRange::new(&request.key, &request.range_end));
+            auth.permit(credentials, asked).await.map_err(status)?;
+        }
         if request.revision <= 0 {
             request.revision = revision;
         }

@@ -11,6 +11,7 @@ use super::frames::Frames;
 use super::progress::{Identity, Progress};
 use super::rows::{self, Key};
 use crate::Options;
+use crate::auth;
 use crate::command::Position;
 use crate::error::Fault;
 use crate::flush;
@@ -70,6 +71,7 @@ impl Import {
         txn.open_table(schema::ALARMS)?;
         txn.open_table(schema::MEMBERS)?;
         txn.open_table(schema::REMOVED_MEMBERS)?;
+        auth::rows::create(&txn)?;
         txn.open_table(schema::REVISIONS)?;
         Ok(Self {
             frames: Frames::new(),
@@ -150,8 +152,10 @@ impl Import {
             return Err(Fault::Snapshot("it ends too early".into()));
         }
         self.check_whole().map_err(about_the_stream)?;
+        let mut state = self.state;
+        state.auth.restored();
         self.txn.commit()?;
-        Ok(Received { state: self.state, database: Arc::new(self.database), file: self.file })
+        Ok(Received { state, database: Arc::new(self.database), file: self.file })
     }
 
     /// What can only be said of all rows together.
@@ -231,6 +235,7 @@ impl Import {
                     meta::COMPACTED => state.compacted = int()?,
                     meta::COMPACTION_FINISHED => state.compaction_finished = int()?,
                     meta::STORED_BYTES => state.stored_bytes = int()? as u64,
+                    name if state.auth.restore_number(name, int().unwrap_or_default()) => drop(int()?),
                     other => return Err(Fault::Snapshot(format!("{other} is not known to this release"))),
                 }
                 txn.open_table(schema::META)?.insert(&**name, value)?;
@@ -255,6 +260,14 @@ impl Import {
             Key::RemovedMember(id) => {
                 state.members.restore_removed(*id);
                 txn.open_table(schema::REMOVED_MEMBERS)?.insert(id, ())?;
+            }
+            Key::AuthUser(name) => {
+                state.auth.restore_user(name, value)?;
+                txn.open_table(schema::AUTH_USERS)?.insert(&**name, value)?;
+            }
+            Key::AuthRole(name) => {
+                state.auth.restore_role(name, value)?;
+                txn.open_table(schema::AUTH_ROLES)?.insert(&**name, value)?;
             }
             // Invariant: the caller keeps revisions to itself.
             Key::Revision(_) => {}
