@@ -61,7 +61,7 @@ pub(crate) struct Core {
     pub(crate) is_newcomer: bool,
 }
 
-/// Opens log and store and starts raft on them.
+/// Opens log and store and starts raft on them. Long because every part that it opens is handed on by name.
 pub(crate) async fn open_core(
     config: &Config,
     data_dir: &DataDir,
@@ -94,8 +94,7 @@ pub(crate) async fn open_core(
         .map_err(|error| StartError::Internal(error.to_string()))?;
     let hub = Arc::new(Hub::new(reader.revision()));
     let lessor = Arc::new(Lessor::new(config.election_timeout, SteadyClock::default()));
-    let tokens = SimpleTokens::new(SteadyClock::default(), config.auth_token_ttl);
-    let auth_feed = Arc::new(Feed::new(tokens, &reader));
+    let auth_feed = auth_feed(config, &reader);
     let observed = Observed {
         metrics: Arc::clone(metrics),
         reader: reader.clone(),
@@ -135,6 +134,10 @@ pub(crate) async fn open_core(
         snapshots,
         is_newcomer,
     })
+}
+
+fn auth_feed(config: &Config, reader: &Reader) -> Arc<Feed> {
+    Arc::new(Feed::new(SimpleTokens::new(SteadyClock::default(), config.auth.token_ttl), reader))
 }
 
 /// What of a member is on disk.

@@ -478,12 +478,12 @@ impl Server {
 
 /// What knows users: reads the keys of signed tokens.
 fn open_auth(config: &Config, node: &Node, feed: &Arc<Feed>) -> Result<Auth, StartError> {
-    let tokens = match &config.jwt {
+    let tokens = match &config.auth.jwt {
         Some(options) => Tokens::Jwt(Box::new(Jwt::open(options).map_err(StartError::AuthToken)?)),
         None => Tokens::Simple,
     };
-    let passwords = Passwords::new(config.bcrypt_cost);
-    Ok(Auth::new(node.clone(), Arc::clone(feed), tokens, passwords, config.client_names_are_users))
+    let passwords = Passwords::new(config.auth.bcrypt_cost);
+    Ok(Auth::new(node.clone(), Arc::clone(feed), tokens, passwords, config.auth.names_are_users))
 }
 
 /// The member ended while it was starting.
@@ -548,6 +548,7 @@ fn export_metrics(
         let server = &metrics.server;
         server.has_leader.set(i64::from(node.leader() != 0));
         server.is_leader.set(i64::from(node.is_leader()));
+        server.auth_revision.set(node.reader().auth_status().1 as i64);
         server.is_learner.set(i64::from(node.is_learner()));
         show(&server.learner_promote_successes, cluster.promotions());
         server.proposals_committed.set(node.committed() as i64);

@@ -1,5 +1,6 @@
 //! Tests of a real single member over its v3 API: `etcdctl`, raw gRPC, bytes on the wire, kills under load.
 
+mod auth;
 mod bad_input;
 mod clients;
 mod crash;

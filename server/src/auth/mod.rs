@@ -165,19 +165,19 @@ impl Auth {
     }
 
     async fn permitted(&self, credentials: &Credentials, asked: Asked<'_>) -> Result<Identity, Error> {
-        let refusal = match self.permitted_here(credentials, asked).await {
+        let refusal = match self.permitted_here(credentials, asked) {
             Ok(identity) => return Ok(identity),
             Err(refusal) => refusal,
         };
         match tokio::time::timeout(CATCH_UP, self.0.node.read_barrier()).await {
-            Ok(Ok(())) => self.permitted_here(credentials, asked).await,
+            Ok(Ok(())) => self.permitted_here(credentials, asked),
             // What this member knows counts.
             Ok(Err(_)) | Err(_) => Err(refusal),
         }
     }
 
-    async fn permitted_here(&self, credentials: &Credentials, asked: Asked<'_>) -> Result<Identity, Error> {
-        let identity = self.identify(credentials).await?;
+    fn permitted_here(&self, credentials: &Credentials, asked: Asked<'_>) -> Result<Identity, Error> {
+        let identity = self.identify(credentials)?;
         // As it is now, and not as it was when the token was looked at.
         self.0.node.reader().permit(Some(&identity.header), asked)?;
         Ok(identity)
@@ -194,7 +194,7 @@ impl Auth {
     }
 
     /// Finds out who a caller is; nobody, if it shows nothing. What it shows must be right while requests need a user.
-    async fn identify(&self, credentials: &Credentials) -> Result<Identity, Error> {
+    fn identify(&self, credentials: &Credentials) -> Result<Identity, Error> {
         let nobody = Identity { header: CommandHeader::default(), is_current: true };
         let auth_revision = self.revision();
         if auth_revision == 0 {
@@ -202,7 +202,7 @@ impl Auth {
         }
         let (username, auth_revision) = match (&credentials.token, &credentials.common_name) {
             (Some(token), _) => match &self.0.tokens {
-                Tokens::Simple => self.simple(token).await?,
+                Tokens::Simple => self.simple(token)?,
                 Tokens::Jwt(jwt) => {
                     let (username, auth_revision) = jwt.verify(token).ok_or(Error::InvalidAuthToken)?;
                     let header = CommandHeader { username, auth_revision, by_member: false };
@@ -216,10 +216,9 @@ impl Auth {
         Ok(Identity { header, is_current: true })
     }
 
-    /// Whose a simple token is, and as of which auth revision. The entry that it names may not be applied here yet.
-    async fn simple(&self, token: &str) -> Result<(String, u64), Error> {
-        let index = simple::index(token).ok_or(Error::InvalidAuthToken)?;
-        self.0.node.wait_applied(index).await.map_err(|_| Error::InvalidAuthToken)?;
+    /// Whose a simple token is, and as of which auth revision. One that is not known here yet is looked for again, once this
+    /// member has caught up: see [`Self::permit`].
+    fn simple(&self, token: &str) -> Result<(String, u64), Error> {
         // First the revision: what makes the token worthless makes a later one.
         let auth_revision = self.revision();
         let user = self.0.feed.tokens().user(token).ok_or(Error::InvalidAuthToken)?;

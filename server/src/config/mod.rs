@@ -11,6 +11,7 @@
 //!
 //! Only this module reads the environment or a configuration file. It opens no socket and creates nothing.
 
+mod auth;
 mod file;
 mod flags;
 mod founding;
@@ -24,6 +25,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
+pub use auth::AuthSettings;
 pub use help::help;
 pub use settings::{
     AutoCompaction, Config, GrpcKeepalive, InitialClusterState, LogConfig, LogFormat, LogLevel, LogOutput, MetricsLevel,

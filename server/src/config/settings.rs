@@ -3,22 +3,16 @@
 //! Made once from the merged texts; everything behind it can rely on the checks made here. Nothing in here is read
 //! from the machine: whether directories and addresses are usable shows when they are opened.
 
+use super::auth::AuthSettings;
 use super::flags::{self, Support};
 use super::founding;
 use super::parse;
 use super::tls::{self, TlsSettings};
 use super::url::{ListenUrl, parse_list};
 use super::values::Values;
-use crate::auth::jwt::JwtOptions;
-use crate::auth::password::COSTS;
 use discovery::UrlError;
 use std::path::PathBuf;
 use std::time::Duration;
-
-/// Life of a simple token.
-const DEFAULT_AUTH_TOKEN_TTL: Duration = Duration::from_mins(5);
-
-const DEFAULT_BCRYPT_COST: u32 = 10;
 
 const DEFAULT_QUOTA_BYTES: u64 = 2 << 30;
 const LARGE_QUOTA_BYTES: u64 = 8 << 30;
@@ -124,14 +118,8 @@ pub struct Config {
     pub client_tls: Option<TlsSettings>,
     /// TLS for peers; None if there is no certificate for them.
     pub peer_tls: Option<TlsSettings>,
-    /// Names in client certificates are users: whoever brings no token is that one.
-    pub client_names_are_users: bool,
-    /// What tokens are; None means simple ones.
-    pub jwt: Option<JwtOptions>,
-    /// How long a simple token lives after it was used last.
-    pub auth_token_ttl: Duration,
-    /// Cost of the hashes of new passwords.
-    pub bcrypt_cost: u32,
+    /// How users are known.
+    pub auth: AuthSettings,
     /// Do not wait for the disk.
     pub unsafe_no_fsync: bool,
     /// Where and how to log.
@@ -282,10 +270,7 @@ impl Config {
             },
             cors: unless_all(values.text("cors")),
             host_whitelist: unless_all(values.text("host-whitelist")),
-            client_names_are_users: values.boolean("client-cert-auth"),
-            jwt: jwt(&values, &mut warnings)?,
-            auth_token_ttl: auth_token_ttl(&values),
-            bcrypt_cost: bcrypt_cost(&values, &mut warnings),
+            auth: AuthSettings::from_values(&values, &mut warnings)?,
             unsafe_no_fsync: values.boolean("unsafe-no-fsync"),
             log: log(&values)?,
             name,
@@ -412,37 +397,6 @@ fn progress_interval(values: &Values, warnings: &mut Vec<String>) -> Result<Dura
         warnings.push(format!("watch-progress-notify-interval is raised to {}", parse::show(MIN_PROGRESS_INTERVAL)));
     }
     Ok(interval.max(MIN_PROGRESS_INTERVAL))
-}
-
-fn jwt(values: &Values, warnings: &mut Vec<String>) -> Result<Option<JwtOptions>, String> {
-    let text = values.text("auth-token");
-    match text.split_once(',').unwrap_or((text, "")) {
-        ("simple", _) => Ok(None),
-        ("jwt", options) => {
-            let (options, unknown) = JwtOptions::parse(options, parse::duration)?;
-            warnings.extend(unknown);
-            Ok(Some(options))
-        }
-        _ => Err(format!("--auth-token must be simple or jwt,sign-method=... (set to {text})")),
-    }
-}
-
-/// As in etcd, 0 is the default.
-fn auth_token_ttl(values: &Values) -> Duration {
-    match values.number::<u32>("auth-token-ttl") {
-        0 => DEFAULT_AUTH_TOKEN_TTL,
-        seconds => Duration::from_secs(seconds.into()),
-    }
-}
-
-/// As in etcd, a cost that bcrypt does not know is the default.
-fn bcrypt_cost(values: &Values, warnings: &mut Vec<String>) -> u32 {
-    let cost = values.number("bcrypt-cost");
-    if COSTS.contains(&cost) {
-        return cost;
-    }
-    warnings.push(format!("bcrypt-cost {cost} is not between 4 and 31, {DEFAULT_BCRYPT_COST} is used"));
-    DEFAULT_BCRYPT_COST
 }
 
 fn keepalive(values: &Values) -> Result<Option<GrpcKeepalive>, String> {

@@ -10,6 +10,7 @@ use api::error::Error;
 use axum::Router;
 use axum::routing::future::RouteFuture;
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -25,6 +26,9 @@ use tonic::codegen::BoxFuture;
 use tonic::server::NamedService;
 use tonic::transport::server::TcpConnectInfo;
 use tower::Service;
+
+/// How long a refused call may take to send the rest of its request, which is no larger than a message may be.
+const REFUSED_REST_DEADLINE: Duration = Duration::from_secs(1);
 
 const GRPC: &[u8] = b"application/grpc";
 
@@ -189,10 +193,21 @@ fn guarded(serve: &Serve, path: &'static str, auth: Option<Auth>) -> Serve {
             let credentials = request.extensions().get::<Credentials>().cloned().unwrap_or_default();
             match auth.admit(row, &credentials).await {
                 Ok(()) => serve(request).await,
-                Err(error) => Ok(status(error).into_http()),
+                Err(error) => {
+                    read_rest(request.into_body()).await;
+                    Ok(status(error).into_http())
+                }
             }
         })
     })
+}
+
+/// Reads a request that is refused, because an answer before its end resets the stream, and a connection with a thousand
+/// of those is given up. A client that does not send the rest gets its answer nevertheless.
+async fn read_rest(body: RequestBody) {
+    let mut body = std::pin::pin!(body);
+    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+    tokio::time::timeout(REFUSED_REST_DEADLINE, rest).await.ok();
 }
 
 /// An answer that is nothing but a status.

@@ -58,8 +58,8 @@ impl Intervals {
         Self(merged)
     }
 
-    /// True if every key of the range lies in the set. A range without keys must lie in it as well: whoever may see
-    /// nothing of a range learns nothing by asking for it the wrong way round.
+    /// True if every key of the range lies in the set. Of a range the wrong way round, which has none, its first key must:
+    /// so etcd has it.
     pub(crate) fn contains(&self, range: KeyRange<'_>) -> bool {
         let after = self.0.partition_point(|interval| *interval.begin <= *range.key);
         let Some(interval) = after.checked_sub(1).map(|at| &self.0[at]) else { return false };
@@ -68,7 +68,7 @@ impl Intervals {
             && match range.end {
                 RangeEnd::Single => true,
                 RangeEnd::Open => interval.end.is_none(),
-                RangeEnd::Before(end) => *interval.begin < *end && interval.reaches(Some(end)),
+                RangeEnd::Before(end) => interval.reaches(Some(end)),
             }
     }
 }
@@ -90,7 +90,11 @@ mod tests {
     fn what_is_contained() {
         for (granted, inside, outside) in [
             (&["a"][..], &["a"][..], &["b", "a\0", "a..b", "a..", "\0.."][..]),
-            (&["a..c"], &["a", "b", "b\u{7f}", "a..c", "a..b", "b..c"], &["c", "a..d", "a..", "\0..b", "\0"]),
+            (
+                &["a..c"],
+                &["a", "b", "b\u{7f}", "a..c", "a..b", "b..c", "b..\0\0"],
+                &["c", "a..d", "a..", "\0..b", "\0"],
+            ),
             (&["a..c", "c..e"], &["a..e", "b..d"], &["a..f", "e"]),
             (&["a..d", "b..c"], &["a..d", "c..d"], &["a..e"]),
             (&["a..c", "d..e"], &["a..c", "d..e"], &["a..e", "c", "b..d"]),
@@ -100,7 +104,7 @@ mod tests {
             (&["c..a"], &[], &["a", "b", "c", "a..b"]),
             (&["a..c", "b.."], &["a..", "a..z"], &["\0.."]),
             // The wrong way round.
-            (&["b..d"], &["c..bb"], &["b..a", "c..b", "c..a", "a..a"]),
+            (&["b..d"], &["c..bb", "b..a", "c..a"], &["a..a", "d..c", "e..a"]),
             (&[], &[], &["a", "a..", "\0.."]),
         ] {
             let set = Intervals::of(granted.iter().map(|text| range(text)));

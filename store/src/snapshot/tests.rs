@@ -280,7 +280,7 @@ fn lengths_are_not_believed() {
 
 #[test]
 fn rows_that_make_no_store_are_refused() {
-    let format = int(meta::FORMAT, 1);
+    let format = int(meta::FORMAT, schema::FORMAT as i64);
     let sound =
         [int(meta::COMPACTED, 2), format.clone(), int(meta::REVISION, 4), int(meta::STORED_BYTES, 2 * (5 + 32))];
     let good = [sound.concat(), [change(3, 0, 3), change(4, 0, 4)].concat()];
@@ -289,7 +289,7 @@ fn rows_that_make_no_store_are_refused() {
     let lease = |id| row(&Key::Lease(id), &[0; 16]);
     for (name, frames) in [
         ("no format", vec![vec![], int(meta::REVISION, 1)]),
-        ("another format", vec![int(meta::FORMAT, 2)]),
+        ("another format", vec![int(meta::FORMAT, schema::FORMAT as i64 + 1)]),
         ("an unknown name", vec![[format.clone(), int("name", 2)].concat()]),
         ("a name twice", vec![[format.clone(), format.clone()].concat()]),
         ("a number of another length", vec![row(&Key::Meta(meta::FORMAT.into()), &[1])]),
@@ -300,6 +300,9 @@ fn rows_that_make_no_store_are_refused() {
         ("a lease behind the alarms", vec![[format.clone(), row(&Key::Alarm(1, 1), &[]), lease(1)].concat()]),
         ("a member of another id", vec![[format.clone(), row(&Key::Member(1), b"")].concat()]),
         ("a member that is none", vec![[format.clone(), row(&Key::Member(1), &[0xff])].concat()]),
+        ("a user of another name", vec![[format.clone(), row(&Key::AuthUser("a".into()), b"")].concat()]),
+        ("a user that is none", vec![[format.clone(), row(&Key::AuthUser("a".into()), &[0xff])].concat()]),
+        ("a role of another name", vec![[format.clone(), row(&Key::AuthRole("a".into()), b"")].concat()]),
         ("a lease behind revisions", with(&[change(3, 0, 3), lease(1), change(4, 0, 4)]).to_vec()),
         ("a revision left out", with(&[change(4, 0, 4)]).to_vec()),
         ("the last revision left out", with(&[change(3, 0, 3)]).to_vec()),
