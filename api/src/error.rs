@@ -96,6 +96,12 @@ table! {
     RoleNotFound: FailedPrecondition "etcdserver: role name not found";
     RoleEmpty: InvalidArgument "etcdserver: role name is empty";
     AuthFailed: InvalidArgument "etcdserver: authentication failed, invalid user ID or password";
+    /// Left out of etcd's typed map, so clients see code Unknown.
+    NoPasswordUser: Unknown "auth: authentication failed, password was given for no password user";
+    /// As it comes from Go's library, which hashes no more than that.
+    PasswordTooLong: Unknown "bcrypt: password length exceeds 72 bytes";
+    /// Left out of etcd's typed map, so clients see code Unknown.
+    TokenSigning: Unknown "auth: token signing attempted with verify-only key";
     PermissionNotGiven: InvalidArgument "etcdserver: permission not given";
     PermissionDenied: PermissionDenied "etcdserver: permission denied";
     RoleNotGranted: FailedPrecondition "etcdserver: role is not granted to the user";

@@ -16,6 +16,7 @@
 pub mod descriptor;
 pub mod encoded;
 pub mod error;
+mod redacted;
 
 macro_rules! generated {
     ($package:ident) => {

@@ -46,7 +46,7 @@ pub(crate) async fn publish(node: Node, config: Config, stop: CancellationToken)
         let proposed = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            proposed = node.propose(Op::MemberAttributes(attributes.clone())) => proposed,
+            proposed = node.propose_own(Op::MemberAttributes(attributes.clone())) => proposed,
         };
         match proposed {
             Ok(_) => tracing::info!(name = attributes.name, "published local member to cluster through raft"),

@@ -89,7 +89,7 @@ async fn revision(node: &Node, keep: i64) {
 /// True when everything below `revision` is compacted, by this call or before.
 async fn compact(node: &Node, revision: i64) -> bool {
     let request = CompactionRequest { revision, physical: false };
-    let answer = node.propose(Op::Compaction(request)).await.and_then(|outcome| outcome.result.map(drop));
+    let answer = node.propose_own(Op::Compaction(request)).await.and_then(|outcome| outcome.result.map(drop));
     match answer {
         Ok(()) => {
             tracing::info!(compact_revision = revision, "auto compaction");

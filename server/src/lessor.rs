@@ -250,7 +250,7 @@ impl Lessor {
                         clock.remaining_ttl = remaining_ttl;
                     }
                 }
-                Notice::Compacted { .. } | Notice::AlarmsChanged => {}
+                _ => {}
             }
         }
         drop(state);

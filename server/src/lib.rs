@@ -1,5 +1,6 @@
 //! The member process.
 
+mod auth;
 mod background;
 mod blocking;
 mod bootstrap;

@@ -1,5 +1,7 @@
 //! Opens what is below the services: log, store, raft, and how they hear of each other.
 
+use crate::auth::feed::Feed;
+use crate::auth::simple::SimpleTokens;
 use crate::background::{EndSender, fault_sender};
 use crate::bootstrap::{self, Beginning};
 use crate::config::Config;
@@ -49,6 +51,7 @@ pub(crate) struct Core {
     pub(crate) storage_thread: std::thread::JoinHandle<()>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) lessor: Arc<Lessor>,
+    pub(crate) auth_feed: Arc<Feed>,
     pub(crate) links: Arc<Links>,
     pub(crate) traffic: Arc<PeersTraffic>,
     pub(crate) catch_ups: CatchUps,
@@ -58,7 +61,7 @@ pub(crate) struct Core {
     pub(crate) is_newcomer: bool,
 }
 
-/// Opens log and store and starts raft on them.
+/// Opens log and store and starts raft on them. Long because every part that it opens is handed on by name.
 pub(crate) async fn open_core(
     config: &Config,
     data_dir: &DataDir,
@@ -91,12 +94,14 @@ pub(crate) async fn open_core(
         .map_err(|error| StartError::Internal(error.to_string()))?;
     let hub = Arc::new(Hub::new(reader.revision()));
     let lessor = Arc::new(Lessor::new(config.election_timeout, SteadyClock::default()));
+    let auth_feed = auth_feed(config, &reader);
     let observed = Observed {
         metrics: Arc::clone(metrics),
         reader: reader.clone(),
         storage: storage.clone(),
         hub: Arc::clone(&hub),
         lessor: Arc::clone(&lessor),
+        auth_feed: Arc::clone(&auth_feed),
         slow_apply: config.warning_apply_duration,
         compaction,
     };
@@ -121,6 +126,7 @@ pub(crate) async fn open_core(
         storage_thread,
         hub,
         lessor,
+        auth_feed,
         links,
         traffic,
         catch_ups,
@@ -128,6 +134,10 @@ pub(crate) async fn open_core(
         snapshots,
         is_newcomer,
     })
+}
+
+fn auth_feed(config: &Config, reader: &Reader) -> Arc<Feed> {
+    Arc::new(Feed::new(SimpleTokens::new(SteadyClock::default(), config.auth.token_ttl), reader))
 }
 
 /// What of a member is on disk.
@@ -225,6 +235,7 @@ struct Observed {
     storage: Storage,
     hub: Arc<Hub>,
     lessor: Arc<Lessor>,
+    auth_feed: Arc<Feed>,
     slow_apply: Duration,
     /// When the compaction began that is not finished.
     compaction: Arc<Mutex<Option<Instant>>>,
@@ -232,6 +243,7 @@ struct Observed {
 
 impl Observer for Observed {
     fn applied(&self, applied: &Applied, took: Duration) {
+        self.auth_feed.observe(&applied.notices, &self.reader);
         self.hub.publish(&applied.changes);
         self.lessor.observe(&applied.notices);
         if self.reader.tail_bytes() > FLUSH_EARLY_BYTES {
@@ -245,6 +257,7 @@ impl Observer for Observed {
     }
 
     fn installed(&self, revision: i64) {
+        self.auth_feed.replaced(&self.reader);
         self.hub.replaced(revision);
     }
 }
@@ -273,7 +286,7 @@ impl Observed {
                 Notice::Compacted { .. } => {
                     self.compaction.lock().get_or_insert_with(Instant::now);
                 }
-                Notice::LeaseCheckpointed { .. } | Notice::AlarmsChanged => {}
+                _ => {}
             }
         }
     }

@@ -60,7 +60,7 @@ impl Quota {
                 "out of space, raising NOSPACE"
             );
             self.raised.store(true, Ordering::Relaxed);
-            node.propose(alarm(node, AlarmAction::Activate)).await?;
+            node.propose_own(alarm(node, AlarmAction::Activate)).await?;
         }
         Err(Error::NoSpace)
     }
@@ -78,7 +78,7 @@ impl Quota {
             if !self.raised.load(Ordering::Relaxed) || stored >= clear_below || !node.is_leader() {
                 continue;
             }
-            match node.propose(alarm(&node, AlarmAction::Deactivate)).await {
+            match node.propose_own(alarm(&node, AlarmAction::Deactivate)).await {
                 Ok(_) => {
                     self.raised.store(false, Ordering::Relaxed);
                     tracing::info!(quota_bytes = limit, stored_bytes = stored, "space is back, cleared NOSPACE");

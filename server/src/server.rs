@@ -5,6 +5,10 @@
 //! raft, flush and close the store. A part that breaks reports once through [`Server::end`], and the process ends without
 //! answering anything more.
 
+use crate::auth::feed::Feed;
+use crate::auth::jwt::Jwt;
+use crate::auth::password::Passwords;
+use crate::auth::{Auth, Tokens};
 use crate::background::{EndSender, Kept, follow_peers, lead_leases, publish, purge_log, watch_raft, watch_removal};
 use crate::bootstrap::{self, Beginning, BootstrapError, FILE as IDENTITY_FILE};
 use crate::cluster::{Cluster, Rules};
@@ -35,6 +39,7 @@ use crate::raft::wal::WalError;
 use crate::storage::{DatabaseFailure, Storage};
 use crate::tls::{Tls, TlsAcceptor, TlsError};
 use crate::v3;
+use crate::v3::auth::AuthService;
 use crate::v3::cluster::ClusterService;
 use crate::v3::concurrency::Concurrency;
 use crate::v3::election::ElectionService;
@@ -46,6 +51,7 @@ use crate::v3::maintenance::MaintenanceService;
 use crate::v3::watch::WatchService;
 use crate::watch::hub::Hub;
 use api::etcdserverpb::{AlarmType, RangeRequest};
+use api::server::auth_server::AuthServer;
 use api::server::cluster_server::ClusterServer;
 use api::server::election_server::ElectionServer;
 use api::server::health_server::HealthServer;
@@ -128,6 +134,9 @@ pub enum StartError {
     /// A certificate or another file of TLS cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// A key of signed tokens cannot be used.
+    #[error("{0}")]
+    AuthToken(String),
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -171,6 +180,7 @@ pub struct Server {
     storage_thread: std::thread::JoinHandle<()>,
     hub: Arc<Hub>,
     lessor: Arc<Lessor>,
+    auth_feed: Arc<Feed>,
     listeners: Listeners,
     peer_listeners: Listeners,
     cluster: Arc<Cluster>,
@@ -233,6 +243,7 @@ impl Server {
             storage_thread: core.storage_thread,
             hub: core.hub,
             lessor: core.lessor,
+            auth_feed: core.auth_feed,
             snapshots: Some(core.snapshots),
             traffic: core.traffic,
             links: core.links,
@@ -261,10 +272,11 @@ impl Server {
         ends: &EndSender,
     ) -> Result<(), StartError> {
         let node = self.node.clone();
+        let auth = open_auth(config, &node, &self.auth_feed)?;
         let quota = Arc::new(Quota::new(config.quota_bytes, &node));
         let failures = &metrics.network.stream_failures;
         let leases = LeaseService::new(
-            node.clone(),
+            (node.clone(), auth.clone()),
             Arc::clone(&self.lessor),
             Arc::clone(&quota),
             failures.with_label_values(&["receive", "lease-keepalive"]),
@@ -289,7 +301,7 @@ impl Server {
             checked.map_err(|mismatch| StartError::Corrupt { dir: dir(), mismatch })?;
         }
         self.tasks.spawn(publish(node.clone(), config.clone(), self.stop.clone()));
-        let routes = self.routes(config, metrics, &quota, leases);
+        let routes = self.routes(config, metrics, &quota, leases, &auth);
         let rules = AccessRules { cors: config.cors.clone(), host_whitelist: config.host_whitelist.clone() };
         let mut http = http::router(state);
         if config.enable_grpc_gateway {
@@ -398,6 +410,7 @@ impl Server {
         metrics: &Arc<Metrics>,
         quota: &Arc<Quota>,
         lease: LeaseService,
+        auth: &Auth,
     ) -> Arc<GrpcRoutes> {
         let node = self.node.clone();
         let max_message = config.max_request_bytes + REQUEST_OVERHEAD_BYTES;
@@ -405,6 +418,7 @@ impl Server {
         let decode = 2 * max_message;
         let kv = Arc::new(KvService {
             node: node.clone(),
+            auth: auth.clone(),
             storage: self.storage.clone(),
             quota: Arc::clone(quota),
             max_txn_ops: config.max_txn_ops,
@@ -420,6 +434,7 @@ impl Server {
         );
         let maintenance = MaintenanceService {
             node: node.clone(),
+            auth: auth.clone(),
             storage: self.storage.clone(),
             quota: Arc::clone(quota),
             metrics: Arc::clone(metrics),
@@ -428,6 +443,7 @@ impl Server {
         let failures = &metrics.network.stream_failures;
         let watch = WatchService {
             node: node.clone(),
+            auth: auth.clone(),
             hub: Arc::clone(&self.hub),
             progress_interval: config.watch_progress_notify_interval,
             stop: self.stop.clone(),
@@ -439,12 +455,17 @@ impl Server {
         self.tasks.spawn(Arc::clone(&leader).watch(config.election_timeout, self.stop.clone()));
         let routes = GrpcRoutes::new(Arc::clone(metrics), max_message, config.warning_unary_request_duration, leader)
             .refusing_as_learner(move || learner.is_learner())
+            .guarded_by(auth.clone())
             .with(KvServer::from_arc(kv).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
             .with(MaintenanceServer::new(maintenance).max_decoding_message_size(decode))
             .with(WatchServer::new(watch).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
             .with(LeaseServer::new(lease).max_decoding_message_size(decode))
             .with(LockServer::new(LockService(concurrency.clone())).max_decoding_message_size(decode))
             .with(ElectionServer::new(ElectionService(concurrency)).max_decoding_message_size(decode))
+            .with(
+                AuthServer::new(AuthService { node: node.clone(), auth: auth.clone() })
+                    .max_decoding_message_size(decode),
+            )
             .with(HealthServer::new(health))
             .with(
                 ClusterServer::new(ClusterService { node, cluster: Arc::clone(&self.cluster) })
@@ -489,6 +510,16 @@ impl Server {
             tracing::error!("the storage thread did not end in order");
         }
     }
+}
+
+/// What knows users: reads the keys of signed tokens.
+fn open_auth(config: &Config, node: &Node, feed: &Arc<Feed>) -> Result<Auth, StartError> {
+    let tokens = match &config.auth.jwt {
+        Some(options) => Tokens::Jwt(Box::new(Jwt::open(options).map_err(StartError::AuthToken)?)),
+        None => Tokens::Simple,
+    };
+    let passwords = Passwords::new(config.auth.bcrypt_cost);
+    Ok(Auth::new(node.clone(), Arc::clone(feed), tokens, passwords, config.auth.names_are_users))
 }
 
 /// The member ended while it was starting.
@@ -553,6 +584,7 @@ fn export_metrics(
         let server = &metrics.server;
         server.has_leader.set(i64::from(node.leader() != 0));
         server.is_leader.set(i64::from(node.is_leader()));
+        server.auth_revision.set(node.reader().auth_status().1 as i64);
         server.is_learner.set(i64::from(node.is_learner()));
         show(&server.learner_promote_successes, cluster.promotions());
         server.proposals_committed.set(node.committed() as i64);

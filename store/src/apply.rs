@@ -3,6 +3,8 @@
 //! One lock for the whole batch, memory only (a previous value that is not cached is the exception). What was
 //! applied is durable in the log; the flush brings it to the database.
 
+use crate::auth;
+use crate::auth::permit::{Asked, permit};
 use crate::command::{Applied, Entry, Notice, Outcome, Reply};
 use crate::error::{Fault, ReadError, Rejection};
 use crate::lease::Lease;
@@ -38,7 +40,7 @@ impl Writer {
             debug_assert!(state.applied.index < entry.position.index, "entries are applied once and in order");
             let mut outcomes = Vec::with_capacity(entry.commands.len());
             for command in entry.commands {
-                outcomes.push(self.apply_command(&mut state, command, &mut applied)?);
+                outcomes.push(self.apply_command(&mut state, command, entry.position.index, &mut applied)?);
             }
             applied.outcomes.push(outcomes);
             state.applied = entry.position;
@@ -50,12 +52,21 @@ impl Writer {
         Ok(applied)
     }
 
-    fn apply_command(&self, state: &mut State, command: &Command, applied: &mut Applied) -> Result<Outcome, Fault> {
+    fn apply_command(
+        &self,
+        state: &mut State,
+        command: &Command,
+        index: u64,
+        applied: &mut Applied,
+    ) -> Result<Outcome, Fault> {
         let result = match &command.op {
             None => Ok(Reply::Nothing),
             Some(op) => match refused_by_alarm(state, op) {
                 Some(rejection) => Err(ReadError::Rejected(rejection)),
-                None => self.apply_op(state, op, applied),
+                None => match permit(&state.auth, &state.leases, command.header.as_ref(), Asked::Op(op)) {
+                    Err(rejection) => Err(ReadError::Rejected(rejection)),
+                    Ok(()) => self.apply_op(state, op, index, applied),
+                },
             },
         };
         let result = match result {
@@ -66,7 +77,7 @@ impl Writer {
         Ok(Outcome { revision: state.revision, result })
     }
 
-    fn apply_op(&self, state: &mut State, op: &Op, applied: &mut Applied) -> Result<Reply, ReadError> {
+    fn apply_op(&self, state: &mut State, op: &Op, index: u64, applied: &mut Applied) -> Result<Reply, ReadError> {
         match op {
             Op::Put(request) => self.write(state, applied, |write| {
                 let mut response = txn::put(write, request)?;
@@ -101,6 +112,21 @@ impl Writer {
                 state.members.remove(removed.member_id);
                 Ok(Reply::MemberRemoved)
             }
+            Op::AuthEnable(_)
+            | Op::AuthDisable(_)
+            | Op::Authentication(_)
+            | Op::AuthUserAdd(_)
+            | Op::AuthUserDelete(_)
+            | Op::AuthUserChangePassword(_)
+            | Op::AuthUserGrantRole(_)
+            | Op::AuthUserRevokeRole(_)
+            | Op::AuthRoleAdd(_)
+            | Op::AuthRoleDelete(_)
+            | Op::AuthRoleGrantPermission(_)
+            | Op::AuthRoleRevokePermission(_) => {
+                let reply = auth::change::apply(&mut state.auth, op, index, &mut applied.notices);
+                Ok(reply.unwrap_or(Ok(Reply::Nothing))?)
+            }
         }
     }
 
@@ -121,7 +147,16 @@ impl Writer {
 
 /// What a raised alarm forbids: CORRUPT everything on keys and leases, NOSPACE whatever adds data.
 fn refused_by_alarm(state: &State, op: &Op) -> Option<Rejection> {
-    let data = !matches!(op, Op::Alarm(_) | Op::MemberAttributes(_) | Op::MemberRemoved(_));
+    let data = matches!(
+        op,
+        Op::Put(_)
+            | Op::DeleteRange(_)
+            | Op::Txn(_)
+            | Op::Compaction(_)
+            | Op::LeaseGrant(_)
+            | Op::LeaseRevoke(_)
+            | Op::LeaseCheckpoint(_)
+    );
     if data && state.alarms.is_raised(AlarmType::Corrupt) {
         return Some(Rejection::Corrupt);
     }

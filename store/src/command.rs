@@ -63,6 +63,15 @@ pub enum Reply {
     MemberAttributes,
     /// To the removal of a member.
     MemberRemoved,
+    /// To a login: a token may be given for it.
+    Authentication {
+        /// Index of the log entry, which the token names.
+        index: u64,
+        /// The auth revision at that entry.
+        auth_revision: u64,
+    },
+    /// To a change of users, roles or the authentication.
+    Auth,
     /// To a command without an operation.
     Nothing,
 }
@@ -138,4 +147,20 @@ pub enum Notice {
     },
     /// The set of alarms changed.
     AlarmsChanged,
+    /// A user may have a token.
+    Authenticated {
+        /// The user.
+        user: String,
+        /// What the token is known by; nobody can make the token of it.
+        token_sum: Box<[u8]>,
+        /// Index of the log entry, which the token names.
+        index: u64,
+    },
+    /// A user's tokens are worth nothing any more.
+    TokensRevoked {
+        /// The user.
+        user: String,
+    },
+    /// Requests need no user any more; all tokens are forgotten.
+    AuthDisabled,
 }

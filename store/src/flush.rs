@@ -4,6 +4,7 @@
 //! There is one [`Flusher`], driven by a thread of the server. It holds the state lock only to copy what changed and
 //! to trim the tail afterwards; apply and readers go on while it writes.
 
+use crate::auth::rows as auth_rows;
 use crate::blocks::{self, Block};
 use crate::command::Position;
 use crate::error::Fault;
@@ -52,6 +53,7 @@ struct Changes {
     leases: Vec<(i64, Option<Lease>)>,
     alarms: Option<Vec<(u64, i32)>>,
     members: Vec<MemberChange>,
+    auth: Option<auth_rows::Changes>,
     /// Ascending.
     dropped: Vec<Revision>,
     revision: i64,
@@ -143,6 +145,7 @@ impl Flusher {
             leases: state.leases.take_changed(),
             alarms: state.alarms.take_changed(),
             members: state.members.take_changed(),
+            auth: state.auth.take_changed(),
             dropped,
             revision: state.revision,
             compacted: state.compacted,
@@ -258,6 +261,9 @@ fn write(txn: &WriteTransaction, changes: &Changes) -> Result<u64, Fault> {
             }
         }
     }
+    if let Some(auth) = &changes.auth {
+        auth_rows::write(txn, auth)?;
+    }
     let mut table = txn.open_table(schema::META)?;
     table.insert(meta::APPLIED, schema::encode_position(changes.applied).as_slice())?;
     table.insert(meta::MEMBERSHIP, changes.membership.as_slice())?;
@@ -312,6 +318,7 @@ fn copy(from: &Database, to: &Database, compacted: i64) -> Result<(), Fault> {
         for row in source.open_table(schema::REMOVED_MEMBERS)?.range::<u64>(..)? {
             removed.insert(row?.0.value(), ())?;
         }
+        auth_rows::copy(&source, &txn)?;
         let mut table = txn.open_table(schema::META)?;
         for row in source.open_table(schema::META)?.range::<&str>(..)? {
             let (key, value) = row?;

@@ -30,6 +30,11 @@ impl Leases {
         self.granted.get(&id).into_iter().flat_map(|(_, keys)| keys).map(|key| &**key)
     }
 
+    /// Every key that is attached to a lease.
+    pub(crate) fn attached_keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.attached.keys().map(|key| &**key)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (i64, &Lease)> {
         self.granted.iter().map(|(id, (lease, _))| (*id, lease))
     }

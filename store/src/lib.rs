@@ -16,6 +16,7 @@
 
 mod alarm;
 mod apply;
+mod auth;
 mod blocks;
 pub mod command;
 mod disk;
@@ -37,6 +38,9 @@ pub mod snapshot;
 mod stalled_disk;
 
 pub use apply::{MAX_LEASE_TTL, Writer};
+pub use auth::change::password_sum;
+pub use auth::permit::Asked;
+pub use auth::{Password, ROOT};
 pub use command::{Applied, Change, Entry, KeyEvent, Notice, Outcome, Position, Reply, RevisionEvents};
 pub use disk::{Disk, Medium};
 pub use error::{Fault, ReadError, Rejection};

@@ -2,6 +2,7 @@
 
 use crate::Options;
 use crate::alarm::Alarms;
+use crate::auth;
 use crate::blocks::Block;
 use crate::disk::Disk;
 use crate::error::Fault;
@@ -167,6 +168,7 @@ pub(crate) fn create_tables(db: &Database) -> Result<(), Fault> {
     txn.open_table(schema::ALARMS)?;
     txn.open_table(schema::MEMBERS)?;
     txn.open_table(schema::REMOVED_MEMBERS)?;
+    auth::rows::create(&txn)?;
     txn.commit()?;
     Ok(())
 }
@@ -199,6 +201,7 @@ fn read_state(txn: &ReadTransaction) -> Result<State, Fault> {
         leases,
         alarms,
         members,
+        auth: auth::rows::read(txn)?,
         revision: int(meta::REVISION, 1)?,
         compacted,
         compaction_finished: int(meta::COMPACTION_FINISHED, -1)?,

@@ -1,7 +1,9 @@
 //! The handle for everything that only reads.
 
+use crate::auth::Password;
+use crate::auth::permit::{Asked, permit};
 use crate::command::Position;
-use crate::error::{Fault, ReadError};
+use crate::error::{Fault, ReadError, Rejection};
 use crate::lease::Lease;
 use crate::mvcc::events::Past;
 use crate::mvcc::hash::HashKv;
@@ -9,7 +11,8 @@ use crate::mvcc::large::LargeRange;
 use crate::mvcc::state::Shared;
 use crate::mvcc::txn;
 use crate::mvcc::write::ReadView;
-use api::cleatpb::MemberAttributes;
+use api::authpb::Permission;
+use api::cleatpb::{CommandHeader, MemberAttributes};
 use api::encoded::{KeyValue, RangeResponse, TxnResponse};
 use api::etcdserverpb::{AlarmMember, RangeRequest, TxnRequest};
 use std::sync::Arc;
@@ -168,6 +171,55 @@ impl Reader {
     /// The ids of all members that were ever removed, ascending.
     pub fn removed_members(&self) -> Vec<u64> {
         self.shared.state.read().members.removed().collect()
+    }
+
+    /// The auth revision while requests need a user, 0 while they need none. Without the lock.
+    pub fn auth_revision_if_enabled(&self) -> u64 {
+        self.shared.gauges.auth_revision.load(Ordering::Acquire)
+    }
+
+    /// Whether requests need a user, and the auth revision.
+    pub fn auth_status(&self) -> (bool, u64) {
+        let state = self.shared.state.read();
+        (state.auth.is_enabled(), state.auth.revision())
+    }
+
+    /// Refuses what is not permitted to who asks.
+    ///
+    /// # Errors
+    /// etcd's: no user, an old auth revision, permission denied.
+    pub fn permit(&self, header: Option<&CommandHeader>, asked: Asked<'_>) -> Result<(), Rejection> {
+        let state = self.shared.state.read();
+        permit(&state.auth, &state.leases, header, asked)
+    }
+
+    /// How a user can log in; none for a name that nobody has.
+    pub fn password(&self, user: &str) -> Option<Password> {
+        self.shared.state.read().auth.password(user)
+    }
+
+    /// The names of all users, ascending, and the store revision.
+    pub fn users(&self) -> (Vec<String>, i64) {
+        let state = self.shared.state.read();
+        (state.auth.users().map(str::to_owned).collect(), state.revision)
+    }
+
+    /// The names of all roles, ascending, and the store revision.
+    pub fn roles(&self) -> (Vec<String>, i64) {
+        let state = self.shared.state.read();
+        (state.auth.roles().map(str::to_owned).collect(), state.revision)
+    }
+
+    /// The names of a user's roles, and the store revision.
+    pub fn roles_of(&self, user: &str) -> (Option<Vec<String>>, i64) {
+        let state = self.shared.state.read();
+        (state.auth.roles_of(user), state.revision)
+    }
+
+    /// The permissions of a role, and the store revision.
+    pub fn permissions_of(&self, role: &str) -> (Option<Vec<Permission>>, i64) {
+        let state = self.shared.state.read();
+        (state.auth.permissions_of(role), state.revision)
     }
 
     /// The last applied position and the raft layer's membership.

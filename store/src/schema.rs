@@ -19,6 +19,10 @@ pub(crate) const ALARMS: TableDefinition<'static, (u64, i32), ()> = TableDefinit
 pub(crate) const MEMBERS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("members");
 /// Ids of removed members.
 pub(crate) const REMOVED_MEMBERS: TableDefinition<'static, u64, ()> = TableDefinition::new("removed_members");
+/// Name to the encoded `authpb.User`.
+pub(crate) const AUTH_USERS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("auth_users");
+/// Name to the encoded `authpb.Role`.
+pub(crate) const AUTH_ROLES: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("auth_roles");
 /// Named single values, see [`Meta`].
 pub(crate) const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
 
@@ -37,6 +41,10 @@ pub(crate) mod meta {
     pub(crate) const COMPACTION_FINISHED: &str = "compaction_finished";
     /// Bytes of keys, values and overhead kept, see `mvcc::stored_size`.
     pub(crate) const STORED_BYTES: &str = "stored_bytes";
+    /// 1 while requests need a user.
+    pub(crate) const AUTH_ENABLED: &str = "auth_enabled";
+    /// Grows with every change of users and roles.
+    pub(crate) const AUTH_REVISION: &str = "auth_revision";
 }
 
 /// Bytes of the checksum that a row begins with.

@@ -188,6 +188,8 @@ impl Snapshot {
             Key::Alarm(id, alarm) => self.txn.open_table(schema::ALARMS)?.get((*id, *alarm))?.is_some(),
             Key::Member(id) => self.txn.open_table(schema::MEMBERS)?.get(id)?.is_some(),
             Key::RemovedMember(id) => self.txn.open_table(schema::REMOVED_MEMBERS)?.get(id)?.is_some(),
+            Key::AuthUser(name) => self.txn.open_table(schema::AUTH_USERS)?.get(&**name)?.is_some(),
+            Key::AuthRole(name) => self.txn.open_table(schema::AUTH_ROLES)?.get(&**name)?.is_some(),
             Key::Revision(revision) => self.txn.open_table(schema::REVISIONS)?.get(&revision.to_key())?.is_some(),
         })
     }
@@ -248,7 +250,7 @@ impl Snapshot {
             }
             Some(Key::Meta(_)) => Some(i64::MIN),
             Some(Key::Lease(id)) => id.checked_add(1),
-            Some(_) => return Ok(()),
+            Some(_) => return self.gather_auth(gathered),
         };
         if let Some(from) = leases_from {
             for row in self.txn.open_table(schema::LEASES)?.range(from..)? {
@@ -270,6 +272,32 @@ impl Snapshot {
         }
         for row in self.txn.open_table(schema::REMOVED_MEMBERS)?.range::<u64>(..)? {
             gathered.push(Key::RemovedMember(row?.0.value()), &[]);
+        }
+        self.gather_auth(gathered)
+    }
+
+    fn gather_auth(&self, gathered: &mut Gathered) -> Result<(), Fault> {
+        if !matches!(gathered.last, Some(Key::AuthRole(_))) {
+            let table = self.txn.open_table(schema::AUTH_USERS)?;
+            let last = if let Some(Key::AuthUser(name)) = &gathered.last { Some(name.clone()) } else { None };
+            let after = last.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            for row in table.range::<&str>((after, Bound::Unbounded))? {
+                let (name, record) = row?;
+                if gathered.is_full() {
+                    return Ok(());
+                }
+                gathered.push(Key::AuthUser(name.value().into()), record.value());
+            }
+        }
+        let table = self.txn.open_table(schema::AUTH_ROLES)?;
+        let last = if let Some(Key::AuthRole(name)) = &gathered.last { Some(name.clone()) } else { None };
+        let after = last.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        for row in table.range::<&str>((after, Bound::Unbounded))? {
+            let (name, record) = row?;
+            if gathered.is_full() {
+                return Ok(());
+            }
+            gathered.push(Key::AuthRole(name.value().into()), record.value());
         }
         Ok(())
     }

@@ -10,6 +10,7 @@
 //!   servers, pointing them at two releases that it is not on different ones.
 
 mod answer;
+mod auth;
 mod compare;
 mod concurrency;
 mod gateway;

@@ -2,6 +2,7 @@
 
 use crate::tls::ClientTls;
 use anyhow::{Context, Result};
+use api::etcdserverpb::AuthenticateRequest;
 use api::etcdserverpb::auth_client::AuthClient;
 use api::etcdserverpb::cluster_client::ClusterClient;
 use api::etcdserverpb::kv_client::KvClient;
@@ -83,11 +84,31 @@ impl Client {
 
     /// Calls any path with any bytes, well-formed or not, and returns the bytes of the answer.
     pub async fn raw(&self, path: &str, payload: Bytes) -> Result<Bytes, Status> {
+        self.raw_as(None, path, payload).await
+    }
+
+    /// As [`Self::raw`], with a token.
+    pub async fn raw_as(&self, token: Option<&str>, path: &str, payload: Bytes) -> Result<Bytes, Status> {
         let mut grpc = Grpc::new(self.channel.clone());
         grpc.ready().await.map_err(|error| Status::unavailable(format!("transport error: {error}")))?;
         let path = path.parse().map_err(|error| Status::invalid_argument(format!("bad path: {error}")))?;
-        Ok(grpc.unary(tonic::Request::new(payload), path, Bare).await?.into_inner())
+        Ok(grpc.unary(with_token(payload, token), path, Bare).await?.into_inner())
     }
+
+    /// Logs in.
+    pub async fn login(&self, name: &str, password: &str) -> Result<String, Status> {
+        let request = AuthenticateRequest { name: name.to_owned(), password: password.to_owned() };
+        Ok(self.auth.clone().authenticate(request).await?.into_inner().token)
+    }
+}
+
+/// A request with a token.
+pub fn with_token<T>(message: T, token: Option<&str>) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    if let Some(token) = token.and_then(|token| token.parse().ok()) {
+        request.metadata_mut().insert("token", token);
+    }
+    request
 }
 
 /// Messages that are bytes already.

@@ -27,7 +27,7 @@ pub mod tls;
 pub mod tool;
 
 pub use authority::Authority;
-pub use client::Client;
+pub use client::{Client, with_token};
 pub use cluster::{Cluster, Place, Subject};
 pub use secure::Secure;
 pub use server::{Kind, Options, Server};

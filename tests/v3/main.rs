@@ -1,5 +1,6 @@
 //! Tests of a real single member over its v3 API: `etcdctl`, raw gRPC, bytes on the wire, kills under load.
 
+mod auth;
 mod bad_input;
 mod clients;
 mod crash;
@@ -42,6 +43,7 @@ same_transcript! {
     etcdctl_prints_the_same_for_watches: "watch";
     etcdctl_prints_the_same_for_maintenance: "maintenance";
     etcdctl_prints_the_same_for_endpoints_as_urls: "url";
+    etcdctl_prints_the_same_for_users_and_roles: "auth";
 }
 
 /// Tries of a check whose verdict depends on what else the machine does: one request in a minute that takes half a

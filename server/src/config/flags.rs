@@ -304,9 +304,16 @@ const SECURITY: &[Flag] = &[
     ),
     flag("tls-min-version", OneOf(&["", "TLS1.2", "TLS1.3"]), "TLS1.2", Used, "Oldest TLS version."),
     flag("tls-max-version", OneOf(&["", "TLS1.2", "TLS1.3"]), "", Used, "Newest TLS version."),
-    flag("auth-token", Text, "simple", Unsupported, "Kind of authentication tokens."),
-    flag("auth-token-ttl", U32, "300", Unsupported, "Seconds that a simple token lives."),
-    flag("bcrypt-cost", U32, "10", Unsupported, "Cost of password hashes."),
+    flag(
+        "auth-token",
+        Text,
+        "simple",
+        Used,
+        "Tokens: simple, or jwt,sign-method=RS256,priv-key=FILE,pub-key=FILE,ttl=5m (RS, PS and HS 256 to 512, ES256, \
+         ES384, EdDSA).",
+    ),
+    flag("auth-token-ttl", U32, "300", Used, "Seconds that a simple token lives after it was used last."),
+    flag("bcrypt-cost", U32, "10", Used, "Cost of the hashes of new passwords, 4 to 31."),
     flag("cors", Text, "*", Used, "Origins that browsers may call from; * means all."),
     flag("host-whitelist", Text, "*", Used, "Host names that HTTP requests may carry; * means all."),
 ];

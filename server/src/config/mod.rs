@@ -11,11 +11,12 @@
 //!
 //! Only this module reads the environment or a configuration file. It opens no socket and creates nothing.
 
+mod auth;
 mod file;
 mod flags;
 mod founding;
 mod help;
-mod parse;
+pub(crate) mod parse;
 mod settings;
 mod tls;
 mod url;
@@ -24,6 +25,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
+pub use auth::AuthSettings;
 pub use help::help;
 pub use settings::{
     AutoCompaction, Config, CorruptionChecks, GrpcKeepalive, InitialClusterState, LogConfig, LogFormat, LogLevel,

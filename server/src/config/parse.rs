@@ -77,7 +77,7 @@ pub(super) fn nanos(text: &str) -> Result<i64, String> {
 ///
 /// # Errors
 /// As [`nanos`], and for negative durations.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     u64::try_from(nanos(text)?).map(Duration::from_nanos).map_err(|_| format!("negative duration {text:?}"))
 }
 

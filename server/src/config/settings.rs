@@ -3,6 +3,7 @@
 //! Made once from the merged texts; everything behind it can rely on the checks made here. Nothing in here is read
 //! from the machine: whether directories and addresses are usable shows when they are opened.
 
+use super::auth::AuthSettings;
 use super::flags::{self, Support};
 use super::founding;
 use super::parse;
@@ -121,6 +122,8 @@ pub struct Config {
     pub client_tls: Option<TlsSettings>,
     /// TLS for peers; None if there is no certificate for them.
     pub peer_tls: Option<TlsSettings>,
+    /// How users are known.
+    pub auth: AuthSettings,
     /// Do not wait for the disk.
     pub unsafe_no_fsync: bool,
     /// Where and how to log.
@@ -284,6 +287,7 @@ impl Config {
             enable_grpc_gateway: values.boolean("enable-grpc-gateway"),
             cors: unless_all(values.text("cors")),
             host_whitelist: unless_all(values.text("host-whitelist")),
+            auth: AuthSettings::from_values(&values, &mut warnings)?,
             unsafe_no_fsync: values.boolean("unsafe-no-fsync"),
             log: log(&values)?,
             name,

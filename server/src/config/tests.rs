@@ -232,11 +232,31 @@ fn bad_variables_and_files_name_their_place() {
     let expected = format!("invalid value \"many\" for max-txn-ops in {path}: parse error");
     assert_eq!(error(&["--config-file", &path]), ConfigError::Invalid(expected));
 
-    let (_dir, path) = config_file("auth-token: jwt\n");
-    assert_eq!(error(&["--config-file", &path]), ConfigError::Invalid("--auth-token is not supported yet".to_owned()));
+    let (_dir, path) = config_file("enable-v2: true\n");
+    assert_eq!(error(&["--config-file", &path]), ConfigError::Invalid("--enable-v2 is not supported yet".to_owned()));
 
     let missing = error(&["--config-file=/nonexistent/x.yaml"]).to_string();
     assert!(missing.contains("cannot read /nonexistent/x.yaml"), "{missing}");
+}
+
+#[test]
+fn tokens_and_passwords_are_read_as_by_etcd() {
+    let auth = config(&["--auth-token-ttl=7", "--bcrypt-cost=12"]).auth;
+    assert_eq!((auth.jwt, auth.token_ttl, auth.bcrypt_cost), (None, Duration::from_secs(7), 12));
+    assert!(!auth.names_are_users);
+    // What etcd replaces by its defaults.
+    let replaced = config(&["--auth-token-ttl=0", "--bcrypt-cost=3"]);
+    assert_eq!((replaced.auth.token_ttl, replaced.auth.bcrypt_cost), (Duration::from_mins(5), 10));
+    assert!(replaced.warnings.iter().any(|warning| warning.contains("bcrypt-cost 3")), "{:?}", replaced.warnings);
+
+    let jwt = config(&["--auth-token=jwt,pub-key=a,priv-key=b,sign-method=RS256,ttl=10m"]).auth.jwt.unwrap();
+    assert_eq!((jwt.sign_method.as_str(), jwt.ttl), ("RS256", Duration::from_mins(10)));
+    assert_eq!((jwt.public_key, jwt.private_key), (Some("a".into()), Some("b".into())));
+
+    for bad in ["x", "", "jwt", "jwt,sign-method=none", "jwt,sign-method=RS256,ttl=x"] {
+        let error = error(&[&format!("--auth-token={bad}")]).to_string();
+        assert!(error.contains("--auth-token"), "{bad}: {error}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::body::{GatewayBody, RequestBody, ResponseBody, Source};
 use super::gather::OpenCalls;
 use super::interrupt::{Interrupt, LeaderGate};
 use super::streamed::{MayStream, StreamedMessage};
+use crate::auth::{Auth, CommonName, Credentials, table};
 use crate::metrics::{Call, CallType, METHODS, MethodMetrics, Metrics};
 use crate::v3::status::status;
 use api::error::Error;
@@ -11,6 +12,7 @@ use axum::Router;
 use axum::routing::future::RouteFuture;
 use futures::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -26,6 +28,9 @@ use tonic::codegen::BoxFuture;
 use tonic::server::NamedService;
 use tonic::transport::server::TcpConnectInfo;
 use tower::Service;
+
+/// How long a refused call may take to send the rest of its request, which is no larger than a message may be.
+const REFUSED_REST_DEADLINE: Duration = Duration::from_secs(1);
 
 const GRPC: &[u8] = b"application/grpc";
 
@@ -64,6 +69,7 @@ pub struct GrpcRoutes {
     slow: Duration,
     leader: Arc<LeaderGate>,
     is_learner: Box<dyn Fn() -> bool + Send + Sync>,
+    auth: Option<Auth>,
 }
 
 impl fmt::Debug for GrpcRoutes {
@@ -76,7 +82,8 @@ impl GrpcRoutes {
     /// Starts with no service. Request messages above `max_message_bytes` are refused with etcd's text; services
     /// should be generated with a higher limit of their own, so that this one answers.
     pub fn new(metrics: Arc<Metrics>, max_message_bytes: usize, slow: Duration, leader: Arc<LeaderGate>) -> Self {
-        Self { routes: HashMap::new(), metrics, max_message_bytes, slow, leader, is_learner: Box::new(|| false) }
+        let is_learner = Box::new(|| false);
+        Self { routes: HashMap::new(), metrics, max_message_bytes, slow, leader, is_learner, auth: None }
     }
 
     /// Refuses what a learner does not serve while `is_learner` says that this member is one. It is asked for every call
@@ -84,6 +91,13 @@ impl GrpcRoutes {
     #[must_use]
     pub fn refusing_as_learner(mut self, is_learner: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         self.is_learner = Box::new(is_learner);
+        self
+    }
+
+    /// Refuses callers of the services that are added from here on, by the table of permissions.
+    #[must_use]
+    pub(crate) fn guarded_by(mut self, auth: Auth) -> Self {
+        self.auth = Some(auth);
         self
     }
 
@@ -113,7 +127,7 @@ impl GrpcRoutes {
             let metrics = self.metrics.grpc.method(method.path).expect("invariant: every method has metrics");
             let is_unary = method.call_type == CallType::Unary;
             let is_for_learners = LEARNER_SERVES.contains(&method.path);
-            let (serve, metrics) = (Arc::clone(&serve), Arc::clone(metrics));
+            let (serve, metrics) = (guarded(&serve, method.path, self.auth.clone()), Arc::clone(metrics));
             let route = Route { path: method.path, is_unary, is_for_learners, serve, metrics };
             self.routes.insert(method.path, route);
         }
@@ -155,6 +169,10 @@ impl GrpcRoutes {
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer.clone());
         }
+        let credentials = Credentials::of_call(request.headers(), request.extensions().get::<CommonName>());
+        if !credentials.is_empty() {
+            request.extensions_mut().insert(credentials);
+        }
         if may_stream {
             request.extensions_mut().insert(MayStream);
         }
@@ -188,6 +206,37 @@ impl GrpcRoutes {
         };
         answer(tonic::Status::new(Code::Unimplemented, text))
     }
+}
+
+/// A service behind the rule that its RPC has.
+fn guarded(serve: &Serve, path: &'static str, auth: Option<Auth>) -> Serve {
+    let (serve, row) = (Arc::clone(serve), table::row(path));
+    let Some(auth) = auth.filter(|_| row.needs().is_some()) else { return serve };
+    Arc::new(move |request| {
+        // Without users it costs no more than this.
+        if !auth.is_enabled() {
+            return serve(request);
+        }
+        let (auth, serve) = (auth.clone(), Arc::clone(&serve));
+        Box::pin(async move {
+            let credentials = request.extensions().get::<Credentials>().cloned().unwrap_or_default();
+            match auth.admit(row, &credentials).await {
+                Ok(()) => serve(request).await,
+                Err(error) => {
+                    read_rest(request.into_body()).await;
+                    Ok(status(error).into_http())
+                }
+            }
+        })
+    })
+}
+
+/// Reads a request that is refused, because an answer before its end resets the stream, and a connection with a thousand
+/// of those is given up. A client that does not send the rest gets its answer nevertheless.
+async fn read_rest(body: RequestBody) {
+    let mut body = std::pin::pin!(body);
+    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+    tokio::time::timeout(REFUSED_REST_DEADLINE, rest).await.ok();
 }
 
 /// An answer that is nothing but a status.
@@ -270,6 +319,7 @@ pub(super) struct ConnectionFront {
     calls: OpenCalls,
     peer: Option<TcpConnectInfo>,
     is_secure: bool,
+    common_name: Option<CommonName>,
     /// Told of every request.
     requests: Option<Arc<Notify>>,
 }
@@ -277,12 +327,18 @@ pub(super) struct ConnectionFront {
 impl ConnectionFront {
     pub(super) fn new(front: Front, calls: OpenCalls, local: Option<SocketAddr>, remote: Option<SocketAddr>) -> Self {
         let peer = remote.map(|_| TcpConnectInfo { local_addr: local, remote_addr: remote });
-        Self { front, calls, peer, is_secure: false, requests: None }
+        Self { front, calls, peer, is_secure: false, common_name: None, requests: None }
     }
 
     /// Marks requests as [`OverTls`].
     pub(super) fn secured(mut self) -> Self {
         self.is_secure = true;
+        self
+    }
+
+    /// Tells services whose certificate the caller has shown.
+    pub(super) fn named(mut self, common_name: Option<String>) -> Self {
+        self.common_name = common_name.map(|name| CommonName(name.into()));
         self
     }
 
@@ -304,6 +360,9 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionFront {
         }
         if self.is_secure {
             request.extensions_mut().insert(OverTls);
+        }
+        if let Some(name) = &self.common_name {
+            request.extensions_mut().insert(name.clone());
         }
         self.front.call(request, self.peer.as_ref(), &self.calls)
     }

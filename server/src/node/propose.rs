@@ -9,7 +9,7 @@ use crate::peer::PeerError;
 use crate::raft::types::{CommittedLeaderId, Payload, TypeConfig};
 use api::cleatpb::command::Op;
 use api::cleatpb::propose_response::Result as Proposed;
-use api::cleatpb::{Batch, Command, ProposeRequest, ProposeResponse};
+use api::cleatpb::{Batch, Command, CommandHeader, ProposeRequest, ProposeResponse};
 use api::error::Error;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::impls::OneshotResponder;
@@ -76,8 +76,8 @@ enum Attempt {
 }
 
 impl Node {
-    /// Replicates and applies a command, and returns its outcome with the store revision after it. This member has
-    /// applied it by then, also when another one leads.
+    /// Replicates and applies a command of a client that gave no name, and returns its outcome with the store revision
+    /// after it. This member has applied it by then, also when another one leads.
     ///
     /// Cancellation: a proposal that was queued goes on when the caller stops waiting.
     ///
@@ -85,7 +85,23 @@ impl Node {
     /// Too large, too many waiting, no leader, timed out (the outcome is then unknown), stopped. What the command
     /// itself answers, "no" included, is in the outcome.
     pub(crate) async fn propose(&self, op: Op) -> Result<Outcome, Error> {
-        let command = Command { header: None, op: Some(op) };
+        self.propose_as(None, op).await
+    }
+
+    /// As [`Node::propose`], of this member itself: it needs no permission.
+    ///
+    /// # Errors
+    /// As [`Node::propose`].
+    pub(crate) async fn propose_own(&self, op: Op) -> Result<Outcome, Error> {
+        self.propose_as(Some(by_member()), op).await
+    }
+
+    /// As [`Node::propose`], of whoever the header names. Whether it may is decided when the command is applied.
+    ///
+    /// # Errors
+    /// As [`Node::propose`].
+    pub(crate) async fn propose_as(&self, header: Option<CommandHeader>, op: Op) -> Result<Outcome, Error> {
+        let command = Command { header, op: Some(op) };
         let bytes = command.encoded_len();
         if bytes > self.limits().request_bytes {
             return Err(Error::RequestTooLarge);
@@ -103,12 +119,12 @@ impl Node {
         outcome
     }
 
-    /// Replicates and applies a command as the leader of `term`, or not at all.
+    /// Replicates and applies a command of this member itself, as the leader of `term`, or not at all.
     ///
     /// # Errors
     /// [`Error::NotLeader`] if this member does not lead in that term; otherwise as [`Node::propose`].
     pub(crate) async fn propose_in(&self, term: u64, op: Op) -> Result<Outcome, Error> {
-        let commands = vec![Command { header: None, op: Some(op) }];
+        let commands = vec![Command { header: Some(by_member()), op: Some(op) }];
         let payload = Payload::new(Batch { commands, origin: None });
         let (responder, written) = OneshotResponder::new_pair();
         let request = self.raft().write(payload).with_leader(CommittedLeaderId::new(term)).responder(responder);
@@ -318,6 +334,11 @@ impl Node {
         };
         ProposeResponse { result: Some(result) }
     }
+}
+
+/// The header of what a member asks for by itself.
+fn by_member() -> CommandHeader {
+    CommandHeader { by_member: true, ..CommandHeader::default() }
 }
 
 fn write_error(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Error {

@@ -6,6 +6,7 @@ use super::disk::{Broken, Errno, Latency, SimulatedDisk, Waiting};
 use super::network::Network;
 use super::random::Random;
 use super::report::{Kind, Tally, Trace, note};
+use crate::auth::Auth;
 use crate::background::{EndSender, Kept, fault_sender, lead_leases, purge_log, watch_raft};
 use crate::cluster::{Cluster as Members, Rules};
 use crate::lessor::{Lessor, Propose};
@@ -363,7 +364,8 @@ impl Machine {
         let members = Arc::new(Members::new(node.clone(), Rules { strict: false, max_learners: 1 }));
         let failures = prometheus::IntCounter::new("failures", "of keepalive streams").expect("the name is right");
         let quota = Arc::new(Quota::new(None, &node));
-        let leases = LeaseService::new(node.clone(), Arc::clone(&lessor), quota, failures, stop.clone());
+        let owner = (node.clone(), Auth::for_tests(node.clone()));
+        let leases = LeaseService::new(owner, Arc::clone(&lessor), quota, failures, stop.clone());
         let snapshots = raft::snapshot::Receiver::new(DATABASE.into(), self.store_options(), traffic);
         let service = PeerService::new(node.clone(), leases.clone(), Arc::clone(&members), snapshots);
         self.shared.network.join(&connector, Arc::new(service));

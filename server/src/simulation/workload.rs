@@ -5,6 +5,7 @@ use super::checker::Event;
 use super::member::Process;
 use super::random::Random;
 use super::report::note;
+use crate::auth::Credentials;
 use crate::watch::stream::WatchStream;
 use api::cleatpb::command::Op;
 use api::encoded::WatchResponse;
@@ -201,7 +202,8 @@ impl Client<'_> {
     }
 
     async fn keep_alive(&self, id: i64) -> Option<i64> {
-        let answer = tokio::time::timeout(self.patience, self.process.leases.keep_alive(id)).await;
+        let answer =
+            tokio::time::timeout(self.patience, self.process.leases.keep_alive(&Credentials::default(), id)).await;
         answer.ok()?.ok().map(|answer| answer.ttl)
     }
 }

@@ -3,6 +3,7 @@
 use super::check;
 use super::large_range::{self, BUILT_BYTES, BUILT_BYTES_AT_MOST, LargeRanges};
 use super::status::{mismatched, read_status, status};
+use crate::auth::{Auth, Credentials};
 use crate::listen::MayStream;
 use crate::metrics::MvccMetrics;
 use crate::node::Node;
@@ -21,7 +22,7 @@ use api::etcdserverpb::{
 use api::server::kv_server::Kv;
 use bytes::Bytes;
 use std::sync::Arc;
-use store::{Outcome, Reply};
+use store::{Asked, KeyRange, Outcome, ReadError, Reply};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -36,6 +37,7 @@ const STREAM_KEYS_MAX: i64 = 10_000;
 
 pub(crate) struct KvService {
     pub(crate) node: Node,
+    pub(crate) auth: Auth,
     pub(crate) storage: Storage,
     pub(crate) quota: Arc<Quota>,
     pub(crate) max_txn_ops: usize,
@@ -44,16 +46,41 @@ pub(crate) struct KvService {
 }
 
 impl KvService {
-    async fn propose(&self, op: Op) -> Result<Outcome, Status> {
-        self.node.propose(op).await.map_err(status)
+    async fn propose(&self, credentials: &Credentials, op: Op) -> Result<Outcome, Status> {
+        self.auth.propose(credentials, op).await.map_err(status)
+    }
+
+    /// As [`Self::propose`], for what takes space. Who may not write has no say in whether there is some.
+    async fn propose_growth(&self, credentials: &Credentials, op: Op, cost: u64) -> Result<Outcome, Status> {
+        self.auth.permit(credentials, Asked::Op(&op)).await.map_err(status)?;
+        self.quota.admit(&self.node, cost).await.map_err(status)?;
+        self.propose(credentials, op).await
+    }
+
+    /// Reads what the caller may see, before as after: what was read between two looks is not given away if a permission was
+    /// taken back meanwhile.
+    async fn read<T>(
+        &self,
+        credentials: &Credentials,
+        asked: Asked<'_>,
+        read: impl FnOnce() -> Result<T, ReadError>,
+    ) -> Result<T, Status> {
+        self.auth.permit(credentials, asked).await.map_err(status)?;
+        let before = self.auth.revision();
+        let answer = read().map_err(read_status)?;
+        if self.auth.revision() != before {
+            self.auth.permit(credentials, asked).await.map_err(status)?;
+        }
+        Ok(answer)
     }
 
     /// A transaction that only reads needs no log entry.
-    async fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, Status> {
+    async fn read_txn(&self, credentials: &Credentials, request: &TxnRequest) -> Result<TxnResponse, Status> {
         if !all_serializable(request) {
             self.node.read_barrier().await.map_err(status)?;
         }
-        let (mut response, revision) = self.node.reader().txn(request).map_err(read_status)?;
+        let read = || self.node.reader().txn(request);
+        let (mut response, revision) = self.read(credentials, Asked::Txn(request), read).await?;
         self.count(&response);
         response.header = Some(self.node.header(revision));
         Ok(response)
@@ -71,6 +98,7 @@ impl KvService {
 impl Kv for KvService {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         let may_stream = request.extensions().get::<MayStream>().is_some();
+        let credentials = Credentials::of(&request);
         let request = request.into_inner();
         // Before the shape, as in etcd. Everything else that a learner refuses, `listen` has refused already.
         if !request.serializable && self.node.is_learner() {
@@ -80,13 +108,22 @@ impl Kv for KvService {
         if !request.serializable {
             self.node.read_barrier().await.map_err(status)?;
         }
+        let asked = Asked::Range(KeyRange::new(&request.key, &request.range_end));
         let built = if may_stream { BUILT_BYTES } else { BUILT_BYTES_AT_MOST };
-        let response = match self.node.reader().range_up_to(&request, built).map_err(read_status)? {
+        let read = || self.node.reader().range_up_to(&request, built);
+        let response = match self.read(&credentials, asked, read).await? {
             Some((mut response, revision)) => {
                 response.header = Some(self.node.header(revision));
                 Response::new(response)
             }
-            None if may_stream => self.large_ranges.answer(&self.node, request).await?,
+            None if may_stream => {
+                let (key, range_end) = (request.key.clone(), request.range_end.clone());
+                let answer = self.large_ranges.answer(&self.node, request).await?;
+                // It was read after the question above.
+                let asked = Asked::Range(KeyRange::new(&key, &range_end));
+                self.auth.permit(&credentials, asked).await.map_err(status)?;
+                answer
+            }
             None => return Err(large_range::too_large("ask for a part of it, with limit or range_end")),
         };
         self.metrics.ranges.inc();
@@ -96,18 +133,21 @@ impl Kv for KvService {
     type RangeStreamStream = ReceiverStream<Result<RangeStreamResponse, Status>>;
 
     async fn range_stream(&self, request: Request<RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let credentials = Credentials::of(&request);
         let request = request.into_inner();
         check::range(&request).map_err(status)?;
         check::range_stream(&request).map_err(super::status::unimplemented)?;
         if !request.serializable {
             self.node.read_barrier().await.map_err(status)?;
         }
+        let asked = Asked::Range(KeyRange::new(&request.key, &request.range_end));
+        self.auth.permit(&credentials, asked).await.map_err(status)?;
         self.metrics.ranges.inc();
         let (chunks, stream) = tokio::sync::mpsc::channel(STREAM_CHUNKS);
-        let node = self.node.clone();
+        let (node, guard) = (self.node.clone(), (self.auth.clone(), credentials));
         // Ends with the range, or when the client is gone and the channel with it.
         tokio::spawn(async move {
-            if let Err(error) = stream_range(&node, request, &chunks).await {
+            if let Err(error) = stream_range(&node, &guard, request, &chunks).await {
                 // The client may be gone: then nobody needs the error.
                 drop(chunks.send(Err(error)).await);
             }
@@ -116,10 +156,11 @@ impl Kv for KvService {
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let credentials = Credentials::of(&request);
         let request = request.into_inner();
         check::put(&request).map_err(status)?;
-        self.quota.admit(&self.node, crate::quota::put_cost(&request)).await.map_err(status)?;
-        let outcome = self.propose(Op::Put(own_put(request))).await?;
+        let cost = crate::quota::put_cost(&request);
+        let outcome = self.propose_growth(&credentials, Op::Put(own_put(request)), cost).await?;
         let revision = outcome.revision;
         match outcome.result.map_err(status)? {
             Reply::Put(mut response) => {
@@ -134,9 +175,10 @@ impl Kv for KvService {
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
+        let credentials = Credentials::of(&request);
         let request = request.into_inner();
         check::delete_range(&request).map_err(status)?;
-        let outcome = self.propose(Op::DeleteRange(own_delete(request))).await?;
+        let outcome = self.propose(&credentials, Op::DeleteRange(own_delete(request))).await?;
         let revision = outcome.revision;
         match outcome.result.map_err(status)? {
             Reply::DeleteRange(mut response) => {
@@ -148,13 +190,14 @@ impl Kv for KvService {
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        let credentials = Credentials::of(&request);
         let request = request.into_inner();
         check::txn(&request, self.max_txn_ops).map_err(status)?;
         if only_ranges(&request) {
-            return self.read_txn(&request).await.map(Response::new);
+            return self.read_txn(&credentials, &request).await.map(Response::new);
         }
-        self.quota.admit(&self.node, crate::quota::txn_cost(&request)).await.map_err(status)?;
-        let outcome = self.propose(Op::Txn(own_txn(request))).await?;
+        let cost = crate::quota::txn_cost(&request);
+        let outcome = self.propose_growth(&credentials, Op::Txn(own_txn(request)), cost).await?;
         let revision = outcome.revision;
         match outcome.result.map_err(status)? {
             Reply::Txn(mut response) => {
@@ -167,8 +210,9 @@ impl Kv for KvService {
     }
 
     async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
+        let credentials = Credentials::of(&request);
         let request = request.into_inner();
-        let outcome = self.propose(Op::Compaction(request)).await?;
+        let outcome = self.propose(&credentials, Op::Compaction(request)).await?;
         let revision = outcome.revision;
         outcome.result.map_err(status)?;
         if request.physical && !self.storage.compaction_finished(request.revision).await {
@@ -191,6 +235,7 @@ fn executed(response: &TxnResponse) -> (u64, u64) {
 /// Reads a range in chunks at the revision of the first one.
 async fn stream_range(
     node: &Node,
+    (auth, credentials): &(Auth, Credentials),
     mut request: RangeRequest,
     chunks: &tokio::sync::mpsc::Sender<Result<RangeStreamResponse, Status>>,
 ) -> Result<(), Status> {
@@ -199,11 +244,16 @@ async fn stream_range(
     let mut keys = STREAM_FIRST_KEYS;
     let mut count = None;
     let mut header_revision = None;
+    let mut auth_revision = auth.revision();
     loop {
         request.limit = keys.min(left);
         // The first chunk counts the whole range; to count what is left for every chunk would take the square.
         let page = if count.is_none() { node.reader().range(&request) } else { node.reader().range_page(&request) };
         let (mut response, revision) = page.map_err(read_status)?;
+        if std::mem::replace(&mut auth_revision, auth.revision()) != auth.revision() {
+            let asked = Asked::Range(KeyRange::new(&request.key, &request.range_end));
+            auth.permit(credentials, asked).await.map_err(status)?;
+        }
         if request.revision <= 0 {
             request.revision = revision;
         }

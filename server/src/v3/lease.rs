@@ -2,6 +2,7 @@
 //! leader's memory, after it made sure that it still leads; other members ask it.
 
 use super::status::{mismatched, status};
+use crate::auth::{Auth, Credentials};
 use crate::lessor::{Lessor, Propose};
 use crate::node::{Node, peer_failure};
 use crate::peer::{PeerApi, PeerError};
@@ -21,7 +22,7 @@ use prometheus::IntCounter;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use store::Reply;
+use store::{Asked, KeyRange, Reply};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -33,6 +34,7 @@ const RETRY: Duration = Duration::from_millis(20);
 #[derive(Clone)]
 pub(crate) struct LeaseService {
     node: Node,
+    auth: Auth,
     lessor: Arc<Lessor>,
     quota: Arc<Quota>,
     propose: Arc<Propose>,
@@ -52,14 +54,14 @@ pub(crate) fn proposer(node: Node) -> Propose {
 
 impl LeaseService {
     pub(crate) fn new(
-        node: Node,
+        (node, auth): (Node, Auth),
         lessor: Arc<Lessor>,
         quota: Arc<Quota>,
         failures: IntCounter,
         stop: CancellationToken,
     ) -> Self {
         let propose = Arc::new(proposer(node.clone()));
-        Self { node, lessor, quota, propose, failures, stop }
+        Self { node, auth, lessor, quota, propose, failures, stop }
     }
 
     /// Makes sure that this member leads, in the term that its lessor keeps the time of, and returns that term.
@@ -160,8 +162,13 @@ impl LeaseService {
         }
     }
 
-    /// Answers a keepalive, wherever the leader is.
-    pub(crate) async fn keep_alive(&self, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
+    /// Answers a client's keepalive, wherever the leader is.
+    pub(crate) async fn keep_alive(
+        &self,
+        credentials: &Credentials,
+        id: i64,
+    ) -> Result<LeaseKeepAliveResponse, Status> {
+        self.auth.permit(credentials, Asked::LeaseRenewal(id)).await.map_err(status)?;
         // Before the renewal, as in etcd: the revision is never newer than it.
         let header = Some(self.node.header(self.node.reader().revision()));
         let here = || async move {
@@ -181,6 +188,7 @@ impl LeaseService {
 struct KeepAlives {
     requests: Streaming<LeaseKeepAliveRequest>,
     service: LeaseService,
+    credentials: Credentials,
     failed: bool,
 }
 
@@ -199,7 +207,7 @@ impl KeepAlives {
             received = self.requests.message() => received,
         };
         let answer = match received {
-            Ok(Some(request)) => self.service.keep_alive(request.id).await,
+            Ok(Some(request)) => self.service.keep_alive(&self.credentials, request.id).await,
             Ok(None) => return None,
             Err(error) => {
                 self.service.failures.inc();
@@ -214,13 +222,14 @@ impl KeepAlives {
 #[tonic::async_trait]
 impl Lease for LeaseService {
     async fn lease_grant(&self, request: Request<LeaseGrantRequest>) -> Result<Response<LeaseGrantResponse>, Status> {
+        let credentials = Credentials::of(&request);
         let mut request = request.into_inner();
         request.ttl = request.ttl.max(self.lessor.minimum_ttl());
         while request.id == 0 {
             request.id = rand::random::<i64>() & i64::MAX;
         }
         self.quota.admit(&self.node, LEASE_COST).await.map_err(status)?;
-        let outcome = self.node.propose(Op::LeaseGrant(request)).await.map_err(status)?;
+        let outcome = self.auth.propose(&credentials, Op::LeaseGrant(request)).await.map_err(status)?;
         match outcome.result.map_err(status)? {
             Reply::LeaseGrant { id, ttl } => {
                 let header = Some(self.node.header(outcome.revision));
@@ -234,7 +243,9 @@ impl Lease for LeaseService {
         &self,
         request: Request<LeaseRevokeRequest>,
     ) -> Result<Response<LeaseRevokeResponse>, Status> {
-        let outcome = self.node.propose(Op::LeaseRevoke(request.into_inner())).await.map_err(status)?;
+        let credentials = Credentials::of(&request);
+        let op = Op::LeaseRevoke(request.into_inner());
+        let outcome = self.auth.propose(&credentials, op).await.map_err(status)?;
         outcome.result.map_err(status)?;
         Ok(Response::new(LeaseRevokeResponse { header: Some(self.node.header(outcome.revision)) }))
     }
@@ -245,7 +256,8 @@ impl Lease for LeaseService {
         &self,
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
-        let calls = Box::new(KeepAlives { requests: request.into_inner(), service: self.clone(), failed: false });
+        let (credentials, service) = (Credentials::of(&request), self.clone());
+        let calls = Box::new(KeepAlives { requests: request.into_inner(), service, credentials, failed: false });
         let answers = futures::stream::unfold(calls, |mut calls| async move {
             let answer = calls.next().await?;
             Some((answer, calls))
@@ -257,18 +269,27 @@ impl Lease for LeaseService {
         &self,
         request: Request<LeaseTimeToLiveRequest>,
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
+        let credentials = Credentials::of(&request);
         let request = request.into_inner();
+        let asked = if request.keys { Asked::LeaseKeys(request.id) } else { Asked::Known };
+        self.auth.permit(&credentials, asked).await.map_err(status)?;
         let here = || async move { self.time_to_live_here(request).await };
         let elsewhere = |peer: Arc<dyn PeerApi>| async move { peer.lease_time_to_live(request).await };
         let mut response = self.ask_leader(here, elsewhere).await.map_err(status)?;
+        // The leader may know of keys that this member did not when it looked.
+        for key in &response.keys {
+            let asked = Asked::Range(KeyRange::new(key, &[]));
+            self.auth.permit(&credentials, asked).await.map_err(status)?;
+        }
         response.header = Some(self.node.header(self.node.reader().revision()));
         Ok(Response::new(response))
     }
 
     async fn lease_leases(
         &self,
-        _request: Request<LeaseLeasesRequest>,
+        request: Request<LeaseLeasesRequest>,
     ) -> Result<Response<LeaseLeasesResponse>, Status> {
+        self.auth.permit(&Credentials::of(&request), Asked::Leases).await.map_err(status)?;
         let reader = self.node.reader();
         // Only the leader knows the expiries; other members answer by id.
         let ids = self.lessor.by_expiry();

@@ -1,6 +1,7 @@
 //! The Maintenance service.
 
 use super::status::{failed, fault_status, mismatched, status, without_code};
+use crate::auth::{Auth, Credentials};
 use crate::cluster::Cluster;
 use crate::corruption;
 use crate::metrics::Metrics;
@@ -22,7 +23,7 @@ use bytes::Bytes;
 use prometheus::Histogram;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
-use store::Reply;
+use store::{Asked, Reply};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -38,6 +39,7 @@ const SNAPSHOT_CHUNKS_WAITING: usize = 16;
 
 pub(crate) struct MaintenanceService {
     pub(crate) node: Node,
+    pub(crate) auth: Auth,
     pub(crate) storage: Storage,
     pub(crate) quota: Arc<Quota>,
     pub(crate) metrics: Arc<Metrics>,
@@ -59,14 +61,16 @@ fn errors(node: &Node) -> Vec<String> {
 #[tonic::async_trait]
 impl Maintenance for MaintenanceService {
     async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
+        let credentials = Credentials::of(&request);
         let request = request.into_inner();
         if request.action == AlarmAction::Get as i32 {
             self.node.read_barrier().await.map_err(status)?;
+            self.auth.permit(&credentials, Asked::Known).await.map_err(status)?;
             let alarms = self.node.reader().alarms(request.alarm);
             let header = Some(self.node.header(self.node.reader().revision()));
             return Ok(Response::new(AlarmResponse { header, alarms }));
         }
-        let outcome = self.node.propose(Op::Alarm(request)).await.map_err(status)?;
+        let outcome = self.auth.propose(&credentials, Op::Alarm(request)).await.map_err(status)?;
         let header = Some(self.node.header(outcome.revision));
         match outcome.result.map_err(status)? {
             Reply::Alarm(alarms) => Ok(Response::new(AlarmResponse { header, alarms })),

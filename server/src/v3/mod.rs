@@ -1,5 +1,6 @@
 //! etcd's v3 services over [`crate::node::Node`]: shape, propose or read, header.
 
+pub(crate) mod auth;
 pub(crate) mod check;
 pub(crate) mod cluster;
 pub(crate) mod concurrency;

@@ -10,6 +10,12 @@ pub(crate) fn status(error: Error) -> Status {
     Status::new(Code::from_i32(error.code() as i32), error.text())
 }
 
+/// An error as text within an answer, in the words of grpc-go: why a watcher was canceled.
+pub(crate) fn as_text(error: Error) -> String {
+    // Go's names are Rust's for all that can end a watcher.
+    format!("rpc error: code = {:?} desc = {}", error.code(), error.text())
+}
+
 /// The status of a failed read. A fault is logged and reported to the operator, and the client learns only that this
 /// member can not answer.
 pub(crate) fn read_status(error: ReadError) -> Status {

@@ -5,20 +5,23 @@
 //! client that does not read is thus not served, and costs no more than its bounded mailbox. When the client goes
 //! away the stream is dropped, and its watchers with it.
 
-use super::status::{fault_status, status};
+use super::status::{as_text, fault_status, status};
+use crate::auth::{Auth, Credentials};
 use crate::node::Node;
 use crate::watch::hub::Hub;
 use crate::watch::stream::WatchStream;
 use api::encoded::WatchResponse;
 use api::error::Error;
-use api::etcdserverpb::WatchRequest;
 use api::etcdserverpb::watch_request::RequestUnion;
+use api::etcdserverpb::{WatchCreateRequest, WatchRequest};
 use api::server::watch_server::Watch;
 use futures::{FutureExt, Stream};
 use prometheus::IntCounter;
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use store::{Asked, KeyRange};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -31,6 +34,7 @@ const PROGRESS_RETRY: Duration = Duration::from_millis(100);
 
 pub(crate) struct WatchService {
     pub(crate) node: Node,
+    pub(crate) auth: Auth,
     pub(crate) hub: Arc<Hub>,
     /// How often quiet watchers are told their progress.
     pub(crate) progress_interval: Duration,
@@ -51,7 +55,13 @@ impl Watch for WatchService {
         let fragment_bytes = self.node.limits().request_bytes + FRAGMENT_OVERHEAD;
         // Spread over time, so that streams opened together do not report together.
         let interval = self.progress_interval.mul_f64(1.0 + 0.1 * rand::random::<f64>());
+        let changes = self.auth.watch_revision();
         let session = Box::new(Session {
+            credentials: Credentials::of(&request),
+            checked: self.auth.revision(),
+            users: HashMap::new(),
+            auth: self.auth.clone(),
+            changes,
             requests: Some(request.into_inner()),
             failures: self.failures.clone(),
             watching: WatchStream::new(Arc::clone(&self.hub), self.node.reader().clone(), header, fragment_bytes),
@@ -74,6 +84,13 @@ struct Session {
     requests: Option<Streaming<WatchRequest>>,
     failures: IntCounter,
     watching: WatchStream,
+    auth: Auth,
+    credentials: Credentials,
+    /// Who each watcher was created by; nobody for those that are not listed.
+    users: HashMap<i64, Arc<str>>,
+    /// The auth revision at which all watchers were permitted.
+    checked: u64,
+    changes: crate::sync::watch::Receiver<u64>,
     interval: Duration,
     next_progress: Instant,
     stop: CancellationToken,
@@ -83,6 +100,7 @@ struct Session {
 impl Session {
     /// The next response; an error is the last.
     async fn next(&mut self) -> Option<Result<WatchResponse, Status>> {
+        self.follow_permissions();
         if let Some(response) = self.watching.pop() {
             return Some(Ok(response));
         }
@@ -109,13 +127,14 @@ impl Session {
                 self.watching.notify_progress().map_err(|fault| fault_status(&fault))?;
             }
             self.watching.settle_progress().map_err(|fault| fault_status(&fault))?;
+            self.follow_permissions();
             if let Some(response) = self.watching.pop() {
                 return Ok(response);
             }
             if self.watching.has_unsynced() {
                 // Requests must not wait until a long history is read.
                 if let Some(request) = receive(&mut self.requests).now_or_never() {
-                    self.take(request)?;
+                    self.take(request).await?;
                 } else {
                     self.watching.catch_up().await.map_err(|fault| fault_status(&fault))?;
                 }
@@ -129,11 +148,13 @@ impl Session {
     async fn wait(&mut self) -> Result<(), Status> {
         let (stop, next_progress) = (self.stop.clone(), self.next_progress);
         let (notifies, pending) = (self.watching.notifies_progress(), self.watching.progress_pending());
-        let Self { requests, watching, .. } = self;
+        let Self { requests, watching, changes, .. } = self;
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            request = receive(requests) => self.take(request)?,
+            // The next step looks at what changed.
+            _ = changes.changed() => {}
+            request = receive(requests) => self.take(request).await?,
             () = watching.filled() => {
                 watching.collect().map_err(|fault| fault_status(&fault))?;
             }
@@ -144,14 +165,15 @@ impl Session {
     }
 
     /// Carries out a request; none means that no more will come.
-    fn take(&mut self, request: Result<Option<WatchRequest>, Status>) -> Result<(), Status> {
+    async fn take(&mut self, request: Result<Option<WatchRequest>, Status>) -> Result<(), Status> {
         let request = request.inspect_err(|_| self.failures.inc())?;
         match request.map(|request| request.request_union) {
             None => self.requests = None,
-            // Whether the client may read the interval it asks for is to be decided here, on the request as it came:
-            // a refusal is `self.watching.refuse(text)`.
-            Some(Some(RequestUnion::CreateRequest(create))) => self.watching.create(&create),
-            Some(Some(RequestUnion::CancelRequest(cancel))) => self.watching.cancel(cancel.watch_id),
+            Some(Some(RequestUnion::CreateRequest(create))) => self.create(&create).await,
+            Some(Some(RequestUnion::CancelRequest(cancel))) => {
+                self.users.remove(&cancel.watch_id);
+                self.watching.cancel(cancel.watch_id);
+            }
             Some(Some(RequestUnion::ProgressRequest(_))) => {
                 self.watching.request_progress().map_err(|fault| fault_status(&fault))?;
             }
@@ -159,6 +181,41 @@ impl Session {
             Some(None) => {}
         }
         Ok(())
+    }
+}
+
+impl Session {
+    /// Creates a watcher, if the caller may read the interval that it asks for: as it came, before anything is made of it.
+    async fn create(&mut self, create: &WatchCreateRequest) {
+        // As in etcd, an empty key is the smallest one.
+        let key = if create.key.is_empty() { &[0][..] } else { &create.key };
+        let asked = Asked::Range(KeyRange::new(key, &create.range_end));
+        let user = match self.auth.permit(&self.credentials, asked).await {
+            Ok(header) => header.username,
+            Err(error) => return self.watching.refuse(as_text(error)),
+        };
+        if let Some(watch_id) = self.watching.create(create)
+            && !user.is_empty()
+        {
+            self.users.insert(watch_id, user.into());
+        }
+    }
+
+    /// Ends the watchers whose permission was taken back. Called before anything is sent: what was written afterwards has
+    /// not reached the client.
+    fn follow_permissions(&mut self) {
+        let now = self.auth.revision();
+        if std::mem::replace(&mut self.checked, now) == now {
+            return;
+        }
+        let (auth, users) = (&self.auth, &mut self.users);
+        self.watching.retain(|watch_id, range| {
+            let user = users.get(&watch_id).map_or("", |user| user);
+            auth.may_still_read(user, range).map_err(|error| {
+                users.remove(&watch_id);
+                as_text(error)
+            })
+        });
     }
 }
 

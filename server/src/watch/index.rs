@@ -5,7 +5,7 @@
 use super::intervals::{End, Intervals};
 use std::collections::HashMap;
 use std::sync::Arc;
-use store::{KeyEvent, RevisionEvents};
+use store::{KeyEvent, KeyRange, RangeEnd, RevisionEvents};
 
 /// The keys of one watcher, in the form that the wire gives them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,16 @@ impl WatchedRange {
             end => WatchedEnd::Range(Some(end.into())),
         };
         Some(Self { key: key.into(), end })
+    }
+
+    /// The interval that was asked for.
+    pub(crate) fn as_asked(&self) -> KeyRange<'_> {
+        let end = match &self.end {
+            WatchedEnd::Single => RangeEnd::Single,
+            WatchedEnd::Range(None) => RangeEnd::Open,
+            WatchedEnd::Range(Some(end)) => RangeEnd::Before(end),
+        };
+        KeyRange { key: &self.key, end }
     }
 }
 

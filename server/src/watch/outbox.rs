@@ -56,6 +56,13 @@ impl Outbox {
         self.closed = self.first + self.waiting.len() as u64;
     }
 
+    /// Takes back the events of a watcher that were not sent.
+    pub(crate) fn withdraw(&mut self, watch_id: i64) {
+        self.waiting.retain(|waiting| waiting.response.watch_id != watch_id || waiting.response.events.is_empty());
+        // Positions have changed, so nothing that waits may grow any more.
+        self.closed = self.first + self.waiting.len() as u64;
+    }
+
     /// The response that takes a watcher's next revision. `open` is the watcher's note of where that is.
     pub(crate) fn open(&mut self, open: &mut u64, watch_id: i64, fragment: bool) -> &mut Waiting {
         let at = (*open >= self.first.max(self.closed)).then(|| (*open - self.first) as usize);

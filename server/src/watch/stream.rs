@@ -17,7 +17,7 @@ use api::etcdserverpb::watch_create_request::FilterType;
 use api::etcdserverpb::{ResponseHeader, WatchCreateRequest};
 use std::collections::HashMap;
 use std::sync::Arc;
-use store::{Change, Fault, ReadError, Reader};
+use store::{Change, Fault, KeyRange, ReadError, Reader};
 
 /// Makes a response header for a store revision.
 pub(crate) type MakeHeader = Arc<dyn Fn(i64) -> ResponseHeader + Send + Sync>;
@@ -132,19 +132,23 @@ impl WatchStream {
     }
 
     /// Creates a watcher, or refuses as etcd does.
-    pub(crate) fn create(&mut self, request: &WatchCreateRequest) {
+    /// The answer is its id, none if there is no watcher.
+    pub(crate) fn create(&mut self, request: &WatchCreateRequest) -> Option<i64> {
         let Some(range) = WatchedRange::new(&request.key, &request.range_end) else {
-            return self.refuse("mvcc: watcher range is empty");
+            self.refuse("mvcc: watcher range is empty");
+            return None;
         };
         if request.watch_id != 0 && self.watchers.contains_key(&request.watch_id) {
-            return self.refuse("mvcc: duplicate watch ID provided on the WatchStream");
+            self.refuse("mvcc: duplicate watch ID provided on the WatchStream");
+            return None;
         }
         let watch_id = if request.watch_id == 0 { self.free_id() } else { request.watch_id };
         let (compacted, current) = self.reader.compacted_and_revision();
         if request.start_revision < 0 {
             // As in etcd 3.4, which takes it for a revision compacted long ago.
             self.push_created(watch_id, current);
-            return self.push_compacted(watch_id, compacted);
+            self.push_compacted(watch_id, compacted);
+            return None;
         }
         let unwanted = |filter: FilterType| request.filters.contains(&(filter as i32));
         let kinds = Kinds { puts: !unwanted(FilterType::Noput), deletes: !unwanted(FilterType::Nodelete) };
@@ -167,6 +171,22 @@ impl WatchStream {
             self.behind.insert(watch_id, from);
         }
         self.push_created(watch_id, at);
+        Some(watch_id)
+    }
+
+    /// Ends every watcher that `is_permitted` has a reason against. What waits for the client is not sent to it any more,
+    /// but for the answer to its creation.
+    pub(crate) fn retain(&mut self, mut is_permitted: impl FnMut(i64, KeyRange<'_>) -> Result<(), String>) {
+        let refused: Vec<(i64, String)> = (self.watchers.iter())
+            .filter_map(|(id, watcher)| is_permitted(*id, watcher.range.as_asked()).err().map(|reason| (*id, reason)))
+            .collect();
+        for (watch_id, cancel_reason) in refused {
+            self.forget(watch_id);
+            self.outbox.withdraw(watch_id);
+            let header = Some((self.header)(self.reader.revision()));
+            let response = WatchResponse { header, watch_id, canceled: true, cancel_reason, ..Default::default() };
+            self.outbox.push(response);
+        }
     }
 
     /// Ends a watcher; an unknown one is ignored.

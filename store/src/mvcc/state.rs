@@ -8,6 +8,7 @@ use super::revision::Revision;
 use super::tail::Tail;
 use crate::Options;
 use crate::alarm::Alarms;
+use crate::auth::Auth;
 use crate::blocks::{self, Block};
 use crate::command::Position;
 use crate::error::Fault;
@@ -40,6 +41,7 @@ pub(crate) struct State {
     pub(crate) leases: Leases,
     pub(crate) alarms: Alarms,
     pub(crate) members: Members,
+    pub(crate) auth: Auth,
     /// The store revision.
     pub(crate) revision: i64,
     /// Everything below was compacted away; -1 when nothing ever was, as in etcd.
@@ -65,6 +67,7 @@ impl Default for State {
             leases: Leases::default(),
             alarms: Alarms::default(),
             members: Members::default(),
+            auth: Auth::default(),
             revision: 1,
             compacted: -1,
             compaction_finished: -1,
@@ -81,12 +84,17 @@ impl Default for State {
 pub(crate) struct Gauges {
     pub(crate) tail_bytes: AtomicUsize,
     pub(crate) stored_bytes: AtomicU64,
+    /// The auth revision while authentication is enabled, 0 while it is not.
+    pub(crate) auth_revision: AtomicU64,
 }
 
 impl Gauges {
     pub(crate) fn publish(&self, state: &State) {
         self.tail_bytes.store(state.tail.bytes(), Ordering::Relaxed);
         self.stored_bytes.store(state.stored_bytes, Ordering::Relaxed);
+        let auth_revision = if state.auth.is_enabled() { state.auth.revision() } else { 0 };
+        // Before the answers to what was applied go out, and its events.
+        self.auth_revision.store(auth_revision, Ordering::Release);
     }
 }
 

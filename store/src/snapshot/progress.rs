@@ -2,17 +2,17 @@
 //!
 //! ```text
 //! progress = version:u8 term index revision compacted compaction_finished stored_bytes frames bytes (8 bytes each)
-//!            crc:u32 table:u8 key_length:u8 key sum:u32        all integers big endian; sum covers what is before it
+//!            crc:u32 table:u8 key_length:u32 key sum:u32        all integers big endian; sum covers what is before it
 //! ```
 
 use super::rows::Key;
 use crate::command::Position;
 use crate::mvcc::state::State;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
-/// Longest key that a token can name: names of single values are short, other keys have fixed lengths.
-const KEY_BYTES_MAX: usize = 64;
+/// Longest key that a token can name, be it of a user or a role. Behind a longer one the stream begins again.
+const KEY_BYTES_MAX: usize = 64 << 10;
 
 /// A stream is shorter than this; more is refused so that no sum overflows.
 const STREAM_BYTES_MAX: u64 = 1 << 60;
@@ -76,8 +76,9 @@ impl Progress {
         if let Some(last) = &self.last {
             let (table, key) = last.encode();
             out.push(table);
-            out.push(key.len().min(KEY_BYTES_MAX) as u8);
-            out.extend(&key[..key.len().min(KEY_BYTES_MAX)]);
+            let key = &key[..key.len().min(KEY_BYTES_MAX)];
+            out.extend((key.len() as u32).to_be_bytes());
+            out.extend(key);
         }
         out.extend(crc32c::crc32c(&out).to_be_bytes());
         out
@@ -101,10 +102,13 @@ impl Progress {
         let crc = u32::from_be_bytes(take(&mut rest)?);
         let last = match rest {
             [] => None,
-            [table, len, key @ ..] if key.len() == usize::from(*len) && key.len() <= KEY_BYTES_MAX => {
+            [table, key @ ..] => {
+                let (len, key) = key.split_first_chunk()?;
+                if key.len() != u32::from_be_bytes(*len) as usize || key.len() > KEY_BYTES_MAX {
+                    return None;
+                }
                 Some(Key::decode(*table, key).ok()?)
             }
-            _ => return None,
         };
         if (frames == 0) != last.is_none() || bytes > STREAM_BYTES_MAX {
             return None;
@@ -147,6 +151,7 @@ mod tests {
             Progress::default(),
             progress(Key::Meta("stored_bytes".into())),
             progress(Key::Alarm(3, 1)),
+            progress(Key::AuthUser("a name".repeat(100).into())),
             progress(Key::Revision(Revision { main: 70, sub: 2 })),
         ] {
             let bytes = progress.encode();

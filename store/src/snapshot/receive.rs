@@ -12,6 +12,7 @@ use super::frames::Frames;
 use super::progress::{Identity, Progress};
 use super::rows::{self, Key};
 use crate::Options;
+use crate::auth;
 use crate::blocks::{self, Block};
 use crate::command::Position;
 use crate::error::Fault;
@@ -81,6 +82,7 @@ impl Import {
         txn.open_table(schema::ALARMS)?;
         txn.open_table(schema::MEMBERS)?;
         txn.open_table(schema::REMOVED_MEMBERS)?;
+        auth::rows::create(&txn)?;
         txn.open_table(schema::REVISIONS)?;
         Ok(Self {
             frames: Frames::new(),
@@ -177,6 +179,7 @@ impl Import {
         });
         committed?;
         (state.index, state.leases) = indexed;
+        state.auth.restored();
         let on_disk = Revisions::committed(Arc::new(self.database))?;
         Ok(Received { state, on_disk, file: self.file })
     }
@@ -276,6 +279,7 @@ impl Import {
                     meta::COMPACTED => state.compacted = int()?,
                     meta::COMPACTION_FINISHED => state.compaction_finished = int()?,
                     meta::STORED_BYTES => state.stored_bytes = int()? as u64,
+                    name if state.auth.restore_number(name, int().unwrap_or_default()) => drop(int()?),
                     other => return Err(Fault::Snapshot(format!("{other} is not known to this release"))),
                 }
                 txn.open_table(schema::META)?.insert(&**name, value)?;
@@ -300,6 +304,14 @@ impl Import {
             Key::RemovedMember(id) => {
                 state.members.restore_removed(*id);
                 txn.open_table(schema::REMOVED_MEMBERS)?.insert(id, ())?;
+            }
+            Key::AuthUser(name) => {
+                state.auth.restore_user(name, value)?;
+                txn.open_table(schema::AUTH_USERS)?.insert(&**name, value)?;
+            }
+            Key::AuthRole(name) => {
+                state.auth.restore_role(name, value)?;
+                txn.open_table(schema::AUTH_ROLES)?.insert(&**name, value)?;
             }
             // Invariant: the caller keeps revisions to itself.
             Key::Revision(_) => {}

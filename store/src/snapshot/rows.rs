@@ -11,6 +11,8 @@ const ALARMS: u8 = 2;
 const MEMBERS: u8 = 3;
 const REVISIONS: u8 = 4;
 const REMOVED_MEMBERS: u8 = 5;
+const AUTH_USERS: u8 = 6;
+const AUTH_ROLES: u8 = 7;
 
 /// What a row is about. The order of the variants is the order of the tables in the stream.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,6 +22,8 @@ pub(crate) enum Key {
     Alarm(u64, i32),
     Member(u64),
     RemovedMember(u64),
+    AuthUser(Box<str>),
+    AuthRole(Box<str>),
     Revision(Revision),
 }
 
@@ -32,6 +36,8 @@ impl Key {
             Self::Alarm(member_id, alarm) => (ALARMS, [&member_id.to_be_bytes()[..], &alarm.to_be_bytes()].concat()),
             Self::Member(id) => (MEMBERS, id.to_be_bytes().to_vec()),
             Self::RemovedMember(id) => (REMOVED_MEMBERS, id.to_be_bytes().to_vec()),
+            Self::AuthUser(name) => (AUTH_USERS, name.as_bytes().to_vec()),
+            Self::AuthRole(name) => (AUTH_ROLES, name.as_bytes().to_vec()),
             Self::Revision(revision) => (REVISIONS, revision.to_key().to_vec()),
         }
     }
@@ -39,7 +45,7 @@ impl Key {
     /// Reads what [`Self::encode`] wrote.
     pub(crate) fn decode(table: u8, key: &[u8]) -> Result<Self, Fault> {
         Ok(match table {
-            META => Self::Meta(str::from_utf8(key).map_err(|error| Fault::Snapshot(error.to_string()))?.into()),
+            META => Self::Meta(name(key)?),
             LEASES => Self::Lease(i64::from_be_bytes(array(key)?)),
             ALARMS => {
                 let (member_id, alarm) = key.split_at_checked(8).ok_or_else(short)?;
@@ -47,6 +53,8 @@ impl Key {
             }
             MEMBERS => Self::Member(u64::from_be_bytes(array(key)?)),
             REMOVED_MEMBERS => Self::RemovedMember(u64::from_be_bytes(array(key)?)),
+            AUTH_USERS => Self::AuthUser(name(key)?),
+            AUTH_ROLES => Self::AuthRole(name(key)?),
             REVISIONS => Self::Revision(Revision::from_key(&array(key)?)),
             other => return Err(Fault::Snapshot(format!("table {other} is not known to this release"))),
         })
@@ -78,6 +86,10 @@ pub(crate) fn take<'a>(rows: &mut &'a [u8]) -> Result<(Key, &'a [u8]), Fault> {
     Ok((Key::decode(table, key)?, value))
 }
 
+fn name(key: &[u8]) -> Result<Box<str>, Fault> {
+    str::from_utf8(key).map(Into::into).map_err(|error| Fault::Snapshot(error.to_string()))
+}
+
 fn short() -> Fault {
     Fault::Snapshot("a row has a wrong length".into())
 }
@@ -107,6 +119,8 @@ mod tests {
             Key::Alarm(u64::MAX, 1),
             Key::Member(3),
             Key::RemovedMember(4),
+            Key::AuthUser("user".into()),
+            Key::AuthRole("role".into()),
             Key::Revision(Revision { main: 9, sub: 1 }),
         ];
         assert!(keys.is_sorted());

@@ -1,5 +1,6 @@
 //! A store in a temporary directory, with the log that a member would replay after a restart.
 
+pub(crate) mod auth;
 pub(crate) mod model;
 pub(crate) mod random;
 pub(crate) mod script;

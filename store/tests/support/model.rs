@@ -139,7 +139,7 @@ impl Model {
                 }
                 Ok(Reply::LeaseCheckpoint)
             }
-            Op::Alarm(_) | Op::MemberAttributes(_) | Op::MemberRemoved(_) => unreachable!("not generated"),
+            other => unreachable!("not generated: {other:?}"),
         }
     }
 

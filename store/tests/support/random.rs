@@ -39,6 +39,11 @@ impl Random {
         self.below(n) == 0
     }
 
+    /// Every key that is chosen from.
+    pub(crate) fn keys() -> impl Iterator<Item = &'static [u8]> {
+        KEYS.into_iter()
+    }
+
     pub(crate) fn key(&mut self) -> Vec<u8> {
         KEYS[self.below(KEYS.len())].to_vec()
     }

@@ -9,6 +9,9 @@
 //!                                                      OP: put, del, range, or txn in parentheses
 //! compact REV | grant ID TTL | revoke ID | checkpoint ID SECONDS | publish MEMBER NAME | remove MEMBER
 //! alarm raise|clear|list nospace|corrupt|all [MEMBER]
+//! as USER[@REVISION] COMMAND                           a user's; without a revision the latest
+//! own COMMAND                                          the member's own
+//! and what `auth` has                                  users, roles, permissions
 //! batch COMMAND & COMMAND...                           one log entry with several commands
 //! lease ID | leases | alarms | member ID | removed | hash [REV] | events from=N [max=BYTES] | previous KEY REV | status
 //! flush | compact_step KEYS | finish | reopen | defragment | reimport
@@ -16,9 +19,10 @@
 //!
 //! `""` is the empty word, `\0` a zero byte.
 
-use super::{Member, command, compaction, grant, revoke};
+use super::auth::{self, header};
+use super::{Member, compaction, grant, revoke};
 use api::cleatpb::command::Op;
-use api::cleatpb::{MemberAttributes, MemberRemoved};
+use api::cleatpb::{Command, MemberAttributes, MemberRemoved};
 use api::encoded::{KeyValue, RangeResponse, Response, TxnResponse};
 use api::etcdserverpb::compare::TargetUnion;
 use api::etcdserverpb::request_op::Request;
@@ -35,6 +39,8 @@ pub(crate) fn run(member: &mut Member, line: &str) -> String {
     let name = words.pop_front().expect("a command");
     let out = if let Some(answer) = read(member, name, &mut words) {
         answer
+    } else if let Some(answer) = auth::read(member, name, &mut words) {
+        answer
     } else if let Some(answer) = maintain(member, name, &mut words) {
         answer
     } else {
@@ -42,12 +48,15 @@ pub(crate) fn run(member: &mut Member, line: &str) -> String {
         words.clear();
         let commands = rest.split(" & ").map(|part| {
             let mut words: VecDeque<&str> = part.split_whitespace().collect();
+            let header = header(member, &mut words);
             let name = words.pop_front().expect("a command");
-            let op = op(name, &mut words).unwrap_or_else(|| panic!("no command: {part}"));
+            let op = op(name, &mut words).or_else(|| auth::op(name, &mut words));
+            let op = op.unwrap_or_else(|| panic!("no command: {part}"));
             assert!(words.is_empty(), "not understood in `{part}`: {words:?}");
-            command(op)
+            Command { header, op: Some(op) }
         });
-        let applied = member.apply_entry(commands.collect());
+        let commands = commands.collect();
+        let applied = member.apply_entry(commands);
         let shown: Vec<_> = applied.outcomes[0].iter().map(show_outcome).collect();
         format!("{}{}", shown.join(" & "), show_applied(&applied))
     };
@@ -181,7 +190,7 @@ pub(crate) fn bytes(word: &str) -> Vec<u8> {
     if word == "\"\"" { Vec::new() } else { word.replace("\\0", "\0").into_bytes() }
 }
 
-fn keys(words: &mut VecDeque<&str>) -> (Vec<u8>, Vec<u8>) {
+pub(crate) fn keys(words: &mut VecDeque<&str>) -> (Vec<u8>, Vec<u8>) {
     let word = words.pop_front().expect("keys");
     match word.split_once("..") {
         None => (bytes(word), Vec::new()),
@@ -305,7 +314,7 @@ fn refused(error: &ReadError) -> String {
     }
 }
 
-fn show(bytes: &[u8]) -> String {
+pub(crate) fn show(bytes: &[u8]) -> String {
     if bytes.is_empty() { "\"\"".into() } else { String::from_utf8_lossy(bytes).replace('\0', "\\0") }
 }
 

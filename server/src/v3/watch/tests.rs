@@ -101,6 +101,7 @@ impl Member {
         let failures = IntCounter::new("failures", "for the test").unwrap();
         let watch = WatchService {
             node: node.clone(),
+            auth: Auth::for_tests(node.clone()),
             hub,
             progress_interval: DEADLINE,
             stop: stop.clone(),
@@ -110,7 +111,7 @@ impl Member {
         let address = listener.local_addr().unwrap();
         let server = tonic::transport::Server::builder().add_service(WatchServer::new(watch)).add_service(
             LeaseServer::new(LeaseService::new(
-                node.clone(),
+                (node.clone(), Auth::for_tests(node.clone())),
                 lessor,
                 Arc::new(crate::quota::Quota::new(None, &node)),
                 failures,

@@ -408,7 +408,7 @@ impl Expected {
 
     fn wants(&self, event: &(i64, bool, Vec<u8>)) -> bool {
         let (revision, deleted, key) = event;
-        let range = store::KeyRange::new(&self.key, &self.end);
+        let range = KeyRange::new(&self.key, &self.end);
         *revision >= self.from && range.contains(key) && self.kinds.wants(*deleted)
     }
 
