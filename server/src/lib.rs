@@ -1,5 +1,6 @@
 //! The member process.
 
+mod audit;
 mod background;
 mod blocking;
 mod bootstrap;
@@ -11,12 +12,15 @@ pub mod health;
 pub mod http;
 mod lessor;
 pub mod listen;
+mod log_level;
 pub mod logging;
 pub mod metrics;
 mod newcomer;
 mod node;
 pub mod notify;
 mod open;
+mod otlp;
+mod outlet;
 mod peer;
 mod quota;
 pub mod raft;
@@ -24,6 +28,7 @@ pub mod server;
 #[cfg(test)]
 mod simulation;
 mod steady_clock;
+mod steps;
 mod storage;
 mod sync;
 pub mod tls;

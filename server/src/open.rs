@@ -244,8 +244,13 @@ impl Observer for Observed {
         }
     }
 
+    fn installing(&self) {
+        self.metrics.server.snapshot_apply_in_progress.set(1);
+    }
+
     fn installed(&self, revision: i64) {
         self.hub.replaced(revision);
+        self.metrics.server.snapshot_apply_in_progress.set(0);
     }
 }
 

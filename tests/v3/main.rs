@@ -1,13 +1,17 @@
 //! Tests of a real single member over its v3 API: `etcdctl`, raw gRPC, bytes on the wire, kills under load.
 
+mod audit;
 mod bad_input;
 mod clients;
 mod crash;
 mod kubernetes;
 mod log_size;
+mod logs;
 mod metrics;
 mod peer;
+mod slow_requests;
 mod tls;
+mod traces;
 mod transcript;
 mod wire;
 

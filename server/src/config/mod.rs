@@ -15,6 +15,7 @@ mod file;
 mod flags;
 mod founding;
 mod help;
+mod observe;
 mod parse;
 mod settings;
 mod tls;
@@ -25,6 +26,7 @@ mod values;
 mod tests;
 
 pub use help::help;
+pub use observe::{AuditConfig, Rotation, TraceConfig};
 pub use settings::{
     AutoCompaction, Config, GrpcKeepalive, InitialClusterState, LogConfig, LogFormat, LogLevel, LogOutput, MetricsLevel,
 };

@@ -327,3 +327,29 @@ fn kubeadms_command_line_is_accepted() {
     assert!(config.client_tls.is_some() && config.peer_tls.is_some());
     assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
 }
+
+#[test]
+fn an_audit_log_is_asked_for_and_bounded() {
+    assert_eq!(config(&[]).audit, None);
+    let audit = config(&["--audit-log-outputs=a.log,stderr,a.log", "--audit-log-max-megabytes=1"]).audit.unwrap();
+    assert_eq!(audit.outputs, [LogOutput::File("a.log".into()), LogOutput::Stderr]);
+    assert_eq!(audit.rotation, Rotation { max_bytes: 1 << 20, files: 10 });
+    assert!(!audit.is_required);
+    assert!(error(&["--audit-log-required"]).to_string().contains("--audit-log-required needs --audit-log-outputs"));
+    let endless = error(&["--audit-log-outputs=stderr", "--audit-log-max-megabytes=0"]);
+    assert!(endless.to_string().contains("--audit-log-max-megabytes must be >0"), "{endless}");
+}
+
+#[test]
+fn traces_are_asked_for_by_either_name() {
+    assert_eq!(config(&["--distributed-tracing-sampling-rate=5"]).traces, None);
+    for prefix in ["", "experimental-"] {
+        let flag = |rest: &str| format!("--{prefix}{rest}");
+        let (on, rate) = (flag("enable-distributed-tracing"), flag("distributed-tracing-sampling-rate=5"));
+        let traces = config(&[&on, &rate]).traces.unwrap();
+        assert_eq!((traces.address.as_str(), traces.service_name.as_str()), ("localhost:4317", "etcd"));
+        assert_eq!(traces.sampling_rate, 5);
+    }
+    let refused = error(&["--distributed-tracing-sampling-rate=1000001"]);
+    assert!(refused.to_string().contains("must be from 0 to 1000000"), "{refused}");
+}

@@ -254,9 +254,11 @@ async fn serve(shared: Arc<Shared>, mut socket: Socket, door: Door, slot: OwnedS
             // Boxed, so that a connection without TLS is not as large as a handshake.
             socket = Box::pin(socket.secured(tls, remote)).await?;
         }
-        tokio::time::timeout(FIRST_BYTES_DEADLINE, Connection::open(socket)).await?
+        let common_name = socket.common_name();
+        let (connection, is_http2) = tokio::time::timeout(FIRST_BYTES_DEADLINE, Connection::open(socket)).await??;
+        io::Result::Ok((connection, is_http2, common_name))
     };
-    let (connection, is_http2) = tokio::select! {
+    let (connection, is_http2, common_name) = tokio::select! {
         opened = opened => match opened {
             Ok(opened) => opened,
             Err(error) => return tracing::debug!(?remote, %error, "connection ended before it began"),
@@ -269,7 +271,7 @@ async fn serve(shared: Arc<Shared>, mut socket: Socket, door: Door, slot: OwnedS
     let calls = OpenCalls::default();
     let mut front = ConnectionFront::new(door.front, calls.clone(), local, remote);
     if door.tls.is_some() {
-        front = front.secured();
+        front = front.secured().named(common_name);
     }
     let served = if is_http2 {
         let connection = match &shared.traffic {

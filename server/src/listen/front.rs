@@ -3,8 +3,11 @@
 use super::body::{RequestBody, ResponseBody};
 use super::gather::OpenCalls;
 use super::interrupt::{Interrupt, LeaderGate};
+use super::observe::{Observed, Observers};
+use crate::audit::Audit;
 use crate::metrics::{Call, CallType, METHODS, MethodMetrics, Metrics};
-use crate::v3::status::status;
+use crate::otlp::Tracer;
+use crate::v3::status::{refused, status};
 use api::error::Error;
 use axum::Router;
 use axum::routing::future::RouteFuture;
@@ -17,7 +20,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::Notify;
 use tonic::Code;
 use tonic::codegen::BoxFuture;
@@ -52,8 +55,7 @@ pub struct GrpcRoutes {
     routes: HashMap<&'static str, Route>,
     metrics: Arc<Metrics>,
     max_message_bytes: usize,
-    /// Unary calls that take longer are logged.
-    slow: Duration,
+    observers: Arc<Observers>,
     leader: Arc<LeaderGate>,
     is_learner: Box<dyn Fn() -> bool + Send + Sync>,
 }
@@ -68,7 +70,8 @@ impl GrpcRoutes {
     /// Starts with no service. Request messages above `max_message_bytes` are refused with etcd's text; services
     /// should be generated with a higher limit of their own, so that this one answers.
     pub fn new(metrics: Arc<Metrics>, max_message_bytes: usize, slow: Duration, leader: Arc<LeaderGate>) -> Self {
-        Self { routes: HashMap::new(), metrics, max_message_bytes, slow, leader, is_learner: Box::new(|| false) }
+        let observers = Arc::new(Observers { slow, tracer: None, audit: None });
+        Self { routes: HashMap::new(), metrics, max_message_bytes, observers, leader, is_learner: Box::new(|| false) }
     }
 
     /// Refuses what a learner does not serve while `is_learner` says that this member is one. It is asked for every call
@@ -76,6 +79,13 @@ impl GrpcRoutes {
     #[must_use]
     pub fn refusing_as_learner(mut self, is_learner: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         self.is_learner = Box::new(is_learner);
+        self
+    }
+
+    /// Traces calls, and records those that change something.
+    #[must_use]
+    pub(crate) fn observed_by(mut self, tracer: Option<Arc<Tracer>>, audit: Option<Arc<Audit>>) -> Self {
+        self.observers = Arc::new(Observers { slow: self.observers.slow, tracer, audit });
         self
     }
 
@@ -119,10 +129,19 @@ impl GrpcRoutes {
         let version = request.headers().get("client-api-version").and_then(|value| value.to_str().ok());
         self.metrics.grpc.count_client(&route.metrics, version);
         let mut call = Call::start(&route.metrics);
-        let interrupt = match self.admit(route, request.headers()) {
+        let mut observed = self.observers.start(
+            (route.path, route.is_unary),
+            request.headers(),
+            peer.and_then(|peer| peer.remote_addr),
+            request.extensions().get::<CommonName>().map(|name| &name.0),
+        );
+        let interrupt = match self.admit(route, request.headers(), observed.as_mut()) {
             Ok(interrupt) => interrupt,
             Err(status) => {
                 call.finish(status.code());
+                if let Some(observed) = &mut observed {
+                    observed.end(status.code());
+                }
                 return FrontFuture::Ready(Some(answer(status)));
             }
         };
@@ -130,15 +149,22 @@ impl GrpcRoutes {
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer.clone());
         }
-        let timed = route.is_unary.then(|| Timed { path: route.path, started: Instant::now(), slow: self.slow });
         let (future, is_unary) = ((route.serve)(request), route.is_unary);
-        FrontFuture::Grpc { future, call: Some((call, open.clone())), timed, is_unary, interrupt }
+        FrontFuture::Grpc { future, call: Some((call, open.clone())), observed, is_unary, interrupt }
     }
 
     /// Checks what can be checked before the service is called.
-    fn admit(&self, route: &Route, headers: &HeaderMap) -> Result<Interrupt, tonic::Status> {
+    fn admit(
+        &self,
+        route: &Route,
+        headers: &HeaderMap,
+        observed: Option<&mut Observed>,
+    ) -> Result<Interrupt, tonic::Status> {
         if !route.is_for_learners && (self.is_learner)() {
             return Err(status(Error::NotSupportedForLearner));
+        }
+        if observed.is_some_and(Observed::must_be_refused) {
+            return Err(refused(Code::Unavailable, "the audit log cannot be written, and --audit-log-required is set"));
         }
         Interrupt::of(headers, route.is_unary, &self.leader)
     }
@@ -207,7 +233,8 @@ impl Front {
         }
         match &self.http {
             Some(router) => {
-                let request = request.map(axum::body::Body::new);
+                let mut request = request.map(axum::body::Body::new);
+                request.extensions_mut().insert(HttpCaller { remote: peer.and_then(|peer| peer.remote_addr) });
                 FrontFuture::Http(Box::pin(router.clone().call(request)))
             }
             None => FrontFuture::Ready(Some(not_found())),
@@ -227,9 +254,19 @@ fn not_found() -> Response<ResponseBody> {
     response
 }
 
+/// Where an HTTP request came from; no address means a unix socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HttpCaller {
+    pub(crate) remote: Option<SocketAddr>,
+}
+
 /// Marks HTTP requests that came over TLS.
 #[derive(Clone, Copy, Debug)]
 pub struct OverTls;
+
+/// The name in the certificate of a connection's caller, which was verified.
+#[derive(Clone, Debug)]
+pub(crate) struct CommonName(pub(crate) Arc<str>);
 
 /// The front as one connection sees it.
 #[derive(Debug)]
@@ -238,6 +275,7 @@ pub(super) struct ConnectionFront {
     calls: OpenCalls,
     peer: Option<TcpConnectInfo>,
     is_secure: bool,
+    common_name: Option<CommonName>,
     /// Told of every request.
     requests: Option<Arc<Notify>>,
 }
@@ -245,12 +283,18 @@ pub(super) struct ConnectionFront {
 impl ConnectionFront {
     pub(super) fn new(front: Front, calls: OpenCalls, local: Option<SocketAddr>, remote: Option<SocketAddr>) -> Self {
         let peer = remote.map(|_| TcpConnectInfo { local_addr: local, remote_addr: remote });
-        Self { front, calls, peer, is_secure: false, requests: None }
+        Self { front, calls, peer, is_secure: false, common_name: None, requests: None }
     }
 
     /// Marks requests as [`OverTls`].
     pub(super) fn secured(mut self) -> Self {
         self.is_secure = true;
+        self
+    }
+
+    /// Tells services whose certificate the caller has shown.
+    pub(super) fn named(mut self, common_name: Option<String>) -> Self {
+        self.common_name = common_name.map(|name| CommonName(name.into()));
         self
     }
 
@@ -273,23 +317,10 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionFront {
         if self.is_secure {
             request.extensions_mut().insert(OverTls);
         }
-        self.front.call(request, self.peer.as_ref(), &self.calls)
-    }
-}
-
-/// A unary call whose slowness is worth a line in the log.
-pub(super) struct Timed {
-    path: &'static str,
-    started: Instant,
-    slow: Duration,
-}
-
-impl Timed {
-    fn end(&self) {
-        let took = self.started.elapsed();
-        if took > self.slow {
-            tracing::warn!(method = self.path, ?took, expected = ?self.slow, "request took too long");
+        if let Some(name) = &self.common_name {
+            request.extensions_mut().insert(name.clone());
         }
+        self.front.call(request, self.peer.as_ref(), &self.calls)
     }
 }
 
@@ -299,7 +330,7 @@ pub(super) enum FrontFuture {
         future: GrpcFuture,
         /// Taken when the answer's head is there; dropped with the future if the client leaves before.
         call: Option<(Call, OpenCalls)>,
-        timed: Option<Timed>,
+        observed: Option<Observed>,
         is_unary: bool,
         interrupt: Interrupt,
     },
@@ -312,24 +343,31 @@ impl Future for FrontFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(Ok(match &mut *self {
-            Self::Grpc { future, call, timed, is_unary, interrupt } => {
-                let answered = match future.as_mut().poll(cx) {
+            Self::Grpc { future, call, observed, is_unary, interrupt } => {
+                let polled = match observed {
+                    Some(observed) => observed.during(|| future.as_mut().poll(cx)),
+                    None => future.as_mut().poll(cx),
+                };
+                let answered = match polled {
                     Poll::Ready(Ok(response)) => Ok(response),
                     Poll::Pending => Err(ready!(interrupt.poll(cx))),
                 };
-                if let Some(timed) = timed {
-                    timed.end();
+                if let Some(observed) = observed {
+                    observed.served();
                 }
                 let (mut call, open) = call.take().expect("invariant: a finished future is not polled again");
                 match answered {
                     Ok(response) => {
                         let (head, body) = response.into_parts();
                         let rest = Some(std::mem::take(interrupt)).filter(|rest| !*is_unary && !rest.is_never());
-                        let body = ResponseBody::grpc(&head.headers, body, (call, open), rest);
+                        let body = ResponseBody::grpc(&head.headers, body, (call, observed.take(), open), rest);
                         Response::from_parts(head, body)
                     }
                     Err(status) => {
                         call.finish(status.code());
+                        if let Some(observed) = observed {
+                            observed.end(status.code());
+                        }
                         answer(status)
                     }
                 }

@@ -18,6 +18,7 @@ mod front;
 mod gather;
 mod hpack;
 mod interrupt;
+mod observe;
 mod socket;
 
 #[cfg(test)]
@@ -25,6 +26,7 @@ mod tests;
 
 pub use accept::{ListenSettings, Listeners, max_connections};
 pub use body::{RequestBody, ResponseBody};
+pub(crate) use front::{CommonName, HttpCaller};
 pub use front::{Front, GrpcRoutes, OverTls};
 pub use interrupt::LeaderGate;
 pub use socket::{Bound, ListenError, Traffic};

@@ -171,6 +171,14 @@ impl Socket {
         tls.accept(self, remote).await.map(|stream| Self::Tls(Box::new(stream)))
     }
 
+    /// The name in the caller's certificate, which the handshake has verified.
+    pub(super) fn common_name(&self) -> Option<String> {
+        match self {
+            Self::Tcp(..) | Self::Unix(_) => None,
+            Self::Tls(stream) => crate::tls::common_name(stream.get_ref().1.peer_certificates()?.first()?),
+        }
+    }
+
     /// Without this, answers wait for the client's delayed acknowledgement.
     pub(super) fn set_nodelay(&self) -> io::Result<()> {
         match self {

@@ -5,7 +5,7 @@
 //! ([`reload`]): certificate, key, CAs and revocation lists, for connections made from then on.
 //!
 //! A refused caller costs a slot for at most the handshake's deadline, and is told apart in the log by address and
-//! reason ([`refusal`]). Who a verified caller is plays no role behind this module.
+//! reason ([`refusal`]). Of who a verified caller is, the common name leaves this module: it may be the name of a user.
 
 mod accept;
 mod address;
@@ -21,6 +21,11 @@ mod verify;
 
 #[cfg(test)]
 mod tests;
+
+/// The common name in a certificate; none for an empty one, which is nobody's.
+pub(crate) fn common_name(certificate: &[u8]) -> Option<String> {
+    der::CertFacts::of(certificate)?.common_name.filter(|name| !name.is_empty())
+}
 
 pub use accept::TlsAcceptor;
 pub use connect::{PeerConnector, PeerStream};

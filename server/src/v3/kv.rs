@@ -5,6 +5,7 @@ use super::status::{mismatched, read_status, status};
 use crate::metrics::MvccMetrics;
 use crate::node::Node;
 use crate::quota::Quota;
+use crate::steps::{self, Step};
 use crate::storage::Storage;
 use api::cleatpb::command::Op;
 use api::encoded::{
@@ -45,12 +46,23 @@ impl KvService {
         self.node.propose(op).await.map_err(status)
     }
 
+    /// Waits while there may be no space for a request of this cost.
+    async fn admit(&self, cost: u64) -> Result<(), Status> {
+        steps::decoded();
+        let admitted = self.quota.admit(&self.node, cost).await;
+        steps::done(Step::Quota);
+        admitted.map_err(status)
+    }
+
     /// A transaction that only reads needs no log entry.
     async fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, Status> {
         if !all_serializable(request) {
             self.node.read_barrier().await.map_err(status)?;
         }
-        let (mut response, revision) = self.node.reader().txn(request).map_err(read_status)?;
+        steps::decoded();
+        let read = self.node.reader().txn(request);
+        steps::done(Step::Read);
+        let (mut response, revision) = read.map_err(read_status)?;
         self.count(&response);
         response.header = Some(self.node.header(revision));
         Ok(response)
@@ -68,6 +80,7 @@ impl KvService {
 impl Kv for KvService {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         let request = request.into_inner();
+        steps::about(&request.key, &request.range_end, 0);
         // Before the shape, as in etcd. Everything else that a learner refuses, `listen` has refused already.
         if !request.serializable && self.node.is_learner() {
             return Err(status(Error::NotSupportedForLearner));
@@ -76,7 +89,11 @@ impl Kv for KvService {
         if !request.serializable {
             self.node.read_barrier().await.map_err(status)?;
         }
-        let (mut response, revision) = self.node.reader().range(&request).map_err(read_status)?;
+        steps::decoded();
+        let read = self.node.reader().range(&request);
+        steps::done(Step::Read);
+        let (mut response, revision) = read.map_err(read_status)?;
+        steps::counted(response.kvs.len() as i64);
         self.metrics.ranges.inc();
         response.header = Some(self.node.header(revision));
         Ok(Response::new(response))
@@ -106,8 +123,9 @@ impl Kv for KvService {
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         let request = request.into_inner();
+        steps::about(&request.key, &Bytes::new(), 0);
         check::put(&request).map_err(status)?;
-        self.quota.admit(&self.node, crate::quota::put_cost(&request)).await.map_err(status)?;
+        self.admit(crate::quota::put_cost(&request)).await?;
         let outcome = self.propose(Op::Put(own_put(request))).await?;
         let revision = outcome.revision;
         match outcome.result.map_err(status)? {
@@ -124,11 +142,13 @@ impl Kv for KvService {
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
         let request = request.into_inner();
+        steps::about(&request.key, &request.range_end, 0);
         check::delete_range(&request).map_err(status)?;
         let outcome = self.propose(Op::DeleteRange(own_delete(request))).await?;
         let revision = outcome.revision;
         match outcome.result.map_err(status)? {
             Reply::DeleteRange(mut response) => {
+                steps::counted(response.deleted);
                 response.header = Some(self.node.header(revision));
                 Ok(Response::new(response))
             }
@@ -138,11 +158,12 @@ impl Kv for KvService {
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
         let request = request.into_inner();
+        about_txn(&request);
         check::txn(&request, self.max_txn_ops).map_err(status)?;
         if only_ranges(&request) {
             return self.read_txn(&request).await.map(Response::new);
         }
-        self.quota.admit(&self.node, crate::quota::txn_cost(&request)).await.map_err(status)?;
+        self.admit(crate::quota::txn_cost(&request)).await?;
         let outcome = self.propose(Op::Txn(own_txn(request))).await?;
         let revision = outcome.revision;
         match outcome.result.map_err(status)? {
@@ -217,6 +238,21 @@ async fn stream_range(
         }
         keys = if bytes > target { (keys / 2).max(1) } else { (keys * 2).min(STREAM_KEYS_MAX) };
     }
+}
+
+/// Names the first key of a transaction.
+fn about_txn(request: &TxnRequest) {
+    let mut ops = request.success.iter().chain(&request.failure);
+    let none = Bytes::new();
+    let of_op = ops.find_map(|op| match &op.request {
+        Some(RequestKind::RequestRange(range)) => Some((&range.key, &range.range_end)),
+        Some(RequestKind::RequestPut(put)) => Some((&put.key, &none)),
+        Some(RequestKind::RequestDeleteRange(delete)) => Some((&delete.key, &delete.range_end)),
+        Some(RequestKind::RequestTxn(_)) | None => None,
+    });
+    let (key, range_end) =
+        request.compare.first().map(|one| (&one.key, &one.range_end)).or(of_op).unwrap_or((&none, &none));
+    steps::about(key, range_end, request.success.len() + request.failure.len());
 }
 
 /// True when both branches are ranges alone, so that no log entry is needed. A nested transaction counts as a write in
