@@ -548,6 +548,16 @@ fn show_alarms_and_peers(metrics: &Metrics, node: &Node, server_id: &str) {
     }
 }
 
+/// What dashboards for etcd up to 3.4 ask for under other names.
+fn show_old_names(metrics: &Metrics) {
+    let mvcc = &metrics.mvcc;
+    show(&mvcc.old_puts, mvcc.puts.get());
+    show(&mvcc.old_deletes, mvcc.deletes.get());
+    show(&mvcc.old_ranges, mvcc.ranges.get());
+    show(&mvcc.old_txns, mvcc.txns.get());
+    mvcc.old_db_size_bytes.set(mvcc.db_size_bytes.get());
+}
+
 /// Sets the gauges that are read from state when somebody asks.
 fn export_metrics(
     metrics: &Arc<Metrics>,
@@ -585,6 +595,7 @@ fn export_metrics(
         metrics.mvcc.slow_watchers.set(watch.unsynced.get() as i64);
         show(&metrics.mvcc.events, watch.events.get());
         metrics.mvcc.pending_events.set(watch.pending.get() as i64);
+        show_old_names(metrics);
         show_alarms_and_peers(metrics, &node, &server_id);
         metrics.mvcc.current_revision.set(store.revision);
         metrics.mvcc.compact_revision.set(store.compacted);

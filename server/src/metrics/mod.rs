@@ -91,6 +91,11 @@ group! {
         deletes: IntCounter = counter, "etcd_mvcc_delete_total", "Total number of deletes seen by this member.";
         ranges: IntCounter = counter, "etcd_mvcc_range_total", "Total number of ranges seen by this member.";
         txns: IntCounter = counter, "etcd_mvcc_txn_total", "Total number of txns seen by this member.";
+        old_puts: IntCounter = counter, "etcd_debugging_mvcc_put_total", "Total number of puts seen by this member.";
+        old_deletes: IntCounter = counter, "etcd_debugging_mvcc_delete_total", "Total number of deletes seen by this member.";
+        old_ranges: IntCounter = counter, "etcd_debugging_mvcc_range_total", "Total number of ranges seen by this member.";
+        old_txns: IntCounter = counter, "etcd_debugging_mvcc_txn_total", "Total number of txns seen by this member.";
+        old_db_size_bytes: IntGauge = gauge, "etcd_debugging_mvcc_db_total_size_in_bytes", "Total size of the underlying database physically allocated in bytes.";
         hash_seconds: Histogram = exponential(0.01, 15), "etcd_mvcc_hash_duration_seconds", "The latency distribution of storage hash operation.";
         hash_rev_seconds: Histogram = exponential(0.01, 15), "etcd_mvcc_hash_rev_duration_seconds", "The latency distribution of storage hash by revision operation.";
         db_size_bytes: IntGauge = gauge, "etcd_mvcc_db_total_size_in_bytes", "Total size of the underlying database physically allocated in bytes.";
