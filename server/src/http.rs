@@ -5,6 +5,7 @@
 
 use crate::health::{HealthChecks, Probe};
 use crate::listen::OverTls;
+use crate::log_level;
 use crate::metrics::{self, Metrics};
 use crate::version::{CLEAT_VERSION, COMPATIBLE_CLUSTER_VERSION, COMPATIBLE_ETCD_VERSION};
 use axum::Router;
@@ -60,6 +61,7 @@ fn endpoints() -> Router<HttpState> {
         .route("/metrics", get(scrape).post(scrape))
         .route("/livez", get(livez).fallback(only_get))
         .route("/livez/{check}", get(livez_check).fallback(only_get))
+        .route("/config/local/log", get(log_level::show).put(log_level::change))
         .route("/readyz", get(readyz).fallback(only_get))
         .route("/readyz/{check}", get(readyz_check).fallback(only_get))
 }

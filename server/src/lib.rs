@@ -1,5 +1,6 @@
 //! The member process.
 
+mod audit;
 mod auth;
 mod background;
 mod blocking;
@@ -13,6 +14,7 @@ pub mod health;
 pub mod http;
 mod lessor;
 pub mod listen;
+mod log_level;
 pub mod logging;
 pub mod metrics;
 mod newcomer;
@@ -20,6 +22,8 @@ mod node;
 pub mod notify;
 pub mod offline;
 mod open;
+mod otlp;
+mod outlet;
 mod peer;
 mod quota;
 pub mod raft;
@@ -27,6 +31,7 @@ pub mod server;
 #[cfg(test)]
 mod simulation;
 mod steady_clock;
+mod steps;
 mod storage;
 mod sync;
 pub mod tls;

@@ -1,16 +1,17 @@
 //! Log lines: zap's JSON keys (`level`, `ts`, `caller`, `msg`, then the fields), which log pipelines made for etcd
 //! parse, or text for people.
 //!
-//! [`init`] is called once by `main`, before anything else runs. Everything else logs through `tracing`.
+//! [`init`] is called once by `main`, before anything else runs. Everything else logs through `tracing`. Lines are written
+//! by threads of their own ([`crate::outlet`]), so that a blocked pipe stops nobody; [`flush`] waits for them at the end.
 
 use crate::config::{LogConfig, LogFormat, LogLevel, LogOutput};
+use crate::outlet::{Outlet, RotatedFile, Target};
 use serde_json::Value;
 use std::fmt::{self, Write as _};
-use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal as _, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -19,6 +20,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{Registry, reload};
 
 /// Libraries that report every frame; they are heard one level later than the member itself.
 const TALKATIVE: [&str; 4] = ["h2", "hyper", "hyper_util", "tower"];
@@ -26,6 +28,9 @@ const TALKATIVE: [&str; 4] = ["h2", "hyper", "hyper_util", "tower"];
 /// It warns of every request that a member which is away does not answer, many times a second. What an operator must
 /// know of that, the member says itself.
 const CONSENSUS: &str = "openraft";
+
+/// What waits at the end of the process may take this long to be written.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Logging could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -38,10 +43,24 @@ pub enum LogError {
         /// The reason.
         reason: io::Error,
     },
+    /// The thread that writes lines cannot be started.
+    #[error("cannot start logging: {0}")]
+    Thread(io::Error),
     /// [`init`] was called before.
     #[error("logging is set up already")]
     Twice,
 }
+
+/// The logging of this process, once it is set up.
+static LOGGING: OnceLock<Logging> = OnceLock::new();
+
+struct Logging {
+    level: parking_lot::Mutex<LogLevel>,
+    filter: FilterHandle,
+    outlets: Vec<Outlet>,
+}
+
+type FilterHandle = reload::Handle<Targets, Registry>;
 
 /// Starts logging for the whole process.
 ///
@@ -50,15 +69,50 @@ pub enum LogError {
 pub fn init(config: &LogConfig) -> Result<(), LogError> {
     let format =
         config.format.unwrap_or_else(|| if io::stderr().is_terminal() { LogFormat::Console } else { LogFormat::Json });
-    let outputs = config.outputs.iter().map(Output::open).collect::<Result<Vec<_>, _>>()?;
-    let subscriber = subscriber(config.level, format, Mutex::new(Fanout(outputs)));
-    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Twice)
+    let outlets = config.outputs.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let (subscriber, filter) = subscriber(config.level, format, Mutex::new(Fanout(outlets.clone())));
+    let logging = Logging { level: parking_lot::Mutex::new(config.level), filter, outlets };
+    LOGGING.set(logging).map_err(|_| LogError::Twice)?;
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Twice)?;
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // What led to it is in the lines before.
+        flush();
+        report(panic);
+    }));
+    Ok(())
 }
 
-fn subscriber<W>(level: LogLevel, format: LogFormat, outputs: Mutex<W>) -> impl Subscriber + Send + Sync
-where
-    W: Write + Send + 'static,
-{
+/// Writes the lines that wait, for as long as that may take when the process ends.
+pub fn flush() {
+    for outlet in LOGGING.get().iter().flat_map(|logging| &logging.outlets) {
+        outlet.flush(FLUSH_DEADLINE);
+    }
+}
+
+/// Lines that were lost because an output did not keep up.
+pub(crate) fn lost() -> u64 {
+    LOGGING.get().map_or(0, |logging| logging.outlets.iter().map(Outlet::lost).sum())
+}
+
+/// The level that is written now; None without logging, as in tests.
+pub(crate) fn level() -> Option<LogLevel> {
+    LOGGING.get().map(|logging| *logging.level.lock())
+}
+
+/// Writes lines of another level from now on.
+///
+/// # Errors
+/// There is no logging.
+pub(crate) fn set_level(level: LogLevel) -> Result<(), String> {
+    let logging = LOGGING.get().ok_or("logging is not set up")?;
+    let mut current = logging.level.lock();
+    logging.filter.reload(filter(level)).map_err(|error| error.to_string())?;
+    *current = level;
+    Ok(())
+}
+
+fn filter(level: LogLevel) -> Targets {
     let (own, libraries, consensus) = match level {
         LogLevel::Debug => (LevelFilter::DEBUG, LevelFilter::INFO, LevelFilter::INFO),
         LogLevel::Info => (LevelFilter::INFO, LevelFilter::WARN, LevelFilter::ERROR),
@@ -66,58 +120,45 @@ where
         LogLevel::Error => (LevelFilter::ERROR, LevelFilter::ERROR, LevelFilter::ERROR),
     };
     let targets = TALKATIVE.map(|name| (name, libraries));
-    let filter = Targets::new().with_default(own).with_targets(targets).with_target(CONSENSUS, consensus);
+    Targets::new().with_default(own).with_targets(targets).with_target(CONSENSUS, consensus)
+}
+
+fn subscriber<W>(level: LogLevel, format: LogFormat, outputs: Mutex<W>) -> (impl Subscriber + Send + Sync, FilterHandle)
+where
+    W: Write + Send + 'static,
+{
+    let (filter, handle) = reload::Layer::new(filter(level));
     let lines = tracing_subscriber::fmt::layer().event_format(Lines { format }).with_writer(outputs);
-    tracing_subscriber::registry().with(filter).with(lines)
+    (tracing_subscriber::registry().with(filter).with(lines), handle)
 }
 
-/// Where lines go.
-enum Output {
-    Stderr,
-    Stdout,
-    File(File),
-}
-
-impl Output {
-    fn open(output: &LogOutput) -> Result<Self, LogError> {
-        match output {
-            LogOutput::Stderr => Ok(Self::Stderr),
-            LogOutput::Stdout => Ok(Self::Stdout),
-            LogOutput::File(path) => OpenOptions::new()
-                .append(true)
-                .create(true)
-                .mode(0o600)
-                .open(path)
-                .map(Self::File)
-                .map_err(|reason| LogError::Open { path: path.clone(), reason }),
+fn open(output: &LogOutput) -> Result<Outlet, LogError> {
+    let (name, target) = match output {
+        LogOutput::Stderr => ("stderr".to_owned(), Target::Stderr),
+        LogOutput::Stdout => ("stdout".to_owned(), Target::Stdout),
+        LogOutput::File(path) => {
+            let opened = RotatedFile::open(path, None);
+            let file = opened.map_err(|reason| LogError::Open { path: path.clone(), reason })?;
+            (path.display().to_string(), Target::File(file))
         }
-    }
-
-    fn write(&mut self, line: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Stderr => io::stderr().lock().write_all(line),
-            Self::Stdout => io::stdout().lock().write_all(line),
-            Self::File(file) => file.write_all(line),
-        }
-    }
+    };
+    Outlet::start(&name, target).map_err(LogError::Thread)
 }
 
-/// Writes every line to all outputs. One that fails does not keep the others from their lines.
-struct Fanout(Vec<Output>);
+/// Hands every line to all outputs. One that hangs or fails does not keep the others from their lines.
+struct Fanout(Vec<Outlet>);
 
 impl Write for Fanout {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut result = Ok(line.len());
-        for output in &mut self.0 {
-            if let Err(error) = output.write(line) {
-                result = Err(error);
-            }
+        for outlet in &self.0 {
+            // What finds no room is counted there.
+            outlet.write(line);
         }
-        result
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stdout().lock().flush()
+        Ok(())
     }
 }
 
@@ -248,7 +289,7 @@ mod tests {
 
     fn logged(level: LogLevel, format: LogFormat, log: impl FnOnce()) -> String {
         let sink = Sink::default();
-        tracing::subscriber::with_default(subscriber(level, format, Mutex::new(sink.clone())), log);
+        tracing::subscriber::with_default(subscriber(level, format, Mutex::new(sink.clone())).0, log);
         let bytes = sink.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
     }
@@ -290,13 +331,32 @@ mod tests {
     fn every_output_gets_every_line() {
         let dir = tempfile::tempdir().unwrap();
         let paths = [dir.path().join("a.log"), dir.path().join("b.log")];
-        let outputs = paths.iter().map(|path| Output::open(&LogOutput::File(path.clone())).unwrap()).collect();
-        let subscriber = subscriber(LogLevel::Info, LogFormat::Json, Mutex::new(Fanout(outputs)));
+        let outlets: Vec<_> = paths.iter().map(|path| open(&LogOutput::File(path.clone())).unwrap()).collect();
+        let (subscriber, _) = subscriber(LogLevel::Info, LogFormat::Json, Mutex::new(Fanout(outlets.clone())));
         tracing::subscriber::with_default(subscriber, || tracing::info!("hello"));
+        for outlet in outlets {
+            outlet.flush(Duration::from_secs(20));
+        }
         for path in paths {
             assert!(std::fs::read_to_string(path).unwrap().contains("hello"));
         }
-        let missing = Output::open(&LogOutput::File("/nonexistent/x.log".into())).err().unwrap();
+        let missing = open(&LogOutput::File("/nonexistent/x.log".into())).err().unwrap();
         assert!(missing.to_string().starts_with("cannot open log file /nonexistent/x.log: "));
+    }
+
+    #[test]
+    fn the_level_can_change() {
+        let sink = Sink::default();
+        let (subscriber, handle) = subscriber(LogLevel::Info, LogFormat::Console, Mutex::new(sink.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            let say = || tracing::debug!("a detail");
+            say();
+            handle.reload(filter(LogLevel::Debug)).unwrap();
+            say();
+            handle.reload(filter(LogLevel::Error)).unwrap();
+            say();
+        });
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
     }
 }

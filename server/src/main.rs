@@ -41,8 +41,11 @@ fn main() -> ExitCode {
             runtime.shutdown_background();
             result
         });
-    match result {
-        Ok(Some(signal)) => end_by(signal),
+    let code = match result {
+        Ok(Some(signal)) => {
+            logging::flush();
+            end_by(signal)
+        }
         // The member was removed, and has said so.
         Ok(None) => ExitCode::SUCCESS,
         Err(error) => {
@@ -50,7 +53,9 @@ fn main() -> ExitCode {
             tracing::error!(%error, "member failed");
             ExitCode::FAILURE
         }
-    }
+    };
+    logging::flush();
+    code
 }
 
 /// Runs a member until a signal asks it to stop, and returns that signal, or until it is removed from its cluster. A

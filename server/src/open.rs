@@ -256,9 +256,14 @@ impl Observer for Observed {
         }
     }
 
+    fn installing(&self) {
+        self.metrics.server.snapshot_apply_in_progress.set(1);
+    }
+
     fn installed(&self, revision: i64) {
         self.auth_feed.replaced(&self.reader);
         self.hub.replaced(revision);
+        self.metrics.server.snapshot_apply_in_progress.set(0);
     }
 }
 

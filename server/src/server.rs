@@ -5,6 +5,7 @@
 //! raft, flush and close the store. A part that breaks reports once through [`Server::end`], and the process ends without
 //! answering anything more.
 
+use crate::audit::Audit;
 use crate::auth::feed::Feed;
 use crate::auth::jwt::Jwt;
 use crate::auth::password::Passwords;
@@ -24,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::newcomer;
 use crate::node::{Identity, Limits, Node, Parts};
 use crate::open::{self, Core, open_core};
+use crate::otlp::Tracer;
 use crate::peer::describe;
 use crate::peer::door::Door;
 use crate::peer::grpc::PeerGrpc;
@@ -78,6 +80,9 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// Streams between members end when the connection does, so there is little to wait for.
 const PEER_SHUTDOWN_GRACE: Duration = Duration::from_millis(100);
+
+/// What waits of the audit log when the member stops may take this long to be written.
+const AUDIT_FLUSH_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How often a member that waits for its cluster says what it waits for.
 const WAITING_LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -187,6 +192,8 @@ pub struct Server {
     snapshots: Option<Receiver>,
     links: Arc<Links>,
     traffic: Arc<PeersTraffic>,
+    tracer: Option<Arc<Tracer>>,
+    audit: Option<Arc<Audit>>,
     tasks: TaskTracker,
     stop: CancellationToken,
     /// False once the member stops: gRPC health checks send clients elsewhere.
@@ -210,6 +217,7 @@ impl Server {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let metrics = Metrics::new(config.metrics == MetricsLevel::Extensive)
             .map_err(|error| StartError::Internal(error.to_string()))?;
+        let audit = config.audit.as_ref().map(Audit::open).transpose().map_err(StartError::Internal)?.map(Arc::new);
         let data_dir = DataDir::open(&config.data_dir)?;
         let tls = Tls::open(&config, &data_dir.fixtures())?;
         let beginning = bootstrap::begin(data_dir.path(), &config, &tls.connector).await?;
@@ -234,6 +242,7 @@ impl Server {
         }
         let rules = Rules { strict: config.strict_reconfig_check, max_learners: config.max_learners };
         let settings = ListenSettings::new(&config);
+        let tracer = start_tracing(&config, &metrics, &tasks, &stop)?;
         let mut server = Self {
             cluster: Arc::new(Cluster::new(node.clone(), rules)),
             node,
@@ -247,6 +256,8 @@ impl Server {
             snapshots: Some(core.snapshots),
             traffic: core.traffic,
             links: core.links,
+            tracer,
+            audit,
             listeners: Listeners::new(&settings, Some(Traffic::of_clients(&metrics))),
             peer_listeners: Listeners::new(&settings, None),
             tasks,
@@ -285,6 +296,11 @@ impl Server {
         self.spawn_tasks(config, &quota, ends);
         let told = (Arc::clone(&self.hub), Arc::clone(&self.lessor), Arc::clone(&self.cluster));
         export_metrics(metrics, &node, &quota, told);
+        let audit = self.audit.clone();
+        metrics.on_scrape(move |metrics| {
+            show(&metrics.telling.log_lines_lost, crate::logging::lost());
+            show(&metrics.telling.audit_lines_lost, audit.as_ref().map_or(0, |audit| audit.lost()));
+        });
         let checks = Arc::new(health_checks(&node));
         let state = HttpState { metrics: Arc::clone(metrics), checks };
         let metrics_front = Front::http_only(http::metrics_router(state.clone()));
@@ -471,7 +487,7 @@ impl Server {
                 ClusterServer::new(ClusterService { node, cluster: Arc::clone(&self.cluster) })
                     .max_decoding_message_size(decode),
             );
-        Arc::new(routes)
+        Arc::new(routes.observed_by(self.tracer.clone(), self.audit.clone()))
     }
 
     /// Who this member is, for the log: member id and cluster id.
@@ -509,6 +525,9 @@ impl Server {
         if !matches!(joined, Ok(true)) {
             tracing::error!("the storage thread did not end in order");
         }
+        if let Some(audit) = self.audit {
+            audit.flush(AUDIT_FLUSH_DEADLINE);
+        }
     }
 }
 
@@ -520,6 +539,20 @@ fn open_auth(config: &Config, node: &Node, feed: &Arc<Feed>) -> Result<Auth, Sta
     };
     let passwords = Passwords::new(config.auth.bcrypt_cost);
     Ok(Auth::new(node.clone(), Arc::clone(feed), tokens, passwords, config.auth.names_are_users))
+}
+
+/// Starts to send traces, if they are asked for.
+fn start_tracing(
+    config: &Config,
+    metrics: &Metrics,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<Option<Arc<Tracer>>, StartError> {
+    let Some(traces) = &config.traces else { return Ok(None) };
+    let dropped = metrics.telling.trace_spans_dropped.clone();
+    let (tracer, sending) = Tracer::new(traces, dropped).map_err(StartError::Internal)?;
+    tasks.spawn(sending.run(stop.clone()));
+    Ok(Some(tracer))
 }
 
 /// The member ended while it was starting.
@@ -568,6 +601,30 @@ fn show(counter: &IntCounter, count: u64) {
     counter.inc_by(count);
 }
 
+/// Alarms that are raised, and the other members. Series of a member that was removed are dropped with its others.
+fn show_alarms_and_peers(metrics: &Metrics, node: &Node, server_id: &str) {
+    let alarms = &metrics.server.alarms;
+    alarms.reset();
+    for raised in node.reader().alarms(AlarmType::None as i32) {
+        let kind = AlarmType::try_from(raised.alarm).map_or("UNKNOWN", |alarm| alarm.as_str_name());
+        alarms.with_label_values(&[&format!("{:x}", raised.member_id), kind]).set(1);
+    }
+    let own = node.identity().member_id;
+    for (id, _) in node.membership().membership().nodes().filter(|(id, _)| **id != own) {
+        metrics.peer.known.with_label_values(&[server_id, &format!("{id:x}")]).set(1);
+    }
+}
+
+/// What dashboards for etcd up to 3.4 ask for under other names.
+fn show_old_names(metrics: &Metrics) {
+    let mvcc = &metrics.mvcc;
+    show(&mvcc.old_puts, mvcc.puts.get());
+    show(&mvcc.old_deletes, mvcc.deletes.get());
+    show(&mvcc.old_ranges, mvcc.ranges.get());
+    show(&mvcc.old_txns, mvcc.txns.get());
+    mvcc.old_db_size_bytes.set(mvcc.db_size_bytes.get());
+}
+
 /// Sets the gauges that are read from state when somebody asks.
 fn export_metrics(
     metrics: &Arc<Metrics>,
@@ -606,6 +663,8 @@ fn export_metrics(
         metrics.mvcc.slow_watchers.set(watch.unsynced.get() as i64);
         show(&metrics.mvcc.events, watch.events.get());
         metrics.mvcc.pending_events.set(watch.pending.get() as i64);
+        show_old_names(metrics);
+        show_alarms_and_peers(metrics, &node, &server_id);
         metrics.mvcc.current_revision.set(store.revision);
         metrics.mvcc.compact_revision.set(store.compacted);
     });

@@ -19,6 +19,7 @@ mod network;
 mod processes;
 mod refusals;
 mod rotation;
+mod slow_requests;
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::checker::{self, Report};

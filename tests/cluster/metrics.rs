@@ -14,7 +14,7 @@ const POLL: Duration = Duration::from_millis(100);
 const VALUE_BYTES: usize = 1 << 20;
 
 /// Of etcd's, what a cluster shows in which members were lost, and came back. A failure to receive is rare in etcd.
-const FAMILIES: [(&str, &str); 7] = [
+const FAMILIES: [(&str, &str); 8] = [
     ("etcd_network_active_peers", "gauge"),
     ("etcd_network_disconnected_peers_total", "counter"),
     ("etcd_network_peer_received_bytes_total", "counter"),
@@ -22,6 +22,8 @@ const FAMILIES: [(&str, &str); 7] = [
     ("etcd_network_peer_sent_bytes_total", "counter"),
     ("etcd_network_peer_sent_failures_total", "counter"),
     ("etcd_network_peer_received_failures_total", "counter"),
+    // Since 3.6.
+    ("etcd_network_known_peers", "gauge"),
 ];
 const COMPARED: usize = 6;
 

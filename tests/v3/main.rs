@@ -1,5 +1,6 @@
 //! Tests of a real single member over its v3 API: `etcdctl`, raw gRPC, bytes on the wire, kills under load.
 
+mod audit;
 mod auth;
 mod bad_input;
 mod clients;
@@ -10,10 +11,13 @@ mod kubernetes;
 mod large_range;
 mod lock;
 mod log_size;
+mod logs;
 mod maintenance;
 mod metrics;
 mod peer;
+mod slow_requests;
 mod tls;
+mod traces;
 mod transcript;
 mod wire;
 

@@ -338,3 +338,12 @@ async fn a_member_with_a_wrong_file_says_which() -> Result<()> {
     ensure!(server.log().contains(&expected), "{}", server.log_tail());
     Ok(())
 }
+
+#[tokio::test]
+async fn the_audit_log_names_the_caller_by_its_certificate() -> Result<()> {
+    let site = Site::start_with(&["--audit-log-outputs=stderr"]).await?;
+    std::fs::copy(site.file("ca.pem"), site.file("trusted.pem"))?;
+    let put = site.etcdctl(Some("client"), &["put", "a", "1"]).await?;
+    ensure!(put.stdout == "OK\n", "{put:#?}");
+    site.wait_for_log(r#""user":"client""#, 1).await
+}

@@ -211,11 +211,17 @@ const MONITORING: &[Flag] = &[
     flag("warning-apply-duration", Duration, "100ms", Used, "Warn about requests that take longer to apply."),
     flag("warning-unary-request-duration", Duration, "300ms", Used, "Warn about requests that take longer altogether."),
     flag("enable-pprof", Bool, "false", Unsupported, "Serve profiling data."),
-    flag("enable-distributed-tracing", Bool, "false", Unsupported, "Send traces to a collector."),
-    flag("distributed-tracing-address", Text, "localhost:4317", Unsupported, "Address of the collector."),
-    flag("distributed-tracing-service-name", Text, "etcd", Unsupported, "Service name in traces."),
-    flag("distributed-tracing-instance-id", Text, "", Unsupported, "Instance id in traces."),
-    flag("distributed-tracing-sampling-rate", U32, "0", Unsupported, "Traces per million requests."),
+    flag("enable-distributed-tracing", Bool, "false", Used, "Send traces to an OpenTelemetry collector."),
+    flag("distributed-tracing-address", Text, "localhost:4317", Used, "Address of the collector: OTLP over gRPC."),
+    flag("distributed-tracing-service-name", Text, "etcd", Used, "Service name in traces."),
+    flag("distributed-tracing-instance-id", Text, "", Used, "Instance id in traces."),
+    flag(
+        "distributed-tracing-sampling-rate",
+        U32,
+        "0",
+        Used,
+        "Of a million requests that are part of no trace, how many begin one; who calls decides about the others.",
+    ),
     flag(
         "corrupt-check-time",
         Duration,
@@ -259,6 +265,16 @@ const LOGGING: &[Flag] = &[
         Silent,
         "How to rotate it.",
     ),
+    flag(
+        "audit-log-outputs",
+        Text,
+        "",
+        Used,
+        "Record who changed what: stderr, stdout or files, separated by commas; without it, nothing.",
+    ),
+    flag("audit-log-max-megabytes", U32, "100", Used, "Size at which an audit log file is put aside."),
+    flag("audit-log-max-files", U32, "10", Used, "Audit log files put aside that are kept."),
+    flag("audit-log-required", Bool, "false", Used, "Refuse changes while the audit log cannot be written."),
 ];
 
 const SECURITY: &[Flag] = &[

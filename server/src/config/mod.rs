@@ -16,6 +16,7 @@ mod file;
 mod flags;
 mod founding;
 mod help;
+mod observe;
 pub(crate) mod parse;
 mod settings;
 mod tls;
@@ -27,6 +28,7 @@ mod tests;
 
 pub use auth::AuthSettings;
 pub use help::help;
+pub use observe::{AuditConfig, Rotation, TraceConfig};
 pub use settings::{
     AutoCompaction, Config, CorruptionChecks, GrpcKeepalive, InitialClusterState, LogConfig, LogFormat, LogLevel,
     LogOutput, MetricsLevel,

@@ -6,6 +6,7 @@
 use super::auth::AuthSettings;
 use super::flags::{self, Support};
 use super::founding;
+use super::observe::{self, AuditConfig, TraceConfig, outputs};
 use super::parse;
 use super::tls::{self, TlsSettings};
 use super::url::{ListenUrl, parse_list};
@@ -128,6 +129,10 @@ pub struct Config {
     pub unsafe_no_fsync: bool,
     /// Where and how to log.
     pub log: LogConfig,
+    /// Where traces go; None means nowhere.
+    pub traces: Option<TraceConfig>,
+    /// Where the audit log goes; None means nowhere.
+    pub audit: Option<AuditConfig>,
     /// What to tell the user once logging works.
     pub warnings: Vec<String>,
 }
@@ -280,16 +285,15 @@ impl Config {
             watch_progress_notify_interval: progress_interval(&values, &mut warnings)?,
             warning_apply_duration: values.duration("warning-apply-duration")?,
             warning_unary_request_duration: values.duration("warning-unary-request-duration")?,
-            metrics: match values.text("metrics") {
-                "extensive" => MetricsLevel::Extensive,
-                _ => MetricsLevel::Basic,
-            },
+            metrics: metrics_level(&values),
             enable_grpc_gateway: values.boolean("enable-grpc-gateway"),
             cors: unless_all(values.text("cors")),
             host_whitelist: unless_all(values.text("host-whitelist")),
             auth: AuthSettings::from_values(&values, &mut warnings)?,
             unsafe_no_fsync: values.boolean("unsafe-no-fsync"),
             log: log(&values)?,
+            traces: observe::traces(&values)?,
+            audit: observe::audit(&values)?,
             name,
             data_dir,
             wal_dir: Some(values.text("wal-dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
@@ -355,7 +359,7 @@ fn advertised(values: &Values, name: &'static str) -> Result<Vec<String>, String
     Ok(urls.iter().map(ToString::to_string).collect())
 }
 
-fn at_least_one(values: &Values, name: &'static str) -> Result<u64, String> {
+pub(super) fn at_least_one(values: &Values, name: &'static str) -> Result<u64, String> {
     match values.number(name) {
         0 => Err(format!("--{name} must be >0 (set to 0)")),
         number => Ok(number),
@@ -422,6 +426,13 @@ fn keepalive(values: &Values) -> Result<Option<GrpcKeepalive>, String> {
     Ok((!interval.is_zero() && !timeout.is_zero()).then_some(GrpcKeepalive { interval, timeout }))
 }
 
+fn metrics_level(values: &Values) -> MetricsLevel {
+    match values.text("metrics") {
+        "extensive" => MetricsLevel::Extensive,
+        _ => MetricsLevel::Basic,
+    }
+}
+
 fn unless_all(text: &str) -> Option<Vec<String>> {
     let items: Vec<String> =
         text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect();
@@ -477,17 +488,7 @@ fn log(values: &Values) -> Result<LogConfig, String> {
         "console" => LogFormat::Console,
         _ => LogFormat::Json,
     };
-    let mut outputs = Vec::new();
-    for output in values.text("log-outputs").split(',').map(str::trim).filter(|output| !output.is_empty()) {
-        let output = match output {
-            "default" | "stderr" | "/dev/stderr" => LogOutput::Stderr,
-            "stdout" | "/dev/stdout" => LogOutput::Stdout,
-            path => LogOutput::File(PathBuf::from(path)),
-        };
-        if !outputs.contains(&output) {
-            outputs.push(output);
-        }
-    }
+    let outputs = outputs(values.text("log-outputs"));
     if outputs.is_empty() {
         return Err("--log-outputs must name at least one output".to_owned());
     }

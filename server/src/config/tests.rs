@@ -358,3 +358,29 @@ fn members_compare_their_data_unless_told_not_to() {
     assert_eq!(checks(&["--feature-gates=CompactHashCheck=false"]).after_compaction, None);
     assert_eq!(checks(&["--compact-hash-check-time=0s"]).after_compaction, None);
 }
+
+#[test]
+fn an_audit_log_is_asked_for_and_bounded() {
+    assert_eq!(config(&[]).audit, None);
+    let audit = config(&["--audit-log-outputs=a.log,stderr,a.log", "--audit-log-max-megabytes=1"]).audit.unwrap();
+    assert_eq!(audit.outputs, [LogOutput::File("a.log".into()), LogOutput::Stderr]);
+    assert_eq!(audit.rotation, Rotation { max_bytes: 1 << 20, files: 10 });
+    assert!(!audit.is_required);
+    assert!(error(&["--audit-log-required"]).to_string().contains("--audit-log-required needs --audit-log-outputs"));
+    let endless = error(&["--audit-log-outputs=stderr", "--audit-log-max-megabytes=0"]);
+    assert!(endless.to_string().contains("--audit-log-max-megabytes must be >0"), "{endless}");
+}
+
+#[test]
+fn traces_are_asked_for_by_either_name() {
+    assert_eq!(config(&["--distributed-tracing-sampling-rate=5"]).traces, None);
+    for prefix in ["", "experimental-"] {
+        let flag = |rest: &str| format!("--{prefix}{rest}");
+        let (on, rate) = (flag("enable-distributed-tracing"), flag("distributed-tracing-sampling-rate=5"));
+        let traces = config(&[&on, &rate]).traces.unwrap();
+        assert_eq!((traces.address.as_str(), traces.service_name.as_str()), ("localhost:4317", "etcd"));
+        assert_eq!(traces.sampling_rate, 5);
+    }
+    let refused = error(&["--distributed-tracing-sampling-rate=1000001"]);
+    assert!(refused.to_string().contains("must be from 0 to 1000000"), "{refused}");
+}

@@ -3,7 +3,9 @@
 use super::frame::{MessageCounter, TooLarge};
 use super::gather::OpenCalls;
 use super::interrupt::Interrupt;
+use super::observe::Observed;
 use crate::metrics::{Call, MethodMetrics};
+use crate::steps;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -55,6 +57,7 @@ impl Body for RequestBody {
         };
         let Some(frame) = frame else { return Poll::Ready(None) };
         if let Some(data) = frame.data_ref() {
+            steps::received(data);
             match this.messages.feed(data, this.max_message_bytes) {
                 Ok(0) => {}
                 Ok(messages) => this.received.inc_by(messages),
@@ -94,6 +97,8 @@ pub enum ResponseBody {
         messages: Messages,
         /// The call.
         call: Call,
+        /// What else is kept of it.
+        observed: Option<Observed>,
         /// Held as long as the call is open.
         open: OpenCalls,
         /// What ends a stream before the service does.
@@ -118,15 +123,18 @@ impl ResponseBody {
     pub(super) fn grpc(
         headers: &HeaderMap,
         inner: tonic::body::Body,
-        (mut call, open): (Call, OpenCalls),
+        (mut call, mut observed, open): (Call, Option<Observed>, OpenCalls),
         interrupt: Option<Interrupt>,
     ) -> Self {
         // An answer without messages carries its status in the headers.
         if let Some(code) = status_in(headers) {
             call.finish(code);
+            if let Some(observed) = &mut observed {
+                observed.end(code);
+            }
         }
         let interrupt = interrupt.map(|interrupt| Box::new(StreamInterrupt(interrupt)));
-        Self::Grpc { inner, messages: Messages::default(), call, open, interrupt }
+        Self::Grpc { inner, messages: Messages::default(), call, observed, open, interrupt }
     }
 }
 
@@ -148,13 +156,16 @@ impl Body for ResponseBody {
         match &mut *self {
             Self::Nothing => Poll::Ready(None),
             Self::Http(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Self::Grpc { inner, messages, call, interrupt, .. } => {
+            Self::Grpc { inner, messages, call, observed, interrupt, .. } => {
                 let frame = match (Pin::new(inner).poll_frame(cx)?, interrupt) {
                     (Poll::Ready(frame), _) => frame,
                     (Poll::Pending, None) => return Poll::Pending,
                     (Poll::Pending, Some(interrupt)) => {
                         let status = ready!(interrupt.0.poll(cx));
                         call.finish(status.code());
+                        if let Some(observed) = observed {
+                            observed.end(status.code());
+                        }
                         // Drops the service's side of the stream.
                         *self = Self::Nothing;
                         return Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)?))));
@@ -162,11 +173,17 @@ impl Body for ResponseBody {
                 };
                 if let Some(frame) = &frame {
                     if let Some(data) = frame.data_ref() {
+                        if let Some(observed) = observed {
+                            observed.sends(data);
+                        }
                         if let Ok(begun @ 1..) = messages.0.feed(data, usize::MAX) {
                             call.sent(begun);
                         }
                     } else if let Some(code) = frame.trailers_ref().and_then(status_in) {
                         call.finish(code);
+                        if let Some(observed) = observed {
+                            observed.end(code);
+                        }
                     }
                 }
                 Poll::Ready(frame.map(Ok))

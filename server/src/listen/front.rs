@@ -3,10 +3,13 @@
 use super::body::{GatewayBody, RequestBody, ResponseBody, Source};
 use super::gather::OpenCalls;
 use super::interrupt::{Interrupt, LeaderGate};
+use super::observe::{Observed, Observers};
 use super::streamed::{MayStream, StreamedMessage};
+use crate::audit::Audit;
 use crate::auth::{Auth, CommonName, Credentials, table};
 use crate::metrics::{Call, CallType, METHODS, MethodMetrics, Metrics};
-use crate::v3::status::status;
+use crate::otlp::Tracer;
+use crate::v3::status::{refused, status};
 use api::error::Error;
 use axum::Router;
 use axum::routing::future::RouteFuture;
@@ -21,7 +24,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::Notify;
 use tonic::Code;
 use tonic::codegen::BoxFuture;
@@ -65,8 +68,7 @@ pub struct GrpcRoutes {
     routes: HashMap<&'static str, Route>,
     metrics: Arc<Metrics>,
     max_message_bytes: usize,
-    /// Unary calls that take longer are logged.
-    slow: Duration,
+    observers: Arc<Observers>,
     leader: Arc<LeaderGate>,
     is_learner: Box<dyn Fn() -> bool + Send + Sync>,
     auth: Option<Auth>,
@@ -82,8 +84,9 @@ impl GrpcRoutes {
     /// Starts with no service. Request messages above `max_message_bytes` are refused with etcd's text; services
     /// should be generated with a higher limit of their own, so that this one answers.
     pub fn new(metrics: Arc<Metrics>, max_message_bytes: usize, slow: Duration, leader: Arc<LeaderGate>) -> Self {
+        let observers = Arc::new(Observers { slow, tracer: None, audit: None });
         let is_learner = Box::new(|| false);
-        Self { routes: HashMap::new(), metrics, max_message_bytes, slow, leader, is_learner, auth: None }
+        Self { routes: HashMap::new(), metrics, max_message_bytes, observers, leader, is_learner, auth: None }
     }
 
     /// Refuses what a learner does not serve while `is_learner` says that this member is one. It is asked for every call
@@ -98,6 +101,13 @@ impl GrpcRoutes {
     #[must_use]
     pub(crate) fn guarded_by(mut self, auth: Auth) -> Self {
         self.auth = Some(auth);
+        self
+    }
+
+    /// Traces calls, and records those that change something.
+    #[must_use]
+    pub(crate) fn observed_by(mut self, tracer: Option<Arc<Tracer>>, audit: Option<Arc<Audit>>) -> Self {
+        self.observers = Arc::new(Observers { slow: self.observers.slow, tracer, audit });
         self
     }
 
@@ -156,10 +166,22 @@ impl GrpcRoutes {
         let version = request.headers().get("client-api-version").and_then(|value| value.to_str().ok());
         self.metrics.grpc.count_client(&route.metrics, version);
         let mut call = Call::start(&route.metrics);
-        let interrupt = match self.admit(route, request.headers()) {
+        // The gateway passes on where the request came from.
+        let peer = peer.cloned().or_else(|| request.extensions().get::<TcpConnectInfo>().cloned());
+        let remote = peer.as_ref().and_then(|peer| peer.remote_addr);
+        let mut observed = self.observers.start(
+            (route.path, route.is_unary && !WAITS_FOR_OTHERS.contains(&route.path)),
+            request.headers(),
+            remote,
+            request.extensions().get::<CommonName>().map(|name| &name.0),
+        );
+        let interrupt = match self.admit(route, request.headers(), observed.as_mut()) {
             Ok(interrupt) => interrupt,
             Err(status) => {
                 call.finish(status.code());
+                if let Some(observed) = &mut observed {
+                    observed.end(status.code());
+                }
                 return FrontFuture::Ready(Some(answer(status)));
             }
         };
@@ -167,7 +189,7 @@ impl GrpcRoutes {
         let may_stream = route.path == MAY_STREAM && !matches!(request.body(), Source::Gateway(_));
         let mut request = request.map(|body| RequestBody::new(body, self.max_message_bytes, &route.metrics));
         if let Some(peer) = peer {
-            request.extensions_mut().insert(peer.clone());
+            request.extensions_mut().insert(peer);
         }
         let credentials = Credentials::of_call(request.headers(), request.extensions().get::<CommonName>());
         if !credentials.is_empty() {
@@ -176,16 +198,22 @@ impl GrpcRoutes {
         if may_stream {
             request.extensions_mut().insert(MayStream);
         }
-        let is_timed = route.is_unary && !WAITS_FOR_OTHERS.contains(&route.path);
-        let timed = is_timed.then(|| Timed { path: route.path, started: Instant::now(), slow: self.slow });
         let (future, is_unary) = ((route.serve)(request), route.is_unary);
-        FrontFuture::Grpc { future, call: Some((call, open.clone())), timed, is_unary, interrupt }
+        FrontFuture::Grpc { future, call: Some((call, open.clone())), observed, is_unary, interrupt }
     }
 
     /// Checks what can be checked before the service is called.
-    fn admit(&self, route: &Route, headers: &HeaderMap) -> Result<Interrupt, tonic::Status> {
+    fn admit(
+        &self,
+        route: &Route,
+        headers: &HeaderMap,
+        observed: Option<&mut Observed>,
+    ) -> Result<Interrupt, tonic::Status> {
         if !route.is_for_learners && (self.is_learner)() {
             return Err(status(Error::NotSupportedForLearner));
+        }
+        if observed.is_some_and(Observed::must_be_refused) {
+            return Err(refused(Code::Unavailable, "the audit log cannot be written, and --audit-log-required is set"));
         }
         Interrupt::of(headers, route.is_unary, &self.leader)
     }
@@ -289,6 +317,7 @@ impl Front {
                 if let Some(peer) = peer {
                     request.extensions_mut().insert(peer.clone());
                 }
+                request.extensions_mut().insert(HttpCaller { remote: peer.and_then(|peer| peer.remote_addr) });
                 FrontFuture::Http(Box::pin(router.clone().call(request)))
             }
             None => FrontFuture::Ready(Some(not_found())),
@@ -306,6 +335,12 @@ fn not_found() -> Response<ResponseBody> {
     *response.status_mut() = http::StatusCode::NOT_FOUND;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
+}
+
+/// Where an HTTP request came from; no address means a unix socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HttpCaller {
+    pub(crate) remote: Option<SocketAddr>,
 }
 
 /// Marks HTTP requests that came over TLS.
@@ -368,29 +403,13 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionFront {
     }
 }
 
-/// A unary call whose slowness is worth a line in the log.
-pub(super) struct Timed {
-    path: &'static str,
-    started: Instant,
-    slow: Duration,
-}
-
-impl Timed {
-    fn end(&self) {
-        let took = self.started.elapsed();
-        if took > self.slow {
-            tracing::warn!(method = self.path, ?took, expected = ?self.slow, "request took too long");
-        }
-    }
-}
-
 /// The answer to come.
 pub(super) enum FrontFuture {
     Grpc {
         future: GrpcFuture,
         /// Taken when the answer's head is there; dropped with the future if the client leaves before.
         call: Option<(Call, OpenCalls)>,
-        timed: Option<Timed>,
+        observed: Option<Observed>,
         is_unary: bool,
         interrupt: Interrupt,
     },
@@ -403,13 +422,17 @@ impl Future for FrontFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(Ok(match &mut *self {
-            Self::Grpc { future, call, timed, is_unary, interrupt } => {
-                let answered = match future.as_mut().poll(cx) {
+            Self::Grpc { future, call, observed, is_unary, interrupt } => {
+                let polled = match observed {
+                    Some(observed) => observed.during(|| future.as_mut().poll(cx)),
+                    None => future.as_mut().poll(cx),
+                };
+                let answered = match polled {
                     Poll::Ready(Ok(response)) => Ok(response),
                     Poll::Pending => Err(ready!(interrupt.poll(cx))),
                 };
-                if let Some(timed) = timed {
-                    timed.end();
+                if let Some(observed) = observed {
+                    observed.served();
                 }
                 let (mut call, open) = call.take().expect("invariant: a finished future is not polled again");
                 match answered {
@@ -418,11 +441,14 @@ impl Future for FrontFuture {
                         let streamed = StreamedMessage::take_from(&mut head.extensions);
                         let body = streamed.map_or(body, tonic::body::Body::new);
                         let rest = Some(std::mem::take(interrupt)).filter(|rest| !*is_unary && !rest.is_never());
-                        let body = ResponseBody::grpc(&head.headers, body, (call, open), rest);
+                        let body = ResponseBody::grpc(&head.headers, body, (call, observed.take(), open), rest);
                         Response::from_parts(head, body)
                     }
                     Err(status) => {
                         call.finish(status.code());
+                        if let Some(observed) = observed {
+                            observed.end(status.code());
+                        }
                         answer(status)
                     }
                 }

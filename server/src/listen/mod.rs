@@ -18,6 +18,7 @@ mod front;
 mod gather;
 mod hpack;
 mod interrupt;
+mod observe;
 mod progress;
 mod socket;
 mod streamed;
@@ -27,6 +28,7 @@ mod tests;
 
 pub use accept::{ListenSettings, Listeners, max_connections};
 pub use body::{GatewayBody, RequestBody, ResponseBody};
+pub(crate) use front::HttpCaller;
 pub use front::{Front, GrpcRoutes, OverTls};
 pub use interrupt::LeaderGate;
 pub(crate) use interrupt::timeout as grpc_timeout;

@@ -66,6 +66,7 @@ group! {
         id: IntGaugeVec = labelled_gauge(&["server_id"]), "etcd_server_id", "Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID.";
         version: IntGaugeVec = labelled_gauge(&["server_version"]), "etcd_server_version", "Which version is running. 1 for 'server_version' label with current version.";
         cluster_version: IntGaugeVec = labelled_gauge(&["cluster_version"]), "etcd_cluster_version", "Which version is running. 1 for 'cluster_version' label with current cluster version";
+        alarms: IntGaugeVec = labelled_gauge(&["server_id", "alarm_type"]), "etcd_debugging_server_alarms", "Alarms for every member in cluster. 1 for 'server_id' label with current ID. 2 for 'alarm_type' label with type of this alarm";
         auth_revision: IntGauge = gauge, "etcd_debugging_auth_revision", "The current revision of auth store.";
         lease_expired: IntCounter = counter, "etcd_debugging_server_lease_expired_total", "The total number of expired leases.";
     }
@@ -90,6 +91,11 @@ group! {
         deletes: IntCounter = counter, "etcd_mvcc_delete_total", "Total number of deletes seen by this member.";
         ranges: IntCounter = counter, "etcd_mvcc_range_total", "Total number of ranges seen by this member.";
         txns: IntCounter = counter, "etcd_mvcc_txn_total", "Total number of txns seen by this member.";
+        old_puts: IntCounter = counter, "etcd_debugging_mvcc_put_total", "Total number of puts seen by this member.";
+        old_deletes: IntCounter = counter, "etcd_debugging_mvcc_delete_total", "Total number of deletes seen by this member.";
+        old_ranges: IntCounter = counter, "etcd_debugging_mvcc_range_total", "Total number of ranges seen by this member.";
+        old_txns: IntCounter = counter, "etcd_debugging_mvcc_txn_total", "Total number of txns seen by this member.";
+        old_db_size_bytes: IntGauge = gauge, "etcd_debugging_mvcc_db_total_size_in_bytes", "Total size of the underlying database physically allocated in bytes.";
         hash_seconds: Histogram = exponential(0.01, 15), "etcd_mvcc_hash_duration_seconds", "The latency distribution of storage hash operation.";
         hash_rev_seconds: Histogram = exponential(0.01, 15), "etcd_mvcc_hash_rev_duration_seconds", "The latency distribution of storage hash by revision operation.";
         db_size_bytes: IntGauge = gauge, "etcd_mvcc_db_total_size_in_bytes", "Total size of the underlying database physically allocated in bytes.";
@@ -131,6 +137,7 @@ group! {
 group! {
     /// Traffic with other members.
     PeerMetrics {
+        known: IntGaugeVec = labelled_gauge(&["Local", "Remote"]), "etcd_network_known_peers", "The current number of known peers.";
         active: IntGaugeVec = labelled_gauge(&["Local", "Remote"]), "etcd_network_active_peers", "The current number of active peer connections.";
         disconnected: IntCounterVec = labelled_counter(&["Local", "Remote"]), "etcd_network_disconnected_peers_total", "The total number of disconnected peers.";
         sent_bytes: IntCounterVec = labelled_counter(&["To"]), "etcd_network_peer_sent_bytes_total", "The total number of bytes sent to peers.";
@@ -192,6 +199,7 @@ impl PeerMetrics {
     /// Drops everything about a member that was removed.
     pub fn forget(&self, local: &str, remote: &str) {
         // Some were never there.
+        drop(self.known.remove_label_values(&[local, remote]));
         drop(self.active.remove_label_values(&[local, remote]));
         drop(self.disconnected.remove_label_values(&[local, remote]));
         for counter in [&self.sent_bytes, &self.received_bytes, &self.sent_failures, &self.received_failures] {
@@ -204,6 +212,15 @@ impl PeerMetrics {
             drop(snapshots.inflights.remove_label_values(&[remote]));
             drop(snapshots.seconds.remove_label_values(&[remote]));
         }
+    }
+}
+
+group! {
+    /// What is lost of what this member tells about itself. Names of our own: etcd has none for it.
+    TellingMetrics {
+        log_lines_lost: IntCounter = counter, "cleat_log_lines_lost_total", "The number of log lines that were lost because an output did not keep up.";
+        audit_lines_lost: IntCounter = counter, "cleat_audit_lines_lost_total", "The number of lines of the audit log that were lost.";
+        trace_spans_dropped: IntCounter = counter, "cleat_trace_spans_dropped_total", "The number of spans that the collector of traces did not get.";
     }
 }
 
@@ -223,6 +240,8 @@ pub struct Metrics {
     pub network: NetworkMetrics,
     /// Traffic with other members.
     pub peer: PeerMetrics,
+    /// Lost lines and spans.
+    pub telling: TellingMetrics,
     /// Every RPC.
     pub grpc: GrpcMetrics,
     process: ProcessMetrics,
@@ -251,6 +270,7 @@ impl Metrics {
             lease: LeaseMetrics::register(&registry)?,
             network: NetworkMetrics::register(&registry)?,
             peer: PeerMetrics::register(&registry)?,
+            telling: TellingMetrics::register(&registry)?,
             grpc: GrpcMetrics::register(&registry, extensive)?,
             process: ProcessMetrics::register(&registry)?,
             registry,

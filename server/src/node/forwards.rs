@@ -7,19 +7,19 @@
 //! An entry of a later term ends the wait: what an earlier leader took and did not commit by then is lost, or its fate
 //! is not known any more.
 
+use crate::raft::types::Outcomes;
 use crate::sync::watch;
 use api::cleatpb::Origin;
 use api::error::Error;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use store::Outcome;
 use tokio::sync::oneshot;
 
 /// Batches that wait. More are refused: each stands for up to a thousand commands.
 const WAITING: usize = 4096;
 
-type Answer = Result<Vec<Outcome>, Error>;
+type Answer = Result<Outcomes, Error>;
 
 struct Waiting {
     /// Term of the leader it was sent to.
@@ -80,7 +80,7 @@ impl Forwards {
     }
 
     /// Tells who waits for the batch with this origin, if it is one of this member's.
-    pub(crate) fn complete(&self, origin: Option<&Origin>, outcomes: Vec<Outcome>) {
+    pub(crate) fn complete(&self, origin: Option<&Origin>, outcomes: Outcomes) {
         let Some(origin) = origin.filter(|o| o.member_id == self.member_id && o.run == self.run) else { return };
         if let Some(waiting) = self.state.lock().waiting.remove(&origin.sequence) {
             // The proposer may have stopped waiting.
@@ -143,10 +143,10 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use store::Reply;
+    use store::{Outcome, Reply};
 
-    fn outcomes(revision: i64) -> Vec<Outcome> {
-        vec![Outcome { revision, result: Ok(Reply::Nothing) }]
+    fn outcomes(revision: i64) -> Outcomes {
+        Outcomes { outcomes: vec![Outcome { revision, result: Ok(Reply::Nothing) }], ..Default::default() }
     }
 
     #[tokio::test]
@@ -159,10 +159,10 @@ mod tests {
         forwards.complete(Some(&Origin { member_id: 8, ..second }), outcomes(8));
         forwards.complete(None, outcomes(8));
         forwards.complete(Some(&second), outcomes(9));
-        assert_eq!(b.outcomes().await.unwrap()[0].revision, 9);
+        assert_eq!(b.outcomes().await.unwrap().outcomes[0].revision, 9);
         forwards.enter_term(3);
         forwards.complete(Some(&first), outcomes(10));
-        assert_eq!(a.outcomes().await.unwrap()[0].revision, 10);
+        assert_eq!(a.outcomes().await.unwrap().outcomes[0].revision, 10);
         drop((a, b));
         assert!(forwards.state.lock().waiting.is_empty());
     }
@@ -173,13 +173,13 @@ mod tests {
         let mut old = forwards.register(forwards.origin(), 3).unwrap();
         let mut new = forwards.register(forwards.origin(), 4).unwrap();
         forwards.enter_term(4);
-        assert_eq!(old.outcomes().await, Err(Error::TimeoutLeaderLost));
+        assert_eq!(old.outcomes().await.err(), Some(Error::TimeoutLeaderLost));
         // Sent to a leader of a term that this member did not know yet.
         let mut late = forwards.register(forwards.origin(), 2).unwrap();
         forwards.enter_term(4);
         forwards.skip();
-        assert_eq!(late.outcomes().await, Err(Error::TimeoutLeaderLost));
-        assert_eq!(new.outcomes().await, Err(Error::TimeoutLeaderLost));
+        assert_eq!(late.outcomes().await.err(), Some(Error::TimeoutLeaderLost));
+        assert_eq!(new.outcomes().await.err(), Some(Error::TimeoutLeaderLost));
     }
 
     #[test]

@@ -6,7 +6,8 @@
 use super::forwards::Place;
 use super::{Node, TAIL_BYTES_MAX, peer_failure};
 use crate::peer::PeerError;
-use crate::raft::types::{CommittedLeaderId, Payload, TypeConfig};
+use crate::raft::types::{CommittedLeaderId, Outcomes, Payload, TypeConfig};
+use crate::steps::{self, ProposalTimes, Step};
 use api::cleatpb::command::Op;
 use api::cleatpb::propose_response::Result as Proposed;
 use api::cleatpb::{Batch, Command, CommandHeader, ProposeRequest, ProposeResponse};
@@ -34,7 +35,7 @@ const RETRY: Duration = Duration::from_millis(20);
 pub(super) struct Proposal {
     command: Command,
     bytes: usize,
-    answer: oneshot::Sender<Result<Outcome, Error>>,
+    answer: oneshot::Sender<Result<(Outcome, ProposalTimes), Error>>,
 }
 
 /// Counters of proposals and read-index rounds, for the metrics.
@@ -70,7 +71,7 @@ impl ProposalStats {
 
 /// What became of one attempt to propose.
 enum Attempt {
-    Done(Result<Vec<Outcome>, Error>),
+    Done(Result<Outcomes, Error>),
     /// Nobody took it, for this reason.
     NotTaken(Error),
 }
@@ -103,6 +104,7 @@ impl Node {
     pub(crate) async fn propose_as(&self, header: Option<CommandHeader>, op: Op) -> Result<Outcome, Error> {
         let command = Command { header, op: Some(op) };
         let bytes = command.encoded_len();
+        steps::decoded();
         if bytes > self.limits().request_bytes {
             return Err(Error::RequestTooLarge);
         }
@@ -113,10 +115,17 @@ impl Node {
         let outcome = tokio::time::timeout(self.limits().request_timeout, self.write(command, bytes)).await;
         self.0.stats.pending.fetch_sub(1, Ordering::Relaxed);
         let outcome = outcome.unwrap_or(Err(Error::Timeout));
-        if outcome.is_err() {
-            self.0.stats.failed.fetch_add(1, Ordering::Relaxed);
+        match outcome {
+            Ok((outcome, times)) => {
+                steps::proposed(&times);
+                Ok(outcome)
+            }
+            Err(error) => {
+                steps::done(if self.is_leader() { Step::Replicate } else { Step::Forward });
+                self.0.stats.failed.fetch_add(1, Ordering::Relaxed);
+                Err(error)
+            }
         }
-        outcome
     }
 
     /// Replicates and applies a command of this member itself, as the leader of `term`, or not at all.
@@ -135,7 +144,7 @@ impl Node {
         };
         match tokio::time::timeout(self.limits().request_timeout, written).await {
             // Invariant: one outcome for each command.
-            Ok(Ok(Ok(written))) => written.data.0.into_iter().next().ok_or(Error::Stopped),
+            Ok(Ok(Ok(written))) => written.data.outcomes.into_iter().next().ok_or(Error::Stopped),
             Ok(Ok(Err(ClientWriteError::ForwardToLeader(_) | ClientWriteError::PreconditionFailed(_)))) => {
                 Err(Error::NotLeader)
             }
@@ -150,12 +159,13 @@ impl Node {
         self.reader().tail_bytes() > TAIL_BYTES_MAX
     }
 
-    async fn write(&self, command: Command, bytes: usize) -> Result<Outcome, Error> {
+    async fn write(&self, command: Command, bytes: usize) -> Result<(Outcome, ProposalTimes), Error> {
         // Whoever waits for room goes first: a released permit is handed to the batching task before it can be tried.
         if let Ok(permit) = Arc::clone(&self.0.in_flight).try_acquire_owned() {
-            let outcomes = self.submit(vec![command], permit).await?;
+            let (outcomes, times) = self.submit(vec![command], permit).await?;
             // Invariant: one outcome for each command.
-            return outcomes.into_iter().next().ok_or(Error::Stopped);
+            let outcome = outcomes.into_iter().next().ok_or(Error::Stopped)?;
+            return Ok((outcome, times));
         }
         let (answer, outcome) = oneshot::channel();
         self.0.proposals.try_send(Proposal { command, bytes, answer }).map_err(|error| match error {
@@ -198,10 +208,10 @@ impl Node {
             // Detached on purpose: it ends within the time of a request, and raft answers when it stops.
             tokio::spawn(async move {
                 match node.submit(commands, permit).await {
-                    Ok(outcomes) => {
+                    Ok((outcomes, times)) => {
                         for (answer, outcome) in answers.into_iter().zip(outcomes) {
                             // The proposer may have stopped waiting.
-                            drop(answer.send(Ok(outcome)));
+                            drop(answer.send(Ok((outcome, times))));
                         }
                     }
                     Err(error) => {
@@ -216,7 +226,17 @@ impl Node {
 
     /// Brings commands into the log, wherever the leader is, and returns their outcomes. The permit is given back as soon
     /// as the entry is on its way no more, be its outcome known or not.
-    async fn submit(&self, commands: Vec<Command>, permit: OwnedSemaphorePermit) -> Result<Vec<Outcome>, Error> {
+    async fn submit(
+        &self,
+        commands: Vec<Command>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(Vec<Outcome>, ProposalTimes), Error> {
+        let submitted = std::time::Instant::now();
+        let Outcomes { outcomes, applied, leader } = self.submit_batch(commands, permit).await?;
+        Ok((outcomes, ProposalTimes { submitted, applied, leader }))
+    }
+
+    async fn submit_batch(&self, commands: Vec<Command>, permit: OwnedSemaphorePermit) -> Result<Outcomes, Error> {
         if self.is_leader() {
             let payload = Payload::new(Batch { commands, origin: None });
             match self.write_locally(payload.clone()).await {
@@ -229,11 +249,7 @@ impl Node {
         self.submit_anywhere(commands, permit).await
     }
 
-    async fn submit_anywhere(
-        &self,
-        commands: Vec<Command>,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<Vec<Outcome>, Error> {
+    async fn submit_anywhere(&self, commands: Vec<Command>, permit: OwnedSemaphorePermit) -> Result<Outcomes, Error> {
         let deadline = Instant::now() + self.limits().request_timeout;
         let mut permit = Some(permit);
         let origin = self.0.parts.forwards.origin();
@@ -268,7 +284,7 @@ impl Node {
     async fn write_locally(&self, payload: Payload) -> Attempt {
         // A leader that was cut off from the others keeps what it took, and finds out later what became of it.
         match tokio::time::timeout(self.limits().request_timeout, self.raft().client_write(payload)).await {
-            Ok(Ok(written)) => Attempt::Done(Ok(written.data.0)),
+            Ok(Ok(written)) => Attempt::Done(Ok(written.data)),
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Attempt::NotTaken(Error::NoLeader),
             Ok(Err(error)) => Attempt::Done(Err(write_error(&error))),
             Err(_) => Attempt::Done(Err(Error::Timeout)),
@@ -293,7 +309,7 @@ impl Node {
         let asked = tokio::spawn(async move { tokio::time::timeout_at(deadline, peer.propose(request)).await });
         let unknown = tokio::select! {
             biased;
-            outcomes = place.outcomes() => return Attempt::Done(outcomes),
+            outcomes = place.outcomes() => return Attempt::Done(forwarded(outcomes, leader)),
             answer = asked => match answer.unwrap_or_else(|_| Ok(Err(PeerError::Lost("the call ended".to_owned())))) {
                 Err(_) => return Attempt::Done(Err(Error::Timeout)),
                 Ok(Err(error @ PeerError::Lost(_))) => {
@@ -312,7 +328,7 @@ impl Node {
         // Others need not wait for this one.
         permit.take();
         match tokio::time::timeout_at(deadline, place.outcomes()).await {
-            Ok(outcomes) => Attempt::Done(outcomes),
+            Ok(outcomes) => Attempt::Done(forwarded(outcomes, leader)),
             Err(_) => Attempt::Done(Err(unknown)),
         }
     }
@@ -339,6 +355,10 @@ impl Node {
 /// The header of what a member asks for by itself.
 fn by_member() -> CommandHeader {
     CommandHeader { by_member: true, ..CommandHeader::default() }
+}
+
+fn forwarded(outcomes: Result<Outcomes, Error>, leader: u64) -> Result<Outcomes, Error> {
+    outcomes.map(|outcomes| Outcomes { leader, ..outcomes })
 }
 
 fn write_error(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Error {

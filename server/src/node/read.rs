@@ -8,6 +8,7 @@
 use super::{Node, READERS_WAITING, peer_failure};
 use crate::raft::types::{LogId, Membership, TypeConfig, Vote};
 use crate::raft::wire;
+use crate::steps::{self, Step};
 use api::cleatpb::ReadIndexRequest;
 use api::cleatpb::read_index_response::Result as ReadIndexResult;
 use api::error::Error;
@@ -48,7 +49,10 @@ impl Node {
         if self.0.view.reads_need_no_round.load(Ordering::SeqCst) {
             return Ok(());
         }
-        self.confirmed_by_round().await.map(drop)
+        steps::decoded();
+        let confirmed = self.confirmed_by_round().await;
+        steps::done(Step::Barrier);
+        confirmed.map(drop)
     }
 
     /// As [`Node::read_barrier`], with what was confirmed.

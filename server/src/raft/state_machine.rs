@@ -9,6 +9,7 @@ use super::types::{
     encode_stored_membership, log_id,
 };
 use crate::node::forwards::Forwards;
+use crate::steps::ApplyTimes;
 use api::cleatpb::command::Op;
 use api::cleatpb::{Command, MemberRemoved};
 use futures::{Stream, TryStreamExt};
@@ -31,6 +32,9 @@ const APPLY_BATCH: usize = 256;
 pub(crate) trait Observer: Send + Sync + 'static {
     /// A batch was applied, in this time; the proposers are not answered yet.
     fn applied(&self, applied: &Applied, took: Duration);
+
+    /// The whole content is about to be replaced.
+    fn installing(&self) {}
 
     /// The whole content was replaced; the store is at this revision now.
     fn installed(&self, revision: i64);
@@ -62,7 +66,8 @@ impl StateMachine {
         let started = Instant::now();
         let mut applied = self.writer.apply(entries).map_err(io::Error::other)?;
         let outcomes = std::mem::take(&mut applied.outcomes);
-        self.observer.applied(&applied, started.elapsed());
+        let times = ApplyTimes { began: started, took: started.elapsed() };
+        self.observer.applied(&applied, times.took);
         if let Some((entry, _)) = batch.last() {
             self.forwards.set_applied(position(&entry.log_id()).index);
         }
@@ -71,8 +76,9 @@ impl StateMachine {
                 self.term = entry.log_id.leader_id.term;
                 self.forwards.enter_term(self.term);
             }
+            let outcomes = Outcomes { outcomes, applied: Some(times), leader: 0 };
             match (responder, &entry.payload) {
-                (Some(responder), _) => responder.send(Outcomes(outcomes)),
+                (Some(responder), _) => responder.send(outcomes),
                 (None, EntryContent::Normal(payload)) => {
                     self.forwards.complete(payload.batch().origin.as_ref(), outcomes);
                 }
@@ -96,6 +102,7 @@ impl StateMachine {
 
     /// Exchanges the store's content. Waits for a flush that is under way, so not on a worker that others need.
     fn install(&mut self, received: Received) -> io::Result<()> {
+        self.observer.installing();
         let writer = &mut self.writer;
         let can_block = Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
         let installed =

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use crate::steps::ApplyTimes;
 use api::cleatpb::Batch;
 use openraft::alias;
 use openraft::entry::EntryPayload;
@@ -142,11 +143,18 @@ pub type Outcome = store::Outcome;
 
 /// The answers to the commands of one entry, in their order. Empty for entries without commands.
 #[derive(Default)]
-pub struct Outcomes(pub Vec<Outcome>);
+pub struct Outcomes {
+    /// The answers.
+    pub outcomes: Vec<Outcome>,
+    /// When the entry was applied, with its batch.
+    pub applied: Option<ApplyTimes>,
+    /// Who the entry was forwarded to; 0 for nobody.
+    pub leader: u64,
+}
 
 impl fmt::Debug for Outcomes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Outcomes({})", self.0.len())
+        write!(f, "Outcomes({})", self.outcomes.len())
     }
 }
 

@@ -8,6 +8,7 @@ use crate::listen::MayStream;
 use crate::metrics::MvccMetrics;
 use crate::node::Node;
 use crate::quota::Quota;
+use crate::steps::{self, Step};
 use crate::storage::Storage;
 use api::cleatpb::command::Op;
 use api::encoded::{
@@ -53,7 +54,7 @@ impl KvService {
     /// As [`Self::propose`], for what takes space. Who may not write has no say in whether there is some.
     async fn propose_growth(&self, credentials: &Credentials, op: Op, cost: u64) -> Result<Outcome, Status> {
         self.auth.permit(credentials, Asked::Op(&op)).await.map_err(status)?;
-        self.quota.admit(&self.node, cost).await.map_err(status)?;
+        self.admit(cost).await?;
         self.propose(credentials, op).await
     }
 
@@ -74,13 +75,24 @@ impl KvService {
         Ok(answer)
     }
 
+    /// Waits while there may be no space for a request of this cost.
+    async fn admit(&self, cost: u64) -> Result<(), Status> {
+        steps::decoded();
+        let admitted = self.quota.admit(&self.node, cost).await;
+        steps::done(Step::Quota);
+        admitted.map_err(status)
+    }
+
     /// A transaction that only reads needs no log entry.
     async fn read_txn(&self, credentials: &Credentials, request: &TxnRequest) -> Result<TxnResponse, Status> {
         if !all_serializable(request) {
             self.node.read_barrier().await.map_err(status)?;
         }
+        steps::decoded();
         let read = || self.node.reader().txn(request);
-        let (mut response, revision) = self.read(credentials, Asked::Txn(request), read).await?;
+        let read = self.read(credentials, Asked::Txn(request), read).await;
+        steps::done(Step::Read);
+        let (mut response, revision) = read?;
         self.count(&response);
         response.header = Some(self.node.header(revision));
         Ok(response)
@@ -100,6 +112,7 @@ impl Kv for KvService {
         let may_stream = request.extensions().get::<MayStream>().is_some();
         let credentials = Credentials::of(&request);
         let request = request.into_inner();
+        steps::about(&request.key, &request.range_end, 0);
         // Before the shape, as in etcd. Everything else that a learner refuses, `listen` has refused already.
         if !request.serializable && self.node.is_learner() {
             return Err(status(Error::NotSupportedForLearner));
@@ -108,12 +121,16 @@ impl Kv for KvService {
         if !request.serializable {
             self.node.read_barrier().await.map_err(status)?;
         }
+        steps::decoded();
         let asked = Asked::Range(KeyRange::new(&request.key, &request.range_end));
         let built = if may_stream { BUILT_BYTES } else { BUILT_BYTES_AT_MOST };
         let read = || self.node.reader().range_up_to(&request, built);
-        let response = match self.read(&credentials, asked, read).await? {
+        let read = self.read(&credentials, asked, read).await;
+        steps::done(Step::Read);
+        let response = match read? {
             Some((mut response, revision)) => {
                 response.header = Some(self.node.header(revision));
+                steps::counted(response.kvs.len() as i64);
                 Response::new(response)
             }
             None if may_stream => {
@@ -158,6 +175,7 @@ impl Kv for KvService {
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         let credentials = Credentials::of(&request);
         let request = request.into_inner();
+        steps::about(&request.key, &Bytes::new(), 0);
         check::put(&request).map_err(status)?;
         let cost = crate::quota::put_cost(&request);
         let outcome = self.propose_growth(&credentials, Op::Put(own_put(request)), cost).await?;
@@ -177,11 +195,13 @@ impl Kv for KvService {
     ) -> Result<Response<DeleteRangeResponse>, Status> {
         let credentials = Credentials::of(&request);
         let request = request.into_inner();
+        steps::about(&request.key, &request.range_end, 0);
         check::delete_range(&request).map_err(status)?;
         let outcome = self.propose(&credentials, Op::DeleteRange(own_delete(request))).await?;
         let revision = outcome.revision;
         match outcome.result.map_err(status)? {
             Reply::DeleteRange(mut response) => {
+                steps::counted(response.deleted);
                 response.header = Some(self.node.header(revision));
                 Ok(Response::new(response))
             }
@@ -192,6 +212,7 @@ impl Kv for KvService {
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
         let credentials = Credentials::of(&request);
         let request = request.into_inner();
+        about_txn(&request);
         check::txn(&request, self.max_txn_ops).map_err(status)?;
         if only_ranges(&request) {
             return self.read_txn(&credentials, &request).await.map(Response::new);
@@ -278,6 +299,21 @@ async fn stream_range(
         }
         keys = if bytes > target { (keys / 2).max(1) } else { (keys * 2).min(STREAM_KEYS_MAX) };
     }
+}
+
+/// Names the first key of a transaction.
+fn about_txn(request: &TxnRequest) {
+    let mut ops = request.success.iter().chain(&request.failure);
+    let none = Bytes::new();
+    let of_op = ops.find_map(|op| match &op.request {
+        Some(RequestKind::RequestRange(range)) => Some((&range.key, &range.range_end)),
+        Some(RequestKind::RequestPut(put)) => Some((&put.key, &none)),
+        Some(RequestKind::RequestDeleteRange(delete)) => Some((&delete.key, &delete.range_end)),
+        Some(RequestKind::RequestTxn(_)) | None => None,
+    });
+    let (key, range_end) =
+        request.compare.first().map(|one| (&one.key, &one.range_end)).or(of_op).unwrap_or((&none, &none));
+    steps::about(key, range_end, request.success.len() + request.failure.len());
 }
 
 /// True when both branches are ranges alone, so that no log entry is needed. A nested transaction counts as a write in
