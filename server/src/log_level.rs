@@ -4,8 +4,9 @@
 //! machine (loopback, a unix socket) and those whose certificate was verified; and for no browser, whose pages could
 //! otherwise reach a port of their own machine.
 
+use crate::auth::CommonName;
 use crate::config::LogLevel;
-use crate::listen::{CommonName, HttpCaller};
+use crate::listen::HttpCaller;
 use crate::logging;
 use axum::body::to_bytes;
 use axum::extract::Request;

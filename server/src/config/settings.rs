@@ -229,7 +229,7 @@ pub enum LogOutput {
 }
 
 impl Config {
-    /// Validates the merged texts.
+    /// Validates the merged texts. Long because it has a line for each setting.
     pub(super) fn from_values(mut values: Values) -> Result<Self, String> {
         let mut warnings = std::mem::take(&mut values.warnings);
         let name = values.text("name").to_owned();
