@@ -101,7 +101,7 @@ pub(crate) enum SnapshotCommand {
 pub(crate) enum MigrateCommand {
     /// Make the data directory of a member of a new cluster from etcd's data
     ///
-    /// Keys with their history, and leases. Every member of the new cluster is made from the same source with the
+    /// Keys with their history, leases, users and roles. Every member of the new cluster is made from the same source with the
     /// same flags, but for its own --name, --initial-advertise-peer-urls and --data-dir.
     FromEtcd(FromEtcdArgs),
     /// Make a file from a snapshot that `etcdctl snapshot restore` takes

@@ -3,6 +3,7 @@
 use crate::args::FromEtcdArgs;
 use crate::print;
 use anyhow::{Context as _, Result, bail, ensure};
+use api::authpb::{Role, User};
 use api::cleatpb::Command;
 use api::cleatpb::command::Op;
 use bolt::etcd::{Auth, Change, Lease, Meta};
@@ -42,7 +43,6 @@ impl Source {
 pub(crate) async fn from_etcd(args: FromEtcdArgs) -> Result<()> {
     let FromEtcdArgs { source: path, source_wal_dir, bump_revision, founder } = args;
     let source = Source::open(&path, source_wal_dir.as_deref())?;
-    refuse_auth(source.database())?;
     if let Source::Member(member) = &source {
         let unknown = member.pending()?.unknown;
         if unknown > 0 {
@@ -57,17 +57,6 @@ pub(crate) async fn from_etcd(args: FromEtcdArgs) -> Result<()> {
     print::begun(&path, &founder, &begun)
 }
 
-/// Users and roles have no place in a store yet.
-fn refuse_auth(database: &Database) -> Result<()> {
-    let auth: Auth = database.settings()?;
-    ensure!(
-        auth.enabled != Some(true),
-        "authentication is enabled in {}: disable it in etcd first, and set up users and roles again",
-        database.path().display()
-    );
-    Ok(())
-}
-
 fn fill(source: &Source, path: &Path) -> Result<()> {
     let database = source.database();
     let meta: Meta = database.settings()?;
@@ -76,6 +65,14 @@ fn fill(source: &Source, path: &Path) -> Result<()> {
         let Lease { id, ttl, remaining_ttl } = lease?;
         rebuild.lease(id, &store::Lease { ttl, remaining_ttl })?;
     }
+    for user in database.records::<User>()? {
+        rebuild.user(&user?)?;
+    }
+    for role in database.records::<Role>()? {
+        rebuild.role(&role?)?;
+    }
+    let auth: Auth = database.settings()?;
+    rebuild.auth(auth.enabled == Some(true), auth.revision.unwrap_or(1))?;
     let mut revision = 1;
     for change in database.records::<Change>()? {
         let change = change?;
@@ -117,8 +114,11 @@ fn apply_log(member: &Member, path: &Path) -> Result<()> {
 
 /// What an entry of etcd's log changes in the store.
 fn op(request: InternalRaftRequest) -> Result<Option<Op>> {
-    if request.auth_enable.is_some() {
-        bail!("the log enables authentication: start etcd once more, disable it, and stop etcd again");
+    if request.changes_users() {
+        bail!(
+            "the log may have changes of users and roles that the database lacks; take a snapshot of a running member \
+             instead, or put a key before the member is stopped"
+        );
     }
     let InternalRaftRequest { put, delete_range, txn, compaction, lease_grant, lease_revoke, lease_checkpoint, .. } =
         request;
@@ -140,9 +140,14 @@ pub(crate) fn to_etcd(snapshot: &Path, file: &Path) -> Result<()> {
     let (_writer, _flusher, reader) = store::open(&database, Options::default())?;
     let status = reader.status();
     let mut writer = Writer::create(file, &WriteOptions::default())?;
-    for empty in ["alarm", "auth", "authRoles", "authUsers", "cluster", "members", "members_removed"] {
+    for empty in ["alarm", "cluster", "members", "members_removed"] {
         writer.bucket(empty)?;
     }
+    let (users, roles) = reader.users_and_roles();
+    writer.records(users.into_iter().map(Ok))?;
+    writer.records(roles.into_iter().map(Ok))?;
+    let (is_enabled, auth_revision) = reader.auth_status();
+    writer.settings(&Auth { enabled: Some(is_enabled), revision: Some(auth_revision) })?;
     writer.bucket("key")?;
     let mut last = 1;
     reader.history(|change| {

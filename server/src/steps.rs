@@ -93,6 +93,8 @@ pub(crate) struct Steps {
     pub(crate) remote: Option<SocketAddr>,
     /// The request as it arrived, for who asked for it ([`Steps::keeping_the_request`]).
     request: Option<Vec<Bytes>>,
+    /// Who asks, by token or certificate, while requests need a user; with the request.
+    user: Option<Box<str>>,
 }
 
 impl Steps {
@@ -108,6 +110,7 @@ impl Steps {
             request_bytes: 0,
             remote,
             request: None,
+            user: None,
         }
     }
 
@@ -120,6 +123,11 @@ impl Steps {
     /// The kept request.
     pub(crate) fn take_request(&mut self) -> Option<Vec<Bytes>> {
         self.request.take()
+    }
+
+    /// Who asked, if the request was kept.
+    pub(crate) fn take_user(&mut self) -> Option<Box<str>> {
+        self.user.take()
     }
 
     /// The time since the last step belongs to this one.
@@ -223,6 +231,15 @@ pub(crate) fn about(key: &Bytes, range_end: &Bytes, ops: usize) {
     note(|steps| {
         let subject = &mut steps.subject;
         (subject.key, subject.range_end, subject.ops) = (key.clone(), range_end.clone(), ops);
+    });
+}
+
+/// Says who asks for the current call.
+pub(crate) fn asked_by(user: &str) {
+    note(|steps| {
+        if steps.request.is_some() && steps.user.as_deref() != Some(user) {
+            steps.user = Some(user.into());
+        }
     });
 }
 

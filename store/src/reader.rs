@@ -11,7 +11,7 @@ use crate::mvcc::large::LargeRange;
 use crate::mvcc::state::Shared;
 use crate::mvcc::txn;
 use crate::mvcc::write::ReadView;
-use api::authpb::Permission;
+use api::authpb::{Permission, Role, User};
 use api::cleatpb::{CommandHeader, MemberAttributes};
 use api::encoded::{KeyValue, RangeResponse, TxnResponse};
 use api::etcdserverpb::{AlarmMember, RangeRequest, TxnRequest};
@@ -176,6 +176,11 @@ impl Reader {
     /// The auth revision while requests need a user, 0 while they need none. Without the lock.
     pub fn auth_revision_if_enabled(&self) -> u64 {
         self.shared.gauges.auth_revision.load(Ordering::Acquire)
+    }
+
+    /// All users and roles as etcd stores them, by name. With the hashes of passwords: for whoever moves the store.
+    pub fn users_and_roles(&self) -> (Vec<User>, Vec<Role>) {
+        self.shared.state.read().auth.records()
     }
 
     /// Whether requests need a user, and the auth revision.

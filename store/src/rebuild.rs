@@ -10,7 +10,9 @@ use crate::mvcc::state::{fields, is_tombstone, stored_size};
 use crate::open::{Unnamed, create_database, create_tables, unfinished};
 use crate::reader::Reader;
 use crate::schema::{self, meta};
+use api::authpb::{Role, User};
 use api::encoded::KeyValue;
+use prost::Message as _;
 use redb::{Database, Durability, WriteTransaction};
 use std::path::{Path, PathBuf};
 
@@ -72,6 +74,37 @@ impl Rebuild {
     pub fn lease(&mut self, id: i64, lease: &Lease) -> Result<(), Fault> {
         let pair = schema::encode_pair(lease.ttl, lease.remaining_ttl);
         self.txn()?.open_table(schema::LEASES)?.insert(id, &pair)?;
+        Ok(())
+    }
+
+    /// Adds a user, with the hash of the password.
+    ///
+    /// # Errors
+    /// A name that is no text; the file cannot be written.
+    pub fn user(&mut self, user: &User) -> Result<(), Fault> {
+        let name = name_of(&user.name)?;
+        self.txn()?.open_table(schema::AUTH_USERS)?.insert(name, user.encode_to_vec().as_slice())?;
+        Ok(())
+    }
+
+    /// Adds a role.
+    ///
+    /// # Errors
+    /// As [`Self::user`].
+    pub fn role(&mut self, role: &Role) -> Result<(), Fault> {
+        let name = name_of(&role.name)?;
+        self.txn()?.open_table(schema::AUTH_ROLES)?.insert(name, role.encode_to_vec().as_slice())?;
+        Ok(())
+    }
+
+    /// Says whether requests need a user, and how often users and roles have changed.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn auth(&mut self, is_enabled: bool, revision: u64) -> Result<(), Fault> {
+        let mut table = self.txn()?.open_table(schema::META)?;
+        table.insert(meta::AUTH_ENABLED, i64::from(is_enabled).to_be_bytes().as_slice())?;
+        table.insert(meta::AUTH_REVISION, revision.to_be_bytes().as_slice())?;
         Ok(())
     }
 
@@ -138,6 +171,11 @@ impl Rebuild {
         self.file.place(&self.path)?;
         self.options.disk.sync_directory(&self.path)
     }
+}
+
+fn name_of(name: &[u8]) -> Result<&str, Fault> {
+    let not_text = |_| Fault::Snapshot("the name of a user or role is not UTF-8".into());
+    str::from_utf8(name).map_err(not_text)
 }
 
 /// After a failure.

@@ -21,29 +21,46 @@ const KEYS: usize = 50;
 const BEFORE: &[u8] = b"as the log has it";
 const AFTER: &[u8] = b"as nobody wrote it";
 
-/// docs/format.md: a revision to a checksum of both, and the key-value.
+/// docs/format.md: the revision of a block's first change, and the changes.
 const REVISIONS: TableDefinition<'static, &[u8; 12], &[u8]> = TableDefinition::new("revisions");
+/// Before the changes of a block, the number of them; before a change's row, its revision and the row's length; before its
+/// key-value, a checksum of revision and key-value.
+const HEAD_BYTES: usize = 4;
+const REVISION_BYTES: usize = 12;
+const LENGTH_BYTES: usize = 4;
 const SUM_BYTES: usize = 4;
 
 /// Changes one value in a database, so that nothing about it shows that but the value.
 fn alter(data_dir: &Path) -> Result<()> {
     let database = Database::open(data_dir.join("member/store.redb"))?;
-    let (key, kv) = {
+    let (first, mut block) = {
         let read = database.begin_read()?;
         let table = read.open_table(REVISIONS)?;
-        let mut rows = table.iter()?.filter_map(|row| {
-            let (key, row) = row.ok()?;
-            let kv = row.value().get(SUM_BYTES..)?.to_vec();
-            kv.windows(BEFORE.len()).any(|bytes| bytes == BEFORE).then(|| (*key.value(), kv))
+        let mut blocks = table.iter()?.filter_map(|row| {
+            let (first, block) = row.ok()?;
+            let has_value = block.value().windows(BEFORE.len()).any(|bytes| bytes == BEFORE);
+            has_value.then(|| (*first.value(), block.value().to_vec()))
         });
-        rows.next().context("there is no such value")?
+        blocks.next().context("there is no such value")?
     };
-    let at = kv.windows(BEFORE.len()).position(|bytes| bytes == BEFORE).context("it is there")?;
-    // Of the same length, so that the message around it stays one.
-    let altered = [&kv[..at], &AFTER[..BEFORE.len()], &kv[at + BEFORE.len()..]].concat();
-    let sum = crc32c::crc32c_append(crc32c::crc32c(&key), &altered).to_be_bytes();
+    let mut change = HEAD_BYTES;
+    loop {
+        let row = change + REVISION_BYTES + LENGTH_BYTES;
+        let length = block.get(row - LENGTH_BYTES..row).context("no change has the value")?;
+        let length = u32::from_be_bytes(length.try_into()?) as usize;
+        let kv = row + SUM_BYTES..row + length;
+        if let Some(at) = block[kv.clone()].windows(BEFORE.len()).position(|bytes| bytes == BEFORE) {
+            // Of the same length, so that the message around it stays one.
+            block[kv.start + at..][..BEFORE.len()].copy_from_slice(&AFTER[..BEFORE.len()]);
+            let sum = crc32c::crc32c(&block[change..change + REVISION_BYTES]);
+            let sum = crc32c::crc32c_append(sum, &block[kv]).to_be_bytes();
+            block[row..row + SUM_BYTES].copy_from_slice(&sum);
+            break;
+        }
+        change = row + length;
+    }
     let write = database.begin_write()?;
-    write.open_table(REVISIONS)?.insert(&key, [&sum[..], &altered].concat().as_slice())?;
+    write.open_table(REVISIONS)?.insert(&first, block.as_slice())?;
     write.commit()?;
     Ok(())
 }

@@ -2,11 +2,12 @@
 
 use crate::restore::{fails, succeeds, text};
 use anyhow::{Context, Result, ensure};
+use api::authpb::Permission;
 use api::etcdserverpb::request_op::Request;
 use api::etcdserverpb::{
-    AuthEnableRequest, AuthRoleAddRequest, AuthUserAddRequest, AuthUserGrantRoleRequest, CompactionRequest,
-    DeleteRangeRequest, HashKvRequest, LeaseGrantRequest, LeaseLeasesRequest, PutRequest, RangeRequest, RequestOp,
-    TxnRequest,
+    AuthEnableRequest, AuthRoleAddRequest, AuthRoleGrantPermissionRequest, AuthUserAddRequest,
+    AuthUserGrantRoleRequest, AuthenticateRequest, CompactionRequest, DeleteRangeRequest, HashKvRequest,
+    LeaseGrantRequest, LeaseLeasesRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
 use harness::tool::run;
 use harness::{Client, Kind, Options, Server};
@@ -85,6 +86,17 @@ async fn etcdctl(args: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// An etcd that was not started yet, restored from a file.
+async fn restored(file: &Path) -> Result<Server> {
+    let server = Server::prepare(Kind::Etcd, Options::default())?;
+    let (data_dir, peer) = (server.data_dir(), server.peer_url());
+    let cluster = format!("default={peer}");
+    let args = ["snapshot", "restore", text(file)?, "--data-dir", text(&data_dir)?, "--name", "default"];
+    let flags = ["--initial-cluster", &cluster, "--initial-advertise-peer-urls", &peer];
+    etcdctl(&[&args[..], &flags].concat()).await?;
+    Ok(server)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_comes_from_etcd_and_goes_back_with_the_same_hash() -> Result<()> {
     for compact in [false, true] {
@@ -109,12 +121,7 @@ async fn a_store_comes_from_etcd_and_goes_back_with_the_same_hash() -> Result<()
         succeeds(&["snapshot", "save", text(&ours)?, "--endpoints", &cleat.endpoint()])?;
         succeeds(&["migrate", "to-etcd", text(&ours)?, text(&back)?])?;
         fails(&["migrate", "to-etcd", text(&ours)?, text(&back)?], "exists")?;
-        let mut again = Server::prepare(Kind::Etcd, Options::default())?;
-        let (data_dir, peer) = (again.data_dir(), again.peer_url());
-        let cluster = format!("default={peer}");
-        let args = ["snapshot", "restore", text(&back)?, "--data-dir", text(&data_dir)?, "--name", "default"];
-        let flags = ["--initial-cluster", &cluster, "--initial-advertise-peer-urls", &peer];
-        etcdctl(&[&args[..], &flags].concat()).await?;
+        let mut again = restored(&back).await?;
         again.restart().await?;
         ensure!(content(&again).await? == at_snapshot, "back in etcd, compacted: {compact}");
         again.client().await?.kv.put(PutRequest { key: "more".into(), ..Default::default() }).await?;
@@ -125,7 +132,6 @@ async fn a_store_comes_from_etcd_and_goes_back_with_the_same_hash() -> Result<()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_migrated_is_refused() -> Result<()> {
     let etcd = Server::start(Kind::Etcd).await?;
-    let mut client = etcd.client().await?;
     let (snapshot, into, endpoint) = (etcd.scratch().join("snapshot"), etcd.scratch().join("into"), etcd.endpoint());
     etcdctl(&["--endpoints", &endpoint, "snapshot", "save", text(&snapshot)?]).await?;
     let refused = |source: &Path, with: &str| -> Result<()> {
@@ -138,14 +144,59 @@ async fn what_cannot_be_migrated_is_refused() -> Result<()> {
     let cut = etcd.scratch().join("cut");
     std::fs::write(&cut, &std::fs::read(&snapshot)?[..9000])?;
     refused(&cut, "")?;
-    client.auth.role_add(AuthRoleAddRequest { name: "root".to_owned() }).await?;
-    let user = AuthUserAddRequest { name: "root".to_owned(), password: "secret".to_owned(), ..Default::default() };
-    client.auth.user_add(user).await?;
-    let grant = AuthUserGrantRoleRequest { user: "root".to_owned(), role: "root".to_owned() };
-    client.auth.user_grant_role(grant).await?;
-    client.auth.auth_enable(AuthEnableRequest {}).await?;
-    let with_auth = etcd.scratch().join("with-auth");
-    etcdctl(&["--endpoints", &endpoint, "--user", "root:secret", "snapshot", "save", text(&with_auth)?]).await?;
-    refused(&with_auth, "authentication is enabled")?;
     Ok(())
+}
+
+fn as_user<T>(message: T, token: &str) -> Result<tonic::Request<T>> {
+    let mut request = tonic::Request::new(message);
+    request.metadata_mut().insert("token", token.parse()?);
+    Ok(request)
+}
+
+/// What a user may, on either server.
+async fn grants(server: &Server) -> Result<()> {
+    let mut client = server.client().await?;
+    let login = AuthenticateRequest { name: "eve".to_owned(), password: "secret".to_owned() };
+    let token = client.auth.authenticate(login).await?.into_inner().token;
+    let get = |key: &'static str| RangeRequest { key: key.into(), ..Default::default() };
+    let mine = client.kv.range(as_user(get("mine"), &token)?).await?.into_inner();
+    ensure!(mine.kvs.len() == 1, "{mine:?}");
+    let error = client.kv.range(as_user(get("other"), &token)?).await.expect_err("it was not granted");
+    ensure!(error.message() == "etcdserver: permission denied", "{error}");
+    let error = client.kv.range(get("mine")).await.expect_err("nobody may");
+    ensure!(error.message() == "etcdserver: user name is empty", "{error}");
+    let wrong = AuthenticateRequest { name: "eve".to_owned(), password: "guess".to_owned() };
+    client.auth.authenticate(wrong).await.expect_err("another password");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_and_roles_come_along_and_go_back() -> Result<()> {
+    let etcd = Server::start(Kind::Etcd).await?;
+    let mut client = etcd.client().await?;
+    for key in ["mine", "other"] {
+        client.kv.put(PutRequest { key: key.into(), ..Default::default() }).await?;
+    }
+    for (user, role) in [("root", "root"), ("eve", "reader")] {
+        client.auth.role_add(AuthRoleAddRequest { name: role.to_owned() }).await?;
+        let add = AuthUserAddRequest { name: user.to_owned(), password: "secret".to_owned(), ..Default::default() };
+        client.auth.user_add(add).await?;
+        client.auth.user_grant_role(AuthUserGrantRoleRequest { user: user.to_owned(), role: role.to_owned() }).await?;
+    }
+    let perm = Some(Permission { key: "mine".into(), ..Default::default() });
+    client.auth.role_grant_permission(AuthRoleGrantPermissionRequest { name: "reader".to_owned(), perm }).await?;
+    client.auth.auth_enable(AuthEnableRequest {}).await?;
+    grants(&etcd).await?;
+    let (snapshot, endpoint) = (etcd.scratch().join("snapshot"), etcd.endpoint());
+    etcdctl(&["--endpoints", &endpoint, "--user", "root:secret", "snapshot", "save", text(&snapshot)?]).await?;
+    let mut cleat = migrated(&snapshot)?;
+    cleat.restart().await?;
+    grants(&cleat).await?;
+
+    let (ours, back) = (etcd.scratch().join("ours"), etcd.scratch().join("back"));
+    etcdctl(&["--endpoints", &cleat.endpoint(), "--user", "root:secret", "snapshot", "save", text(&ours)?]).await?;
+    succeeds(&["migrate", "to-etcd", text(&ours)?, text(&back)?])?;
+    let mut again = restored(&back).await?;
+    again.restart().await?;
+    grants(&again).await
 }

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use api::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
-    request_op,
+    AuthEnableRequest, AuthUserAddRequest, AuthUserGrantRoleRequest, AuthenticateRequest, CompactionRequest,
+    DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, request_op,
 };
 use harness::{Kind, Options, Server};
 use serde_json::{Value, json};
@@ -70,6 +70,35 @@ async fn changes_are_recorded_with_their_outcome() -> Result<()> {
         ensure!(found["remote"].as_str().is_some_and(|remote| remote.starts_with("127.0.0.1:")), "{found}");
     }
     ensure!(!std::fs::read_to_string(&path)?.contains("hidden-value"), "a value is in the audit log");
+    Ok(())
+}
+
+/// Who asked is the user, once requests need one; passwords and tokens are nowhere.
+#[tokio::test]
+async fn users_are_named_and_their_secrets_are_not() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("audit.log");
+    let flags = vec![format!("--audit-log-outputs={}", path.display())];
+    let server = Server::start_with(Kind::Cleat, Options { flags, ..Default::default() }).await?;
+    let mut client = server.client().await?;
+    let (name, password) = ("root".to_owned(), "hidden-password".to_owned());
+    let user = AuthUserAddRequest { name: name.clone(), password: password.clone(), ..Default::default() };
+    client.auth.user_add(user).await?;
+    client.auth.user_grant_role(AuthUserGrantRoleRequest { user: name.clone(), role: name.clone() }).await?;
+    client.auth.auth_enable(AuthEnableRequest {}).await?;
+    let token = client.auth.authenticate(AuthenticateRequest { name, password }).await?.into_inner().token;
+    let mut request = tonic::Request::new(put("a"));
+    request.metadata_mut().insert("token", token.parse()?);
+    client.kv.put(request).await?;
+    client.kv.put(put("b")).await.expect_err("nobody may");
+
+    let found = lines(&path, 5).await?;
+    let puts: Vec<&Value> = found.iter().filter(|line| line["method"] == "/etcdserverpb.KV/Put").collect();
+    ensure!(puts.len() == 2, "{found:#?}");
+    ensure!(puts[0]["user"] == "root" && puts[0]["code"] == "Ok", "{}", puts[0]);
+    ensure!(puts[1]["user"].is_null() && puts[1]["code"] == "InvalidArgument", "{}", puts[1]);
+    let text = std::fs::read_to_string(&path)?;
+    ensure!(!text.contains("hidden-password") && !text.contains(&token), "a secret is in the audit log");
     Ok(())
 }
 

@@ -285,10 +285,11 @@ impl InternalRaftRequest {
             || self.lease_revoke.is_some()
             || self.lease_checkpoint.is_some()
             || self.alarm.is_some()
-            || self.changes_auth()
+            || self.changes_users()
     }
 
-    fn changes_auth(&self) -> bool {
+    /// True when applying it may change users, roles, or whether requests need a user.
+    pub fn changes_users(&self) -> bool {
         self.auth_enable.is_some()
             || self.auth_disable.is_some()
             || self.auth_user_add.is_some()

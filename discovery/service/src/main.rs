@@ -66,13 +66,15 @@ fn main() -> ExitCode {
             runtime.shutdown_background();
             ended
         });
-    match ended {
+    let code = match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "cannot go on");
             ExitCode::FAILURE
         }
-    }
+    };
+    logging::flush();
+    code
 }
 
 /// Serves until a signal comes or the embedded member breaks.

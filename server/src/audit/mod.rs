@@ -36,7 +36,7 @@ pub(crate) struct Audit {
 /// Who called.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Caller {
-    /// The name in the certificate.
+    /// The user while requests need one, else the name in the certificate.
     pub(crate) name: Option<Arc<str>>,
     pub(crate) remote: Option<SocketAddr>,
 }

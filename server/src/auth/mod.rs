@@ -18,6 +18,7 @@ pub(crate) mod simple;
 pub(crate) mod table;
 
 use crate::node::Node;
+use crate::steps;
 use api::cleatpb::command::Op;
 use api::cleatpb::{Authentication, CommandHeader};
 use api::error::Error;
@@ -205,6 +206,7 @@ impl Auth {
                 Tokens::Simple => self.simple(token)?,
                 Tokens::Jwt(jwt) => {
                     let (username, auth_revision) = jwt.verify(token).ok_or(Error::InvalidAuthToken)?;
+                    steps::asked_by(&username);
                     let header = CommandHeader { username, auth_revision, by_member: false };
                     return Ok(Identity { header, is_current: false });
                 }
@@ -212,6 +214,7 @@ impl Auth {
             (None, Some(name)) if self.0.takes_common_names => (name.to_string(), auth_revision),
             (None, _) => return Ok(nobody),
         };
+        steps::asked_by(&username);
         let header = CommandHeader { username, auth_revision, by_member: false };
         Ok(Identity { header, is_current: true })
     }

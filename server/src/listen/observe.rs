@@ -135,7 +135,8 @@ impl Observed {
             tracer.end(*sampled, call);
         }
         if let (Some(recorded), Some(audit)) = (self.recorded.take(), &self.observers.audit) {
-            let Recorded { caller, answer } = *recorded;
+            let Recorded { mut caller, answer } = *recorded;
+            caller.name = steps.take_user().map(Into::into).or(caller.name);
             let request = steps.take_request().unwrap_or_default();
             audit.write(Record { path: self.path, caller: &caller, request, response: answer, code });
         }

@@ -65,6 +65,16 @@ impl Auth {
         })
     }
 
+    /// All users and roles as etcd stores them, by name. With the hashes of passwords.
+    pub(crate) fn records(&self) -> (Vec<authpb::User>, Vec<authpb::Role>) {
+        let users = self.users.iter().map(|(name, user)| user.record(name)).collect();
+        let roles = self.roles.iter().map(|(name, role)| authpb::Role {
+            name: Bytes::copy_from_slice(name.as_bytes()),
+            key_permission: role.permissions.clone(),
+        });
+        (users, roles.collect())
+    }
+
     /// Takes a row of the users' table.
     pub(crate) fn restore_user(&mut self, name: &str, record: &[u8]) -> Result<(), Fault> {
         let record = authpb::User::decode(record).map_err(|error| damaged("auth_users", &error.to_string()))?;
