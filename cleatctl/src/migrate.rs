@@ -152,12 +152,14 @@ pub(crate) fn to_etcd(snapshot: &Path, file: &Path) -> Result<()> {
     let mut last = 1;
     reader.history(|change| {
         last = change.revision.main;
-        writer.put(&etcd_key(change.revision, change.is_tombstone), change.stored.as_bytes())?;
+        let (key, len) = change.revision.etcd_key(change.is_tombstone);
+        writer.put(&key[..len], change.stored.as_bytes())?;
         Ok::<_, anyhow::Error>(())
     })?;
     if last < status.revision {
         // Etcd takes the revision of the last change for the store's. This is what its own restore leaves.
-        writer.put(&etcd_key(Revision { main: status.revision, sub: 0 }, false), &[])?;
+        let (key, len) = Revision { main: status.revision, sub: 0 }.etcd_key(false);
+        writer.put(&key[..len], &[])?;
     }
     let mut leases = reader.leases();
     leases.sort_unstable_by_key(|(id, _)| id.cast_unsigned());
@@ -181,15 +183,4 @@ pub(crate) fn to_etcd(snapshot: &Path, file: &Path) -> Result<()> {
         status.revision,
         file.display()
     ))
-}
-
-/// A key of etcd's bucket of changes.
-fn etcd_key(revision: Revision, is_tombstone: bool) -> Vec<u8> {
-    let mut key = revision.main.to_be_bytes().to_vec();
-    key.push(b'_');
-    key.extend(u64::from(revision.sub).to_be_bytes());
-    if is_tombstone {
-        key.push(b't');
-    }
-    key
 }

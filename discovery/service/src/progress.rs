@@ -1,35 +1,23 @@
 //! A socket on which writing must make progress.
 
+use server::listen::Progress;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
 
 /// Fails a write when nothing has been taken for a while: the client does not read, and what is kept for it would be
 /// kept for ever. It stands below TLS, so handshakes are bounded as well.
 #[derive(Debug)]
 pub(crate) struct Progressing<S> {
     socket: S,
-    limit: Duration,
-    /// Runs while the socket takes nothing. Boxed once for each time that this happens.
-    stalled: Option<Pin<Box<Sleep>>>,
+    progress: Progress,
 }
 
 impl<S> Progressing<S> {
     pub(crate) fn new(socket: S, limit: Duration) -> Self {
-        Self { socket, limit, stalled: None }
-    }
-
-    fn judge(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if written.is_ready() {
-            self.stalled = None;
-            return written;
-        }
-        let limit = self.limit;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
-        stalled.as_mut().poll(cx).map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
+        Self { socket, progress: Progress::within(limit) }
     }
 }
 
@@ -42,7 +30,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Progressing<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Progressing<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write(cx, buf);
-        self.judge(cx, written)
+        self.progress.judge(cx, written)
     }
 
     fn poll_write_vectored(
@@ -51,7 +39,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Progressing<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
-        self.judge(cx, written)
+        self.progress.judge(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -72,7 +60,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Progressing<S> {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
-    use tokio::time::Instant;
+    use tokio::time::{Instant, sleep};
 
     const LIMIT: Duration = Duration::from_secs(30);
 

@@ -32,5 +32,6 @@ pub(crate) use front::HttpCaller;
 pub use front::{Front, GrpcRoutes, OverTls};
 pub use interrupt::LeaderGate;
 pub(crate) use interrupt::timeout as grpc_timeout;
+pub use progress::Progress;
 pub use socket::{Bound, ListenError, Traffic};
 pub use streamed::{MayStream, StreamedMessage};

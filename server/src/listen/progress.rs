@@ -11,7 +11,7 @@ use tokio::time::{Sleep, sleep};
 
 /// Watches the writes of one connection.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub struct Progress {
     limit: Duration,
     /// Runs while the socket takes nothing. Boxed once for each time that this happens.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -19,12 +19,13 @@ pub(super) struct Progress {
 
 impl Progress {
     /// The socket may take nothing for `limit`.
-    pub(super) fn within(limit: Duration) -> Self {
+    #[must_use]
+    pub fn within(limit: Duration) -> Self {
         Self { limit, stalled: None }
     }
 
     /// Passes the outcome of a write on. Fails one that has waited for too long.
-    pub(super) fn judge(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    pub fn judge(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             self.stalled = None;
             return written;

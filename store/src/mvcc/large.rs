@@ -4,7 +4,7 @@
 //! between a range keeps 40 bytes for each key, the views of the disk in which they were found, and what was in the tail.
 
 use super::key_range::KeyRange;
-use super::range::{keeps, pushed_down_limit, revision_to_read, without_value};
+use super::range::{RESTARTS, keeps, pushed_down_limit, revision_to_read, without_value};
 use super::revision::Revision;
 use super::state::{RANGE_CHUNK, Revisions, Shared, fields};
 use crate::error::{Fault, ReadError, Rejection};
@@ -17,9 +17,6 @@ use std::sync::Arc;
 
 /// The field of `RangeResponse` that has the key-values.
 const KVS: u32 = 2;
-
-/// How often a range starts over when an installed snapshot or a compaction overtakes it.
-const RESTARTS: usize = 3;
 
 /// One key of the answer.
 struct Found {

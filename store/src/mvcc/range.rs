@@ -13,7 +13,7 @@ use api::etcdserverpb::RangeRequest;
 use api::etcdserverpb::range_request::{SortOrder, SortTarget};
 
 /// How often a range of the latest revision starts over when a compaction overtakes it.
-const RESTARTS: usize = 3;
+pub(crate) const RESTARTS: usize = 3;
 
 /// A range's answer before the request's limit and shape were applied.
 #[derive(Default)]

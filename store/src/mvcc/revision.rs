@@ -34,7 +34,7 @@ impl Revision {
 
     /// The bytes that etcd stores for this revision and that its `HashKV` covers:
     /// main, `_`, sub (8 bytes), and `t` for a tombstone.
-    pub(crate) fn etcd_key(self, tombstone: bool) -> ([u8; 18], usize) {
+    pub fn etcd_key(self, tombstone: bool) -> ([u8; 18], usize) {
         let mut key = [0; 18];
         key[..8].copy_from_slice(&self.main.to_be_bytes());
         key[8] = b'_';
