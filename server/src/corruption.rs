@@ -117,27 +117,30 @@ pub(crate) async fn hash(node: &Node, revision: i64) -> Result<HashKv, Error> {
 
 /// What a member said.
 enum Answer {
-    Hash(u32),
-    /// It has applied another compaction, or forgot the revision.
-    OtherCompaction,
+    Hash {
+        hash: u32,
+        compacted: i64,
+    },
+    /// It forgot the revision.
+    Compacted,
     Nothing(Error),
 }
 
-/// Asks a member for the hash that is to be like `own`.
-async fn ask(node: &Node, id: u64, own: HashKv) -> Answer {
+/// Asks a member for its hash at a revision.
+async fn ask(node: &Node, id: u64, revision: i64) -> Answer {
     let mut tries = 0;
     loop {
         tries += 1;
-        let request = HashKvRequest { revision: own.revision };
+        let request = HashKvRequest { revision };
         let answer = match node.peer(id) {
             Some(peer) => peer.hash_kv(request).await,
             None => Err(PeerError::NotSent("it is not known".to_owned())),
         };
         match answer {
-            Ok(hash) if hash.hash_revision == own.revision && hash.compact_revision == own.compacted => {
-                return Answer::Hash(hash.hash);
+            Ok(answer) if answer.hash_revision == revision => {
+                return Answer::Hash { hash: answer.hash, compacted: answer.compact_revision };
             }
-            Ok(_) | Err(PeerError::Refused(Error::Compacted)) => return Answer::OtherCompaction,
+            Ok(_) | Err(PeerError::Refused(Error::Compacted)) => return Answer::Compacted,
             Err(PeerError::Refused(Error::FutureRevision | Error::TooManyRequests)) if tries < TRIES => {
                 tokio::time::sleep(PAUSE).await;
             }
@@ -146,7 +149,7 @@ async fn ask(node: &Node, id: u64, own: HashKv) -> Answer {
     }
 }
 
-/// Compares the data of all members that can be compared.
+/// Compares the data of all members that can be compared. They all read it at the same time.
 ///
 /// # Errors
 /// This member can not hash its own.
@@ -155,17 +158,24 @@ async fn compare(node: &Node) -> Result<Compared, Error> {
     let mut rounds = 0;
     loop {
         rounds += 1;
-        let own = hash(node, 0).await?;
+        let revision = node.reader().revision();
         let all: Vec<u64> = node.membership().membership().nodes().map(|(id, _)| *id).collect();
         let others = all.iter().copied().filter(|id| *id != me);
-        let answers = join_all(others.map(|id| async move { (id, ask(node, id, own).await) })).await;
+        let others = join_all(others.map(|id| async move { (id, ask(node, id, revision).await) }));
+        let (own, answers) = tokio::join!(biased; hash(node, revision), others);
+        let own = match own {
+            Ok(own) => own,
+            // Just now.
+            Err(Error::Compacted) if rounds < ROUNDS => continue,
+            Err(error) => return Err(error),
+        };
         let mut hashes = BTreeMap::from([(me, own.hash)]);
         let mut to_ask_again = false;
         for (id, answer) in answers {
             let remote = format_args!("{id:x}");
             match answer {
-                Answer::Hash(hash) => drop(hashes.insert(id, hash)),
-                Answer::OtherCompaction => to_ask_again = true,
+                Answer::Hash { hash, compacted } if compacted == own.compacted => drop(hashes.insert(id, hash)),
+                Answer::Hash { .. } | Answer::Compacted => to_ask_again = true,
                 Answer::Nothing(error) => tracing::debug!(remote_member_id = remote, %error, "no hash to compare"),
             }
         }
@@ -233,12 +243,13 @@ async fn raise(node: &Node, member_id: u64) -> Result<(), Error> {
 }
 
 /// Compares this member's data with the others' before it serves clients. Who can not be compared in the time of a request
-/// is left to later checks.
+/// is left to later checks, and so is a store that was received from another member a moment ago: its checksums were
+/// looked at, and who waits for a member that was far behind should not wait for this.
 ///
 /// # Errors
 /// Its data is another, or nobody knows whose is right.
 pub(crate) async fn check_at_start(node: &Node) -> Result<(), Mismatch> {
-    if node.is_alone() {
+    if node.is_alone() || node.reader().is_replaced() {
         return Ok(());
     }
     let checked = tokio::time::timeout(node.limits().request_timeout, compare(node)).await;

@@ -131,6 +131,11 @@ impl Reader {
         self.shared.state.read().revision
     }
 
+    /// True if a snapshot took the place of what was there when the store was opened.
+    pub fn is_replaced(&self) -> bool {
+        self.shared.state.read().generation > 0
+    }
+
     /// The compacted revision and the store revision, read together.
     pub fn compacted_and_revision(&self) -> (i64, i64) {
         let state = self.shared.state.read();

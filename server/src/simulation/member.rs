@@ -8,7 +8,10 @@ use super::random::Random;
 use super::report::{Kind, Tally, Trace, note};
 use crate::auth::Auth;
 use crate::background::{EndSender, Kept, fault_sender, lead_leases, purge_log, watch_raft};
+use crate::config::CorruptionChecks;
+
 use crate::cluster::{Cluster as Members, Rules};
+use crate::corruption;
 use crate::lessor::{Lessor, Propose};
 use crate::node::forwards::Forwards;
 use crate::node::{Identity, Limits, Node, Parts};
@@ -48,6 +51,12 @@ const HEARTBEAT: Duration = Duration::from_millis(100);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a process may go on after its disk refused to write or sync the log.
 const LAST_BREATH: Duration = Duration::from_secs(1);
+/// Often, for a run takes seconds.
+const CORRUPTION_CHECKS: CorruptionChecks = CorruptionChecks {
+    at_start: false,
+    interval: Some(Duration::from_secs(2)),
+    after_compaction: Some(Duration::from_millis(500)),
+};
 /// Ends of processes that wait for being seen. Who reports the next one waits.
 pub(crate) const DEATHS_WAITING: usize = 64;
 
@@ -374,6 +383,7 @@ impl Machine {
         let kept = Kept { snapshot_count: self.snapshot_count, catchup_entries: self.catchup_entries };
         tokio::spawn(purge_log(node.clone(), (extent, catch_ups), kept, stop.clone()));
         tokio::spawn(watch_raft(node.clone(), ends, stop.clone()));
+        tokio::spawn(corruption::watch(node.clone(), CORRUPTION_CHECKS, stop.clone()));
         self.report_end(reports, &stop);
         self.process = Some(Process { node, hub, leases, members, _storage: storage, stop });
         Ok(())

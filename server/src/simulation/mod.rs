@@ -27,6 +27,8 @@ mod tests;
 pub(crate) mod watch;
 mod workload;
 
+use crate::raft::types::Peer;
+use api::etcdserverpb::AlarmType;
 use checker::History;
 use faults::Faults;
 use member::{Death, DiskFault, Machine, Process, Shared, Which};
@@ -39,8 +41,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use store::Reader;
 use tokio::sync::{Mutex, mpsc};
-
-use crate::raft::types::Peer;
 
 const CLIENTS: usize = 4;
 const WATCHERS: usize = 2;
@@ -292,6 +292,10 @@ async fn converge(cluster: &Cluster) {
         }
         if hashes.iter().any(|hash| (hash.hash, hash.revision) != (hashes[0].hash, hashes[0].revision)) {
             cluster.history().fail(format!("the members hold different data: {hashes:?}"));
+        }
+        let alarms = readers[0].1.alarms(AlarmType::Corrupt as i32);
+        if !alarms.is_empty() {
+            cluster.history().fail(format!("members that hold the same data were called corrupt: {alarms:?}"));
         }
         let known = cluster.history().known();
         if hashes[0].revision < known {

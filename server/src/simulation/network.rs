@@ -430,7 +430,9 @@ impl PeerApi for Connection {
     }
 
     async fn hash_kv(&self, request: HashKvRequest) -> Result<HashKvResponse, PeerError> {
-        self.call("hash", self.target, move |member| async move { member.hash_kv(request).await }).await
+        let heard = self.call("hash", self.target, move |member| async move { member.hash_kv(request).await }).await?;
+        self.network.0.lock().tally.count(Kind::HashHeard);
+        Ok(heard)
     }
 }
 

@@ -121,10 +121,12 @@ pub(crate) enum Kind {
     CrashInSnapshot,
     /// The way of a snapshot was cut.
     CutInSnapshot,
+    /// A leader heard another member's hash of the data.
+    HashHeard,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 30] = [
+    pub(crate) const ALL: [Self; 31] = [
         Self::Partition,
         Self::PartialPartition,
         Self::OneWayCut,
@@ -155,6 +157,7 @@ impl Kind {
         Self::ResumedSnapshot,
         Self::CrashInSnapshot,
         Self::CutInSnapshot,
+        Self::HashHeard,
     ];
 }
 
