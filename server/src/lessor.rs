@@ -77,6 +77,17 @@ struct State {
     due: BinaryHeap<Reverse<(Instant, i64)>>,
 }
 
+/// What became of a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    /// The lease has so many seconds again.
+    Done(i64),
+    /// A checkpoint has to be undone first.
+    Checkpointed,
+    /// Its revocation or a checkpoint is under way.
+    UnderWay,
+}
+
 /// What the clock has found to do.
 #[derive(Debug, Default, PartialEq)]
 struct Step {
@@ -272,30 +283,39 @@ impl Lessor {
         loop {
             let mut settled = std::pin::pin!(self.settled.notified());
             settled.as_mut().enable();
-            let checkpointed = {
-                let mut state = self.state.lock();
-                if state.leading != Some(term) {
-                    return Err(Error::NotLeader);
+            match self.renew_at_once(id, term)? {
+                Renewal::Done(ttl) => return Ok(ttl),
+                Renewal::Checkpointed => {
+                    // Else a new leader would give the lease only the rest, while the client counts on the whole.
+                    // The clock learns of it when it is applied: another one may have followed before the answer.
+                    let outcome = propose(checkpoint(vec![LeaseCheckpoint { id, remaining_ttl: 0 }]), term).await?;
+                    outcome.result?;
                 }
-                let now = self.clock.now();
-                let Some(clock) = state.leases.get_mut(&id) else { return Err(Error::LeaseNotFound) };
-                let is_under_way = clock.expiry <= now || clock.is_checkpointing;
-                if !is_under_way && clock.remaining_ttl == 0 {
-                    clock.expiry = now + seconds(clock.ttl);
-                    self.stats.renewed.fetch_add(1, Ordering::Relaxed);
-                    return Ok(clock.ttl);
-                }
-                !is_under_way
-            };
-            if checkpointed {
-                // Else a new leader would give the lease only the rest, while the client counts on the whole.
-                // The clock learns of it when it is applied: another one may have followed before the answer.
-                let outcome = propose(checkpoint(vec![LeaseCheckpoint { id, remaining_ttl: 0 }]), term).await?;
-                outcome.result?;
-            } else {
-                settled.await;
+                Renewal::UnderWay => settled.await,
             }
         }
+    }
+
+    /// As [`Self::renew`], if nothing has to be waited for.
+    ///
+    /// # Errors
+    /// [`Error::LeaseNotFound`]; [`Error::NotLeader`].
+    pub(crate) fn renew_at_once(&self, id: i64, term: u64) -> Result<Renewal, Error> {
+        let mut state = self.state.lock();
+        if state.leading != Some(term) {
+            return Err(Error::NotLeader);
+        }
+        let now = self.clock.now();
+        let Some(clock) = state.leases.get_mut(&id) else { return Err(Error::LeaseNotFound) };
+        if clock.expiry <= now || clock.is_checkpointing {
+            return Ok(Renewal::UnderWay);
+        }
+        if clock.remaining_ttl != 0 {
+            return Ok(Renewal::Checkpointed);
+        }
+        clock.expiry = now + seconds(clock.ttl);
+        self.stats.renewed.fetch_add(1, Ordering::Relaxed);
+        Ok(Renewal::Done(clock.ttl))
     }
 
     /// Waits until this member's lessor leads, and returns in which term. Cancellation safe; the caller bounds the wait.

@@ -647,6 +647,7 @@ fn export_metrics(
         server.proposals_committed.set(node.committed() as i64);
         server.proposals_applied.set(store.applied.index as i64);
         show(&server.proposals_failed, node.stats().failed());
+        show(&metrics.overload.proposals_refused, node.stats().refused());
         show(&server.read_indexes_failed, node.stats().reads_failed());
         show(&server.slow_read_indexes, node.stats().reads_timed_out());
         show(&server.leader_changes, node.leader_changes());

@@ -16,6 +16,7 @@ mod membership;
 mod messages;
 mod metrics;
 mod network;
+mod overload;
 mod processes;
 mod refusals;
 mod rotation;

@@ -14,6 +14,7 @@ pub mod authority;
 pub mod checker;
 pub mod client;
 pub mod cluster;
+pub mod flood;
 pub mod history;
 pub mod http;
 pub mod load;

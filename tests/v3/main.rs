@@ -14,6 +14,7 @@ mod log_size;
 mod logs;
 mod maintenance;
 mod metrics;
+mod overload;
 mod peer;
 mod slow_requests;
 mod tls;

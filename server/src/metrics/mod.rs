@@ -224,6 +224,14 @@ group! {
     }
 }
 
+group! {
+    /// What this member refuses so that it can serve the rest. Names of our own: etcd has none for it.
+    OverloadMetrics {
+        proposals_refused: IntCounter = counter, "cleat_proposals_refused_total", "The number of proposals refused as too many: too many wait, or the disk or applying does not keep up.";
+        rate_limited: IntCounter = counter, "cleat_requests_rate_limited_total", "The number of requests refused because their user, or an address without one, asked for more than --user-rate-limit.";
+    }
+}
+
 type ScrapeHook = Box<dyn Fn(&Metrics) + Send + Sync>;
 
 /// All metrics of a member.
@@ -242,6 +250,8 @@ pub struct Metrics {
     pub peer: PeerMetrics,
     /// Lost lines and spans.
     pub telling: TellingMetrics,
+    /// Refusals.
+    pub overload: OverloadMetrics,
     /// Every RPC.
     pub grpc: GrpcMetrics,
     process: ProcessMetrics,
@@ -271,6 +281,7 @@ impl Metrics {
             network: NetworkMetrics::register(&registry)?,
             peer: PeerMetrics::register(&registry)?,
             telling: TellingMetrics::register(&registry)?,
+            overload: OverloadMetrics::register(&registry)?,
             grpc: GrpcMetrics::register(&registry, extensive)?,
             process: ProcessMetrics::register(&registry)?,
             registry,

@@ -1,7 +1,8 @@
 //! The one handle that every API uses on the replicated store: propose a change, wait until reads are safe, look.
 //!
 //! PROPOSE (`propose`). At most a few entries are on their way. A proposal that finds room goes to raft by itself;
-//! others queue in a bounded channel, and one task makes an entry of what waits together. So a busy member batches by
+//! others queue in a bounded channel, and one task makes an entry of what waits together. What is urgent has a queue of
+//! its own. So a busy member batches by
 //! itself, and an idle one adds nothing to the latency. Each proposal keeps its own revision and its own outcome. A
 //! member that does not lead sends the entry to the leader, and finds the outcomes when it applies it (`forwards`).
 //!
@@ -17,7 +18,7 @@ mod propose;
 mod read;
 mod view;
 
-pub(crate) use propose::{BATCH_BYTES, BATCH_COMMANDS, ProposalStats};
+pub(crate) use propose::{BATCH_BYTES, BATCH_COMMANDS, ProposalStats, TAIL_BYTES_MAX};
 
 use crate::peer::{PeerApi, PeerError, Transport};
 use crate::raft::state_machine::StateMachine;
@@ -36,7 +37,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use store::Reader;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use view::View;
@@ -44,14 +45,17 @@ use view::View;
 /// Entries proposed and not yet applied. Two keep the disk busy; more let a slow apply overlap with syncing.
 const ENTRIES_IN_FLIGHT: usize = 4;
 
-/// Proposals that wait. More are refused with "too many requests", at etcd's count.
+/// The same for urgent ones, beside the others.
+const URGENT_ENTRIES_IN_FLIGHT: usize = 2;
+
+/// Proposals that wait, in each queue. More are refused with "too many requests", at etcd's count.
 const PROPOSALS_WAITING: usize = 5000;
+
+/// Their bytes, in each queue: a thousand of the largest ones would be more than memory is worth.
+const PROPOSAL_BYTES_WAITING: usize = 256 << 20;
 
 /// Readers that wait for a read-index round.
 const READERS_WAITING: usize = 16_384;
-
-/// Bytes applied and not yet in the database at which proposals are refused: the disk does not keep up.
-pub(crate) const TAIL_BYTES_MAX: usize = 512 << 20;
 
 /// Who this member is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,8 +94,8 @@ pub(crate) struct Node(Arc<Inner>);
 
 struct Inner {
     parts: Parts,
-    proposals: mpsc::Sender<Proposal>,
-    in_flight: Arc<Semaphore>,
+    ordinary: Queue,
+    urgent: Queue,
     readers: mpsc::Sender<read::Waiting>,
     view: View,
     stats: ProposalStats,
@@ -99,17 +103,44 @@ struct Inner {
     is_held_back: AtomicBool,
 }
 
+/// Proposals on their way to the log.
+struct Queue {
+    waiting: mpsc::Sender<Proposal>,
+    /// For entries.
+    in_flight: Arc<Semaphore>,
+    /// For the bytes of those that wait.
+    room: Arc<Semaphore>,
+}
+
+impl Queue {
+    fn new(entries_in_flight: usize) -> (Self, mpsc::Receiver<Proposal>) {
+        let (waiting, receiver) = mpsc::channel(PROPOSALS_WAITING);
+        let in_flight = Arc::new(Semaphore::new(entries_in_flight));
+        let room = Arc::new(Semaphore::new(PROPOSAL_BYTES_WAITING));
+        (Self { waiting, in_flight, room }, receiver)
+    }
+
+    /// Room for a proposal that waits; None if there is none. One that is larger than all of it has it alone.
+    fn room_for(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = bytes.min(PROPOSAL_BYTES_WAITING) as u32;
+        Arc::clone(&self.room).try_acquire_many_owned(bytes).ok()
+    }
+}
+
 impl Node {
     /// Builds the handle and spawns its tasks.
     pub(crate) fn start(parts: Parts, tasks: &TaskTracker, stop: &CancellationToken) -> Self {
-        let (proposals, proposals_rx) = mpsc::channel(PROPOSALS_WAITING);
+        let (ordinary, ordinary_rx) = Queue::new(ENTRIES_IN_FLIGHT);
+        let (urgent, urgent_rx) = Queue::new(URGENT_ENTRIES_IN_FLIGHT);
         let (readers, readers_rx) = mpsc::channel(READERS_WAITING);
-        let in_flight = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
+        let in_flight = [&ordinary, &urgent].map(|queue| Arc::clone(&queue.in_flight));
         let view = View::new(parts.identity, parts.limits.election_timeout);
         let stats = ProposalStats::default();
         let is_held_back = AtomicBool::default();
-        let node = Self(Arc::new(Inner { parts, proposals, in_flight, readers, view, stats, is_held_back }));
-        tasks.spawn(node.clone().batch(proposals_rx, stop.clone()));
+        let node = Self(Arc::new(Inner { parts, ordinary, urgent, readers, view, stats, is_held_back }));
+        for (waiting, in_flight) in [ordinary_rx, urgent_rx].into_iter().zip(in_flight) {
+            tasks.spawn(node.clone().batch(waiting, in_flight, stop.clone()));
+        }
         tasks.spawn(node.clone().confirm_reads(readers_rx, stop.clone()));
         tasks.spawn(node.clone().follow_raft(stop.clone()));
         node
@@ -299,7 +330,7 @@ impl Node {
 
     /// Keeps [`View`] up to date. Raft's full metrics change with every write, its server metrics with terms, leaders and
     /// membership only; the full ones are followed just until they show what changed, and looked at once a heartbeat
-    /// to see whether the leader still works.
+    /// to see whether the leader still works, and whether applying keeps up.
     async fn follow_raft(self, stop: CancellationToken) {
         let (mut rare, mut full) = (self.raft().server_metrics(), self.raft().metrics());
         let mut stopped = pin!(stop.cancelled());
@@ -309,13 +340,11 @@ impl Node {
         loop {
             let is_settled = self.0.view.look(&full.borrow_watched(), &rare.borrow_watched());
             self.meet_members(&mut known);
-            // A cluster of one has nobody to lose.
-            let has_others = !self.is_alone();
             let alive = tokio::select! {
                 biased;
                 () = &mut stopped => return,
-                _ = tick.tick(), if has_others => {
-                    self.0.view.judge_leader(&full.borrow_watched());
+                _ = tick.tick() => {
+                    self.0.view.judge(&full.borrow_watched());
                     true
                 }
                 changed = rare.changed() => changed.is_ok(),

@@ -2,9 +2,13 @@
 //!
 //! A proposal that certainly was not taken is made again, by whoever leads then, until its time is over. One whose fate
 //! is not known is never made again.
+//!
+//! There are two queues, each with a task and with entries of its own. What keeps a busy cluster sound (`is_urgent`) does
+//! not wait behind thousands of puts, and is not refused for them: its entry follows the few that are on their way. Who
+//! was answered is ahead of both queues, so what a client sees happens in the order in which it asked.
 
 use super::forwards::Place;
-use super::{Node, TAIL_BYTES_MAX, peer_failure};
+use super::{Node, Queue, peer_failure};
 use crate::peer::PeerError;
 use crate::raft::types::{CommittedLeaderId, Outcomes, Payload, TypeConfig};
 use crate::steps::{self, ProposalTimes, Step};
@@ -19,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use store::Outcome;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +33,18 @@ pub(crate) const BATCH_COMMANDS: usize = 1024;
 /// Bytes of commands in one entry; a single larger command makes an entry of its own.
 pub(crate) const BATCH_BYTES: usize = 1 << 20;
 
+/// Bytes applied and not yet in the database at which proposals are refused: the disk does not keep up.
+pub(crate) const TAIL_BYTES_MAX: usize = 512 << 20;
+
+/// The same for what is urgent: what it frees is worth the room.
+const TAIL_BYTES_MAX_URGENT: usize = TAIL_BYTES_MAX + TAIL_BYTES_MAX / 4;
+
+/// Entries committed and not yet applied here at which proposals are refused: applying does not keep up. etcd's figure.
+const UNAPPLIED_MAX: u64 = 5000;
+
+/// The same for what is urgent. etcd's figure, since 3.7 and for revocations.
+const UNAPPLIED_MAX_URGENT: u64 = 10_000;
+
 /// After a proposal that nobody took, before it is made again, unless the leader changes earlier.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -36,6 +52,19 @@ pub(super) struct Proposal {
     command: Command,
     bytes: usize,
     answer: oneshot::Sender<Result<(Outcome, ProposalTimes), Error>>,
+    /// Given back when it is taken out of the queue.
+    _room: OwnedSemaphorePermit,
+}
+
+/// What a busy cluster must not refuse, and what must not wait behind it: revocations make room and take locks away, a
+/// checkpoint undone is a lease renewed, and alarms protect the rest.
+fn is_urgent(op: &Op) -> bool {
+    matches!(op, Op::LeaseRevoke(_) | Op::LeaseCheckpoint(_) | Op::Alarm(_))
+}
+
+/// The same for a batch. Urgent commands are never in one with others.
+fn is_urgent_batch(batch: &Batch) -> bool {
+    batch.commands.iter().all(|command| command.op.as_ref().is_some_and(is_urgent))
 }
 
 /// Counters of proposals and read-index rounds, for the metrics.
@@ -43,6 +72,7 @@ pub(super) struct Proposal {
 pub(crate) struct ProposalStats {
     pending: AtomicUsize,
     failed: AtomicU64,
+    refused: AtomicU64,
     pub(super) reads_failed: AtomicU64,
     pub(super) reads_timed_out: AtomicU64,
 }
@@ -56,6 +86,11 @@ impl ProposalStats {
     /// Proposals that ended without an outcome.
     pub(crate) fn failed(&self) -> u64 {
         self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Proposals that were refused because too many wait, or because the disk or applying does not keep up.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// Read-index rounds that confirmed nothing.
@@ -102,17 +137,20 @@ impl Node {
     /// # Errors
     /// As [`Node::propose`].
     pub(crate) async fn propose_as(&self, header: Option<CommandHeader>, op: Op) -> Result<Outcome, Error> {
+        let urgent = is_urgent(&op);
         let command = Command { header, op: Some(op) };
         let bytes = command.encoded_len();
         steps::decoded();
         if bytes > self.limits().request_bytes {
             return Err(Error::RequestTooLarge);
         }
-        if self.is_overloaded() {
+        if self.is_overloaded(urgent) {
+            self.0.stats.refused.fetch_add(1, Ordering::Relaxed);
             return Err(Error::TooManyRequests);
         }
+        let queue = if urgent { &self.0.urgent } else { &self.0.ordinary };
         self.0.stats.pending.fetch_add(1, Ordering::Relaxed);
-        let outcome = tokio::time::timeout(self.limits().request_timeout, self.write(command, bytes)).await;
+        let outcome = tokio::time::timeout(self.limits().request_timeout, self.write(queue, command, bytes)).await;
         self.0.stats.pending.fetch_sub(1, Ordering::Relaxed);
         let outcome = outcome.unwrap_or(Err(Error::Timeout));
         match outcome {
@@ -123,6 +161,7 @@ impl Node {
             Err(error) => {
                 steps::done(if self.is_leader() { Step::Replicate } else { Step::Forward });
                 self.0.stats.failed.fetch_add(1, Ordering::Relaxed);
+                self.0.stats.refused.fetch_add(u64::from(error == Error::TooManyRequests), Ordering::Relaxed);
                 Err(error)
             }
         }
@@ -154,29 +193,37 @@ impl Node {
         }
     }
 
-    /// True while the disk does not keep up.
-    fn is_overloaded(&self) -> bool {
-        self.reader().tail_bytes() > TAIL_BYTES_MAX
+    /// True while the disk or applying does not keep up.
+    fn is_overloaded(&self, urgent: bool) -> bool {
+        let (tail_bytes, unapplied) =
+            if urgent { (TAIL_BYTES_MAX_URGENT, UNAPPLIED_MAX_URGENT) } else { (TAIL_BYTES_MAX, UNAPPLIED_MAX) };
+        self.reader().tail_bytes() > tail_bytes || self.0.view.unapplied() > unapplied
     }
 
-    async fn write(&self, command: Command, bytes: usize) -> Result<(Outcome, ProposalTimes), Error> {
+    async fn write(&self, queue: &Queue, command: Command, bytes: usize) -> Result<(Outcome, ProposalTimes), Error> {
         // Whoever waits for room goes first: a released permit is handed to the batching task before it can be tried.
-        if let Ok(permit) = Arc::clone(&self.0.in_flight).try_acquire_owned() {
+        if let Ok(permit) = Arc::clone(&queue.in_flight).try_acquire_owned() {
             let (outcomes, times) = self.submit(vec![command], permit).await?;
             // Invariant: one outcome for each command.
             let outcome = outcomes.into_iter().next().ok_or(Error::Stopped)?;
             return Ok((outcome, times));
         }
         let (answer, outcome) = oneshot::channel();
-        self.0.proposals.try_send(Proposal { command, bytes, answer }).map_err(|error| match error {
+        let room = queue.room_for(bytes).ok_or(Error::TooManyRequests)?;
+        queue.waiting.try_send(Proposal { command, bytes, answer, _room: room }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Error::TooManyRequests,
             mpsc::error::TrySendError::Closed(_) => Error::Stopped,
         })?;
         outcome.await.unwrap_or(Err(Error::Stopped))
     }
 
-    /// Makes one log entry of the proposals that wait together.
-    pub(super) async fn batch(self, mut waiting: mpsc::Receiver<Proposal>, stop: CancellationToken) {
+    /// Makes one log entry of the proposals that wait together in a queue.
+    pub(super) async fn batch(
+        self,
+        mut waiting: mpsc::Receiver<Proposal>,
+        in_flight: Arc<Semaphore>,
+        stop: CancellationToken,
+    ) {
         let mut left: Option<Proposal> = None;
         loop {
             let next = if left.is_some() {
@@ -190,7 +237,7 @@ impl Node {
             };
             let Some(first) = next else { return };
             // Invariant: the semaphore is never closed.
-            let Ok(permit) = Arc::clone(&self.0.in_flight).acquire_owned().await else { return };
+            let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
             let mut bytes = first.bytes;
             let mut answers = vec![first.answer];
             let mut commands = vec![first.command];
@@ -251,20 +298,21 @@ impl Node {
 
     async fn submit_anywhere(&self, commands: Vec<Command>, permit: OwnedSemaphorePermit) -> Result<Outcomes, Error> {
         let deadline = Instant::now() + self.limits().request_timeout;
-        let mut permit = Some(permit);
         let origin = self.0.parts.forwards.origin();
-        let payload = Payload::new(Batch { commands, origin: Some(origin) });
+        let mut held = Some((Payload::new(Batch { commands, origin: Some(origin) }), permit));
         let mut leader = self.watch_leader();
         let mut last = Error::Timeout;
         loop {
             let now = *leader.borrow_and_update();
-            let attempt = if now == self.identity().member_id {
-                self.write_locally(payload.clone()).await
-            } else if now == 0 {
-                Attempt::NotTaken(Error::NoLeader)
-            } else {
-                let mut place = self.0.parts.forwards.register(origin, self.term())?;
-                self.forward(now, &payload, &mut place, &mut permit, deadline).await
+            let attempt = match &held {
+                // Invariant: whatever was taken is not made again.
+                None => return Err(last),
+                Some((payload, _)) if now == self.identity().member_id => self.write_locally(payload.clone()).await,
+                Some(_) if now == 0 => Attempt::NotTaken(Error::NoLeader),
+                Some(_) => {
+                    let mut place = self.0.parts.forwards.register(origin, self.term())?;
+                    self.forward(now, &mut held, &mut place, deadline).await
+                }
             };
             match attempt {
                 Attempt::Done(outcomes) => return outcomes,
@@ -291,16 +339,17 @@ impl Node {
         }
     }
 
-    /// Sends a batch to the leader, and waits until it is applied here.
+    /// Sends a batch to the leader, and waits until it is applied here. Lets go of the batch and of its permit once they are
+    /// needed no more.
     async fn forward(
         &self,
         leader: u64,
-        payload: &Payload,
+        held: &mut Option<(Payload, OwnedSemaphorePermit)>,
         place: &mut Place,
-        permit: &mut Option<OwnedSemaphorePermit>,
         deadline: Instant,
     ) -> Attempt {
         let Some(peer) = self.0.parts.transport.peer(leader) else { return Attempt::NotTaken(Error::NoLeader) };
+        let Some((payload, _)) = held else { return Attempt::NotTaken(Error::NoLeader) };
         let mut batch = Vec::with_capacity(payload.encoded_len());
         payload.encode(&mut batch);
         let request = ProposeRequest { batch: batch.into() };
@@ -325,8 +374,8 @@ impl Node {
                 },
             },
         };
-        // Others need not wait for this one.
-        permit.take();
+        // Others need not wait for this one, and a member that applies slowly must not keep many.
+        held.take();
         match tokio::time::timeout_at(deadline, place.outcomes()).await {
             Ok(outcomes) => Attempt::Done(forwarded(outcomes, leader)),
             Err(_) => Attempt::Done(Err(unknown)),
@@ -335,7 +384,7 @@ impl Node {
 
     /// Proposes what another member forwarded, if this one leads.
     pub(crate) async fn propose_for(&self, payload: Payload) -> ProposeResponse {
-        let result = if self.is_overloaded() {
+        let result = if self.is_overloaded(is_urgent_batch(payload.batch())) {
             Proposed::Busy(true)
         } else if !self.is_leader() {
             Proposed::Leader(self.leader())

@@ -55,16 +55,20 @@ impl Node {
         confirmed.map(drop)
     }
 
-    /// As [`Node::read_barrier`], with what was confirmed.
+    /// As [`Node::read_barrier`], with what was confirmed. For what keeps a cluster sound: it is not refused because many
+    /// reads wait, but waits for a place among them.
     ///
     /// # Errors
-    /// As [`Node::read_barrier`].
+    /// No leader, timed out, stopped.
     pub(crate) async fn confirmed(&self) -> Result<Confirmed, Error> {
         if self.0.view.reads_need_no_round.load(Ordering::SeqCst) {
             let led_in = *self.0.view.leads_in.borrow();
             return Ok(Confirmed { index: self.reader().applied().0.index, led_in });
         }
-        self.confirmed_by_round().await
+        let (answer, confirmed) = oneshot::channel();
+        let asked = tokio::time::timeout(self.limits().request_timeout, self.0.readers.send(answer)).await;
+        asked.map_err(|_| Error::Timeout)?.map_err(|_| Error::Stopped)?;
+        self.in_time(confirmed).await
     }
 
     /// As [`Node::confirmed`], for a follower, and with its word: `follows` is its ballot, looked at after its readers
@@ -124,6 +128,10 @@ impl Node {
             mpsc::error::TrySendError::Full(_) => Error::TooManyRequests,
             mpsc::error::TrySendError::Closed(_) => Error::Stopped,
         })?;
+        self.in_time(confirmed).await
+    }
+
+    async fn in_time(&self, confirmed: oneshot::Receiver<Result<Confirmed, Error>>) -> Result<Confirmed, Error> {
         match tokio::time::timeout(self.limits().request_timeout, confirmed).await {
             Ok(Ok(confirmed)) => confirmed,
             Ok(Err(_)) => Err(Error::Stopped),

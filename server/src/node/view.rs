@@ -5,7 +5,7 @@
 //! answered for as long.
 
 use super::Identity;
-use crate::raft::types::{Membership, StoredMembership, TypeConfig};
+use crate::raft::types::{LogId, Membership, StoredMembership, TypeConfig};
 use crate::sync::watch;
 use openraft::metrics::{RaftMetrics, RaftServerMetrics};
 use openraft::{Instant as _, ServerState};
@@ -37,6 +37,8 @@ pub(super) struct View {
     membership_changes: AtomicBool,
     /// The newest membership, which may not be committed.
     membership: watch::Sender<Arc<StoredMembership>>,
+    /// Entries known to be committed and not applied here, as of the last look.
+    unapplied: AtomicU64,
 }
 
 impl View {
@@ -55,6 +57,7 @@ impl View {
             reads_need_no_round: AtomicBool::default(),
             membership_changes: AtomicBool::default(),
             membership: watch::Sender::default(),
+            unapplied: AtomicU64::default(),
         }
     }
 
@@ -73,6 +76,12 @@ impl View {
 
     pub(super) fn watch_membership(&self) -> watch::Receiver<Arc<StoredMembership>> {
         self.membership.subscribe()
+    }
+
+    /// Entries known to be committed and not applied here. As of the last heartbeat: what waits together is an entry, so it
+    /// takes longer to become many.
+    pub(super) fn unapplied(&self) -> u64 {
+        self.unapplied.load(Ordering::Relaxed)
     }
 
     /// The leader sent something.
@@ -137,7 +146,7 @@ impl View {
         }
         let leads_in = (leads && applied_own).then_some(now.current_term);
         self.leads_in.send_if_modified(|before| std::mem::replace(before, leads_in) != leads_in);
-        self.judge_leader(now);
+        self.judge(now);
         let agree = now.state == rare.state
             && now.current_leader == rare.current_leader
             && now.vote == rare.vote
@@ -145,8 +154,9 @@ impl View {
         agree && (applied_own || !leads)
     }
 
-    /// Decides whether the leader works.
-    pub(super) fn judge_leader(&self, now: &RaftMetrics<TypeConfig>) {
+    /// Decides whether the leader works, and sees how far applying is behind.
+    pub(super) fn judge(&self, now: &RaftMetrics<TypeConfig>) {
+        self.unapplied.store(unapplied(now), Ordering::Relaxed);
         let leader = self.raft_leader.load(Ordering::Relaxed);
         let works = if leader == self.identity.member_id {
             let alone = self.is_only_voter(now.membership_config.membership());
@@ -169,10 +179,16 @@ impl View {
     }
 }
 
+/// Entries that are committed and not applied.
+fn unapplied(now: &RaftMetrics<TypeConfig>) -> u64 {
+    let count = |id: Option<&LogId>| id.map_or(0, |id| id.index + 1);
+    count(now.local_committed.as_ref()).saturating_sub(count(now.last_applied.as_ref()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::types::{CommittedLeaderId, LogId, Peer};
+    use crate::raft::types::{CommittedLeaderId, Peer};
     use std::collections::{BTreeMap, BTreeSet};
 
     #[test]
@@ -211,6 +227,25 @@ mod tests {
         (elected.current_term, elected.current_leader) = (1, Some(1));
         look(&view, &elected);
         assert_eq!((view.leader(), view.leader_changes.load(Ordering::Relaxed)), (1, 1));
+    }
+
+    #[test]
+    fn what_is_committed_and_not_applied_is_counted() {
+        let view = View::new(Identity { cluster_id: 1, member_id: 1 }, Duration::from_secs(1));
+        let at = |index| Some(LogId { leader_id: CommittedLeaderId::new(1), index });
+        for (committed, applied, unapplied) in [
+            (None, None, 0),
+            (at(0), None, 1),
+            (at(7000), at(1999), 5001),
+            (at(7000), at(7000), 0),
+            // The start knows what is applied before it knows what is committed.
+            (None, at(7), 0),
+        ] {
+            let mut now = RaftMetrics::new_initial(1);
+            (now.local_committed, now.last_applied) = (committed, applied);
+            view.judge(&now);
+            assert_eq!(view.unapplied(), unapplied);
+        }
     }
 
     fn look(view: &View, now: &RaftMetrics<TypeConfig>) {

@@ -17,11 +17,15 @@ use api::error::Error;
 use api::etcdserverpb::{HashKvRequest, HashKvResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
 use futures::stream::{BoxStream, StreamExt as _};
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Requests of other members that are worked on at a time, beside raft's own. Each may be a batch of a thousand
 /// commands.
 const FORWARDED_IN_FLIGHT: usize = 256;
+
+/// Renewals of leases that are worked on at a time, beside those. A member asks a few at a time of many leases each, and
+/// by itself for a lease that is being revoked.
+const RENEWALS_IN_FLIGHT: usize = 1024;
 
 /// Leases in one request for their renewal.
 const LEASES_IN_REQUEST: usize = 10_000;
@@ -36,18 +40,24 @@ pub(crate) struct PeerService {
     cluster: Arc<Cluster>,
     snapshots: snapshot::Receiver,
     in_flight: Semaphore,
+    renewals: Semaphore,
     hashes: Semaphore,
 }
 
 impl PeerService {
     pub(crate) fn new(node: Node, leases: LeaseService, cluster: Arc<Cluster>, snapshots: snapshot::Receiver) -> Self {
-        let (in_flight, hashes) = (Semaphore::new(FORWARDED_IN_FLIGHT), Semaphore::new(HASHES_IN_FLIGHT));
-        Self { node, leases, cluster, snapshots, in_flight, hashes }
+        let (in_flight, renewals) = (Semaphore::new(FORWARDED_IN_FLIGHT), Semaphore::new(RENEWALS_IN_FLIGHT));
+        let hashes = Semaphore::new(HASHES_IN_FLIGHT);
+        Self { node, leases, cluster, snapshots, in_flight, renewals, hashes }
     }
 
-    fn admit(&self) -> Result<tokio::sync::SemaphorePermit<'_>, PeerError> {
-        self.in_flight.try_acquire().map_err(|_| PeerError::Refused(Error::TooManyRequests))
+    fn admit(&self) -> Result<SemaphorePermit<'_>, PeerError> {
+        one_of(&self.in_flight)
     }
+}
+
+fn one_of(places: &Semaphore) -> Result<SemaphorePermit<'_>, PeerError> {
+    places.try_acquire().map_err(|_| PeerError::Refused(Error::TooManyRequests))
 }
 
 fn malformed(error: &wire::WireError) -> PeerError {
@@ -117,11 +127,11 @@ impl PeerApi for PeerService {
     }
 
     async fn lease_renew(&self, request: LeaseRenewRequest) -> Result<LeaseRenewResponse, PeerError> {
-        let _permit = self.admit()?;
+        let _place = one_of(&self.renewals)?;
         if request.ids.len() > LEASES_IN_REQUEST {
             return Err(PeerError::Refused(Error::TooManyRequests));
         }
-        let ttls = self.leases.renew_here(&request.ids).await.map_err(PeerError::Refused)?;
+        let ttls = self.leases.renew_here(&request.ids, request.waits).await.map_err(PeerError::Refused)?;
         Ok(LeaseRenewResponse { ttls })
     }
 
@@ -136,7 +146,7 @@ impl PeerApi for PeerService {
     }
 
     async fn hash_kv(&self, request: HashKvRequest) -> Result<HashKvResponse, PeerError> {
-        let _turn = self.hashes.try_acquire().map_err(|_| PeerError::Refused(Error::TooManyRequests))?;
+        let _turn = one_of(&self.hashes)?;
         let hashed = corruption::hash(&self.node, request.revision).await.map_err(PeerError::Refused)?;
         Ok(HashKvResponse {
             header: Some(self.node.header(hashed.current)),

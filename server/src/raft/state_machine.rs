@@ -8,6 +8,7 @@ use super::types::{
     Entry, EntryContent, LogId, Outcomes, SnapshotMeta, StoredMembership, TypeConfig, decode_stored_membership,
     encode_stored_membership, log_id,
 };
+use crate::node::TAIL_BYTES_MAX;
 use crate::node::forwards::Forwards;
 use crate::steps::ApplyTimes;
 use api::cleatpb::command::Op;
@@ -27,6 +28,20 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// Entries applied under one hold of the store's lock: readers wait no longer than that.
 const APPLY_BATCH: usize = 256;
+
+/// Their bytes, which are in memory together. A few entries are not counted: they are small together.
+const APPLY_BATCH_BYTES: usize = 8 << 20;
+const APPLY_UNCOUNTED: usize = 8;
+
+/// Bytes applied and not yet in the database at which applying waits for the disk. Proposals are refused before, so it is
+/// what other members propose that waits here: in the log, which is on disk. Above what is urgent on this member.
+const TAIL_BYTES_HELD: usize = TAIL_BYTES_MAX + TAIL_BYTES_MAX / 2;
+
+/// How often it is looked at whether there is room.
+const HELD_LOOK: Duration = Duration::from_millis(10);
+
+/// How often it is told that there is none.
+const HELD_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Told what happens to the store. Must not block.
 pub(crate) trait Observer: Send + Sync + 'static {
@@ -50,14 +65,36 @@ pub(crate) struct StateMachine {
     /// The members of the applied membership.
     members: BTreeSet<u64>,
     parked: Arc<Parked>,
+    /// [`TAIL_BYTES_HELD`].
+    tail_bytes_held: usize,
 }
 
 impl StateMachine {
     pub(crate) fn new(writer: Writer, reader: Reader, observer: Box<dyn Observer>, forwards: Arc<Forwards>) -> Self {
         let (position, membership) = reader.applied();
         let members = raft_state(position, &membership).map(|(_, stored)| member_ids(&stored)).unwrap_or_default();
-        let parked = Arc::default();
-        Self { writer, reader, observer, forwards, term: position.term, members, parked }
+        let (parked, tail_bytes_held) = (Arc::default(), TAIL_BYTES_HELD);
+        Self { writer, reader, observer, forwards, term: position.term, members, parked, tail_bytes_held }
+    }
+
+    /// For a test that need not fill so much.
+    #[cfg(test)]
+    pub(crate) fn holding_at(mut self, tail_bytes: usize) -> Self {
+        self.tail_bytes_held = tail_bytes;
+        self
+    }
+
+    /// Waits until the disk has taken enough of what was applied. Meanwhile entries wait in the log.
+    async fn room(&self) {
+        let mut told: Option<Instant> = None;
+        while self.reader.tail_bytes() > self.tail_bytes_held {
+            if told.is_none_or(|at| at.elapsed() >= HELD_LOG_INTERVAL) {
+                told = Some(Instant::now());
+                let tail_bytes = self.reader.tail_bytes();
+                tracing::warn!(tail_bytes, "the disk does not keep up with what is applied, waiting for it");
+            }
+            tokio::time::sleep(HELD_LOOK).await;
+        }
     }
 
     fn apply_batch(&mut self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
@@ -215,14 +252,25 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     where
         S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
-        let mut batch = Vec::new();
+        let (mut batch, mut bytes) = (Vec::new(), 0);
         while let Some(entry) = entries.try_next().await? {
+            if batch.len() >= APPLY_UNCOUNTED
+                && let EntryContent::Normal(payload) = &entry.0.payload
+            {
+                bytes += payload.encoded_len();
+            }
             batch.push(entry);
-            if batch.len() == APPLY_BATCH {
+            if batch.len() == APPLY_BATCH || bytes >= APPLY_BATCH_BYTES {
+                self.room().await;
                 self.apply_batch(std::mem::take(&mut batch))?;
+                bytes = 0;
             }
         }
-        if batch.is_empty() { Ok(()) } else { self.apply_batch(batch) }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.room().await;
+        self.apply_batch(batch)
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
@@ -246,3 +294,6 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,13 @@
 //! The Lease service. Grants and revocations are proposals; keepalives and remaining times are answered from the
 //! leader's memory, after it made sure that it still leads; other members ask it.
 
+use super::renewals::{Renewals, UNDER_WAY};
 use super::status::{mismatched, status};
 use crate::auth::{Auth, Credentials};
-use crate::lessor::{Lessor, Propose};
+use crate::lessor::{Lessor, Propose, Renewal};
 use crate::node::{Node, peer_failure};
-use crate::peer::{PeerApi, PeerError};
+use crate::peer::PeerApi;
 use crate::quota::{LEASE_COST, Quota};
-use api::cleatpb::LeaseRenewRequest;
 use api::cleatpb::command::Op;
 use api::error::Error;
 use api::etcdserverpb::{
@@ -38,6 +38,7 @@ pub(crate) struct LeaseService {
     lessor: Arc<Lessor>,
     quota: Arc<Quota>,
     propose: Arc<Propose>,
+    renewals: Renewals,
     /// Requests of a keepalive stream that could not be received.
     failures: IntCounter,
     /// Ends keepalive streams: their clients never do, and ask another member.
@@ -60,8 +61,8 @@ impl LeaseService {
         failures: IntCounter,
         stop: CancellationToken,
     ) -> Self {
-        let propose = Arc::new(proposer(node.clone()));
-        Self { node, auth, lessor, quota, propose, failures, stop }
+        let (propose, renewals) = (Arc::new(proposer(node.clone())), Renewals::new(node.clone()));
+        Self { node, auth, lessor, quota, propose, renewals, failures, stop }
     }
 
     /// Makes sure that this member leads, in the term that its lessor keeps the time of, and returns that term.
@@ -74,18 +75,27 @@ impl LeaseService {
         if self.node.confirmed().await?.led_in == Some(term) { Ok(term) } else { Err(Error::NotLeader) }
     }
 
-    /// Renews leases if this member leads, and waits for revocations that are under way. The times to live, 0 for a lease
-    /// that is gone.
+    /// Renews leases if this member leads. The times to live, 0 for a lease that is gone. A revocation that is under way is
+    /// waited for, or makes the answer [`UNDER_WAY`].
     ///
     /// # Errors
     /// [`Error::NotLeader`], or leadership could not be confirmed.
-    pub(crate) async fn renew_here(&self, ids: &[i64]) -> Result<Vec<i64>, Error> {
+    pub(crate) async fn renew_here(&self, ids: &[i64], waits: bool) -> Result<Vec<i64>, Error> {
         let term = self.confirm_leader().await?;
         let mut ttls = Vec::with_capacity(ids.len());
         for id in ids {
-            ttls.push(self.renew(*id, term).await?);
+            ttls.push(if waits { self.renew(*id, term).await? } else { self.renew_at_once(*id, term)? });
         }
         Ok(ttls)
+    }
+
+    fn renew_at_once(&self, id: i64, term: u64) -> Result<i64, Error> {
+        match self.lessor.renew_at_once(id, term) {
+            Ok(Renewal::Done(ttl)) => Ok(ttl),
+            Ok(Renewal::Checkpointed | Renewal::UnderWay) => Ok(UNDER_WAY),
+            Err(Error::LeaseNotFound) => Ok(0),
+            Err(error) => Err(error),
+        }
     }
 
     async fn renew(&self, id: i64, term: u64) -> Result<i64, Error> {
@@ -123,7 +133,7 @@ impl LeaseService {
     ) -> Result<T, Error>
     where
         H: Future<Output = Result<T, Error>> + Send,
-        E: Future<Output = Result<T, PeerError>> + Send,
+        E: Future<Output = Result<T, Error>> + Send,
     {
         let deadline = Instant::now() + self.node.limits().request_timeout;
         if self.node.is_leader() {
@@ -144,7 +154,7 @@ impl LeaseService {
                 let peer = self.node.leading_peer()?;
                 tokio::select! {
                     biased;
-                    answer = elsewhere(peer) => answer.map_err(|error| peer_failure(&error)),
+                    answer = elsewhere(peer) => answer,
                     // The one that was asked may never answer.
                     _ = leader.changed() => Err(Error::LeaderChanged),
                 }
@@ -175,10 +185,7 @@ impl LeaseService {
             let term = self.confirm_leader().await?;
             self.renew(id, term).await
         };
-        let elsewhere = |peer: Arc<dyn PeerApi>| async move {
-            let answer = peer.lease_renew(LeaseRenewRequest { ids: vec![id] }).await?;
-            Ok(answer.ttls.first().copied().unwrap_or(0))
-        };
+        let elsewhere = |_: Arc<dyn PeerApi>| self.renewals.renew(id);
         let ttl = self.ask_leader(here, elsewhere).await.map_err(status)?;
         Ok(LeaseKeepAliveResponse { header, id, ttl })
     }
@@ -274,7 +281,9 @@ impl Lease for LeaseService {
         let asked = if request.keys { Asked::LeaseKeys(request.id) } else { Asked::Known };
         self.auth.permit(&credentials, asked).await.map_err(status)?;
         let here = || async move { self.time_to_live_here(request).await };
-        let elsewhere = |peer: Arc<dyn PeerApi>| async move { peer.lease_time_to_live(request).await };
+        let elsewhere = |peer: Arc<dyn PeerApi>| async move {
+            peer.lease_time_to_live(request).await.map_err(|error| peer_failure(&error))
+        };
         let mut response = self.ask_leader(here, elsewhere).await.map_err(status)?;
         // The leader may know of keys that this member did not when it looked.
         for key in &response.keys {

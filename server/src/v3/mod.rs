@@ -11,5 +11,6 @@ pub(crate) mod large_range;
 pub(crate) mod lease;
 pub(crate) mod lock;
 pub(crate) mod maintenance;
+mod renewals;
 pub(crate) mod status;
 pub(crate) mod watch;
