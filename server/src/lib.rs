@@ -27,6 +27,7 @@ mod outlet;
 mod peer;
 mod quota;
 pub mod raft;
+mod rate_limit;
 pub mod server;
 #[cfg(test)]
 mod simulation;

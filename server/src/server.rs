@@ -472,6 +472,7 @@ impl Server {
         let routes = GrpcRoutes::new(Arc::clone(metrics), max_message, config.warning_unary_request_duration, leader)
             .refusing_as_learner(move || learner.is_learner())
             .guarded_by(auth.clone())
+            .limited_to(config.user_rate_limit)
             .with(KvServer::from_arc(kv).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))
             .with(MaintenanceServer::new(maintenance).max_decoding_message_size(decode))
             .with(WatchServer::new(watch).max_decoding_message_size(decode).max_encoding_message_size(usize::MAX))

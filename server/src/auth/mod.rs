@@ -184,6 +184,15 @@ impl Auth {
         Ok(identity)
     }
 
+    /// The user that a caller shows to be, whatever it may do; None for nobody, and while requests need no user.
+    pub(crate) fn user(&self, credentials: &Credentials) -> Option<String> {
+        if credentials.is_empty() {
+            return None;
+        }
+        let identity = self.identify(credentials).ok()?;
+        Some(identity.header.username).filter(|user| !user.is_empty())
+    }
+
     /// Whether somebody who was identified before may still read a range.
     pub(crate) fn may_still_read(&self, user: &str, range: store::KeyRange<'_>) -> Result<(), Error> {
         let header = CommandHeader { username: user.to_owned(), auth_revision: self.revision(), by_member: false };

@@ -155,6 +155,20 @@ const LIMITS: &[Flag] = &[
     flag("max-request-bytes", U32, "1572864", Used, "Largest request."),
     flag("max-concurrent-streams", U32, "4294967295", Used, "Most concurrent streams of one connection."),
     flag(
+        "user-rate-limit",
+        U32,
+        "0",
+        Used,
+        "Most requests a second of one user, or of one address without a user; 0 means no limit.",
+    ),
+    flag(
+        "user-rate-limit-burst",
+        U32,
+        "0",
+        Used,
+        "Most of these requests at once after a pause; 0 means those of a second.",
+    ),
+    flag(
         "grpc-keepalive-min-time",
         Duration,
         "5s",

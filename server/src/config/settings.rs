@@ -93,6 +93,8 @@ pub struct Config {
     pub max_request_bytes: usize,
     /// Most concurrent streams of one connection.
     pub max_concurrent_streams: u32,
+    /// How many requests a second one user may make; None means as many as it likes.
+    pub user_rate_limit: Option<RateLimit>,
     /// Pings on quiet connections; None means never.
     pub grpc_keepalive: Option<GrpcKeepalive>,
     /// Bind listeners with `SO_REUSEPORT`.
@@ -153,6 +155,15 @@ pub struct GrpcKeepalive {
     pub interval: Duration,
     /// Close the connection if the answer takes longer.
     pub timeout: Duration,
+}
+
+/// What `--user-rate-limit` and `--user-rate-limit-burst` say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Requests a second, at least one.
+    pub per_second: u32,
+    /// Requests at once after a pause, at least one.
+    pub burst: u32,
 }
 
 /// What history is removed by itself.
@@ -276,6 +287,7 @@ impl Config {
             max_txn_ops: values.number::<u32>("max-txn-ops") as usize,
             max_request_bytes: max_request_bytes(&values, &mut warnings),
             max_concurrent_streams: values.number("max-concurrent-streams"),
+            user_rate_limit: user_rate_limit(&values)?,
             grpc_keepalive: keepalive(&values)?,
             socket_reuse_port: values.boolean("socket-reuse-port"),
             auto_compaction: auto_compaction(&values)?,
@@ -372,6 +384,17 @@ fn max_request_bytes(values: &Values, warnings: &mut Vec<String>) -> usize {
         warnings.push(format!("max-request-bytes {bytes} is above the recommended {LARGE_REQUEST_BYTES}"));
     }
     bytes as usize
+}
+
+fn user_rate_limit(values: &Values) -> Result<Option<RateLimit>, String> {
+    match (values.number("user-rate-limit"), values.number("user-rate-limit-burst")) {
+        (0, 0) => Ok(None),
+        (0, burst) => Err(format!(
+            "--user-rate-limit-burst[{burst}] needs --user-rate-limit: how many requests a second one user may make"
+        )),
+        (per_second, 0) => Ok(Some(RateLimit { per_second, burst: per_second })),
+        (per_second, burst) => Ok(Some(RateLimit { per_second, burst })),
+    }
 }
 
 fn quota(values: &Values, warnings: &mut Vec<String>) -> Option<u64> {

@@ -54,6 +54,7 @@ fn defaults_are_etcds() {
     assert_eq!(config.flush_interval, Duration::from_millis(100));
     let keepalive = GrpcKeepalive { interval: Duration::from_hours(2), timeout: Duration::from_secs(20) };
     assert_eq!(config.grpc_keepalive, Some(keepalive));
+    assert_eq!(config.user_rate_limit, None);
     assert_eq!(config.auto_compaction, None);
     assert_eq!(config.watch_progress_notify_interval, Duration::from_mins(10));
     assert_eq!(config.log.format, None);
@@ -383,4 +384,14 @@ fn traces_are_asked_for_by_either_name() {
     }
     let refused = error(&["--distributed-tracing-sampling-rate=1000001"]);
     assert!(refused.to_string().contains("must be from 0 to 1000000"), "{refused}");
+}
+
+#[test]
+fn a_rate_limit_has_a_burst_of_a_second() {
+    let limit = |args: &[&str]| config(args).user_rate_limit.map(|limit| (limit.per_second, limit.burst));
+    assert_eq!(limit(&["--user-rate-limit=100"]), Some((100, 100)));
+    assert_eq!(limit(&["--user-rate-limit=100", "--user-rate-limit-burst=7"]), Some((100, 7)));
+    assert_eq!(limit(&["--user-rate-limit=0"]), None);
+    let text = error(&["--user-rate-limit-burst=7"]).to_string();
+    assert!(text.contains("--user-rate-limit-burst[7] needs --user-rate-limit"), "{text}");
 }

@@ -9,12 +9,19 @@ use crate::steps;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use prometheus::IntCounter;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tonic::{Code, Status};
+
+/// How long the rest of a request is read that is answered already, and how much of it: twice the largest message that etcd
+/// takes by itself.
+const REST_DEADLINE: Duration = Duration::from_secs(1);
+const REST_BYTES_MAX: usize = 4 << 20;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -28,6 +35,62 @@ pub(super) enum Source {
     Connection(Incoming),
     /// The JSON gateway.
     Gateway(GatewayBody),
+    /// Nowhere any more: the rest goes to nobody.
+    Over,
+}
+
+impl Body for Source {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut *self {
+            Self::Connection(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Gateway(body) => Pin::new(body).poll_frame(cx),
+            Self::Over => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Connection(body) => body.is_end_stream(),
+            Self::Gateway(body) => body.is_end_stream(),
+            Self::Over => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Connection(body) => body.size_hint(),
+            Self::Gateway(body) => body.size_hint(),
+            Self::Over => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl Source {
+    /// Reads on, to nowhere, what belongs to a call that is answered already. Else the stream would be reset, and HTTP/2
+    /// gives up a connection on which that is the rule: a client whose calls are refused would lose its other calls, too.
+    /// Nobody waits for it, and it ends soon, whatever the client does.
+    pub(super) fn read_on(self) {
+        if self.is_end_stream() {
+            return;
+        }
+        let mut rest = self;
+        // Detached on purpose: it has a deadline.
+        tokio::spawn(async move {
+            let read = async {
+                let mut bytes = 0;
+                while let Some(Ok(frame)) = rest.frame().await {
+                    bytes += frame.data_ref().map_or(0, Bytes::len);
+                    if bytes > REST_BYTES_MAX {
+                        return;
+                    }
+                }
+            };
+            tokio::time::timeout(REST_DEADLINE, read).await.ok();
+        });
+    }
 }
 
 /// The body of a gRPC request: counts messages and refuses the ones that are too large before they are buffered.
@@ -43,6 +106,11 @@ impl RequestBody {
     pub(super) fn new(source: Source, max_message_bytes: usize, method: &MethodMetrics) -> Self {
         Self { source, messages: MessageCounter::default(), max_message_bytes, received: method.received.clone() }
     }
+
+    /// See [`Source::read_on`].
+    pub(super) fn read_on(self) {
+        self.source.read_on();
+    }
 }
 
 impl Body for RequestBody {
@@ -51,17 +119,14 @@ impl Body for RequestBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        let frame = match &mut this.source {
-            Source::Connection(body) => ready!(Pin::new(body).poll_frame(cx)?),
-            Source::Gateway(body) => ready!(Pin::new(body).poll_frame(cx)?),
-        };
-        let Some(frame) = frame else { return Poll::Ready(None) };
+        let Some(frame) = ready!(Pin::new(&mut this.source).poll_frame(cx)?) else { return Poll::Ready(None) };
         if let Some(data) = frame.data_ref() {
             steps::received(data);
             match this.messages.feed(data, this.max_message_bytes) {
                 Ok(0) => {}
                 Ok(messages) => this.received.inc_by(messages),
                 Err(TooLarge(length)) => {
+                    std::mem::replace(&mut this.source, Source::Over).read_on();
                     let limit = this.max_message_bytes;
                     let text = format!("grpc: received message larger than max ({length} vs. {limit})");
                     return Poll::Ready(Some(Err(Status::resource_exhausted(text).into())));
@@ -72,17 +137,11 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Connection(body) => body.is_end_stream(),
-            Source::Gateway(body) => body.is_end_stream(),
-        }
+        self.source.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Connection(body) => body.size_hint(),
-            Source::Gateway(body) => body.size_hint(),
-        }
+        self.source.size_hint()
     }
 }
 

@@ -7,20 +7,21 @@ use super::observe::{Observed, Observers};
 use super::streamed::{MayStream, StreamedMessage};
 use crate::audit::Audit;
 use crate::auth::{Auth, CommonName, Credentials, table};
+use crate::config::RateLimit;
 use crate::metrics::{Call, CallType, METHODS, MethodMetrics, Metrics};
 use crate::otlp::Tracer;
+use crate::rate_limit::{Asker, RateLimits};
 use crate::v3::status::{refused, status};
 use api::error::Error;
 use axum::Router;
 use axum::routing::future::RouteFuture;
 use futures::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -32,9 +33,6 @@ use tonic::server::NamedService;
 use tonic::transport::server::TcpConnectInfo;
 use tower::Service;
 
-/// How long a refused call may take to send the rest of its request, which is no larger than a message may be.
-const REFUSED_REST_DEADLINE: Duration = Duration::from_secs(1);
-
 const GRPC: &[u8] = b"application/grpc";
 
 /// What a learner serves, as in etcd (Snapshot since 3.5, Defragment since 3.7). A range only if it is serializable, which
@@ -44,6 +42,15 @@ const LEARNER_SERVES: [&str; 4] = [
     "/etcdserverpb.Maintenance/Status",
     "/etcdserverpb.Maintenance/Snapshot",
     "/etcdserverpb.Maintenance/Defragment",
+];
+
+/// What has no limit of requests a second: renewals of leases keep alive what others share, and who asks whether this member
+/// is well must be told.
+const UNLIMITED: [&str; 4] = [
+    "/etcdserverpb.Lease/LeaseKeepAlive",
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/List",
+    "/grpc.health.v1.Health/Watch",
 ];
 
 /// The unary method whose answer may take more than is to be built in memory.
@@ -59,6 +66,7 @@ struct Route {
     path: &'static str,
     is_unary: bool,
     is_for_learners: bool,
+    is_unlimited: bool,
     serve: Serve,
     metrics: Arc<MethodMetrics>,
 }
@@ -72,6 +80,7 @@ pub struct GrpcRoutes {
     leader: Arc<LeaderGate>,
     is_learner: Box<dyn Fn() -> bool + Send + Sync>,
     auth: Option<Auth>,
+    rates: Option<RateLimits>,
 }
 
 impl fmt::Debug for GrpcRoutes {
@@ -86,7 +95,8 @@ impl GrpcRoutes {
     pub fn new(metrics: Arc<Metrics>, max_message_bytes: usize, slow: Duration, leader: Arc<LeaderGate>) -> Self {
         let observers = Arc::new(Observers { slow, tracer: None, audit: None });
         let is_learner = Box::new(|| false);
-        Self { routes: HashMap::new(), metrics, max_message_bytes, observers, leader, is_learner, auth: None }
+        let (auth, rates) = (None, None);
+        Self { routes: HashMap::new(), metrics, max_message_bytes, observers, leader, is_learner, auth, rates }
     }
 
     /// Refuses what a learner does not serve while `is_learner` says that this member is one. It is asked for every call
@@ -101,6 +111,13 @@ impl GrpcRoutes {
     #[must_use]
     pub(crate) fn guarded_by(mut self, auth: Auth) -> Self {
         self.auth = Some(auth);
+        self
+    }
+
+    /// Refuses who asks for more in a second than one may.
+    #[must_use]
+    pub(crate) fn limited_to(mut self, limit: Option<RateLimit>) -> Self {
+        self.rates = limit.map(|limit| RateLimits::new(limit, &self.metrics.overload));
         self
     }
 
@@ -138,7 +155,8 @@ impl GrpcRoutes {
             let is_unary = method.call_type == CallType::Unary;
             let is_for_learners = LEARNER_SERVES.contains(&method.path);
             let (serve, metrics) = (guarded(&serve, method.path, self.auth.clone()), Arc::clone(metrics));
-            let route = Route { path: method.path, is_unary, is_for_learners, serve, metrics };
+            let is_unlimited = UNLIMITED.contains(&method.path);
+            let route = Route { path: method.path, is_unary, is_for_learners, is_unlimited, serve, metrics };
             self.routes.insert(method.path, route);
         }
         self
@@ -161,7 +179,9 @@ impl GrpcRoutes {
 
     fn call(&self, request: Request<Source>, peer: Option<&TcpConnectInfo>, open: &OpenCalls) -> FrontFuture {
         let Some(route) = self.routes.get(request.uri().path()) else {
-            return FrontFuture::Ready(Some(self.refuse(request.uri().path())));
+            let refusal = self.refuse(request.uri().path());
+            request.into_body().read_on();
+            return FrontFuture::Ready(Some(refusal));
         };
         let version = request.headers().get("client-api-version").and_then(|value| value.to_str().ok());
         self.metrics.grpc.count_client(&route.metrics, version);
@@ -175,13 +195,16 @@ impl GrpcRoutes {
             remote,
             request.extensions().get::<CommonName>().map(|name| &name.0),
         );
-        let interrupt = match self.admit(route, request.headers(), observed.as_mut()) {
+        let credentials = Credentials::of_call(request.headers(), request.extensions().get::<CommonName>());
+        let caller = (&credentials, remote.map(|remote| remote.ip()));
+        let interrupt = match self.admit(route, request.headers(), caller, observed.as_mut()) {
             Ok(interrupt) => interrupt,
             Err(status) => {
                 call.finish(status.code());
                 if let Some(observed) = &mut observed {
                     observed.end(status.code());
                 }
+                request.into_body().read_on();
                 return FrontFuture::Ready(Some(answer(status)));
             }
         };
@@ -191,7 +214,6 @@ impl GrpcRoutes {
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer);
         }
-        let credentials = Credentials::of_call(request.headers(), request.extensions().get::<CommonName>());
         if !credentials.is_empty() {
             request.extensions_mut().insert(credentials);
         }
@@ -207,8 +229,15 @@ impl GrpcRoutes {
         &self,
         route: &Route,
         headers: &HeaderMap,
+        caller: (&Credentials, Option<IpAddr>),
         observed: Option<&mut Observed>,
     ) -> Result<Interrupt, tonic::Status> {
+        if let Some(rates) = self.rates.as_ref().filter(|_| !route.is_unlimited)
+            && !rates.admits(self.asker(caller))
+        {
+            // As etcd's table of errors has it. What etcd itself sends for a full queue has another code.
+            return Err(refused(Code::ResourceExhausted, Error::TooManyRequests.text()));
+        }
         if !route.is_for_learners && (self.is_learner)() {
             return Err(status(Error::NotSupportedForLearner));
         }
@@ -216,6 +245,12 @@ impl GrpcRoutes {
             return Err(refused(Code::Unavailable, "the audit log cannot be written, and --audit-log-required is set"));
         }
         Interrupt::of(headers, route.is_unary, &self.leader)
+    }
+
+    /// Whose limit counts: the user's, if the call names one.
+    fn asker(&self, (credentials, address): (&Credentials, Option<IpAddr>)) -> Asker {
+        let user = self.auth.as_ref().and_then(|auth| auth.user(credentials));
+        user.map_or_else(|| Asker::at(address), |user| Asker::User(user.into()))
     }
 
     /// Answers a call to a method that is not served, in the words of grpc-go.
@@ -251,20 +286,12 @@ fn guarded(serve: &Serve, path: &'static str, auth: Option<Auth>) -> Serve {
             match auth.admit(row, &credentials).await {
                 Ok(()) => serve(request).await,
                 Err(error) => {
-                    read_rest(request.into_body()).await;
+                    request.into_body().read_on();
                     Ok(status(error).into_http())
                 }
             }
         })
     })
-}
-
-/// Reads a request that is refused, because an answer before its end resets the stream, and a connection with a thousand
-/// of those is given up. A client that does not send the rest gets its answer nevertheless.
-async fn read_rest(body: RequestBody) {
-    let mut body = std::pin::pin!(body);
-    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
-    tokio::time::timeout(REFUSED_REST_DEADLINE, rest).await.ok();
 }
 
 /// An answer that is nothing but a status.

@@ -1,6 +1,7 @@
 //! Real connections to a listener with the health service and the plain endpoints.
 
 mod interrupt;
+mod refused;
 
 use super::*;
 use crate::config::{Command, Config, load};
