@@ -1,7 +1,7 @@
 //! Passwords: bcrypt, which is slow on purpose, away from everything else.
 //!
-//! A few comparisons run at a time, on blocking threads, so that a thousand logins at once leave the processors to others;
-//! some wait, and further ones are refused. What was right is remembered for a while, so that a fleet that logs in with one
+//! A few comparisons run at a time, on threads that step back for others, so that a thousand logins at once leave the
+//! processors to them; some wait, and further ones are refused. What was right is remembered for a while, so that a fleet that logs in with one
 //! password costs one comparison.
 
 use api::error::Error;
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 /// The longest password that bcrypt looks at as a whole, bytes.
@@ -68,7 +68,7 @@ impl Passwords {
             return Err(Error::PasswordTooLong);
         }
         let (password, cost) = (password.to_owned(), self.cost);
-        let hash = self.run(move || bcrypt::hash_with_result(password, cost)).await?;
+        let hash = gently(self.turn().await?, move || bcrypt::hash_with_result(password, cost)).await?;
         // The version that etcd writes.
         let hash = hash.map_err(|_| Error::AuthFailed)?.format_for_version(bcrypt::Version::TwoA);
         Ok(STANDARD.encode(hash))
@@ -99,12 +99,8 @@ impl Passwords {
             return Ok(exists);
         }
         let password = password.to_owned();
-        let is_right = crate::blocking::run(move || {
-            let is_right = bcrypt::verify(password, &hash).unwrap_or(false);
-            drop(permit);
-            is_right
-        });
-        let is_right = is_right.await.map_err(|_| Error::Stopped)? && exists;
+        let compared = gently(permit, move || bcrypt::verify(password, &hash).unwrap_or(false)).await?;
+        let is_right = compared && exists;
         if is_right {
             self.remember(sum);
         }
@@ -112,23 +108,13 @@ impl Passwords {
     }
 
     /// Waits for a turn, among no more than may wait.
-    async fn turn(&self) -> Result<tokio::sync::OwnedSemaphorePermit, Error> {
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, Error> {
         let _waiting = self.waiting.try_acquire().map_err(|_| Error::TooManyRequests)?;
         match tokio::time::timeout(PATIENCE, Arc::clone(&self.turns).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) => Err(Error::Stopped),
             Err(_) => Err(Error::TooManyRequests),
         }
-    }
-
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-        let permit = self.turn().await?;
-        let run = move || {
-            let done = work();
-            drop(permit);
-            done
-        };
-        crate::blocking::run(run).await.map_err(|_| Error::Stopped)
     }
 
     fn remembers(&self, sum: &[u8; 32]) -> bool {
@@ -147,6 +133,20 @@ impl Passwords {
         }
         remembered.insert(sum, Instant::now());
     }
+}
+
+/// Does the work of a turn, to its end even when the caller leaves: until then nobody else has the turn.
+async fn gently<T: Send + 'static>(
+    turn: OwnedSemaphorePermit,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    let done = crate::blocking::run_gently(move || {
+        let done = work();
+        drop(turn);
+        done
+    });
+    // Without a thread for it, this member has no room for anything.
+    done.await.ok_or(Error::TooManyRequests)
 }
 
 /// Checks a hash that a client brings, in base64: another etcd's.

@@ -1,6 +1,7 @@
 //! More than a member can do: what keeps a cluster sound goes on, the rest is refused in etcd's words, memory stays bounded.
 
 mod limits;
+mod mixed;
 mod urgent;
 
 use anyhow::{Context, Result};
