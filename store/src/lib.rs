@@ -21,6 +21,7 @@ mod blocks;
 pub mod command;
 mod disk;
 pub mod error;
+mod filling;
 mod flush;
 mod install;
 mod lease;

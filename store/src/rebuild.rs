@@ -3,7 +3,7 @@
 use crate::Options;
 use crate::blocks;
 use crate::error::Fault;
-use crate::flush;
+use crate::filling::Filling;
 use crate::lease::Lease;
 use crate::mvcc::revision::Revision;
 use crate::mvcc::state::{fields, is_tombstone, stored_size};
@@ -13,7 +13,6 @@ use crate::schema::{self, meta};
 use api::authpb::{Role, User};
 use api::encoded::KeyValue;
 use prost::Message as _;
-use redb::{Database, Durability, WriteTransaction};
 use std::path::{Path, PathBuf};
 
 /// A new store that is being filled. Dropped before it is finished, it leaves nothing behind. Blocking.
@@ -24,14 +23,10 @@ pub struct Rebuild {
     compacted: i64,
     block: blocks::Builder,
     row: Vec<u8>,
-    /// What the changes so far amount to, and how much of it is in earlier transactions.
+    /// What the changes so far amount to.
     stored_bytes: u64,
-    stepped_at: u64,
     last: i64,
-    // The order of the next three is the order in which they are given up.
-    txn: Option<WriteTransaction>,
-    database: Database,
-    file: Unnamed,
+    filling: Filling,
 }
 
 impl Rebuild {
@@ -55,16 +50,9 @@ impl Rebuild {
             block: blocks::Builder::default(),
             row: Vec::new(),
             stored_bytes: 0,
-            stepped_at: 0,
             last: 1,
-            txn: Some(flush::begin(&database)?),
-            database,
-            file,
+            filling: Filling::begin(database, file, options)?,
         })
-    }
-
-    fn txn(&self) -> Result<&WriteTransaction, Fault> {
-        self.txn.as_ref().ok_or_else(over)
     }
 
     /// Adds a lease.
@@ -73,7 +61,7 @@ impl Rebuild {
     /// The file cannot be written.
     pub fn lease(&mut self, id: i64, lease: &Lease) -> Result<(), Fault> {
         let pair = schema::encode_pair(lease.ttl, lease.remaining_ttl);
-        self.txn()?.open_table(schema::LEASES)?.insert(id, &pair)?;
+        self.filling.txn()?.open_table(schema::LEASES)?.insert(id, &pair)?;
         Ok(())
     }
 
@@ -83,7 +71,7 @@ impl Rebuild {
     /// A name that is no text; the file cannot be written.
     pub fn user(&mut self, user: &User) -> Result<(), Fault> {
         let name = name_of(&user.name)?;
-        self.txn()?.open_table(schema::AUTH_USERS)?.insert(name, user.encode_to_vec().as_slice())?;
+        self.filling.txn()?.open_table(schema::AUTH_USERS)?.insert(name, user.encode_to_vec().as_slice())?;
         Ok(())
     }
 
@@ -93,7 +81,7 @@ impl Rebuild {
     /// As [`Self::user`].
     pub fn role(&mut self, role: &Role) -> Result<(), Fault> {
         let name = name_of(&role.name)?;
-        self.txn()?.open_table(schema::AUTH_ROLES)?.insert(name, role.encode_to_vec().as_slice())?;
+        self.filling.txn()?.open_table(schema::AUTH_ROLES)?.insert(name, role.encode_to_vec().as_slice())?;
         Ok(())
     }
 
@@ -102,7 +90,7 @@ impl Rebuild {
     /// # Errors
     /// The file cannot be written.
     pub fn auth(&mut self, is_enabled: bool, revision: u64) -> Result<(), Fault> {
-        let mut table = self.txn()?.open_table(schema::META)?;
+        let mut table = self.filling.txn()?.open_table(schema::META)?;
         table.insert(meta::AUTH_ENABLED, i64::from(is_enabled).to_be_bytes().as_slice())?;
         table.insert(meta::AUTH_REVISION, revision.to_be_bytes().as_slice())?;
         Ok(())
@@ -123,25 +111,8 @@ impl Rebuild {
         self.stored_bytes += stored_size(stored);
         let key = revision.to_key();
         let row = schema::encode_row(&key, stored, &mut self.row);
-        {
-            let txn = self.txn.as_ref().ok_or_else(over)?;
-            self.block.push(&mut txn.open_table(schema::REVISIONS)?, &key, row)?;
-        }
-        self.step()
-    }
-
-    /// As an import: transactions that fit redb's cache.
-    fn step(&mut self) -> Result<(), Fault> {
-        if self.stored_bytes - self.stepped_at < (self.options.database_cache_bytes / 4) as u64 {
-            return Ok(());
-        }
-        self.stepped_at = self.stored_bytes;
-        if let Some(mut txn) = self.txn.take() {
-            txn.set_durability(Durability::None)?;
-            txn.commit()?;
-        }
-        self.txn = Some(flush::begin(&self.database)?);
-        Ok(())
+        self.block.push(&mut self.filling.txn()?.open_table(schema::REVISIONS)?, &key, row)?;
+        self.filling.step(self.stored_bytes)
     }
 
     /// Makes the store durable and gives it its name. `revision` is the store revision, if it is higher than the last
@@ -153,7 +124,7 @@ impl Rebuild {
         let revision = revision.max(self.last);
         self.check.reach(revision)?;
         {
-            let txn = self.txn.as_ref().ok_or_else(over)?;
+            let txn = self.filling.txn()?;
             self.block.write(&mut txn.open_table(schema::REVISIONS)?)?;
             let mut table = txn.open_table(schema::META)?;
             for (name, value) in [
@@ -164,11 +135,9 @@ impl Rebuild {
                 table.insert(name, value.to_be_bytes().as_slice())?;
             }
         }
-        if let Some(txn) = self.txn.take() {
-            txn.commit()?;
-        }
-        drop(self.database);
-        self.file.place(&self.path)?;
+        let (database, file) = self.filling.commit()?;
+        drop(database);
+        file.place(&self.path)?;
         self.options.disk.sync_directory(&self.path)
     }
 }
@@ -176,11 +145,6 @@ impl Rebuild {
 fn name_of(name: &[u8]) -> Result<&str, Fault> {
     let not_text = |_| Fault::Snapshot("the name of a user or role is not UTF-8".into());
     str::from_utf8(name).map_err(not_text)
-}
-
-/// After a failure.
-fn over() -> Fault {
-    Fault::Snapshot("it was refused before".into())
 }
 
 /// One change of the history.

@@ -4,9 +4,7 @@
 //! before it is written: when the last byte has arrived, there is nothing left to do but to commit. Nothing of the
 //! store in use is touched; [`crate::Writer::install`] puts the two in its place.
 //!
-//! The rows go to the new database in many small transactions, of which only the last one is durable: a file that was cut
-//! off is never looked at again. Each fits into redb's cache; of one that does not, redb would read every page again for
-//! its checksum. Memory is bounded by the cache, one frame and the index.
+//! [`Filling`] has the new database. Memory is bounded by its cache, one frame and the index.
 
 use super::frames::Frames;
 use super::progress::{Identity, Progress};
@@ -16,7 +14,7 @@ use crate::auth;
 use crate::blocks::{self, Block};
 use crate::command::Position;
 use crate::error::Fault;
-use crate::flush;
+use crate::filling::{Filling, over};
 use crate::lease::{Lease, Leases};
 use crate::mvcc::index::{self, Index, Records, Sorted};
 use crate::mvcc::revision::Revision;
@@ -26,7 +24,7 @@ use crate::schema::{self, meta};
 use api::cleatpb::MemberAttributes;
 use api::encoded::KeyValueFields;
 use prost::Message;
-use redb::{Database, Durability, WriteTransaction};
+use redb::Database;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,15 +42,9 @@ pub struct Import {
     /// What the revisions so far amount to.
     stored_bytes: u64,
     format: Option<i64>,
-    /// Bytes that go into one transaction, and how many were in the file when this one began.
-    step: u64,
-    stepped_at: u64,
     /// After an error nothing more is believed.
     failed: bool,
-    // The order of the next three is the order in which they are given up.
-    txn: Option<WriteTransaction>,
-    database: Database,
-    file: Unnamed,
+    filling: Filling,
 }
 
 /// A whole snapshot in a durable file, for [`crate::Writer::install`]. Dropped without that, it leaves nothing behind.
@@ -76,13 +68,14 @@ impl Import {
 
     /// Begins to fill an empty database.
     pub(crate) fn into_database(database: Database, file: Unnamed, options: &Options) -> Result<Self, Fault> {
-        let txn = flush::begin(&database)?;
+        let filling = Filling::begin(database, file, options)?;
+        let txn = filling.txn()?;
         txn.open_table(schema::META)?;
         txn.open_table(schema::LEASES)?;
         txn.open_table(schema::ALARMS)?;
         txn.open_table(schema::MEMBERS)?;
         txn.open_table(schema::REMOVED_MEMBERS)?;
-        auth::rows::create(&txn)?;
+        auth::rows::create(txn)?;
         txn.open_table(schema::REVISIONS)?;
         Ok(Self {
             frames: Frames::new(),
@@ -94,11 +87,7 @@ impl Import {
             stored_bytes: 0,
             format: None,
             failed: false,
-            txn: Some(txn),
-            step: (options.database_cache_bytes / 4) as u64,
-            stepped_at: 0,
-            database,
-            file,
+            filling,
         })
     }
 
@@ -167,21 +156,20 @@ impl Import {
             return Err(Fault::Snapshot("it ends too early".into()));
         }
         self.check_whole().map_err(about_the_stream)?;
-        let Self { mut state, records, mut block, .. } = self;
-        let txn = self.txn.ok_or_else(over)?;
-        block.write(&mut txn.open_table(schema::REVISIONS)?)?;
+        let Self { mut state, records, mut block, filling, .. } = self;
+        block.write(&mut filling.txn()?.open_table(schema::REVISIONS)?)?;
         let leases = std::mem::take(&mut state.leases);
         let (committed, indexed) = std::thread::scope(|scope| {
             let indexed = scope.spawn(|| index_of(records, leases));
-            let committed = txn.commit();
+            let committed = filling.commit();
             // A panic goes on.
             (committed, indexed.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
-        committed?;
+        let (database, file) = committed?;
         (state.index, state.leases) = indexed;
         state.auth.restored();
-        let on_disk = Revisions::committed(Arc::new(self.database))?;
-        Ok(Received { state, on_disk, file: self.file })
+        let on_disk = Revisions::committed(Arc::new(database))?;
+        Ok(Received { state, on_disk, file })
     }
 
     /// What can only be said of all rows together.
@@ -232,10 +220,9 @@ impl Import {
             check_numbers(&self.state)?;
             self.records = Records::expecting(self.state.stored_bytes);
         }
-        let Self { txn, state, check, last, stored_bytes, block, records, .. } = self;
-        let txn = txn.as_ref().ok_or_else(over)?;
+        let Self { filling, state, check, last, stored_bytes, block, records, .. } = self;
         let check = check.get_or_insert_with(|| schema::Rows::new(0, state.compacted));
-        let mut table = txn.open_table(schema::REVISIONS)?;
+        let mut table = filling.txn()?.open_table(schema::REVISIONS)?;
         while !rest.is_empty() {
             let (key, value) = rows::take(&mut rest)?;
             let Key::Revision(first) = key else { return Err(out_of_place()) };
@@ -249,25 +236,12 @@ impl Import {
             *last = Some(key);
         }
         drop(table);
-        self.step()
-    }
-
-    /// Begins the next transaction when this one is large enough.
-    fn step(&mut self) -> Result<(), Fault> {
-        if self.stored_bytes - self.stepped_at < self.step {
-            return Ok(());
-        }
-        self.stepped_at = self.stored_bytes;
-        let mut txn = self.txn.take().ok_or_else(over)?;
-        txn.set_durability(Durability::None)?;
-        txn.commit()?;
-        self.txn = Some(flush::begin(&self.database)?);
-        Ok(())
+        self.filling.step(self.stored_bytes)
     }
 
     /// A row of any table but the revisions.
     fn take_row(&mut self, key: &Key, value: &[u8]) -> Result<(), Fault> {
-        let (txn, state) = (self.txn.as_ref().ok_or_else(over)?, &mut *self.state);
+        let (txn, state) = (self.filling.txn()?, &mut *self.state);
         match key {
             Key::Meta(name) => {
                 let int = || schema::decode_int("meta", value);
@@ -363,11 +337,6 @@ fn check_numbers(state: &State) -> Result<(), Fault> {
         && (-1..=state.revision).contains(&state.compacted)
         && (-1..=state.compacted).contains(&state.compaction_finished);
     if plausible { Ok(()) } else { Err(Fault::Snapshot("its numbers are not plausible".into())) }
-}
-
-/// After a failure.
-fn over() -> Fault {
-    Fault::Snapshot("it was refused before".into())
 }
 
 fn out_of_place() -> Fault {
