@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
+use store::snapshot::Snapshot;
 use store::{Fault, Position, Renewed};
 
 /// What a snapshot's stream is padded to: whatever is behind the last whole block is its hash.
@@ -213,8 +214,8 @@ async fn begin_with(founder: &Founder, data_dir: &DataDir, cluster: &InitialClus
     let applied = Position { term, index: index + 1 };
     let membership = encode_stored_membership(&stored);
     let options = store::Options::default();
-    let store = store::renew(&database, (applied, &membership), founder.bump_revision, &options)?;
-    beginning.identity.cluster_id = cluster_id(beginning.identity.cluster_id, &database)?;
+    let (store, snapshot) = store::renew(&database, (applied, &membership), founder.bump_revision, &options)?;
+    beginning.identity.cluster_id = cluster_id(beginning.identity.cluster_id, snapshot)?;
     begin_log(&wal_dir, &beginning).await.map_err(no_log)?;
     bootstrap::write_settled(&founder.data_dir, &beginning)?;
     let Identity { cluster_id, member_id } = beginning.identity;
@@ -231,11 +232,9 @@ async fn begin_log(dir: &Path, beginning: &Beginning) -> Result<(), String> {
 }
 
 /// The id of the cluster that the flags name and the store begins: of all that the store's snapshot has.
-fn cluster_id(named: u64, database: &Path) -> Result<u64, Fault> {
-    let (_writer, _flusher, reader) = store::open(database, store::Options::default())?;
+fn cluster_id(named: u64, mut snapshot: Snapshot) -> Result<u64, Fault> {
     let mut digest = Sha256::new();
     digest.update(named.to_be_bytes());
-    let mut snapshot = reader.snapshot()?;
     while let Some(frame) = snapshot.next_frame()? {
         digest.update(&frame);
     }

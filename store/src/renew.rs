@@ -9,7 +9,9 @@ use crate::error::Fault;
 use crate::flush;
 use crate::open::create_database;
 use crate::schema::{self, meta};
+use crate::snapshot::Snapshot;
 use std::path::Path;
+use std::sync::Arc;
 
 /// The numbers of a renewed store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub struct Renewed {
 /// `bump_revision` is added to the store revision, and everything up to there counts as compacted: whoever watches, or
 /// caches by revision, has seen revisions that the snapshot does not have, and must notice. 0 leaves both as they are.
 ///
+/// Returns its numbers and a snapshot of it. The database is in use until that is dropped.
+///
 /// # Errors
 /// A fault; a revision that no longer fits.
 pub fn renew(
@@ -33,7 +37,7 @@ pub fn renew(
     (applied, membership): (Position, &[u8]),
     bump_revision: u64,
     options: &Options,
-) -> Result<Renewed, Fault> {
+) -> Result<(Renewed, Snapshot), Fault> {
     let database = create_database(path, options)?;
     let txn = flush::begin(&database)?;
     let renewed = {
@@ -62,12 +66,12 @@ pub fn renew(
         renewed
     };
     txn.commit()?;
-    Ok(renewed)
+    Ok((renewed, Snapshot::of(Arc::new(database))?))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::renew;
+    use super::{Snapshot, renew};
     use crate::command::{Entry, Position};
     use crate::error::{ReadError, Rejection};
     use crate::{Options, Reader, Writer, open};
@@ -95,6 +99,10 @@ mod tests {
         }
     }
 
+    fn stream_of(snapshot: &mut Snapshot) -> Vec<u8> {
+        std::iter::from_fn(|| snapshot.next_frame().unwrap()).flatten().collect()
+    }
+
     #[test]
     fn a_new_cluster_begins_with_the_keys_and_nothing_of_the_old_one() {
         for (bump, revision, compacted) in [(0, 4, -1), (1000, 1004, 1004)] {
@@ -113,10 +121,14 @@ mod tests {
             drop((writer, flusher, reader));
 
             let beginning = (Position { term: 1, index: 1 }, b"founders".as_slice());
-            let renewed = renew(&path, beginning, bump, &Options::default()).unwrap();
+            let (renewed, mut snapshot) = renew(&path, beginning, bump, &Options::default()).unwrap();
+            assert_eq!((snapshot.position(), snapshot.revision()), (beginning.0, revision));
+            let stream = stream_of(&mut snapshot);
+            drop(snapshot);
             assert_eq!((renewed.revision, renewed.compacted), (revision, compacted));
             let (mut writer, mut flusher, reader) = open(&path, Options::default()).unwrap();
             assert_eq!(reader.applied(), (beginning.0, beginning.1.to_vec()));
+            assert_eq!(stream_of(&mut reader.snapshot().unwrap()), stream, "that of a store that was opened");
             assert_eq!((reader.alarms(0), reader.member(9), reader.is_removed(8)), (Vec::new(), None, false));
             assert_eq!(reader.lease(7).0.map(|lease| lease.ttl), Some(60));
             assert_eq!(reader.lease_keys(7).len(), 1);
@@ -132,7 +144,7 @@ mod tests {
             assert_eq!((reader.revision(), at(&reader, 0)), (revision + 1, Ok(Some(b"9".to_vec()))));
             assert!(reader.hash_kv(0).is_ok());
             drop((writer, flusher, reader));
-            let error = renew(&path, beginning, u64::MAX, &Options::default()).unwrap_err();
+            let error = renew(&path, beginning, u64::MAX, &Options::default()).map(drop).unwrap_err();
             assert!(error.to_string().contains("cannot be moved up"), "{error}");
         }
     }

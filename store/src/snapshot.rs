@@ -84,7 +84,13 @@ impl Reader {
     /// # Errors
     /// A fault.
     pub fn snapshot(&self) -> Result<Snapshot, Fault> {
-        let database = self.shared.database();
+        Snapshot::of(self.shared.database())
+    }
+}
+
+impl Snapshot {
+    /// Of what is durable in a database.
+    pub(crate) fn of(database: Arc<Database>) -> Result<Self, Fault> {
         let txn = database.begin_read()?;
         let table = txn.open_table(schema::META)?;
         let bytes = |name: &str| Ok::<_, Fault>(table.get(name)?.map(|bytes| bytes.value().to_vec()));
@@ -99,7 +105,7 @@ impl Reader {
         };
         let membership = bytes(meta::MEMBERSHIP)?.unwrap_or_default();
         drop(table);
-        Ok(Snapshot {
+        Ok(Self {
             txn,
             _database: database,
             stage: Stage::Header,
@@ -109,9 +115,7 @@ impl Reader {
             check: schema::Rows::new(0, identity.compacted),
         })
     }
-}
 
-impl Snapshot {
     /// The last log entry that the snapshot contains.
     pub fn position(&self) -> Position {
         self.sent.identity.position
