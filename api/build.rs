@@ -44,6 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut files = protox::compile(PROTOS, [&root])?;
     let out = std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?;
     std::fs::write(Path::new(&out).join("descriptors.rs"), descriptors::source(&files)?)?;
+    std::fs::write(Path::new(&out).join("all_descriptors.rs"), descriptors::source_for_tests(&files)?)?;
     rename(&mut files);
 
     let services = std::env::var_os("CARGO_FEATURE_SERVICES").is_some();

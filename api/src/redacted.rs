@@ -48,32 +48,93 @@ impl Debug for Authentication {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::cleatpb::command::Op;
+    use crate::descriptor::{Enum, Field, Kind, Message};
+    use prost::encoding::{WireType, encode_key, encode_varint};
 
+    include!(concat!(env!("OUT_DIR"), "/all_descriptors.rs"));
+
+    /// In every field that is a secret.
+    const SECRET: &str = "s3cret";
+    /// In every other field of text.
+    const OPEN: &str = "open";
+
+    fn printed<M: prost::Message + Default + std::fmt::Debug>(bytes: &[u8]) -> Option<String> {
+        M::decode(bytes).ok().map(|message| format!("{message:?} {message:#?}"))
+    }
+
+    /// Passwords, tokens, and what is computed of them.
+    fn is_secret(field: &Field) -> bool {
+        let is_text = matches!(field.kind, Kind::String | Kind::Bytes);
+        is_text && ["password", "token"].iter().any(|part| field.name.to_lowercase().contains(part))
+    }
+
+    /// A message with every field set, and of each oneof the `choice`th. Those within it go so deep.
+    fn example(message: &Message, choice: usize, depth: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        for field in message.fields {
+            let alternatives = message.fields.iter().filter(|other| other.oneof == field.oneof);
+            let chosen = choice % alternatives.clone().count();
+            let is_other = |other: Option<&Field>| other.is_some_and(|other| other.number != field.number);
+            if field.oneof.is_some() && is_other(alternatives.clone().nth(chosen)) {
+                continue;
+            }
+            let text = match field.kind {
+                Kind::String | Kind::Bytes => if is_secret(field) { SECRET } else { OPEN }.as_bytes().to_vec(),
+                Kind::Message(_) if depth == 0 => continue,
+                Kind::Message(message) => example(message, choice, depth - 1),
+                _ => {
+                    encode_key(field.number, WireType::Varint, &mut out);
+                    encode_varint(1, &mut out);
+                    continue;
+                }
+            };
+            encode_key(field.number, WireType::LengthDelimited, &mut out);
+            encode_varint(text.len() as u64, &mut out);
+            out.extend(text);
+        }
+        out
+    }
+
+    /// Every message there is, with the secrets of the messages within it.
     #[test]
     fn no_secret_is_printed() {
-        let secret = || "s3cret".to_owned();
-        let add = AuthUserAddRequest {
-            name: "ann".to_owned(),
-            password: secret(),
-            hashed_password: secret(),
-            ..AuthUserAddRequest::default()
-        };
-        let change =
-            AuthUserChangePasswordRequest { name: "ann".to_owned(), password: secret(), hashed_password: secret() };
-        let authentication =
-            Authentication { name: "ann".to_owned(), password_sum: "s3cret".into(), token_sum: "s3cret".into() };
-        let printed = [
-            format!("{:?}", User { name: "ann".into(), password: "s3cret".into(), ..User::default() }),
-            format!("{:?}", AuthenticateRequest { name: "ann".to_owned(), password: secret() }),
-            format!("{:?}", AuthenticateResponse { header: None, token: secret() }),
-            format!("{add:?} {:?}", Op::AuthUserAdd(add.clone())),
-            format!("{change:?} {:?}", Op::AuthUserChangePassword(change.clone())),
-            format!("{:?}", Op::Authentication(authentication)),
-        ];
-        for text in printed {
-            assert!(!text.contains("s3cret"), "{text}");
+        let mut with_secrets = Vec::new();
+        for (message, printed) in MESSAGES {
+            // More than any oneof has members.
+            for choice in 0..24 {
+                let bytes = example(message, choice, 4);
+                let text = printed(&bytes).unwrap_or_else(|| panic!("no {message:?}: {bytes:02x?}"));
+                assert!(!text.contains(SECRET) && !text.contains("115, 51, 99"), "{message:?}: {text}");
+                if bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes()) {
+                    with_secrets.push(message.name);
+                }
+            }
+        }
+        with_secrets.dedup();
+        // That they were looked at: those that have secrets of their own, and those that contain them.
+        for name in [
+            "authpb.User",
+            "cleatpb.Authentication",
+            "cleatpb.Batch",
+            "cleatpb.Command",
+            "etcdserverpb.AuthUserAddRequest",
+            "etcdserverpb.AuthUserChangePasswordRequest",
+            "etcdserverpb.AuthenticateRequest",
+            "etcdserverpb.AuthenticateResponse",
+        ] {
+            assert!(with_secrets.contains(&name), "{name} is not among {with_secrets:?}");
+        }
+    }
+
+    /// What is printed is not nothing.
+    #[test]
+    fn what_is_no_secret_is_printed() {
+        for (message, printed) in MESSAGES {
+            let is_open = |field: &&Field| matches!(field.kind, Kind::String) && !is_secret(field);
+            if message.fields.iter().filter(|field| field.oneof.is_none()).any(|field| is_open(&field)) {
+                let text = printed(&example(message, 0, 0)).unwrap();
+                assert!(text.contains(OPEN), "{message:?}: {text}");
+            }
         }
     }
 }
