@@ -37,6 +37,9 @@ pub(super) struct Tail {
     pub(super) first: SegmentHeader,
 }
 
+/// Whoever makes the last write once more reads from where it began.
+const BEFORE_ITS_WRITE: &str = "a record that stands before the write that it is a part of";
+
 /// Visits every record in order, opening the segments for writing if asked. `None` when there is no segment.
 ///
 /// # Errors
@@ -52,8 +55,11 @@ pub(super) fn walk(
     for (named, path) in list(disk, dir)? {
         let (segment, header) = open(disk, &path, named, writable)?;
         if let Some(before) = &before {
-            if before.segment.sequence + 1 != header.sequence {
-                let reason = format!("segment {:016x} before it is missing", header.sequence - 1);
+            if before.segment.sequence.checked_add(1) != Some(header.sequence) {
+                let reason = match header.sequence.checked_sub(1).filter(|missing| *missing > before.segment.sequence) {
+                    Some(missing) => format!("segment {missing:016x} before it is missing"),
+                    None => format!("there is another segment {:016x}", header.sequence),
+                };
                 return Err(WalError::damaged(&path, 0, reason));
             }
             if before.chain != header.previous_chain {
@@ -113,7 +119,8 @@ fn scan(
         let payload = &bytes[record::HEADER_BYTES..];
         let found =
             Found { segment: &segment, first_index: own.first_index, offset, previous_chain: chain, header, payload };
-        visit(&found).map_err(|reason| WalError::damaged(&segment.path, offset.into(), reason))?;
+        let visited = if header.group > offset { Err(BEFORE_ITS_WRITE.to_owned()) } else { visit(&found) };
+        visited.map_err(|reason| WalError::damaged(&segment.path, offset.into(), reason))?;
         (group, chain) = (header.group, header.chain);
         offset += header.record_len() as u32;
     }

@@ -351,9 +351,13 @@ impl Positions {
     /// Follows one record.
     ///
     /// # Errors
-    /// When the record's payload makes no sense.
+    /// When the record makes no sense.
     pub(super) fn apply(&mut self, header: &Header, payload: &[u8]) -> Result<(), String> {
         let id = header.log_id();
+        // A vote's is the id of a member.
+        if id.index == u64::MAX && header.kind != Kind::Vote {
+            return Err(format!("{} record with an index that nothing can follow", header.kind.name()));
+        }
         match header.kind {
             Kind::Blank | Kind::Commands | Kind::Membership | Kind::Truncate => self.end_at(Some(id)),
             Kind::Clear => self.end_at(None),

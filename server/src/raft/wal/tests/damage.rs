@@ -149,6 +149,51 @@ async fn a_length_beyond_the_file_is_not_allocated() {
     }
 }
 
+/// No crash leaves such records, and no checksum tells them.
+#[tokio::test]
+async fn records_with_impossible_numbers_are_damage() {
+    let origin = tempfile::tempdir().unwrap();
+    let (segment, durable, _) = sample(origin.path()).await;
+    let last = records(origin.path(), &segment).into_iter().rfind(|(_, offset)| *offset < durable).unwrap().1;
+    let intact = fs::read(&segment).unwrap();
+    let (_, salt) = SegmentHeader::decode(&intact[..segment::HEADER_BYTES]).unwrap();
+    let chain = record::trusted(&intact[last..]).chain;
+    let at = durable as u32;
+    for (kind, index, group, expected) in [
+        (Kind::Truncate, u64::MAX, at, "truncate record with an index that nothing can follow"),
+        (Kind::Purge, u64::MAX, at, "purge record with an index that nothing can follow"),
+        (Kind::Committed, u64::MAX, at, "committed record with an index that nothing can follow"),
+        (Kind::Committed, 4, at + 1, "stands before the write that it is a part of"),
+        (Kind::Committed, 4, u32::MAX, "stands before the write that it is a part of"),
+    ] {
+        let mut forged = Vec::new();
+        record::encode_position(&mut forged, kind, log_id(2, index));
+        record::seal(&mut forged, group, at, salt, chain);
+        let mut bytes = intact.clone();
+        bytes[durable..].fill(0);
+        bytes[durable..durable + forged.len()].copy_from_slice(&forged);
+        fs::write(&segment, &bytes).unwrap();
+        let (_, offset, reason) = damage(open(origin.path()));
+        assert!(reason.contains(expected), "{reason}");
+        assert_eq!((offset, fs::read(&segment).unwrap()), (u64::from(at), bytes), "nothing is changed");
+    }
+}
+
+#[tokio::test]
+async fn a_number_is_not_there_twice() {
+    for sequence in [0, 1] {
+        let dir = tempfile::tempdir().unwrap();
+        for first_index in [0, 5] {
+            let header = SegmentHeader { sequence, first_index, previous_chain: 0 };
+            let mut bytes = header.encode().to_vec();
+            bytes.resize(SEGMENT_BYTES as usize, 0);
+            fs::write(dir.path().join(segment::file_name(&header)), bytes).unwrap();
+        }
+        let (_, _, reason) = damage(open(dir.path()));
+        assert_eq!(reason, format!("there is another segment {sequence:016x}"));
+    }
+}
+
 #[tokio::test]
 async fn foreign_and_missing_segments_are_refused() {
     let origin = tempfile::tempdir().unwrap();
