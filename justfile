@@ -28,6 +28,10 @@ bench ETCD *FLAGS:
 cluster ROUNDS='100' *FILTER:
     CLEAT_CLUSTER_ROUNDS={{ROUNDS}} cargo test --release -p cleat-tests --test cluster -- --nocapture {{FILTER}}
 
+# Coverage-guided fuzzing of one target, on nightly Rust; names are in CONTRIBUTING.md
+fuzz TARGET SECONDS='600':
+    fuzz/guided/run {{TARGET}} {{SECONDS}}
+
 # Random requests to etcd 3.4 and to Cleat, answers compared; OPS operations from SEED
 diff OPS='1000000' SEED='':
     CLEAT_DIFF_OPS={{OPS}} CLEAT_SEED={{SEED}} cargo test --release -p cleat-tests --test compat -- --nocapture

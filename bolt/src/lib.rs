@@ -16,6 +16,8 @@ pub mod wal;
 
 mod database;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_target;
 mod member;
 mod page;
 #[cfg(test)]

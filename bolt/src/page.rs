@@ -133,7 +133,7 @@ impl Meta {
     }
 }
 
-fn checksum(fields: &[u8]) -> u64 {
+pub(crate) fn checksum(fields: &[u8]) -> u64 {
     let mut hash = FnvHasher::default();
     hash.write(fields);
     hash.finish()

@@ -10,6 +10,8 @@ mod compactor;
 pub mod config;
 mod corruption;
 pub mod data_dir;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_target;
 pub mod health;
 pub mod http;
 mod lessor;

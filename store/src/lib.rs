@@ -23,6 +23,8 @@ mod disk;
 pub mod error;
 mod filling;
 mod flush;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_target;
 mod install;
 mod lease;
 mod members;

@@ -48,9 +48,9 @@ pub(crate) mod meta {
 }
 
 /// Bytes of the checksum that a row begins with.
-const ROW_SUM: usize = 4;
+pub(crate) const ROW_SUM: usize = 4;
 
-fn row_sum(key: &[u8; 12], kv: &[u8]) -> [u8; ROW_SUM] {
+pub(crate) fn row_sum(key: &[u8; 12], kv: &[u8]) -> [u8; ROW_SUM] {
     crc32c::crc32c_append(crc32c::crc32c(key), kv).to_be_bytes()
 }
 

@@ -42,8 +42,8 @@ const MAGIC: &[u8; 8] = b"CLEATSNP";
 const VERSION: u32 = 2;
 
 /// Bytes before the first frame, and of a frame before its rows.
-const HEADER: usize = 12;
-const FRAME_HEAD: usize = 8;
+pub(crate) const HEADER: usize = 12;
+pub(crate) const FRAME_HEAD: usize = 8;
 
 /// The stream is padded with zeros to a multiple of this, so that etcdctl, which appends a SHA-256 to what it saves,
 /// finds it by the file's size as in etcd's snapshots.

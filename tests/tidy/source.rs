@@ -34,8 +34,9 @@ impl Source {
         let stem = file.trim_end_matches(".rs");
         let dir = if ["lib", "main", "mod"].contains(&stem) { dir.to_owned() } else { format!("{dir}/{stem}") };
         let lines: Vec<&str> = self.code.lines().map(str::trim).collect();
-        let declared = lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]");
-        let names = declared.filter_map(|pair| pair[1].strip_prefix("mod ")?.strip_suffix(';'));
+        let declared =
+            lines.windows(2).filter(|pair| ["#[cfg(test)]", "#[cfg(any(test, fuzzing))]"].contains(&pair[0]));
+        let names = declared.filter_map(|pair| pair[1].split_once("mod ")?.1.strip_suffix(';'));
         names.map(|name| format!("{dir}/{name}")).collect()
     }
 

@@ -9,6 +9,8 @@
 //! Every segment begins with a record that has the checksum so far. The last one is longer than what it holds: a length
 //! of 0 is its end. An entry with an index that was there before replaces that one and all behind it.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz_target;
 mod log;
 mod message;
 mod record;

@@ -25,7 +25,7 @@ const TXN_OPS_MAX: usize = 1024;
 type Members = Map<String, Value>;
 
 /// Describes a request. None if it changes nothing, or cannot be read.
-pub(super) fn describe(path: &str, message: Bytes) -> Option<Value> {
+pub(crate) fn describe(path: &str, message: Bytes) -> Option<Value> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     match service {
         "etcdserverpb.KV" => kv(method, message),

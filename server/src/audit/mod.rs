@@ -8,7 +8,7 @@
 //! not slow down writes: lines are lost then, counted, and the log says so. With `--audit-log-required` calls that would
 //! be recorded are refused instead, from when half of the queue is full: the other half is for those under way.
 
-mod describe;
+pub(crate) mod describe;
 
 use crate::config::{AuditConfig, LogOutput};
 use crate::outlet::{Outlet, RotatedFile, Target};

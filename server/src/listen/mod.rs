@@ -15,6 +15,8 @@ mod authority;
 mod body;
 mod frame;
 mod front;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz_target;
 mod gather;
 mod hpack;
 mod interrupt;

@@ -12,6 +12,8 @@ mod address;
 mod connect;
 mod der;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz_target;
 mod material;
 mod member;
 mod refusal;

@@ -17,6 +17,8 @@
 //! and later call and to the member, which stops.
 
 mod disk;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz_target;
 mod index;
 mod inspect;
 mod output;

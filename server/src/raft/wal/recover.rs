@@ -120,7 +120,7 @@ fn lock(disk: &Disk, dir: &Path) -> Result<Lock, WalError> {
     disk.lock(dir).map_err(WalError::io(dir))?.ok_or_else(|| WalError::Locked(dir.to_owned()))
 }
 
-fn replay(
+pub(super) fn replay(
     disk: &Disk,
     dir: &Path,
     positions: &mut Positions,
@@ -150,7 +150,7 @@ fn replay(
 }
 
 /// Segments at the start may be missing only when all their entries were purged.
-fn check_start(tail: &Tail, positions: &Positions, index: &EntryIndex) -> Result<(), WalError> {
+pub(super) fn check_start(tail: &Tail, positions: &Positions, index: &EntryIndex) -> Result<(), WalError> {
     let purged_to = positions.purged.map_or(0, |id| id.index + 1);
     let first = index.first().unwrap_or(positions.next);
     if tail.first.sequence > 1 && first > purged_to {
@@ -175,7 +175,7 @@ fn check_len(tail: &Tail, segment_bytes: u64) -> Result<(), WalError> {
 }
 
 /// Zeroes a torn end, so that what it left can never be taken for a record of a later write.
-fn cut(tail: &Tail) -> Result<(), WalError> {
+pub(super) fn cut(tail: &Tail) -> Result<(), WalError> {
     if !tail.is_torn {
         return Ok(());
     }
@@ -189,7 +189,7 @@ fn cut(tail: &Tail) -> Result<(), WalError> {
 /// failed, may have left it in the page cache alone. Pages that the kernel could not write it takes for clean, so the
 /// next sync succeeds and promises nothing: the last write is made once more. What stands before it was durable when it
 /// began.
-fn write_again(disk: &Disk, dir: &Path, tail: &Tail) -> Result<(), WalError> {
+pub(super) fn write_again(disk: &Disk, dir: &Path, tail: &Tail) -> Result<(), WalError> {
     let file = &tail.segment.file;
     let mut bytes = vec![0; (tail.offset - tail.group) as usize];
     let written = file

@@ -15,6 +15,8 @@
 
 mod answer;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz_target;
 mod gateway;
 mod openapi;
 mod read;
