@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use api::authpb::{Role, User};
 use api::cleatpb::Command;
 use api::cleatpb::command::Op;
+use api::etcdserverpb::{AlarmMember, AlarmType};
 use bolt::etcd::{Auth, Change, Lease, Meta};
 use bolt::wal::{InternalRaftRequest, Payload};
 use bolt::{Database, Member, OpenOptions, WriteOptions, Writer};
@@ -52,9 +53,29 @@ pub(crate) async fn from_etcd(args: FromEtcdArgs) -> Result<()> {
             );
         }
     }
+    warn_of_alarms(source.database())?;
     let founder = founder.founder(bump_revision);
     let begun = server::offline::begin(&founder, |database| fill(&source, database)).await?;
     print::begun(&path, &founder, &begun)
+}
+
+/// Alarms are those of members, which are not taken along. What one says of the data is true all the same.
+fn warn_of_alarms(database: &Database) -> Result<()> {
+    for alarm in database.records::<AlarmMember>()? {
+        let AlarmMember { member_id, alarm } = alarm?;
+        let (name, remedy) = match AlarmType::try_from(alarm) {
+            Ok(AlarmType::Corrupt) => (
+                "CORRUPT".to_owned(),
+                "its data may not be that of the others: compare `endpoint hashkv` of all members",
+            ),
+            Ok(AlarmType::Nospace) => {
+                ("NOSPACE".to_owned(), "see that the new cluster has a larger --quota-backend-bytes")
+            }
+            _ => (alarm.to_string(), "it is not known to this release"),
+        };
+        eprintln!("warning: the alarm {name} of member {member_id:x} is not taken along; {remedy}");
+    }
+    Ok(())
 }
 
 fn fill(source: &Source, path: &Path) -> Result<()> {

@@ -24,6 +24,11 @@ pub fn etcdctl_binary() -> OsString {
     std::env::var_os("ETCDCTL_BIN").unwrap_or_else(|| "etcdctl".into())
 }
 
+/// The tool that etcd has from 3.5 on for files: `ETCDUTL_BIN`, without which `etcdctl` has to do.
+pub fn etcdutl_binary() -> Option<OsString> {
+    std::env::var_os("ETCDUTL_BIN")
+}
+
 /// Runs `etcdctl` against a server, with the given standard input.
 pub async fn etcdctl(server: &Server, args: &[&str], stdin: &[u8], limit: Duration) -> Result<Output> {
     let mut command = Command::new(etcdctl_binary());

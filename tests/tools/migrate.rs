@@ -1,73 +1,44 @@
-//! `cleatctl migrate`: data comes from etcd, and goes back, and its hash stays the same.
+//! `cleatctl migrate`: data comes from etcd, and goes back, and etcd and Cleat answer the same about it.
+//!
+//! `CLEAT_MIGRATE_KEYS` says how many keys the store of the first test has; `ETCD_BIN`, `ETCDCTL_BIN` and `ETCDUTL_BIN` whose
+//! etcd it comes from and goes back to:
+//!
+//! ```text
+//! CLEAT_MIGRATE_KEYS=1000000 cargo test --release -p cleat-tests --test tools migrate::a_store -- --nocapture
+//! ```
 
-use crate::restore::{fails, succeeds, text};
-use anyhow::{Context, Result, ensure};
+mod content;
+mod fill;
+
+use crate::restore::{cleatctl, fails, succeeds, text};
+use anyhow::{Result, ensure};
 use api::authpb::Permission;
-use api::etcdserverpb::request_op::Request;
 use api::etcdserverpb::{
-    AuthEnableRequest, AuthRoleAddRequest, AuthRoleGrantPermissionRequest, AuthUserAddRequest,
-    AuthUserGrantRoleRequest, AuthenticateRequest, CompactionRequest, DeleteRangeRequest, HashKvRequest,
-    LeaseGrantRequest, LeaseLeasesRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+    AlarmRequest, AuthEnableRequest, AuthRoleAddRequest, AuthRoleGrantPermissionRequest, AuthUserAddRequest,
+    AuthUserGrantRoleRequest, AuthenticateRequest, PutRequest, RangeRequest,
 };
-use harness::tool::run;
-use harness::{Client, Kind, Options, Server};
+use content::content;
+use fill::{fill, keys};
+use harness::tool::{etcdctl_binary, etcdutl_binary, run};
+use harness::{Kind, Options, Server};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::process::Command;
 
-const KEYS: usize = 200;
+/// A tool ends in this time and a millisecond for each key.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// History with deletes, transactions, leases and large values.
-async fn fill(client: &mut Client, compact: bool) -> Result<()> {
-    for id in [5, -7, 1 << 40] {
-        client.lease.lease_grant(LeaseGrantRequest { id, ttl: 600 }).await?;
-    }
-    let put = |n: usize, lease| PutRequest {
-        key: format!("k{:03}", n % 60).into(),
-        value: vec![b'v'; if n.is_multiple_of(50) { 1 << 20 } else { n }].into(),
-        lease,
-        ..Default::default()
-    };
-    for n in 0..KEYS {
-        client.kv.put(put(n, if n % 9 == 0 { 5 } else { 0 })).await?;
-        if n % 40 == 39 {
-            let range = DeleteRangeRequest { key: "k01".into(), range_end: "k02".into(), prev_kv: false };
-            client.kv.delete_range(range).await?;
-        }
-        if n == KEYS / 2 && compact {
-            let revision = client.kv.range(RangeRequest { key: "x".into(), ..Default::default() }).await?.into_inner();
-            let revision = revision.header.context("no header")?.revision - 30;
-            client.kv.compact(CompactionRequest { revision, physical: true }).await?;
-        }
-    }
-    let ops = (0..20).map(|n| RequestOp { request: Some(Request::RequestPut(put(n, -7))) }).collect();
-    client.kv.txn(TxnRequest { success: ops, ..Default::default() }).await?;
-    Ok(())
-}
+/// Tells how long the steps of a large migration take.
+struct Steps(Instant);
 
-/// Everything that a client can tell.
-async fn content(server: &Server) -> Result<(u32, i64, Vec<i64>, RangeAnswer)> {
-    let mut client = server.client().await?;
-    let hash = client.maintenance.hash_kv(HashKvRequest::default()).await?.into_inner();
-    let revision = hash.header.context("no header")?.revision;
-    let mut leases: Vec<i64> = client
-        .lease
-        .lease_leases(LeaseLeasesRequest {})
-        .await?
-        .into_inner()
-        .leases
-        .iter()
-        .map(|lease| lease.id)
-        .collect();
-    leases.sort_unstable();
-    let all = RangeRequest { key: vec![0].into(), range_end: vec![0].into(), ..Default::default() };
-    let kvs = client.kv.range(all).await?.into_inner().kvs;
-    let kvs = kvs.into_iter().map(|kv| (kv.key.to_vec(), kv.value.to_vec(), kv.version, kv.create_revision, kv.lease));
-    Ok((hash.hash, revision, leases, kvs.collect()))
+impl Steps {
+    fn done(&mut self, what: &str) {
+        if keys() >= 100_000 {
+            eprintln!("{what}: {:.1} s", self.0.elapsed().as_secs_f64());
+        }
+        self.0 = Instant::now();
+    }
 }
-
-type RangeAnswer = Vec<(Vec<u8>, Vec<u8>, i64, i64, i64)>;
 
 /// A server that was not started yet, with a data directory made by `cleatctl migrate from-etcd`.
 fn migrated(source: &Path) -> Result<Server> {
@@ -79,9 +50,12 @@ fn migrated(source: &Path) -> Result<Server> {
 }
 
 async fn etcdctl(args: &[&str]) -> Result<()> {
-    let mut command = Command::new(harness::tool::etcdctl_binary());
+    etcd_tool(Command::new(etcdctl_binary()), args).await
+}
+
+async fn etcd_tool(mut command: Command, args: &[&str]) -> Result<()> {
     command.env("ETCDCTL_API", "3").args(args);
-    let output = run(command, b"", LIMIT).await?;
+    let output = run(command, b"", LIMIT + Duration::from_millis(keys() as u64)).await?;
     ensure!(output.code == Some(0), "{args:?}: {output:?}");
     Ok(())
 }
@@ -93,37 +67,70 @@ async fn restored(file: &Path) -> Result<Server> {
     let cluster = format!("default={peer}");
     let args = ["snapshot", "restore", text(file)?, "--data-dir", text(&data_dir)?, "--name", "default"];
     let flags = ["--initial-cluster", &cluster, "--initial-advertise-peer-urls", &peer];
-    etcdctl(&[&args[..], &flags].concat()).await?;
+    // From 3.6 on it is another tool that restores.
+    let tool = etcdutl_binary().unwrap_or_else(etcdctl_binary);
+    etcd_tool(Command::new(tool), &[&args[..], &flags].concat()).await?;
     Ok(server)
 }
 
+/// Raises an alarm, or takes it back. The member is none of the cluster's, as after a restore.
+async fn alarm(server: &Server, action: i32) -> Result<()> {
+    let alarm = AlarmRequest { action, member_id: 0x77, alarm: 1 };
+    server.client().await?.maintenance.alarm(alarm).await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_comes_from_etcd_and_goes_back_with_the_same_hash() -> Result<()> {
+async fn a_store_comes_from_etcd_and_goes_back_and_answers_the_same() -> Result<()> {
     for compact in [false, true] {
+        let what = |what: &str| format!("{what}, {} keys, compacted: {compact}", keys());
+        let mut steps = Steps(Instant::now());
         let mut etcd = Server::start(Kind::Etcd).await?;
-        fill(&mut etcd.client().await?, compact).await?;
+        fill(&etcd.client().await?, compact).await?;
+        alarm(&etcd, 1).await?;
+        steps.done("fill etcd");
         let (snapshot, endpoint) = (etcd.scratch().join("snapshot"), etcd.endpoint());
         etcdctl(&["--endpoints", &endpoint, "snapshot", "save", text(&snapshot)?]).await?;
+        steps.done("etcdctl snapshot save");
         let at_snapshot = content(&etcd).await?;
+        eprintln!("etcd: {at_snapshot}");
+        steps.done("read all of etcd");
+        alarm(&etcd, 2).await?;
         // Only in the log: its process ends before the database has it.
         etcd.client().await?.kv.put(PutRequest { key: "last".into(), ..Default::default() }).await?;
         let at_end = content(&etcd).await?;
         etcd.kill()?;
 
+        steps.done("read all of etcd");
         let mut from_directory = migrated(&etcd.data_dir())?;
+        steps.done("migrate from the member's directory");
         from_directory.restart().await?;
-        ensure!(content(&from_directory).await? == at_end, "the member's directory, compacted: {compact}");
+        steps.done("start Cleat");
+        let found = content(&from_directory).await?;
+        ensure!(found == at_end, "{}: {found}, and in etcd {at_end}", what("the member's directory"));
+        drop(from_directory);
+        steps.done("read all of Cleat");
         let mut cleat = migrated(&snapshot)?;
+        steps.done("migrate from a snapshot");
         cleat.restart().await?;
-        ensure!(content(&cleat).await? == at_snapshot, "the snapshot, compacted: {compact}");
+        steps.done("start Cleat");
+        let found = content(&cleat).await?;
+        ensure!(found == at_snapshot, "{}: {found}, and in etcd {at_snapshot}", what("the snapshot"));
 
+        steps.done("read all of Cleat");
         let (ours, back) = (etcd.scratch().join("ours"), etcd.scratch().join("back"));
         succeeds(&["snapshot", "save", text(&ours)?, "--endpoints", &cleat.endpoint()])?;
+        steps.done("cleatctl snapshot save");
         succeeds(&["migrate", "to-etcd", text(&ours)?, text(&back)?])?;
+        steps.done("migrate to etcd");
         fails(&["migrate", "to-etcd", text(&ours)?, text(&back)?], "exists")?;
         let mut again = restored(&back).await?;
+        steps.done("etcd's restore");
         again.restart().await?;
-        ensure!(content(&again).await? == at_snapshot, "back in etcd, compacted: {compact}");
+        steps.done("start etcd");
+        let found = content(&again).await?;
+        ensure!(found == at_snapshot, "{}: {found}, and before {at_snapshot}", what("back in etcd"));
+        steps.done("read all of etcd");
         again.client().await?.kv.put(PutRequest { key: "more".into(), ..Default::default() }).await?;
     }
     Ok(())
@@ -143,7 +150,25 @@ async fn what_cannot_be_migrated_is_refused() -> Result<()> {
     refused(&etcd.scratch().join("missing"), "No such file")?;
     let cut = etcd.scratch().join("cut");
     std::fs::write(&cut, &std::fs::read(&snapshot)?[..9000])?;
-    refused(&cut, "")?;
+    refused(&cut, "the file is cut: it has ")?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn alarms_stay_behind_and_are_told() -> Result<()> {
+    let etcd = Server::start(Kind::Etcd).await?;
+    let (snapshot, into, endpoint) = (etcd.scratch().join("snapshot"), etcd.scratch().join("into"), etcd.endpoint());
+    let mut client = etcd.client().await?;
+    for (member_id, alarm) in [(0x77, 1), (0x78, 2)] {
+        client.maintenance.alarm(AlarmRequest { action: 1, member_id, alarm }).await?;
+    }
+    etcdctl(&["--endpoints", &endpoint, "snapshot", "save", text(&snapshot)?]).await?;
+    let told = cleatctl(&["migrate", "from-etcd", text(&snapshot)?, "--data-dir", text(&into)?])?;
+    let stderr = String::from_utf8_lossy(&told.stderr);
+    ensure!(told.status.success(), "{stderr}");
+    for expected in ["the alarm NOSPACE of member 77 ", "the alarm CORRUPT of member 78 "] {
+        ensure!(stderr.contains(expected), "{expected}: {stderr}");
+    }
     Ok(())
 }
 

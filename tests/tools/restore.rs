@@ -19,7 +19,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// What the revision is moved up by, unless a flag says otherwise.
 const BUMP: i64 = 1_000_000_000;
 
-fn cleatctl(args: &[&str]) -> Result<Output> {
+pub(crate) fn cleatctl(args: &[&str]) -> Result<Output> {
     let mut command = Command::new(built_binary("cleatctl")?);
     for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("ETCDCTL_")) {
         command.env_remove(key);
