@@ -2,6 +2,7 @@
 
 mod bolt;
 mod client;
+mod confd;
 mod cutter;
 mod discovery;
 mod migrate;

@@ -1,0 +1,112 @@
+//! The functions that confd gives to templates, besides those of Go.
+//!
+//! Three programs called confd have different sets, and a few functions with one name and different results. Which set a
+//! template gets is its [`Dialect`]; `registry` is the only place that knows what belongs to which.
+
+mod convert;
+mod host;
+mod include;
+mod json;
+mod pattern;
+mod registry;
+mod store;
+mod text;
+mod time;
+mod yaml;
+mod yunify;
+
+pub(crate) use pattern::clean as clean_path;
+pub use registry::functions;
+
+use crate::keys::Keys;
+use crate::template::{Text, Value};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Whose functions a template is written for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// kelseyhightower's confd, and the functions of abtreece's fork that confd lacks.
+    #[default]
+    Confd,
+    /// yunify's fork: fewer functions, and arithmetic and comparisons that take numbers in strings.
+    Yunify,
+    /// abtreece's fork: as [`Dialect::Confd`], where both have a function with the fork's results.
+    Abtreece,
+}
+
+impl FromStr for Dialect {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "confd" => Ok(Self::Confd),
+            "yunify" => Ok(Self::Yunify),
+            "abtreece" => Ok(Self::Abtreece),
+            _ => Err(format!("unknown dialect {name:?}: it is one of confd, yunify, abtreece")),
+        }
+    }
+}
+
+/// What functions have to do with: the keys of the resource, which change from run to run, and this process.
+#[derive(Clone, Debug)]
+pub struct Context {
+    keys: Arc<Mutex<Arc<Keys>>>,
+    /// For `getenv`.
+    pub environment: Arc<BTreeMap<String, String>>,
+    /// For `include`; None refuses it.
+    pub template_dir: Option<PathBuf>,
+}
+
+impl Context {
+    /// A context without keys.
+    pub fn new(environment: Arc<BTreeMap<String, String>>, template_dir: Option<PathBuf>) -> Self {
+        Self { keys: Arc::default(), environment, template_dir }
+    }
+
+    /// Gives the functions other keys.
+    pub fn set_keys(&self, keys: Arc<Keys>) {
+        *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    /// The keys that functions see now.
+    pub fn keys(&self) -> Arc<Keys> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+// A parameter's type is checked before a function is called, so these find what they look for.
+
+fn bytes(value: &Value) -> &[u8] {
+    match value {
+        Value::Text(text) => text,
+        _ => b"",
+    }
+}
+
+fn string(value: &Value) -> String {
+    String::from_utf8_lossy(bytes(value)).into_owned()
+}
+
+fn int(value: &Value) -> i64 {
+    match value {
+        Value::Int(number) | Value::Int64(number) => *number,
+        _ => 0,
+    }
+}
+
+fn items(value: &Value) -> Vec<Value> {
+    match value {
+        Value::List(list) => list.to_vec(),
+        _ => Vec::new(),
+    }
+}
+
+fn text_value(text: &Text) -> Value {
+    Value::Text(text.clone())
+}
+
+#[cfg(test)]
+mod tests;

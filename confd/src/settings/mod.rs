@@ -1,0 +1,292 @@
+//! What confd is asked to do: flags, over the environment, over `confd.toml`, over defaults.
+//!
+//! Each layer is read into a [`Layer`] of named texts by its own rules (`flags.rs`, `file.rs`), and [`Settings::from_layers`]
+//! is the only place where they become values. A name that confd knows and this program does not have is refused, never
+//! ignored.
+
+mod file;
+mod flags;
+mod names;
+
+pub use flags::{USAGE, help};
+pub(crate) use names::nearest;
+
+use crate::functions::Dialect;
+use crate::wait::Wait;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Values by the flag's name; a flag may be given several times.
+type Layer = BTreeMap<&'static str, Vec<String>>;
+
+/// Where keys come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The v3 API of etcd or Cleat.
+    Etcd,
+    /// This process's environment.
+    Env,
+    /// Files of YAML, JSON or TOML.
+    File,
+}
+
+/// What is done with the resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Once, and then the process ends.
+    Onetime,
+    /// Again and again, with this pause.
+    Interval(Duration),
+    /// Whenever a key changes.
+    Watch,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// confd's lines.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Everything that is decided before the first resource is read. Its Debug output has no secrets: there are none in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where keys come from.
+    pub backend: Backend,
+    /// Endpoints of the store.
+    pub nodes: Vec<String>,
+    /// Directory of `conf.d` and `templates`.
+    pub confdir: PathBuf,
+    /// Instead of the prefix of every resource, if it is not empty.
+    pub prefix: String,
+    /// Once, in intervals, or on changes.
+    pub mode: Mode,
+    /// Writes and runs nothing.
+    pub noop: bool,
+    /// With `noop`: shows what would change.
+    pub diff: bool,
+    /// Writes files, and runs no command.
+    pub sync_only: bool,
+    /// Leaves what was rendered beside the destination.
+    pub keep_stage_file: bool,
+    /// Least severe lines that are logged.
+    pub log_level: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Certificates for the store.
+    pub tls: Option<client::TlsOptions>,
+    /// Files of the backend `file`.
+    pub files: Vec<PathBuf>,
+    /// Names of files in directories of the backend `file`.
+    pub filter: String,
+    /// Quiet time that a change waits for, in watch mode.
+    pub wait: Wait,
+    /// Whose functions templates have, unless the resource says otherwise.
+    pub dialect: Dialect,
+    /// What in the file has no effect.
+    pub warnings: Vec<String>,
+}
+
+/// What a command line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// To keep files up to date.
+    Run(Settings),
+    /// To check the configuration.
+    Check(Settings),
+    /// To print the version.
+    Version,
+    /// To print the flags.
+    Help,
+}
+
+/// A command line, environment or file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The command line is wrong. Go's programs end with 2 then.
+    #[error("{0}")]
+    Flag(String),
+    /// A value or the file is wrong.
+    #[error("{0}")]
+    Value(String),
+}
+
+impl Settings {
+    /// Reads all layers. `arguments` are without the program's name.
+    ///
+    /// # Errors
+    /// [`SettingsError`] names the flag, variable or line, and what is right.
+    pub fn parse(arguments: &[String], environment: &BTreeMap<String, String>) -> Result<Request, SettingsError> {
+        let (command, arguments) = match arguments.split_first() {
+            Some((first, rest)) if first == "check" => ("check", rest),
+            _ => ("", arguments),
+        };
+        let flags = match flags::parse(arguments)? {
+            flags::Parsed::Help => return Ok(Request::Help),
+            flags::Parsed::Flags(flags) => flags,
+        };
+        if flags.contains_key("version") {
+            return Ok(Request::Version);
+        }
+        let variables = from_environment(environment);
+        let path = |layer: &Layer| layer.get("config-file").and_then(|values| values.last()).cloned();
+        let config_file = path(&flags).or_else(|| path(&variables)).unwrap_or_else(|| names::CONFIG_FILE.to_owned());
+        let mut warnings = Vec::new();
+        let file = file::read(config_file.as_ref(), &mut warnings).map_err(SettingsError::Value)?;
+        let mut settings = Self::from_layers(&[flags, variables, file]).map_err(SettingsError::Value)?;
+        settings.warnings = warnings;
+        Ok(if command == "check" { Request::Check(settings) } else { Request::Run(settings) })
+    }
+
+    /// The first layer that has a name decides.
+    fn from_layers(layers: &[Layer]) -> Result<Self, String> {
+        let all = |name: &str| layers.iter().find_map(|layer| layer.get(name)).cloned().unwrap_or_default();
+        let one = |name: &str| all(name).pop().unwrap_or_default();
+        let is_on = |name: &str| match one(name).as_str() {
+            "" => Ok(false),
+            text => parse_bool(text).ok_or_else(|| format!("-{name} is {text:?}: it is true or false")),
+        };
+        let backend = match one("backend").as_str() {
+            "" | "etcd" | "etcdv3" => Backend::Etcd,
+            "env" => Backend::Env,
+            "file" => Backend::File,
+            other => return Err(names::no_such_backend(other)),
+        };
+        refuse_absent(layers)?;
+        let seconds = match one("interval").as_str() {
+            "" => 600,
+            text => text
+                .parse()
+                .ok()
+                .filter(|&seconds: &u64| seconds > 0)
+                .ok_or_else(|| format!("-interval is {text:?}: it is a number of seconds, at least 1"))?,
+        };
+        let mode = if is_on("onetime")? {
+            Mode::Onetime
+        } else if is_on("watch")? {
+            Mode::Watch
+        } else {
+            Mode::Interval(Duration::from_secs(seconds))
+        };
+        let or =
+            |name: &str, default: &str| Some(one(name)).filter(|text| !text.is_empty()).unwrap_or(default.to_owned());
+        let settings = Self {
+            backend,
+            nodes: all("node"),
+            confdir: or("confdir", names::CONFDIR).into(),
+            prefix: one("prefix"),
+            mode,
+            noop: is_on("noop")?,
+            diff: is_on("diff")?,
+            sync_only: is_on("sync-only")?,
+            keep_stage_file: is_on("keep-stage-file")?,
+            log_level: log_level(&one("log-level"))?,
+            log_format: match one("log-format").as_str() {
+                "" | "text" => LogFormat::Text,
+                "json" => LogFormat::Json,
+                other => return Err(format!("-log-format is {other:?}: it is text or json")),
+            },
+            tls: tls(&one)?.filter(|_| backend == Backend::Etcd),
+            files: all("file").into_iter().map(PathBuf::from).collect(),
+            filter: or("filter", "*"),
+            wait: one("wait").parse().map_err(|error| format!("-wait: {error}"))?,
+            dialect: match one("dialect").as_str() {
+                "" => Dialect::default(),
+                name => name.parse().map_err(|error| format!("-dialect: {error}"))?,
+            },
+            warnings: Vec::new(),
+        };
+        settings.check(is_on("basic-auth")?, is_on("client-insecure")?)
+    }
+
+    fn check(mut self, basic_auth: bool, insecure: bool) -> Result<Self, String> {
+        if basic_auth {
+            return Err(
+                "-basic-auth: users and passwords are not there yet; a client certificate can be the user".into()
+            );
+        }
+        if let Some(tls) = &mut self.tls {
+            tls.insecure_skip_verify = insecure;
+        } else if insecure && self.backend == Backend::Etcd {
+            self.tls = Some(client::TlsOptions { insecure_skip_verify: true, ..Default::default() });
+        }
+        if self.diff && !self.noop {
+            return Err("-diff goes with -noop: it shows what would change".into());
+        }
+        if self.backend == Backend::File && self.files.is_empty() {
+            return Err("the backend file needs -file".into());
+        }
+        if self.nodes.is_empty() && self.backend == Backend::Etcd {
+            self.nodes = vec![names::ENDPOINT.to_owned()];
+        }
+        Ok(self)
+    }
+}
+
+/// Go's truths.
+pub(crate) fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// confd's levels as `tracing` calls them.
+fn log_level(level: &str) -> Result<String, String> {
+    Ok(match level {
+        "" | "info" => "info",
+        "panic" | "fatal" | "error" => "error",
+        "warn" | "warning" => "warn",
+        "debug" => "debug",
+        "trace" => "trace",
+        other => return Err(format!("not a valid level: {other:?}; it is one of error, warn, info, debug")),
+    }
+    .to_owned())
+}
+
+fn tls(one: &dyn Fn(&str) -> String) -> Result<Option<client::TlsOptions>, String> {
+    let path = |name: &str| Some(one(name)).filter(|text| !text.is_empty()).map(PathBuf::from);
+    let (ca_file, cert_file, key_file) = (path("client-ca-keys"), path("client-cert"), path("client-key"));
+    if cert_file.is_some() != key_file.is_some() {
+        return Err("-client-cert and -client-key go together".to_owned());
+    }
+    let is_used = ca_file.is_some() || cert_file.is_some();
+    Ok(is_used.then(|| client::TlsOptions { ca_file, cert_file, key_file, ..Default::default() }))
+}
+
+/// `CONFD_LOG_LEVEL` is `-log-level`, and so on; and the names that confd has had always.
+fn from_environment(environment: &BTreeMap<String, String>) -> Layer {
+    let mut layer = Layer::new();
+    let mut set = |name: &'static str, variable: &str| {
+        if let Some(value) = environment.get(variable).filter(|value| !value.is_empty()) {
+            let is_list = names::flag_of(name).is_some_and(|flag| flag.kind == names::Kind::List);
+            let values = if is_list { value.split(',').map(str::to_owned).collect() } else { vec![value.clone()] };
+            layer.entry(name).or_insert(values);
+        }
+    };
+    for flag in names::FLAGS {
+        set(flag.name, &format!("CONFD_{}", flag.name.to_uppercase().replace('-', "_")));
+    }
+    set("client-ca-keys", "CONFD_CLIENT_CAKEYS");
+    set("node", "ETCDCTL_PEERS");
+    layer
+}
+
+/// Names of confd that this program does not have: what they would do must not be missed silently.
+fn refuse_absent(layers: &[Layer]) -> Result<(), String> {
+    for layer in layers {
+        for (name, values) in layer {
+            let Some(flag) = names::flag_of(name) else { continue };
+            let is_set = values.iter().any(|value| !value.is_empty() && parse_bool(value) != Some(false));
+            if let (names::State::Absent(reason), true) = (flag.state, is_set) {
+                return Err(format!("-{name}: {reason}"));
+            }
+        }
+    }
+    Ok(())
+}

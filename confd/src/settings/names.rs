@@ -1,0 +1,150 @@
+//! The names of settings: flags, their keys in `confd.toml`, and what is said about those that are not there.
+
+/// Where the configuration is.
+pub(super) const CONFDIR: &str = "/etc/confd";
+/// The file that need not exist.
+pub(super) const CONFIG_FILE: &str = "/etc/confd/confd.toml";
+/// The store, if none is named.
+pub(super) const ENDPOINT: &str = "http://127.0.0.1:2379";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Bool,
+    Text,
+    /// May be given several times.
+    List,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// With what `-h` says.
+    Present(&'static str),
+    /// With the reason of the refusal.
+    Absent(&'static str),
+}
+
+pub(super) struct Flag {
+    pub(super) name: &'static str,
+    /// In `confd.toml`; empty where confd has none.
+    pub(super) key: &'static str,
+    pub(super) kind: Kind,
+    pub(super) state: State,
+}
+
+const fn flag(name: &'static str, key: &'static str, kind: Kind, help: &'static str) -> Flag {
+    Flag { name, key, kind, state: State::Present(help) }
+}
+
+const fn absent(name: &'static str, key: &'static str, kind: Kind, reason: &'static str) -> Flag {
+    Flag { name, key, kind, state: State::Absent(reason) }
+}
+
+const OTHER_BACKEND: &str = "it belongs to a backend that is not here; there are etcd, env and file";
+const USE_WAIT: &str = "use -wait, which sets how long a change waits for others";
+const NOT_YET: &str = "it is not there yet";
+
+use Kind::{Bool, List, Text};
+
+/// All flags, those of confd and of its forks among them.
+pub(super) const FLAGS: &[Flag] = &[
+    flag("backend", "backend", Text, "where keys come from: etcd (or etcdv3), env, file"),
+    flag("node", "nodes", List, "endpoint of the store; may be given several times"),
+    flag("confdir", "confdir", Text, "directory with conf.d and templates"),
+    flag("config-file", "", Text, "the file of settings"),
+    flag("prefix", "prefix", Text, "prefix of all keys, instead of that of each resource"),
+    flag("interval", "interval", Text, "seconds between two rounds"),
+    flag("onetime", "", Bool, "one round, and then the end"),
+    flag("watch", "watch", Bool, "a round whenever a key changes"),
+    flag("wait", "wait", Text, "with -watch: MIN[:MAX], how long a change waits for others, as 500ms:2s"),
+    flag("noop", "noop", Bool, "shows what would be done and does nothing"),
+    flag("diff", "diff", Bool, "with -noop: shows what would change in each file; the end is 2 if anything would"),
+    flag("sync-only", "sync-only", Bool, "writes files without check_cmd and reload_cmd"),
+    flag("keep-stage-file", "keep_stage_file", Bool, "leaves what was rendered beside its destination"),
+    flag("dialect", "dialect", Text, "whose functions templates have: confd, yunify, abtreece"),
+    flag("log-level", "log-level", Text, "error, warn, info or debug"),
+    flag("log-format", "log-format", Text, "text or json"),
+    flag("client-ca-keys", "client_cakeys", Text, "authorities of the store's certificate"),
+    flag("client-cert", "client_cert", Text, "certificate for the store"),
+    flag("client-key", "client_key", Text, "key of -client-cert"),
+    flag("client-insecure", "client_insecure", Bool, "accepts any certificate of the store"),
+    flag("basic-auth", "basic_auth", Bool, "a user and password for the store"),
+    flag("file", "file", List, "file or directory of the backend file; may be given several times"),
+    flag("filter", "filter", Text, "names of files in a directory of the backend file"),
+    flag("version", "", Bool, "prints the version"),
+    absent("username", "username", Text, "users and passwords are not there yet"),
+    absent("password", "password", Text, "users and passwords are not there yet"),
+    absent("srv-domain", "srv_domain", Text, "endpoints are not found by DNS yet; name them with -node"),
+    absent("srv-record", "srv_record", Text, "endpoints are not found by DNS yet; name them with -node"),
+    absent(
+        "scheme",
+        "scheme",
+        Text,
+        "it is for endpoints found by DNS; write it before the endpoint, https://host:port",
+    ),
+    absent("auth-token", "auth_token", Text, OTHER_BACKEND),
+    absent("auth-type", "auth_type", Text, OTHER_BACKEND),
+    absent("app-id", "app_id", Text, OTHER_BACKEND),
+    absent("user-id", "user_id", Text, OTHER_BACKEND),
+    absent("role-id", "role_id", Text, OTHER_BACKEND),
+    absent("secret-id", "secret_id", Text, OTHER_BACKEND),
+    absent("path", "path", Text, OTHER_BACKEND),
+    absent("table", "table", Text, OTHER_BACKEND),
+    absent("separator", "separator", Text, OTHER_BACKEND),
+    absent("secret-keyring", "", Text, "encrypted values (cget and others) are not supported"),
+    absent("debounce", "debounce", Text, USE_WAIT),
+    absent("batch-interval", "batch_interval", Text, USE_WAIT),
+    absent("failure-mode", "failure_mode", Text, "a resource that fails never stops the others"),
+    absent("metrics-addr", "metrics_addr", Text, NOT_YET),
+    absent("systemd-notify", "systemd_notify", Bool, "it needs no flag: it is done whenever NOTIFY_SOCKET is set"),
+];
+
+pub(super) fn flag_of(name: &str) -> Option<&'static Flag> {
+    FLAGS.iter().find(|flag| flag.name == name)
+}
+
+/// A name that somebody may have meant.
+pub(crate) fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    let best = known.map(|known| (distance(name, known), known)).min()?;
+    (best.0 <= 1 + name.len() / 4).then_some(best.1)
+}
+
+/// Characters to add, remove or change.
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, a) in left.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in right.iter().enumerate() {
+            let change = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[right.len()]
+}
+
+pub(super) fn no_such_backend(name: &str) -> String {
+    let others = [
+        "consul",
+        "vault",
+        "redis",
+        "zookeeper",
+        "dynamodb",
+        "ssm",
+        "rancher",
+        "stackengine",
+        "metad",
+        "acm",
+        "secretsmanager",
+        "imds",
+        "kubernetes",
+        "etcdv2",
+    ];
+    if others.contains(&name) {
+        return format!("the backend {name:?} is not here; there are etcd (the v3 API), env and file");
+    }
+    let hint = nearest(name, ["etcd", "etcdv3", "env", "file"].into_iter());
+    let hint = hint.map_or_else(String::new, |hint| format!("; did you mean {hint:?}?"));
+    format!("Invalid backend {name:?}: there are etcd, env and file{hint}")
+}

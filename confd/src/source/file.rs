@@ -1,0 +1,158 @@
+//! Files of YAML, JSON or TOML as keys: `{"a": {"b": [1]}}` is `/a/b/0`. Later files win.
+
+use super::{Change, Entries};
+use crate::template::{Text, strconv};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Between two looks at the files, in watch mode.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+const MAX_FILE_BYTES: u64 = 64 << 20;
+const MAX_FILES: usize = 10_000;
+const MAX_DEPTH: usize = 64;
+
+/// Files and directories.
+#[derive(Debug)]
+pub(crate) struct Files {
+    paths: Vec<PathBuf>,
+    filter: regex::Regex,
+    /// What was seen last, while they are followed.
+    seen: Vec<Seen>,
+}
+
+/// How a file looked: another one looks different.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    path: PathBuf,
+    modified: Option<std::time::SystemTime>,
+    len: u64,
+    inode: u64,
+}
+
+impl Files {
+    pub(super) fn new(paths: Vec<PathBuf>, filter: &str) -> Result<Self, String> {
+        let mut pattern = String::from("^");
+        for c in filter.chars() {
+            match c {
+                '*' => pattern.push_str(".*"),
+                '?' => pattern.push('.'),
+                '[' | ']' | '-' | '^' => pattern.push(c),
+                c => pattern.push_str(&regex::escape(&c.to_string())),
+            }
+        }
+        pattern.push('$');
+        let filter = regex::Regex::new(&pattern).map_err(|_| format!("-filter {filter:?} is no pattern of a shell"))?;
+        Ok(Self { paths, filter, seen: Vec::new() })
+    }
+
+    /// The files that are there now, those of a directory in order.
+    fn list(&self) -> Result<Vec<PathBuf>, String> {
+        let mut found = Vec::new();
+        for path in &self.paths {
+            self.find(path, &mut found, 0)?;
+        }
+        Ok(found)
+    }
+
+    fn find(&self, path: &Path, found: &mut Vec<PathBuf>, depth: usize) -> Result<(), String> {
+        let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+        if !std::fs::metadata(path).map_err(failed)?.is_dir() {
+            found.push(path.to_owned());
+            return Ok(());
+        }
+        if depth > MAX_DEPTH || found.len() > MAX_FILES {
+            return Err(format!("{}: too many files or directories within each other", path.display()));
+        }
+        let mut entries = std::fs::read_dir(path).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in entries {
+            let is_dir = entry.file_type().map_err(failed)?.is_dir();
+            if is_dir || self.filter.is_match(&entry.file_name().to_string_lossy()) {
+                self.find(&entry.path(), found, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn read(&self) -> Result<Entries, String> {
+        let paths = self.list()?;
+        let read = move || {
+            let mut entries = Entries::new();
+            for path in paths {
+                read_file(&path, &mut entries).map_err(|error| format!("{}: {error}", path.display()))?;
+            }
+            Ok(entries)
+        };
+        tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?
+    }
+
+    fn look(&self) -> Result<Vec<Seen>, String> {
+        use std::os::unix::fs::MetadataExt as _;
+        let seen = |path: PathBuf| {
+            let metadata = std::fs::metadata(&path).ok()?;
+            Some(Seen { modified: metadata.modified().ok(), len: metadata.len(), inode: metadata.ino(), path })
+        };
+        Ok(self.list()?.into_iter().filter_map(seen).collect())
+    }
+
+    pub(super) fn follow(&mut self) -> Result<(), String> {
+        self.seen = self.look()?;
+        Ok(())
+    }
+
+    pub(super) async fn changed(&mut self) -> Change {
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            // A file that is away for a moment is looked for again.
+            if let Ok(seen) = self.look()
+                && seen != self.seen
+            {
+                self.seen = seen;
+                return Change::Everything;
+            }
+        }
+    }
+}
+
+fn read_file(path: &Path, entries: &mut Entries) -> Result<(), String> {
+    let failed = |error: std::io::Error| error.to_string();
+    let len = std::fs::metadata(path).map_err(failed)?.len();
+    if len > MAX_FILE_BYTES {
+        return Err(format!("it has {len} bytes, the limit is {MAX_FILE_BYTES}"));
+    }
+    let text = std::fs::read_to_string(path).map_err(failed)?;
+    let document: serde_json::Value = if path.extension().is_some_and(|extension| extension == "toml") {
+        toml::from_str(&text).map_err(|error| error.to_string())?
+    } else {
+        // JSON is YAML, too.
+        serde_saphyr::from_str(&text).map_err(|error| error.to_string())?
+    };
+    flatten(&document, "", 0, entries)
+}
+
+fn flatten(value: &serde_json::Value, key: &str, depth: usize, entries: &mut Entries) -> Result<(), String> {
+    if depth > MAX_DEPTH {
+        return Err(format!("more than {MAX_DEPTH} levels within each other"));
+    }
+    let text = match value {
+        serde_json::Value::Null => return Ok(()),
+        serde_json::Value::Object(object) => {
+            return object
+                .iter()
+                .try_for_each(|(name, value)| flatten(value, &format!("{key}/{name}"), depth + 1, entries));
+        }
+        serde_json::Value::Array(items) => {
+            let mut numbered = items.iter().enumerate();
+            return numbered
+                .try_for_each(|(number, value)| flatten(value, &format!("{key}/{number}"), depth + 1, entries));
+        }
+        serde_json::Value::Bool(truth) => truth.to_string(),
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Number(number) => match number.as_f64() {
+            Some(float) if number.is_f64() => strconv::format_float(float, 'f', None),
+            _ => number.to_string(),
+        },
+    };
+    entries.insert(Text::from(key.as_bytes()), Text::from(text.as_bytes()));
+    Ok(())
+}

@@ -1,0 +1,319 @@
+//! Go's texts of numbers and strings, both ways, with Go's errors.
+
+use super::unicode;
+use std::fmt::Write as _;
+
+/// A string in double quotes, as Go's `%q` writes it.
+pub fn quote(text: &[u8]) -> String {
+    quote_with(text, b'"', false)
+}
+
+/// [`quote`] with all but ASCII escaped, as `%+q` writes it.
+pub(super) fn quote_ascii(text: &[u8]) -> String {
+    quote_with(text, b'"', true)
+}
+
+fn quote_with(text: &[u8], quote: u8, ascii_only: bool) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push(char::from(quote));
+    let mut rest = text;
+    while let Some((c, width)) = unicode::decode(rest) {
+        if unicode::is_invalid((c, width)) {
+            // Cannot fail: it writes to a string.
+            let _infallible = write!(out, "\\x{:02x}", rest[0]);
+        } else {
+            escape(&mut out, c, quote, ascii_only);
+        }
+        rest = &rest[width..];
+    }
+    out.push(char::from(quote));
+    out
+}
+
+fn escape(out: &mut String, c: char, quote: u8, ascii_only: bool) {
+    if c == char::from(quote) || c == '\\' {
+        out.push('\\');
+        out.push(c);
+        return;
+    }
+    if (c.is_ascii() || !ascii_only) && unicode::is_print(c) {
+        out.push(c);
+        return;
+    }
+    let short = match c {
+        '\x07' => "\\a",
+        '\x08' => "\\b",
+        '\x0c' => "\\f",
+        '\n' => "\\n",
+        '\r' => "\\r",
+        '\t' => "\\t",
+        '\x0b' => "\\v",
+        _ => "",
+    };
+    out.push_str(short);
+    let code = u32::from(c);
+    let _infallible = match code {
+        _ if !short.is_empty() => Ok(()),
+        ..0x20 | 0x7f => write!(out, "\\x{code:02x}"),
+        ..0x1_0000 => write!(out, "\\u{code:04x}"),
+        _ => write!(out, "\\U{code:08x}"),
+    };
+}
+
+/// A character in single quotes.
+pub(super) fn quote_char(c: char, ascii_only: bool) -> String {
+    let mut out = String::from("'");
+    escape(&mut out, c, b'\'', ascii_only);
+    out.push('\'');
+    out
+}
+
+/// True if a string can be written in back quotes.
+pub(super) fn can_backquote(text: &[u8]) -> bool {
+    unicode::chars(text).all(|(c, width)| {
+        !unicode::is_invalid((c, width)) && c != '\u{feff}' && (c == '\t' || (c >= ' ' && c != '`' && c != '\x7f'))
+    })
+}
+
+/// The value of a literal of Go, with its quotes. None is Go's `invalid syntax`.
+pub(super) fn unquote(literal: &[u8]) -> Option<Vec<u8>> {
+    let (&quote, rest) = literal.split_first()?;
+    let (&last, inner) = rest.split_last()?;
+    if quote != last {
+        return None;
+    }
+    if quote == b'`' {
+        return Some(inner.iter().copied().filter(|&byte| byte != b'\r').collect());
+    }
+    let mut out = Vec::with_capacity(inner.len());
+    let mut rest = inner;
+    while !rest.is_empty() {
+        let (piece, after) = unquote_char(rest, quote)?;
+        match piece {
+            Piece::Byte(byte) => out.push(byte),
+            Piece::Char(c) => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+        rest = after;
+    }
+    Some(out)
+}
+
+/// What one character or escape of a literal stands for.
+pub(super) enum Piece {
+    Byte(u8),
+    Char(char),
+}
+
+/// The first character of a literal's inside, and what follows it.
+pub(super) fn unquote_char(text: &[u8], quote: u8) -> Option<(Piece, &[u8])> {
+    let (c, width) = unicode::decode(text)?;
+    if c == char::from(quote) || c == '\n' {
+        return None;
+    }
+    if c != '\\' {
+        // Go keeps bytes that are not UTF-8 as they are.
+        let piece = if unicode::is_invalid((c, width)) { Piece::Byte(text[0]) } else { Piece::Char(c) };
+        return Some((piece, &text[width..]));
+    }
+    let (&kind, rest) = text[1..].split_first()?;
+    let simple = match kind {
+        b'a' => 0x07,
+        b'b' => 0x08,
+        b'f' => 0x0c,
+        b'n' => b'\n',
+        b'r' => b'\r',
+        b't' => b'\t',
+        b'v' => 0x0b,
+        b'\\' => b'\\',
+        b'\'' | b'"' if kind == quote => kind,
+        b'x' => return hex(rest, 2).and_then(|(code, rest)| Some((Piece::Byte(u8::try_from(code).ok()?), rest))),
+        b'u' => return hex(rest, 4).and_then(|(code, rest)| Some((Piece::Char(char::from_u32(code)?), rest))),
+        b'U' => return hex(rest, 8).and_then(|(code, rest)| Some((Piece::Char(char::from_u32(code)?), rest))),
+        b'0'..=b'7' => {
+            let digits = text.get(1..4)?;
+            let code = digits.iter().try_fold(0_u32, |code, digit| match digit {
+                b'0'..=b'7' => Some(code * 8 + u32::from(digit - b'0')),
+                _ => None,
+            })?;
+            return Some((Piece::Byte(u8::try_from(code).ok()?), &text[4..]));
+        }
+        _ => return None,
+    };
+    Some((Piece::Char(char::from(simple)), rest))
+}
+
+fn hex(text: &[u8], digits: usize) -> Option<(u32, &[u8])> {
+    let number = std::str::from_utf8(text.get(..digits)?).ok()?;
+    if !number.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    Some((u32::from_str_radix(number, 16).ok()?, &text[digits..]))
+}
+
+/// Go's `strconv.Atoi`. The error is Go's text.
+pub fn atoi(text: &[u8]) -> Result<i64, String> {
+    parse_int(text).map_err(|reason| format!("strconv.Atoi: parsing {}: {reason}", quote(text)))
+}
+
+/// Go's `strconv.ParseInt` of a decimal number; the error is the reason alone.
+pub fn parse_int(text: &[u8]) -> Result<i64, &'static str> {
+    let digits = text.strip_prefix(b"+").or_else(|| text.strip_prefix(b"-")).unwrap_or(text);
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err("invalid syntax");
+    }
+    let text = std::str::from_utf8(text).map_err(|_| "invalid syntax")?;
+    text.parse().map_err(|_| "value out of range")
+}
+
+/// Go's `strconv.ParseUint` with base 0: the prefix tells the base, and digits may be set apart with `_`.
+pub fn parse_uint_any_base(text: &[u8]) -> Result<u64, &'static str> {
+    let lower = text.to_ascii_lowercase();
+    let (base, digits) = match lower.as_slice() {
+        [b'0', b'x', rest @ ..] => (16, rest),
+        [b'0', b'b', rest @ ..] => (2, rest),
+        [b'0', b'o', rest @ ..] => (8, rest),
+        [b'0', rest @ ..] if !rest.is_empty() => (8, rest),
+        all => (10, all),
+    };
+    if !underscores_are_fine(&lower) {
+        return Err("invalid syntax");
+    }
+    let digits: String = digits.iter().filter(|&&byte| byte != b'_').map(|&byte| char::from(byte)).collect();
+    if digits.is_empty() || !digits.chars().all(|c| c.is_digit(base)) {
+        return Err("invalid syntax");
+    }
+    u64::from_str_radix(&digits, base).map_err(|_| "value out of range")
+}
+
+/// True if every `_` stands between digits, or behind the prefix of a base.
+fn underscores_are_fine(lower: &[u8]) -> bool {
+    let unsigned = lower.strip_prefix(b"+").or_else(|| lower.strip_prefix(b"-")).unwrap_or(lower);
+    let (mut before, digits) = match unsigned {
+        [b'0', b'x' | b'b' | b'o', rest @ ..] => (b'0', rest),
+        all => (b'.', all),
+    };
+    let is_hex = unsigned.starts_with(b"0x");
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (is_hex && byte.is_ascii_hexdigit());
+    for &byte in digits {
+        if byte == b'_' && !is_digit(before) {
+            return false;
+        }
+        if before == b'_' && !is_digit(byte) {
+            return false;
+        }
+        before = byte;
+    }
+    before != b'_'
+}
+
+/// Go's `strconv.ParseInt` with base 0.
+pub(super) fn parse_int_any_base(text: &[u8]) -> Result<i64, &'static str> {
+    let (negative, digits) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        all => (false, all),
+    };
+    let magnitude = parse_uint_any_base(digits)?;
+    if negative {
+        return 0_i64.checked_sub_unsigned(magnitude).ok_or("value out of range");
+    }
+    i64::try_from(magnitude).map_err(|_| "value out of range")
+}
+
+/// Go's `strconv.ParseFloat`, also for hexadecimal numbers.
+pub fn parse_float(text: &[u8]) -> Result<f64, &'static str> {
+    let invalid = "invalid syntax";
+    let lower = text.to_ascii_lowercase();
+    let unsigned = lower.strip_prefix(b"+").or_else(|| lower.strip_prefix(b"-")).unwrap_or(&lower);
+    let is_hex = unsigned.starts_with(b"0x");
+    if lower.contains(&b'_') {
+        // They are for literals with the prefix of a base only.
+        if !is_hex || !underscores_are_fine(&lower) {
+            return Err(invalid);
+        }
+    }
+    if is_hex {
+        let digits: Vec<u8> = unsigned[2..].iter().copied().filter(|&byte| byte != b'_').collect();
+        let magnitude = parse_hex_float(&digits).ok_or(invalid)?;
+        return Ok(if lower.starts_with(b"-") { -magnitude } else { magnitude });
+    }
+    let text = std::str::from_utf8(&lower).map_err(|_| invalid)?;
+    let number: f64 = text.parse().map_err(|_| invalid)?;
+    if number.is_infinite() && !text.contains("inf") {
+        return Err("value out of range");
+    }
+    Ok(number)
+}
+
+/// `1.8p3`, without sign and prefix. The exponent is not optional.
+fn parse_hex_float(text: &[u8]) -> Option<f64> {
+    let at = text.iter().position(|&byte| byte == b'p')?;
+    let exponent: i32 = std::str::from_utf8(&text[at + 1..]).ok()?.parse().ok()?;
+    let mut mantissa = 0.0_f64;
+    let mut scale = exponent.clamp(-5000, 5000);
+    let mut seen_point = false;
+    let mut digits = 0;
+    for &byte in &text[..at] {
+        match char::from(byte).to_digit(16) {
+            Some(digit) => {
+                digits += 1;
+                mantissa = mantissa * 16.0 + f64::from(digit);
+                scale -= if seen_point { 4 } else { 0 };
+            }
+            None if byte == b'.' && !seen_point => seen_point = true,
+            None => return None,
+        }
+    }
+    (digits > 0).then(|| mantissa * 2.0_f64.powi(scale))
+}
+
+/// Go's `strconv.FormatFloat`: `format` is one of `eEfgG`, and without a precision as many digits as are needed to read the
+/// same number again.
+pub fn format_float(number: f64, format: char, precision: Option<usize>) -> String {
+    if number.is_nan() {
+        return "NaN".to_owned();
+    }
+    if number.is_infinite() {
+        return if number < 0.0 { "-Inf" } else { "+Inf" }.to_owned();
+    }
+    match (format, precision) {
+        ('f' | 'F', Some(precision)) => format!("{number:.precision$}"),
+        ('f' | 'F', None) => format!("{number}"),
+        ('e' | 'E', Some(precision)) => scientific(&format!("{number:.precision$e}"), format),
+        ('e' | 'E', None) => scientific(&format!("{number:e}"), format),
+        (_, precision) => general(number, precision, if format == 'G' { 'E' } else { 'e' }),
+    }
+}
+
+/// `1.5e7` as Go writes it, `1.5e+07`.
+fn scientific(text: &str, letter: char) -> String {
+    let (digits, exponent) = text.split_once('e').unwrap_or((text, "0"));
+    let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |exponent| ('-', exponent));
+    format!("{digits}{letter}{sign}{exponent:0>2}")
+}
+
+/// The shorter of both forms, as `%g` chooses it.
+fn general(number: f64, precision: Option<usize>, letter: char) -> String {
+    let significant = precision.map(|precision| precision.max(1));
+    let text = match significant {
+        Some(significant) => format!("{number:.*e}", significant - 1),
+        None => format!("{number:e}"),
+    };
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or_default();
+    // Zeros at the end say nothing.
+    let mantissa = if mantissa.contains('.') { mantissa.trim_end_matches('0').trim_end_matches('.') } else { mantissa };
+    let digits = mantissa.bytes().filter(u8::is_ascii_digit).count();
+    let mut limit = significant.unwrap_or(6);
+    if significant.is_some() && limit > digits && i32::try_from(digits).is_ok_and(|digits| digits > exponent) {
+        limit = digits;
+    }
+    if exponent < -4 || i32::try_from(limit).is_ok_and(|limit| exponent >= limit) {
+        return scientific(&format!("{mantissa}e{exponent}"), letter);
+    }
+    let decimals = i32::try_from(digits).unwrap_or(i32::MAX) - 1 - exponent;
+    match significant {
+        Some(_) => format!("{number:.*}", usize::try_from(decimals).unwrap_or_default()),
+        None => format!("{number}"),
+    }
+}

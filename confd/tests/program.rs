@@ -1,0 +1,468 @@
+//! The program as its users run it: files, environment, flags, signals and exit codes.
+
+use anyhow::{Context as _, Result, ensure};
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longest time for anything to happen, on a machine with much else to do.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A directory with `conf.d`, `templates` and `out`.
+struct Site {
+    directory: tempfile::TempDir,
+}
+
+impl Site {
+    fn new() -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        for name in ["conf.d", "templates", "out"] {
+            fs::create_dir(directory.path().join(name))?;
+        }
+        Ok(Self { directory })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn out(&self, name: &str) -> PathBuf {
+        self.path("out").join(name)
+    }
+
+    /// A resource `NAME.toml` with template `NAME.tmpl` and destination `out/NAME`.
+    fn resource(&self, name: &str, template: &str, more: &str) -> Result<()> {
+        let dest = self.out(name);
+        let text = format!("[template]\nsrc = '{name}.tmpl'\ndest = '{}'\n{more}\n", dest.display());
+        fs::write(self.path("conf.d").join(format!("{name}.toml")), text)?;
+        fs::write(self.path("templates").join(format!("{name}.tmpl")), template)?;
+        Ok(())
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_confd"));
+        let (first, rest) = match arguments.split_first() {
+            Some((first, rest)) if *first == "check" => (Some(*first), rest),
+            _ => (None, arguments),
+        };
+        command
+            .args(first)
+            .arg("-confdir")
+            .arg(self.directory.path())
+            .args(["-config-file", "/nonexistent"])
+            .args(rest);
+        command.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Output> {
+        let mut command = self.command(arguments);
+        command.envs(environment.iter().copied());
+        command.output().context("run confd")
+    }
+
+    fn leftovers(&self) -> Result<Vec<String>> {
+        let names = fs::read_dir(self.path("out"))?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let names: Vec<String> = names.collect::<Result<_>>()?;
+        Ok(names.into_iter().filter(|name| name.starts_with('.')).collect())
+    }
+}
+
+/// A confd that runs until it is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Result<Self> {
+        Ok(Self(command.stderr(Stdio::null()).spawn()?))
+    }
+
+    fn signal(&self, name: &str) -> Result<()> {
+        let pid = self.0.id().to_string();
+        ensure!(Command::new("kill").args([&format!("-{name}"), &pid]).status()?.success(), "kill -{name} {pid}");
+        Ok(())
+    }
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        ensure!(Instant::now() < deadline, "{what} did not happen within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_resource_becomes_a_file_once() -> Result<()> {
+    let site = Site::new()?;
+    let marker = site.out("reloads");
+    let more = format!(
+        "keys = ['/app']\nmode = '0600'\ncheck_cmd = 'grep -q edge {{{{.src}}}}'\nreload_cmd = 'echo x >> {}'",
+        marker.display()
+    );
+    site.resource("a", "name={{getv \"/app/name\"}}\n{{range ls \"/app\"}}{{.}};{{end}}", &more)?;
+    let environment = [("APP_NAME", "edge"), ("APP_PORT", "80")];
+    let once = ["-backend", "env", "-onetime"];
+    let output = site.run(&once, &environment)?;
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(read(&site.out("a")), "name=edge\nname;port;");
+    assert_eq!(fs::metadata(site.out("a"))?.permissions().mode() & 0o7777, 0o600);
+    let inode = fs::metadata(site.out("a"))?.ino();
+    // A second run finds nothing to do; neither command runs.
+    assert!(site.run(&once, &environment)?.status.success());
+    assert_eq!((fs::metadata(site.out("a"))?.ino(), read(&marker).lines().count()), (inode, 1));
+    // A wrong mode is repaired.
+    fs::set_permissions(site.out("a"), fs::Permissions::from_mode(0o644))?;
+    let output = site.run(&once, &environment)?;
+    assert!(text(&output).contains("has mode 0644 should be 0600"), "{}", text(&output));
+    assert_eq!(read(&marker).lines().count(), 2);
+    assert_eq!(site.leftovers()?, Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn what_fails_leaves_the_file_and_the_others_alone() -> Result<()> {
+    let site = Site::new()?;
+    site.resource("bad", "{{getv \"/nope\"}}", "keys = ['/app']")?;
+    site.resource("checked", "new", "keys = ['/app']\ncheck_cmd = 'echo secret; exit 3'")?;
+    site.resource("good", "{{getv \"/app/name\"}}", "keys = ['/app']")?;
+    fs::write(site.path("conf.d/broken.toml"), "[template]\nsrc = 'x\n")?;
+    fs::write(site.out("bad"), "old")?;
+    fs::write(site.out("checked"), "old")?;
+    let output = site.run(&["-backend", "env", "-onetime"], &[("APP_NAME", "edge")])?;
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!((read(&site.out("bad")), read(&site.out("checked"))), ("old".to_owned(), "old".to_owned()));
+    assert_eq!(read(&site.out("good")), "edge");
+    let log = text(&output);
+    let getv = "template: bad.tmpl:1:2: executing \"bad.tmpl\" at <getv \"/nope\">: error calling getv: key does not exist: /nope";
+    for expected in [getv, "Config check failed: exit status 3", "broken.toml:2:"] {
+        assert!(log.contains(expected), "{expected} is not in\n{log}");
+    }
+    assert_eq!(site.leftovers()?, Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn noop_shows_and_does_nothing() -> Result<()> {
+    let site = Site::new()?;
+    site.resource("a", "{{getv \"/app/name\"}}\n", "keys = ['/app']\nreload_cmd = 'touch reloaded'")?;
+    fs::write(site.out("a"), "old\n")?;
+    let environment = [("APP_NAME", "new")];
+    let output = site.run(&["-backend", "env", "-onetime", "-noop", "-diff"], &environment)?;
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    let name = site.out("a").display().to_string();
+    let diff = format!("--- {name}\n+++ {name}\n@@ -1 +1 @@\n-old\n+new\n");
+    assert_eq!((String::from_utf8(output.stdout)?, read(&site.out("a"))), (diff, "old\n".to_owned()));
+    assert_eq!(site.run(&["-backend", "env", "-onetime", "-noop"], &environment)?.status.code(), Some(0));
+    fs::write(site.out("a"), "new\n")?;
+    assert_eq!(site.run(&["-backend", "env", "-onetime", "-noop", "-diff"], &environment)?.status.code(), Some(0));
+    Ok(())
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() -> Result<()> {
+    let site = Site::new()?;
+    site.resource("a", "{{getv \"/name\"}}", "keys = ['/name']\nprefix = '/resource'")?;
+    let file = site.path("confd.toml");
+    fs::write(&file, "backend = 'env'\nprefix = '/file'\nlog-level = 'error'\n")?;
+    let values = [("RESOURCE_NAME", "resource"), ("FILE_NAME", "file"), ("ENV_NAME", "env"), ("FLAG_NAME", "flag")];
+    let config = file.display().to_string();
+    let run = |arguments: &[&str], more: &[(&str, &str)]| -> Result<String> {
+        let arguments = [&["-onetime", "-config-file", &config], arguments].concat();
+        let output = site.run(&arguments, &[&values[..], more].concat())?;
+        ensure!(output.status.success(), "{}", text(&output));
+        Ok(read(&site.out("a")))
+    };
+    assert_eq!(run(&[], &[])?, "file");
+    assert_eq!(run(&[], &[("CONFD_PREFIX", "/env")])?, "env");
+    assert_eq!(run(&["--prefix=/flag"], &[("CONFD_PREFIX", "/env")])?, "flag");
+    fs::write(&file, "backend = 'env'\n")?;
+    assert_eq!(run(&[], &[])?, "resource");
+    Ok(())
+}
+
+#[test]
+fn bad_flags_and_what_is_not_there_are_told() -> Result<()> {
+    let site = Site::new()?;
+    for (arguments, code, expected) in [
+        (&["-prefx", "/a"][..], 2, "flag provided but not defined: -prefx; did you mean -prefix?"),
+        (&["-watch=maybe"], 2, "invalid boolean value \"maybe\" for -watch: parse error"),
+        (&["-node"], 2, "flag needs an argument: -node"),
+        (&["-backend", "consul"], 1, "the backend \"consul\" is not here; there are etcd (the v3 API), env and file"),
+        (&["-backend", "envv"], 1, "Invalid backend \"envv\": there are etcd, env and file; did you mean \"env\"?"),
+        (&["-table", "x"], 1, "-table: it belongs to a backend that is not here; there are etcd, env and file"),
+        (&["-interval", "0"], 1, "-interval is \"0\": it is a number of seconds, at least 1"),
+        (&["-diff"], 1, "-diff goes with -noop"),
+        (&["-client-cert", "x"], 1, "-client-cert and -client-key go together"),
+        (&["-log-level", "zz"], 1, "not a valid level: \"zz\""),
+        (&["-version"], 0, ""),
+        (&["-h"], 0, ""),
+    ] {
+        let output = site.run(arguments, &[])?;
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output));
+        assert!(text(&output).contains(expected), "{arguments:?}: {}", text(&output));
+    }
+    Ok(())
+}
+
+#[test]
+fn check_names_file_line_and_remedy() -> Result<()> {
+    let site = Site::new()?;
+    site.resource("good", "{{getv \"/a\"}}", "keys = ['/a']")?;
+    let output = site.run(&["check", "-backend", "env"], &[])?;
+    assert_eq!(String::from_utf8(output.stdout.clone())?, "1 template resources are right\n", "{}", text(&output));
+    site.resource("typo", "x", "kyes = ['/a']")?;
+    site.resource("syntax", "a\n{{if}}", "keys = ['/a']")?;
+    site.resource("command", "a", "keys = ['/a']\ncheck_cmd = 'x {{'")?;
+    site.resource("mode", "a", "keys = ['/a']\nmode = 'rw'")?;
+    fs::write(site.path("conf.d/nodest.toml"), "[template]\nsrc = 'x'\n")?;
+    let output = site.run(&["check", "-backend", "env"], &[])?;
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output);
+    for expected in [
+        "typo.toml:4: \"kyes\" is no key of [template]; did you mean \"keys\"?",
+        "syntax.tmpl, template: syntax.tmpl:2: missing value for if",
+        "check_cmd: template: checkcmd:1: unclosed action",
+        "mode.toml:5: mode: strconv.ParseUint: parsing \"rw\": invalid syntax",
+        "nodest.toml:1: there is no dest",
+    ] {
+        assert!(told.contains(expected), "{expected} is not in\n{told}");
+    }
+    Ok(())
+}
+
+#[test]
+fn destinations_that_are_no_files_are_left_alone() -> Result<()> {
+    let site = Site::new()?;
+    site.resource("directory", "x", "keys = ['/a']")?;
+    fs::create_dir(site.out("directory"))?;
+    site.resource("pipe", "x", "keys = ['/a']")?;
+    ensure!(Command::new("mkfifo").arg(site.out("fifo")).status()?.success(), "mkfifo");
+    std::os::unix::fs::symlink(site.out("fifo"), site.out("pipe"))?;
+    site.resource("link", "new", "keys = ['/a']")?;
+    fs::write(site.out("target"), "old")?;
+    std::os::unix::fs::symlink(site.out("target"), site.out("link"))?;
+    let output = site.run(&["-backend", "env", "-onetime"], &[])?;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("is a directory"), "{}", text(&output));
+    assert!(text(&output).contains("pipe is no regular file"), "{}", text(&output));
+    // A link is replaced, as confd does, and what it led to stays.
+    assert!(fs::symlink_metadata(site.out("link"))?.is_file());
+    assert_eq!((read(&site.out("link")), read(&site.out("target"))), ("new".to_owned(), "old".to_owned()));
+    assert_eq!(site.leftovers()?, Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn equal_reloads_run_once_and_failed_ones_again() -> Result<()> {
+    let site = Site::new()?;
+    let (marker, gate) = (site.out("reloads"), site.out("gate"));
+    let reload = format!("keys = ['/']\nreload_cmd = 'echo x >> {}; test -e {}'", marker.display(), gate.display());
+    site.resource("a", "1", &reload)?;
+    site.resource("b", "2", &reload)?;
+    let mut confd = site.command(&["-backend", "env", "-interval", "1000"]);
+    let mut running = Running::start(&mut confd)?;
+    until("the first reload", || read(&marker).lines().count() == 1)?;
+    // It failed, and runs again although nothing changes.
+    until("the second reload", || read(&marker).lines().count() >= 2)?;
+    fs::write(&gate, "")?;
+    running.signal("TERM")?;
+    assert!(running.0.wait()?.success());
+    Ok(())
+}
+
+#[test]
+fn a_reload_that_did_not_run_is_made_up_for() -> Result<()> {
+    let site = Site::new()?;
+    let (marker, gate) = (site.out("reloads"), site.out("gate"));
+    let more = format!("keys = ['/']\nreload_cmd = 'test -e {} && echo x >> {}'", gate.display(), marker.display());
+    site.resource("a", "1", &more)?;
+    let once = ["-backend", "env", "-onetime"];
+    assert_eq!(site.run(&once, &[])?.status.code(), Some(1));
+    assert_eq!((read(&site.out("a")).as_str(), site.leftovers()?), ("1", vec![".a.reload".to_owned()]));
+    fs::write(&gate, "")?;
+    // The file is as it should be, but whoever reads it was not told.
+    assert!(site.run(&once, &[])?.status.success());
+    assert!(site.run(&once, &[])?.status.success());
+    assert_eq!((read(&marker).lines().count(), site.leftovers()?), (1, Vec::new()));
+    Ok(())
+}
+
+#[test]
+fn a_reload_that_fails_can_put_the_old_file_back() -> Result<()> {
+    let site = Site::new()?;
+    let dest = site.out("a");
+    let more = format!("keys = ['/']\nrollback = true\nbackup = true\nreload_cmd = 'grep -q old {}'", dest.display());
+    site.resource("a", "new", &more)?;
+    fs::write(&dest, "old")?;
+    let output = site.run(&["-backend", "env", "-onetime"], &[])?;
+    assert_eq!((read(&dest), read(&site.out("a.bak"))), ("old".to_owned(), "old".to_owned()), "{}", text(&output));
+    Ok(())
+}
+
+#[test]
+fn files_are_followed_and_hangup_reads_resources_again() -> Result<()> {
+    let site = Site::new()?;
+    let data = site.path("data.yaml");
+    fs::write(&data, "app: {name: one, list: [1, 2.5, true, null]}\n")?;
+    site.resource(
+        "a",
+        "{{getv \"/app/name\"}} {{range gets \"/app/list/*\"}}{{.Key}}={{.Value}};{{end}}",
+        "keys = ['/app']",
+    )?;
+    let data_path = data.display().to_string();
+    let mut confd = site.command(&["-backend", "file", "-file", &data_path, "-watch"]);
+    let mut running = Running::start(&mut confd)?;
+    until("the first file", || read(&site.out("a")) == "one /app/list/0=1;/app/list/1=2.5;/app/list/2=true;")?;
+    fs::write(&data, "{\"app\": {\"name\": \"two\"}}")?;
+    until("the change", || read(&site.out("a")) == "two ")?;
+    site.resource("b", "b", "keys = ['/app']")?;
+    running.signal("HUP")?;
+    until("the new resource", || read(&site.out("b")) == "b")?;
+    running.signal("INT")?;
+    assert!(running.0.wait()?.success());
+    Ok(())
+}
+
+#[test]
+fn names_and_values_never_reach_a_shell() -> Result<()> {
+    let site = Site::new()?;
+    let odd = site.path("out").join("$(touch pwned)");
+    fs::create_dir(&odd)?;
+    let dest = odd.join("a;touch pwned");
+    let text_of = |check: &str| {
+        let toml = format!("[template]\nsrc = 'a.tmpl'\ndest = '{}'\nkeys = ['/a']\n{check}\n", dest.display());
+        fs::write(site.path("conf.d/a.toml"), toml)
+    };
+    fs::write(site.path("templates/a.tmpl"), "{{getv \"/a\"}}")?;
+    let environment = [("A", "$(touch pwned)`touch pwned`")];
+    text_of("check_cmd = \"cat '{{.src}}'\"")?;
+    let output = site.run(&["-backend", "env", "-onetime"], &environment)?;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("give the command as a list of words"), "{}", text(&output));
+    text_of("check_cmd = ['cat', '{{.src}}']\nreload_cmd = ['test', '-e', '{{.dest}}']")?;
+    let output = site.run(&["-backend", "env", "-onetime", "-log-level", "info"], &environment)?;
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(read(&dest), "$(touch pwned)`touch pwned`");
+    assert!(!text(&output).contains("`touch pwned`"), "a value is in the log: {}", text(&output));
+    for place in [site.path("pwned"), PathBuf::from("pwned")] {
+        assert!(!place.exists());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_confd_that_is_killed_leaves_whole_files_and_no_reload_undone() -> Result<()> {
+    let site = Site::new()?;
+    let (dest, marker) = (site.out("a"), site.out("reloads"));
+    let more = format!(
+        "keys = ['/n']\nmode = '0640'\nreload_cmd = 'cat {} | head -c 4 >> {}'",
+        dest.display(),
+        marker.display()
+    );
+    site.resource("a", "{{$n := getv \"/n\"}}{{range 20000}}{{$n}};{{end}}", &more)?;
+    let whole = |number: u32| format!("{number:03};").repeat(20_000);
+    let mut last = None;
+    for number in 0..25 {
+        let value = format!("{number:03}");
+        let mut confd = site.command(&["-backend", "env", "-interval", "1000"]);
+        let running = Running::start(confd.env("N", &value))?;
+        // Sooner or later in its work, and sometimes after it.
+        std::thread::sleep(Duration::from_millis(u64::from(number) * 4));
+        drop(running);
+        let found = read(&dest);
+        let is_old = last.map_or(found.is_empty(), |last| found == whole(last));
+        ensure!(is_old || found == whole(number), "after {number}: {} bytes, {:?}", found.len(), found.get(..20));
+        if !is_old {
+            last = Some(number);
+        }
+        if let Ok(metadata) = fs::metadata(&dest) {
+            assert_eq!(metadata.permissions().mode() & 0o7777, 0o640);
+        }
+    }
+    let output = site.run(&["-backend", "env", "-onetime"], &[("N", "999")])?;
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(read(&dest), whole(999));
+    // The reload of the last change has run, however often the others did.
+    assert!(read(&marker).ends_with("999;"), "{}", read(&marker));
+    Ok(())
+}
+
+/// Runs a script where it may mount file systems that nobody else sees.
+fn with_mounts(script: &str, site: &Site) -> Result<Output> {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-ec", script]).env("B", site.directory.path());
+    command.env("CONFD", env!("CARGO_BIN_EXE_confd")).stdin(Stdio::null());
+    command.output().context("run unshare, which needs root")
+}
+
+#[test]
+fn a_full_or_read_only_disk_and_a_mounted_file_are_taken_as_they_are() -> Result<()> {
+    let site = Site::new()?;
+    site.resource("hosts", "rendered", "keys = ['/a']")?;
+    for (name, template) in [("full", "{{range 40000}}0123456789{{end}}"), ("locked", "new")] {
+        let dest = site.path(name).join("file");
+        fs::create_dir(site.path(name))?;
+        let toml = format!("[template]\nsrc = '{name}.tmpl'\ndest = '{}'\nkeys = ['/a']\n", dest.display());
+        fs::write(site.path("conf.d").join(format!("{name}.toml")), toml)?;
+        fs::write(site.path("templates").join(format!("{name}.tmpl")), template)?;
+    }
+    let script = "
+        mount -t tmpfs -o size=128k tmpfs $B/full && echo old > $B/full/file
+        mount -t tmpfs tmpfs $B/locked && echo old > $B/locked/file && mount -o remount,ro $B/locked
+        echo old > $B/out/hosts && echo old > $B/target && mount --bind $B/target $B/out/hosts
+        $CONFD -confdir $B -config-file /nonexistent -backend env -onetime && exit 9
+        cat $B/full/file $B/locked/file && ls -A $B/full $B/out";
+    let output = with_mounts(script, &site)?;
+    let found = String::from_utf8_lossy(&output.stdout).into_owned();
+    let place = |name: &str| site.path(name).display().to_string();
+    let listing = format!("old\nold\n{}:\nfile\n\n{}:\nhosts\n", place("full"), place("out"));
+    assert_eq!((output.status.code(), found), (Some(0), listing), "{}", text(&output));
+    // Written in place: the file below the mount has it.
+    assert_eq!(read(&site.path("target")), "rendered");
+    let log = text(&output);
+    assert!(log.contains("No space left on device") && log.contains("Read-only file system"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn files_include_others_of_their_directory() -> Result<()> {
+    let site = Site::new()?;
+    fs::write(site.path("templates/part"), "<{{.}} {{getv \"/a\"}}>")?;
+    fs::write(site.path("templates/round"), "{{include \"round\"}}")?;
+    let include = |name: &str| site.resource("a", &format!("{{{{include \"{name}\" \"x\"}}}}"), "keys = ['/a']");
+    let run = || site.run(&["-backend", "env", "-onetime"], &[("A", "1")]);
+    include("part")?;
+    let output = run()?;
+    assert_eq!(read(&site.out("a")), "<x 1>", "{}", text(&output));
+    for (name, expected) in [
+        ("round", "include cycle detected: "),
+        ("../conf.d/a.toml", "include path \"../conf.d/a.toml\" is outside template directory"),
+        ("/etc/passwd", "include path \"/etc/passwd\" is outside template directory"),
+        ("none", "failed to read include \"none\": No such file or directory"),
+    ] {
+        include(name)?;
+        let output = run()?;
+        assert!(text(&output).contains(expected), "{name}: {}", text(&output));
+        assert_eq!(read(&site.out("a")), "<x 1>");
+    }
+    Ok(())
+}
