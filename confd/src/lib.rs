@@ -10,6 +10,8 @@ pub mod check;
 mod command;
 mod diff;
 pub mod functions;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_target;
 pub mod keys;
 pub mod log;
 mod process;

@@ -293,6 +293,7 @@ pub(super) fn encode(value: &Value, indent: Option<&str>) -> Result<String, Stri
 }
 
 fn write(out: &mut String, value: &Value, indent: Option<&str>, depth: usize) -> Result<(), String> {
+    super::fits(out.len() as u128)?;
     match value {
         Value::Absent | Value::Nil => out.push_str("null"),
         Value::Bool(truth) => out.push_str(if *truth { "true" } else { "false" }),

@@ -104,6 +104,19 @@ fn items(value: &Value) -> Vec<Value> {
     }
 }
 
+/// Longest string that a function makes of shorter ones.
+const MAX_TEXT_BYTES: u128 = 256 << 20;
+
+/// Refuses to make a string of so many bytes.
+fn fits(bytes: u128) -> Result<(), String> {
+    if bytes <= MAX_TEXT_BYTES { Ok(()) } else { Err(format!("the result is larger than {MAX_TEXT_BYTES} bytes")) }
+}
+
+/// A product, for [`fits`].
+fn product(left: usize, right: usize) -> u128 {
+    left as u128 * right as u128
+}
+
 fn text_value(text: &Text) -> Value {
     Value::Text(text.clone())
 }

@@ -3,7 +3,7 @@
 use super::convert::{camelcase, map_case, replace, separated, split};
 use super::json::{self, Into};
 use super::store::PAIR_LIST;
-use super::{bytes, int, items, pattern, string};
+use super::{bytes, fits, int, items, pattern, product, string};
 use crate::template::{ANYS, Function, Functions, MAP, Param, TEXTS, Text, Value, strconv};
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
@@ -12,7 +12,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurposeConfig};
 use std::collections::BTreeMap;
 
 /// Most elements that one call may make of nothing.
-const MAX_ELEMENTS: i64 = 10_000_000;
+const MAX_ELEMENTS: i64 = 1_000_000;
 
 type Result<T = Value> = std::result::Result<T, String>;
 
@@ -25,6 +25,8 @@ pub(super) fn add_common(functions: &mut Functions) {
         .add(Function::new("split", &[Text, Text], |args| Ok(Value::texts(split(bytes(&args[0]), bytes(&args[1]))))));
     functions.add(Function::new("join", &[Param::TEXTS, Text], |args| {
         let parts: Vec<Vec<u8>> = items(&args[0]).iter().map(|part| bytes(part).to_vec()).collect();
+        let length: usize = parts.iter().map(Vec::len).sum();
+        fits(length as u128 + product(parts.len(), bytes(&args[1]).len()))?;
         Ok(parts.join(bytes(&args[1])).into())
     }));
     functions.add(Function::new("toUpper", &[Text], |args| {
@@ -40,7 +42,10 @@ pub(super) fn add_common(functions: &mut Functions) {
     functions
         .add(Function::new("contains", &[Text, Text], |args| Ok(contains(bytes(&args[0]), bytes(&args[1])).into())));
     functions.add(Function::new("replace", &[Text, Text, Text, Param::Int], |args| {
-        Ok(replace(bytes(&args[0]), bytes(&args[1]), bytes(&args[2]), int(&args[3])).into())
+        let (text, old, new) = (bytes(&args[0]), bytes(&args[1]), bytes(&args[2]));
+        let found = if old.is_empty() { text.len() + 1 } else { split(text, old).len() - 1 };
+        fits(text.len() as u128 + product(found, new.len()))?;
+        Ok(replace(text, old, new, int(&args[3])).into())
     }));
     functions.add(Function::new("json", &[Text], |args| json::decode(bytes(&args[0]), Into::Map)));
     functions.add(Function::new("jsonArray", &[Text], |args| json::decode(bytes(&args[0]), Into::List)));
@@ -68,13 +73,13 @@ pub(super) fn add_confd(functions: &mut Functions) {
             && [TEXTS, PAIR_LIST].contains(&list.type_name)
         {
             // In place: confd's templates see it in the variable, too.
-            list.change(|items| items.reverse());
+            list.reorder(<[Value]>::reverse);
         }
         Ok(args[0].clone())
     }));
     functions.add(Function::new("sortByLength", &[Param::TEXTS], |args| {
         if let Value::List(list) = &args[0] {
-            list.change(|items| items.sort_by_key(|item| bytes(item).len()));
+            list.reorder(|items| items.sort_by_key(|item| bytes(item).len()));
         }
         Ok(args[0].clone())
     }));
@@ -84,7 +89,7 @@ pub(super) fn add_confd(functions: &mut Functions) {
             _ => 0,
         };
         if let Value::List(list) = &args[0] {
-            list.change(|items| items.sort_by_key(length));
+            list.reorder(|items| items.sort_by_key(length));
         }
         Ok(Value::list(PAIR_LIST, items(&args[0])))
     }));
@@ -137,9 +142,7 @@ pub(super) fn add_more(functions: &mut Functions) {
     }));
     functions.add(Function::new("repeat", &[Int, Text], |args| {
         let (count, text) = (int(&args[0]).max(0), bytes(&args[1]));
-        if count.saturating_mul(text.len() as i64) > 100 * MAX_ELEMENTS {
-            return Err(format!("{count} times {} bytes are too much", text.len()));
-        }
+        fits(product(count as usize, text.len()))?;
         Ok(text.repeat(count as usize).into())
     }));
     functions.add(Function::new("nospace", &[Text], |args| Ok(replace(bytes(&args[0]), b" ", b"", -1).into())));
@@ -166,7 +169,10 @@ fn add_regular_expressions(functions: &mut Functions) {
     }));
     functions.add(Function::new("regexReplaceAll", &[Text, Text, Text], |args| {
         let regex = pattern::regex(bytes(&args[0]))?;
-        Ok(regex.replace_all(bytes(&args[1]), bytes(&args[2])).into_owned().into())
+        let (text, new) = (bytes(&args[1]), bytes(&args[2]));
+        // The replacement for each match, and what it takes from the matches, which are no more than the text.
+        fits(product(regex.find_iter(text).count(), new.len()) + product(text.len(), new.len() / 2 + 1))?;
+        Ok(regex.replace_all(text, new).into_owned().into())
     }));
 }
 
@@ -257,13 +263,13 @@ fn make_map(args: &[Value]) -> Result {
 }
 
 fn indent(spaces: i64, text: &[u8]) -> Result {
-    if spaces > MAX_ELEMENTS / 1000 {
-        return Err(format!("an indent of {spaces} is too much"));
-    }
     if text.is_empty() {
         return Ok("".into());
     }
-    let margin = " ".repeat(spaces.max(0) as usize);
+    let spaces = spaces.max(0) as usize;
+    let lines = text.split(|&byte| byte == b'\n').count();
+    fits(text.len() as u128 + product(lines, spaces))?;
+    let margin = " ".repeat(spaces);
     let lines = text.split(|&byte| byte == b'\n').map(|line| [margin.as_bytes(), line].concat());
     Ok(lines.collect::<Vec<_>>().join(&b'\n').into())
 }

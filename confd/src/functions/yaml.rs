@@ -14,6 +14,7 @@ pub(super) fn encode(value: &Value) -> Result<String, String> {
 
 /// Writes a value. `after_key` means that something stands on the line already.
 fn write(out: &mut String, value: &Value, indent: usize, after_key: bool) -> Result<(), String> {
+    super::fits(out.len() as u128)?;
     let space = if after_key { " " } else { "" };
     match value {
         Value::List(list) => {

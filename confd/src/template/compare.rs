@@ -96,29 +96,40 @@ fn equal_others(left: &Value, right: &Value) -> Result<bool, String> {
     Ok(same(left, right))
 }
 
-/// Go's deep equality of two values.
+/// Values that are looked at for one comparison. Lists can hold the same list again and again.
+const MAX_COMPARED: usize = 10_000_000;
+
+/// Go's deep equality of two values. Values without an end in sight are not equal.
 pub fn same(left: &Value, right: &Value) -> bool {
-    if left.type_name() != right.type_name() {
+    let mut left_over = MAX_COMPARED;
+    same_within(left, right, &mut left_over)
+}
+
+fn same_within(left: &Value, right: &Value, left_over: &mut usize) -> bool {
+    if left.type_name() != right.type_name() || *left_over == 0 {
         return false;
     }
+    *left_over -= 1;
     match (left, right) {
         (Value::List(left), Value::List(right)) => {
             let (left, right) = (left.to_vec(), right.to_vec());
-            left.len() == right.len() && left.iter().zip(&right).all(|(left, right)| same(left, right))
+            let mut pairs = left.iter().zip(&right);
+            left.len() == right.len() && pairs.all(|(left, right)| same_within(left, right, left_over))
         }
         (Value::Map(left), Value::Map(right)) => {
+            let mut entries = left.entries.iter();
             left.entries.len() == right.entries.len()
-                && left
-                    .entries
-                    .iter()
-                    .all(|(key, value)| right.entries.get(key).is_some_and(|other| same(value, other)))
+                && entries.all(|(key, value)| {
+                    right.entries.get(key).is_some_and(|other| same_within(value, other, left_over))
+                })
         }
         (Value::Object(left), Value::Object(right)) => {
             let (left_fields, right_fields) = (left.fields(), right.fields());
+            let mut pairs = left_fields.iter().zip(&right_fields);
             left.integer() == right.integer()
                 && left.string() == right.string()
                 && left_fields.len() == right_fields.len()
-                && left_fields.iter().zip(&right_fields).all(|((_, left), (_, right))| same(left, right))
+                && pairs.all(|((_, left), (_, right))| same_within(left, right, left_over))
         }
         (left, right) => match (kind(left), kind(right)) {
             (Kind::Text(left), Kind::Text(right)) => left == right,

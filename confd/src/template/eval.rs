@@ -10,6 +10,9 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Lists and maps within each other.
+const MAX_VALUE_DEPTH: usize = 1000;
+
 /// Steps between two looks at the clock.
 const STEPS_PER_LOOK: u32 = 256;
 
@@ -107,9 +110,13 @@ impl<'t> Evaluator<'t> {
         walked
     }
 
-    /// Refuses strings that are larger than any output may be.
+    /// Refuses strings that are larger than any output may be, and lists and maps that are so deep within each other that
+    /// walking them would take the stack.
     pub(super) fn bounded(&self, value: Value) -> Outcome<Value> {
         match &value {
+            value if value.depth() > MAX_VALUE_DEPTH => {
+                self.error(format!("lists and maps are more than {MAX_VALUE_DEPTH} levels within each other"))
+            }
             Value::Text(text) if text.len() > self.limits.output_bytes => self.too_large(),
             _ => Ok(value),
         }
@@ -151,7 +158,7 @@ impl<'t> Evaluator<'t> {
             Value::Function(_) => {
                 return self.error(format!("can't print {action} of type {}", value.type_name()));
             }
-            value => print::append(&mut self.out, value),
+            value => print::append(&mut self.out, value, self.limits.output_bytes),
         }
         Ok(())
     }

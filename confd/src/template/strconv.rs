@@ -267,6 +267,9 @@ fn parse_hex_float(text: &[u8]) -> Option<f64> {
     (digits > 0).then(|| mantissa * 2.0_f64.powi(scale))
 }
 
+/// Decimals that a float can have, and some more.
+const MAX_DECIMALS: usize = 1100;
+
 /// Go's `strconv.FormatFloat`: `format` is one of `eEfgG`, and without a precision as many digits as are needed to read the
 /// same number again.
 pub fn format_float(number: f64, format: char, precision: Option<usize>) -> String {
@@ -276,12 +279,17 @@ pub fn format_float(number: f64, format: char, precision: Option<usize>) -> Stri
     if number.is_infinite() {
         return if number < 0.0 { "-Inf" } else { "+Inf" }.to_owned();
     }
-    match (format, precision) {
-        ('f' | 'F', Some(precision)) => format!("{number:.precision$}"),
+    // No number has more decimals than this that are not zero, and the standard library takes no more than 65535.
+    let shown = precision.map(|precision| precision.min(MAX_DECIMALS));
+    let zeros = "0".repeat(precision.unwrap_or_default() - shown.unwrap_or_default());
+    match (format, shown) {
+        ('f' | 'F', Some(shown)) => format!("{number:.shown$}{zeros}"),
         ('f' | 'F', None) => format!("{number}"),
-        ('e' | 'E', Some(precision)) => scientific(&format!("{number:.precision$e}"), format),
+        ('e' | 'E', Some(shown)) => {
+            scientific(&format!("{number:.shown$e}").replace('e', &format!("{zeros}e")), format)
+        }
         ('e' | 'E', None) => scientific(&format!("{number:e}"), format),
-        (_, precision) => general(number, precision, if format == 'G' { 'E' } else { 'e' }),
+        (_, shown) => general(number, shown, if format == 'G' { 'E' } else { 'e' }),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The engine against what Go's own text/template says about the same templates and data.
 
-use super::{Function, Functions, Limits, MAP, Map, Object, Param, Template, Value};
+use super::{ANYS, Function, Functions, Limits, MAP, Map, Object, Param, Template, Value};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -101,10 +101,11 @@ fn functions() -> Functions {
         let pair = |key: &str, value: &str| {
             let entries = [("Key", key), ("Value", value)];
             let entries = entries.map(|(key, value)| (Arc::from(key.as_bytes()), Value::from(value)));
-            Value::Map(Rc::new(Map { type_name: "map[string]string", entries: entries.into() }))
+            Value::Map(Rc::new(Map::new("map[string]string", entries.into())))
         };
         Ok(Value::list("[]map[string]string", vec![pair("/a", "va"), pair("/b", "vb")]))
     }));
+    functions.add(Function::new("wrap", &[Param::Any], |args| Ok(Value::list(ANYS, vec![args[0].clone(); 2]))));
     functions.add(Function::new("mk", &[], |_| Ok(map(&[("Name", "mk".into())]))));
     functions.add(Function::new("now", &[], |_| Ok(Value::Object(Rc::new(Moment)))));
     functions
@@ -161,6 +162,10 @@ fn a_rendering_is_bounded() {
     assert!(end("{{range 1000}}xxxxx{{end}}", small).ends_with("the output is larger than 1000 bytes"));
     let doubling = "{{$s := \"x\"}}{{range 100}}{{$s = print $s $s}}{{end}}";
     assert!(end(doubling, small).ends_with("the output is larger than 1000 bytes"));
+    let deep = "{{$m := .M}}{{range 100000}}{{$m = wrap $m}}{{end}}";
+    assert!(end(deep, Limits::default()).ends_with("lists and maps are more than 1000 levels within each other"));
+    let again = "{{$m := .M}}{{range 100}}{{$m = wrap $m}}{{end}}{{$m}}";
+    assert!(end(again, small).ends_with("the output is larger than 1000 bytes"));
     let wide = end("{{printf \"%1000000d%1000000d\" 1 1}}", small);
     assert!(wide.ends_with("the output is larger than 1000 bytes"), "{wide}");
 }

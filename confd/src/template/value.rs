@@ -48,6 +48,7 @@ pub struct List {
     /// Go's name of the type.
     pub type_name: &'static str,
     items: RefCell<Vec<Value>>,
+    depth: usize,
 }
 
 /// A Go map with string keys, in the order in which templates see it.
@@ -56,6 +57,7 @@ pub struct Map {
     pub type_name: &'static str,
     /// In ascending order of bytes.
     pub entries: BTreeMap<Text, Value>,
+    depth: usize,
 }
 
 /// Go's name of a list of strings.
@@ -102,7 +104,8 @@ pub trait Object {
 impl List {
     /// A list of a type.
     pub fn new(type_name: &'static str, items: Vec<Value>) -> Self {
-        Self { type_name, items: RefCell::new(items) }
+        let depth = 1 + items.iter().map(Value::depth).max().unwrap_or_default();
+        Self { type_name, items: RefCell::new(items), depth }
     }
 
     /// Number of elements.
@@ -125,9 +128,17 @@ impl List {
         self.items.borrow().clone()
     }
 
-    /// Changes the elements for everyone who has this list.
-    pub fn change(&self, change: impl FnOnce(&mut Vec<Value>)) {
+    /// Changes the order of the elements for everyone who has this list.
+    pub fn reorder(&self, change: impl FnOnce(&mut [Value])) {
         change(&mut self.items.borrow_mut());
+    }
+}
+
+impl Map {
+    /// A map of a type.
+    pub fn new(type_name: &'static str, entries: BTreeMap<Text, Value>) -> Self {
+        let depth = 1 + entries.values().map(Value::depth).max().unwrap_or_default();
+        Self { type_name, entries, depth }
     }
 }
 
@@ -149,7 +160,7 @@ impl Value {
 
     /// `map[string]interface {}`
     pub fn map(entries: BTreeMap<Text, Self>) -> Self {
-        Self::Map(Rc::new(Map { type_name: MAP, entries }))
+        Self::Map(Rc::new(Map::new(MAP, entries)))
     }
 
     /// Go's name of the dynamic type, as in its error texts.
@@ -169,6 +180,15 @@ impl Value {
             Self::Object(object) => object.type_name(),
             // Go writes the whole signature.
             Self::Function(_) => "func",
+        }
+    }
+
+    /// Lists and maps within each other.
+    pub(super) fn depth(&self) -> usize {
+        match self {
+            Self::List(list) => list.depth,
+            Self::Map(map) => map.depth,
+            _ => 0,
         }
     }
 

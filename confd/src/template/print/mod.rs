@@ -12,6 +12,10 @@ use std::fmt::Write as _;
 
 pub use verbs::sprintf;
 
+/// Longest text that is printed. Widths, and lists that hold the same list again and again, can make much of little; what
+/// is longer ends somewhere behind this, and is refused as too large.
+const MAX_BYTES: usize = 256 << 20;
+
 /// What stands between `%` and the verb.
 #[derive(Clone, Copy, Debug, Default)]
 struct Flags {
@@ -28,12 +32,19 @@ struct Flags {
     sharp_v: bool,
 }
 
-#[derive(Default)]
 struct Printer {
     out: Vec<u8>,
     flags: Flags,
     /// While the mark of a mistake is printed, types print without their own methods.
     in_mistake: bool,
+    /// Bytes behind which nothing more is printed.
+    limit: usize,
+}
+
+impl Default for Printer {
+    fn default() -> Self {
+        Self { out: Vec::new(), flags: Flags::default(), in_mistake: false, limit: MAX_BYTES }
+    }
 }
 
 /// Prints values with spaces between two that are not strings.
@@ -51,13 +62,13 @@ pub fn sprint(values: &[Value]) -> Vec<u8> {
     printer.out
 }
 
-/// Prints one value to the end of a text.
-pub(super) fn append(out: &mut Vec<u8>, value: &Value) {
+/// Prints one value to the end of a text, until that is longer than the limit.
+pub(super) fn append(out: &mut Vec<u8>, value: &Value, limit: usize) {
     if let Value::Text(text) = value {
         out.extend_from_slice(text);
         return;
     }
-    let mut printer = Printer { out: std::mem::take(out), ..Printer::default() };
+    let mut printer = Printer { out: std::mem::take(out), limit, ..Printer::default() };
     printer.value(value, 'v');
     *out = printer.out;
 }
@@ -88,6 +99,9 @@ impl Printer {
 
     /// An argument or what is in it.
     fn part(&mut self, value: &Value, verb: char) {
+        if self.out.len() > self.limit {
+            return;
+        }
         match value {
             Value::Absent | Value::Nil if self.flags.sharp_v => self.out.extend_from_slice(b"interface {}(nil)"),
             Value::Absent | Value::Nil => self.out.extend_from_slice(b"<nil>"),
@@ -148,6 +162,9 @@ impl Printer {
         };
         self.out.push(open);
         for (number, item) in items.iter().enumerate() {
+            if self.out.len() > self.limit {
+                return;
+            }
             if number > 0 {
                 self.out.extend_from_slice(between);
             }
@@ -166,6 +183,9 @@ impl Printer {
             (b" ".as_slice(), b']')
         };
         for (number, (key, value)) in map.entries.iter().enumerate() {
+            if self.out.len() > self.limit {
+                return;
+            }
             if number > 0 {
                 self.out.extend_from_slice(between);
             }

@@ -80,7 +80,8 @@ impl Printer {
     /// `U+0041`, or with the sharp flag `U+0041 'A'`.
     fn code_point(&mut self, number: i64) {
         let least = self.flags.precision.unwrap_or(4).max(4);
-        let mut text = format!("U+{:0>least$}", format!("{number:X}"));
+        let digits = format!("{number:X}");
+        let mut text = format!("U+{}{digits}", "0".repeat(least.saturating_sub(digits.len())));
         if self.flags.sharp
             && let Some(c) = u32::try_from(number).ok().and_then(char::from_u32).filter(|&c| unicode::is_print(c))
         {

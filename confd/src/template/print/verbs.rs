@@ -1,6 +1,6 @@
 //! `printf`: formats and their arguments.
 
-use super::{Flags, Printer};
+use super::{Flags, MAX_BYTES, Printer};
 use crate::template::unicode;
 use crate::template::value::Value;
 
@@ -19,7 +19,7 @@ pub fn sprintf(format: &[u8], arguments: &[Value]) -> Vec<u8> {
         reordered: false,
         printer: Printer::default(),
     };
-    while formatter.at < format.len() {
+    while formatter.at < format.len() && formatter.printer.out.len() <= MAX_BYTES {
         let text = &format[formatter.at..];
         let length = text.iter().position(|&byte| byte == b'%').unwrap_or(text.len());
         formatter.printer.out.extend_from_slice(&text[..length]);
