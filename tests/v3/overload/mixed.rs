@@ -7,7 +7,7 @@
 use super::{PASSWORD, add_users};
 use anyhow::{Context, Result, bail, ensure};
 use api::etcdserverpb::watch_request::RequestUnion;
-use api::etcdserverpb::{PutRequest, RangeRequest, WatchCreateRequest, WatchRequest};
+use api::etcdserverpb::{PutRequest, RangeRequest, StatusRequest, WatchCreateRequest, WatchRequest};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use harness::ports::Port;
 use harness::{Client, Kind, Options, Server, http, with_token};
@@ -106,17 +106,43 @@ impl Subject {
         server.add_flags([format!("--listen-client-urls={both}"), format!("--advertise-client-urls={plain}")]);
         server.restart().await?;
         let client = server.client().await?;
-        for n in 0..size.range_mib {
-            let value = Bytes::from(vec![n as u8; VALUE_BYTES]);
-            client
-                .kv
-                .clone()
-                .put(PutRequest { key: format!("large/{n:05}").into(), value, ..Default::default() })
-                .await?;
-        }
         add_users(&client, &["ann"]).await?;
         let token = client.login("root", PASSWORD).await?;
-        Ok(Self { server, secure, client, token, _port: port })
+        let subject = Self { server, secure, client, token, _port: port };
+        for n in 0..size.range_mib {
+            subject.fill(n).await.with_context(|| format!("value {n}"))?;
+        }
+        tokio::time::timeout(DEADLINE, subject.settled()).await.context("the disk has never done")??;
+        Ok(subject)
+    }
+
+    /// Puts one value, however long it takes until the disk has taken the ones before.
+    async fn fill(&self, n: usize) -> Result<()> {
+        let (key, value) = (Bytes::from(format!("large/{n:05}")), Bytes::from(vec![n as u8; VALUE_BYTES]));
+        let mut kv = self.client.kv.clone();
+        let put = async {
+            loop {
+                let put = PutRequest { key: key.clone(), value: value.clone(), ..Default::default() };
+                match kv.put(with_token(put, Some(&self.token))).await {
+                    Err(error) if error.message() == "etcdserver: too many requests" => tokio::time::sleep(PAUSE).await,
+                    other => return other.map(drop),
+                }
+            }
+        };
+        Ok(tokio::time::timeout(DEADLINE, put).await.context("the disk takes no more")??)
+    }
+
+    /// Waits until the database grows no more.
+    async fn settled(&self) -> Result<()> {
+        let (mut before, mut maintenance) = (0, self.client.maintenance.clone());
+        loop {
+            let status = maintenance.status(with_token(StatusRequest {}, Some(&self.token))).await?.into_inner();
+            if status.db_size == before {
+                return Ok(());
+            }
+            before = status.db_size;
+            tokio::time::sleep(4 * PAUSE).await;
+        }
     }
 }
 
