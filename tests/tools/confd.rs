@@ -219,3 +219,35 @@ async fn confd_waits_for_a_store_that_is_not_there_yet() -> Result<()> {
     server.restart().await?;
     until("the first file", &site.out("a"), "empty").await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_that_come_together_are_one_reload_of_who_uses_them() -> Result<()> {
+    let server = Server::start(Kind::Cleat).await?;
+    let site = Site::new()?;
+    let count = |name: &str| read(&site.out(name)).lines().count();
+    for name in ["a", "b"] {
+        let keys = [format!("/{name}")];
+        let more =
+            format!("wait = \"1s:30s\"\nreload_cmd = \"echo x >> {}\"", site.out(&format!("{name}.log")).display());
+        site.resource(name, &keys, &format!("{{{{range gets \"/{name}/*\"}}}}{{{{.Value}}}};{{{{end}}}}"), &more)?;
+    }
+    let _confd = Running::start(site.command(&server, &["-watch"])?)?;
+    until("the first reload", &site.out("b.log"), "x\n").await?;
+    until("the first reload", &site.out("a.log"), "x\n").await?;
+    let mut client = server.client().await?;
+    for number in 0..40 {
+        client.kv.put(put(&format!("/a/{number:02}"), &number.to_string())).await?;
+    }
+    let expected: String = (0..40).map(|number| number.to_string() + ";").collect::<Vec<_>>().concat();
+    until("all changes", &site.out("a"), &expected).await?;
+    // The command runs after the file has its place.
+    let deadline = Instant::now() + LIMIT;
+    while count("a.log") < 2 {
+        ensure!(Instant::now() < deadline, "the changes were not followed by a reload");
+        sleep(Duration::from_millis(20)).await;
+    }
+    // One for them all, unless the machine stood still for a second in between.
+    assert!(count("a.log") < 12, "{} reloads", count("a.log"));
+    assert_eq!(count("b.log"), 1, "nothing that b uses has changed");
+    Ok(())
+}
