@@ -58,7 +58,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if services {
         let out = Path::new(&out).join("server");
         std::fs::create_dir_all(&out)?;
-        let mut server = tonic_prost_build::configure().build_client(false).emit_rerun_if_changed(false).out_dir(out);
+        let mut server = tonic_prost_build::configure()
+            .build_client(false)
+            .codec_path("crate::codec::Codec")
+            .emit_rerun_if_changed(false)
+            .out_dir(out);
         for name in ENCODED {
             server = server.extern_path(format!(".etcdserverpb.{name}"), format!("crate::encoded::{name}"));
         }

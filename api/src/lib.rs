@@ -9,10 +9,12 @@
 //! - [`cleatpb`]: the commands that members replicate.
 //! - [`health`]: gRPC's own health service.
 //! - [`encoded`]: the same responses with key-values as stored bytes, for the server.
-//! - `server` (feature `services`): the service traits, answering with [`encoded`] types.
+//! - `server` (feature `services`): the service traits, answering with [`encoded`] types; `codec` decodes for them.
 //! - [`descriptor`]: what messages and methods look like, as data.
 //! - [`error`]: every error that etcd can answer, with its gRPC code and exact text.
 
+#[cfg(feature = "services")]
+pub mod codec;
 pub mod descriptor;
 pub mod encoded;
 pub mod error;
