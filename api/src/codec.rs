@@ -106,7 +106,6 @@ fn count_op(mut bytes: &[u8], depth: usize, left: &mut usize) -> Option<()> {
 }
 
 /// The next field, with its bytes if it has a length; the outer None is damage, the inner one the end.
-#[expect(clippy::option_option, reason = "damage and the end are different")]
 fn next<'a>(bytes: &mut &'a [u8]) -> Option<Option<(u32, Option<&'a [u8]>)>> {
     if bytes.is_empty() {
         return Some(None);
