@@ -1,5 +1,6 @@
 //! Flags, commands and environment: etcdctl's names.
 
+use client::v2::User;
 use client::{Options, TlsOptions};
 use server::offline::Founder;
 use std::path::PathBuf;
@@ -113,6 +114,40 @@ pub(crate) enum MigrateCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Copy the keys of a v2 API to the v3 API of --endpoints. Without --yes it only says what it would do
+    ///
+    /// Files become keys, and the time that they have left a lease, which keys that expire together share. What the target
+    /// has already is left as it is: run it again after an interruption, and once more when nobody writes to the source any
+    /// more.
+    V2ToV3(V2ToV3Args),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct V2ToV3Args {
+    /// Endpoints of the v2 API, tried in this order; --endpoints by default
+    #[arg(long, value_name = "URL,...", value_delimiter = ',')]
+    pub(crate) source_endpoints: Vec<String>,
+    /// User of the v2 API
+    #[arg(long, value_name = "NAME:PASSWORD", env = "ETCDCTL_USERNAME", hide_env_values = true)]
+    pub(crate) source_user: Option<SourceUser>,
+    /// The directory to copy
+    #[arg(long, value_name = "DIRECTORY", default_value = "/")]
+    pub(crate) source_prefix: String,
+    /// What keys begin with instead of --source-prefix
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) target_prefix: Option<String>,
+    /// Hidden keys to copy, too, which no listing shows: paths, or names to look for in every directory, as _config
+    #[arg(long, value_name = "KEY,...", value_delimiter = ',')]
+    pub(crate) hidden: Vec<String>,
+    /// Replace keys that have another value
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Write
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) yes: bool,
+    /// Only say what would be written, which is what happens without --yes
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -206,6 +241,17 @@ impl FounderArgs {
             initial_advertise_peer_urls: self.initial_advertise_peer_urls,
             bump_revision,
         }
+    }
+}
+
+/// The user of a v2 API. Without a password it is refused later: what clap refuses it shows, and it may be the password.
+#[derive(Clone, Debug)]
+pub(crate) struct SourceUser(pub(crate) User);
+
+impl From<&str> for SourceUser {
+    fn from(text: &str) -> Self {
+        let (name, password) = text.split_once(':').unwrap_or((text, ""));
+        Self(User { name: name.to_owned(), password: password.to_owned() })
     }
 }
 

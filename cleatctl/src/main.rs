@@ -1,9 +1,10 @@
 //! `cleatctl`: etcdctl's commands, flags and environment, for Cleat and etcd; and what is done to files offline.
 //!
-//! `args` is what is asked, `snapshot` and `migrate` do it, `print` has etcdctl's output formats.
+//! `args` is what is asked, `snapshot`, `migrate` and `migrate_v2` do it, `print` has etcdctl's output formats.
 
 mod args;
 mod migrate;
+mod migrate_v2;
 mod print;
 mod snapshot;
 
@@ -53,6 +54,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Command::Snapshot(SnapshotCommand::Status { file }) => snapshot::status(&file, global.write_out),
         Command::Snapshot(SnapshotCommand::Restore(restore)) => snapshot::restore(restore).await,
         Command::Migrate(MigrateCommand::FromEtcd(args)) => migrate::from_etcd(args).await,
+        Command::Migrate(MigrateCommand::V2ToV3(args)) => migrate_v2::v2_to_v3(&global, &args).await,
         Command::Migrate(MigrateCommand::ToEtcd { snapshot, file }) => migrate::to_etcd(&snapshot, &file),
     }
 }

@@ -9,12 +9,13 @@ use crate::options::{Options, TlsOptions};
 use crate::tls;
 use api::etcdserverpb::cluster_client::ClusterClient;
 use api::etcdserverpb::kv_client::KvClient;
+use api::etcdserverpb::lease_client::LeaseClient;
 use api::etcdserverpb::maintenance_client::MaintenanceClient;
 use api::etcdserverpb::request_op::Request as Op;
 use api::etcdserverpb::{
-    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, MemberListRequest,
-    MemberListResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, ResponseHeader, SnapshotRequest,
-    SnapshotResponse, StatusRequest, StatusResponse, TxnRequest, TxnResponse,
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest,
+    MemberListRequest, MemberListResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, ResponseHeader,
+    SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, TxnRequest, TxnResponse,
 };
 use api::mvccpb::KeyValue;
 use bytes::Bytes;
@@ -92,7 +93,7 @@ impl Client {
         }
         if needs_tls {
             // Every connection reads them again; a mistake must not wait for the first.
-            tls::load(&options.tls.clone().unwrap_or_default())?;
+            tls::load(&options.tls.clone().unwrap_or_default(), &[b"h2"])?;
         }
         let request_timeout = options.request_timeout;
         Ok(Self { inner: Arc::new(Inner { connections, current: AtomicUsize::new(0), request_timeout }) })
@@ -197,6 +198,18 @@ impl Client {
     pub async fn compact(&self, request: CompactionRequest) -> Result<CompactionResponse, Error> {
         let send = |channel, request| async move { kv!(channel).compact(request).await.map(Response::into_inner) };
         self.call(Effect::Write, request, send).await
+    }
+
+    /// Grants a lease of so many seconds, and returns the id that the server chose.
+    ///
+    /// # Errors
+    /// As [`Client::put`]. A lease that may have been granted all the same expires by itself.
+    pub async fn grant(&self, ttl_seconds: i64) -> Result<i64, Error> {
+        let request = LeaseGrantRequest { ttl: ttl_seconds, id: 0 };
+        let send = |channel, request| async move {
+            LeaseClient::new(channel).lease_grant(request).await.map(Response::into_inner)
+        };
+        Ok(self.call(Effect::Write, request, send).await?.id)
     }
 
     /// The members of the cluster.

@@ -62,7 +62,8 @@ impl Connector {
         let Some(options) = self.tls else { return Ok(Box::new(stream)) };
         let name = options.server_name.as_ref().unwrap_or(host).clone();
         let name = ServerName::try_from(name).map_err(io::Error::other)?;
-        let config = tokio::task::spawn_blocking(move || tls::load(&options)).await?.map_err(io::Error::other)?;
+        let config =
+            tokio::task::spawn_blocking(move || tls::load(&options, &[b"h2"])).await?.map_err(io::Error::other)?;
         let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
         Ok(Box::new(stream))
     }

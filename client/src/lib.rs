@@ -11,7 +11,10 @@
 //!   revision that was seen.
 //! - **Errors** that name the endpoint and keep etcd's text ([`Error`]).
 //!
-//! [`message`] builds the requests. Leases, users, roles and tokens are not here: no tool needs them yet.
+//! [`v2`] is a client of the v2 API, over [`http`].
+//!
+//! [`message`] builds the requests. Keeping leases alive, users, roles and tokens are not here: no
+//! tool needs them yet.
 //!
 //! `bytes` fields of answers are slices of the receive buffer: copy what is kept for long.
 
@@ -20,9 +23,11 @@ mod client;
 mod connector;
 mod endpoint;
 mod error;
+pub mod http;
 pub mod message;
 mod options;
 mod tls;
+pub mod v2;
 mod watch;
 
 pub use client::{Client, Listing};

@@ -11,11 +11,11 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use std::path::Path;
 use std::sync::Arc;
 
-/// Reads the files.
+/// Reads the files, for connections that speak one of these protocols.
 ///
 /// # Errors
 /// [`Error::TlsFile`] and [`Error::Tls`].
-pub(crate) fn load(options: &TlsOptions) -> Result<ClientConfig, Error> {
+pub(crate) fn load(options: &TlsOptions, protocols: &[&[u8]]) -> Result<ClientConfig, Error> {
     let provider = Arc::new(ring::default_provider());
     let unusable = |error: rustls::Error| Error::Tls(error.to_string());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -40,7 +40,7 @@ pub(crate) fn load(options: &TlsOptions) -> Result<ClientConfig, Error> {
         }
         _ => return Err(Error::Tls("a client certificate and its key are given together".to_owned())),
     };
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
 }
 
@@ -58,7 +58,9 @@ fn roots(options: &TlsOptions) -> Result<RootCertStore, Error> {
     let system = rustls_native_certs::load_native_certs();
     if roots.add_parsable_certificates(system.certs).0 == 0 {
         let reason = system.errors.first().map_or_else(String::new, |error| format!(": {error}"));
-        return Err(Error::Tls(format!("the system has no certificate authorities; name a CA file{reason}")));
+        return Err(Error::Tls(format!(
+            "the system has no certificate authorities; name a CA file, install ca-certificates or set SSL_CERT_FILE{reason}"
+        )));
     }
     Ok(roots)
 }

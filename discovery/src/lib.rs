@@ -13,7 +13,6 @@
 pub mod id;
 
 mod error;
-mod http;
 mod join;
 mod member_url;
 mod names;

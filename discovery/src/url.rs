@@ -5,10 +5,11 @@
 //! a key counts, because services keep tokens below prefixes of their own.
 
 use crate::error::ServiceError;
-use crate::http::{Answer, Call, Http, HttpError, Server};
 use crate::join::{Failure, Registration, Registry, join};
 use crate::static_cluster::InitialCluster;
 use crate::{Me, Options};
+use client::TlsOptions;
+use client::http::{Answer, Call, Http, HttpError, Server};
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use std::time::Duration;
@@ -17,6 +18,10 @@ use std::time::Duration;
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 /// Services give up a wait after a minute; nothing is lost when a wait is made again.
 const WAIT_DEADLINE: Duration = Duration::from_secs(75);
+/// Name, TCP, proxy and TLS together.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
+/// A listing of all members is some kilobytes.
+const MAX_BODY_BYTES: usize = 1 << 20;
 /// What is shown of a text that is no answer of a discovery service.
 const SHOWN_CHARS: usize = 100;
 const KEY_NOT_FOUND: u32 = 100;
@@ -38,6 +43,7 @@ pub(crate) async fn discover(
 #[derive(Debug)]
 struct Tokens {
     http: Http,
+    server: Server,
     /// Server and path, without credentials.
     url: String,
     path: String,
@@ -105,7 +111,13 @@ impl Tokens {
             Server::parse(&url).map_err(|reason| bad("--discovery-proxy".to_owned(), reason))
         });
         let proxy = proxy.transpose()?.map(|(proxy, _)| proxy);
-        Ok(Self { url: format!("{server}{path}"), http: Http::new(server, proxy), path, index: 0 })
+        let http = Http {
+            proxy,
+            tls: TlsOptions::default(),
+            connect_timeout: CONNECT_DEADLINE,
+            max_body_bytes: MAX_BODY_BYTES,
+        };
+        Ok(Self { url: format!("{server}{path}"), http, server, path, index: 0 })
     }
 
     async fn get(&mut self, below: &str, query: &str, limit: Duration) -> Result<Reply, Failure> {
@@ -114,7 +126,7 @@ impl Tokens {
     }
 
     async fn send(&mut self, call: &Call, limit: Duration) -> Result<Reply, Failure> {
-        let answer = self.http.send(call, limit).await.map_err(|error| match error {
+        let answer = self.http.send(&self.server, call, limit).await.map_err(|error| match error {
             HttpError::Redirect(reason) => self.bad_endpoint(reason),
             error => Failure::Passing(error.to_string()),
         })?;
@@ -135,7 +147,7 @@ impl Tokens {
                 return Ok(Reply::Empty);
             }
             if let Ok(event) = serde_json::from_slice::<Event>(&answer.body) {
-                let index = answer.index.unwrap_or_else(|| newest(&event.node));
+                let index = answer.number("x-etcd-index").unwrap_or_else(|| newest(&event.node));
                 return Ok(Reply::Event(event, index));
             }
         } else if let Ok(error) = serde_json::from_slice(&answer.body) {
@@ -217,7 +229,7 @@ impl Registry for Tokens {
     async fn changed(&mut self) -> Result<(), Failure> {
         let query = format!("recursive=true&wait=true&waitIndex={}", self.index + 1);
         let call = Call { method: Method::GET, path: format!("{}?{query}", self.path), form: None };
-        match self.http.send(&call, WAIT_DEADLINE).await {
+        match self.http.send(&self.server, &call, WAIT_DEADLINE).await {
             // Whatever it is, the list tells what it means.
             Ok(answer) => self.read(&answer).map(drop),
             Err(HttpError::Deadline { .. }) => Ok(()),

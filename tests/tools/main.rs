@@ -6,4 +6,5 @@ mod confd;
 mod cutter;
 mod discovery;
 mod migrate;
+mod migrate_v2;
 mod restore;

@@ -2,6 +2,7 @@
 
 mod failure;
 pub(crate) mod tls;
+pub(crate) mod v2;
 mod watch;
 
 use anyhow::{Context, Result, ensure};
