@@ -27,14 +27,18 @@ const READABLE: [(&str, &str); 2] = [("peerURLs", "peer_urls"), ("clientURLs", "
 const ENCODED: [&str; 6] =
     ["RangeResponse", "RangeStreamResponse", "PutResponse", "DeleteRangeResponse", "TxnResponse", "WatchResponse"];
 
-/// Messages with passwords, their hashes or tokens: how they are printed is written by hand in `redacted.rs`.
-const SECRET: [&str; 6] = [
+/// Messages with passwords, their hashes or tokens: how they are printed is written by hand in `redacted.rs`. Users of the
+/// v2 API are nodes of its tree.
+const SECRET: [&str; 9] = [
     ".authpb.User",
     ".etcdserverpb.AuthenticateRequest",
     ".etcdserverpb.AuthenticateResponse",
     ".etcdserverpb.AuthUserAddRequest",
     ".etcdserverpb.AuthUserChangePasswordRequest",
     ".cleatpb.Authentication",
+    ".cleatpb.V2Request",
+    ".cleatpb.V2Node",
+    ".cleatpb.V2EventNode",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

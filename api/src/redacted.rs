@@ -2,7 +2,7 @@
 //! has a `Debug` will be printed one day.
 
 use crate::authpb::User;
-use crate::cleatpb::Authentication;
+use crate::cleatpb::{Authentication, V2EventNode, V2Node, V2Request};
 use crate::etcdserverpb::{
     AuthUserAddRequest, AuthUserChangePasswordRequest, AuthenticateRequest, AuthenticateResponse,
 };
@@ -43,6 +43,24 @@ impl Debug for AuthUserChangePasswordRequest {
 impl Debug for Authentication {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         f.debug_struct("Authentication").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Debug for V2Request {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.debug_struct("V2Request").field("method", &self.method).field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Debug for V2Node {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.debug_struct("V2Node").field("modified_index", &self.modified_index).finish_non_exhaustive()
+    }
+}
+
+impl Debug for V2EventNode {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.debug_struct("V2EventNode").field("key", &self.key).finish_non_exhaustive()
     }
 }
 
@@ -136,5 +154,18 @@ mod tests {
                 assert!(text.contains(OPEN), "{message:?}: {text}");
             }
         }
+    }
+
+    /// A value of the v2 API may be a user with the hash of its password.
+    #[test]
+    fn no_value_of_the_v2_api_is_printed() {
+        use super::{V2EventNode, V2Node, V2Request};
+        use bytes::Bytes;
+        let secret = || Bytes::from_static(SECRET.as_bytes());
+        let request = V2Request { value: secret(), prev_value: secret(), ..V2Request::default() };
+        let node = V2Node { value: secret(), ..V2Node::default() };
+        let event = V2EventNode { value: Some(secret()), ..V2EventNode::default() };
+        let text = format!("{request:?} {node:?} {event:?}");
+        assert!(!text.contains(SECRET), "{text}");
     }
 }

@@ -11,6 +11,7 @@ use crate::lease::Lease;
 use crate::mvcc::state::{Shared, State};
 use crate::mvcc::write::WriteTxn;
 use crate::mvcc::{key_range::KeyRange, txn};
+use crate::v2;
 use api::cleatpb::Command;
 use api::cleatpb::command::Op;
 use api::etcdserverpb::alarm_request::AlarmAction;
@@ -112,6 +113,10 @@ impl Writer {
                 state.members.remove(removed.member_id);
                 Ok(Reply::MemberRemoved)
             }
+            Op::V2(request) => {
+                let answer = state.v2.apply(request, index, &mut applied.v2);
+                Ok(answer.map_or(Reply::Nothing, |answer| Reply::V2(Box::new(answer))))
+            }
             Op::AuthEnable(_)
             | Op::AuthDisable(_)
             | Op::Authentication(_)
@@ -156,6 +161,7 @@ fn refused_by_alarm(state: &State, op: &Op) -> Option<Rejection> {
             | Op::LeaseGrant(_)
             | Op::LeaseRevoke(_)
             | Op::LeaseCheckpoint(_)
+            | Op::V2(_)
     );
     if data && state.alarms.is_raised(AlarmType::Corrupt) {
         return Some(Rejection::Corrupt);
@@ -163,6 +169,7 @@ fn refused_by_alarm(state: &State, op: &Op) -> Option<Rejection> {
     let grows = match op {
         Op::Put(_) | Op::LeaseGrant(_) => true,
         Op::Txn(request) => puts(request),
+        Op::V2(request) => v2::grows(request),
         _ => false,
     };
     (grows && state.alarms.is_raised(AlarmType::Nospace)).then_some(Rejection::NoSpace)

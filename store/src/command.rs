@@ -1,6 +1,7 @@
 //! What goes into the state machine and what comes out.
 
 use crate::error::Rejection;
+use crate::v2;
 use api::cleatpb::Command;
 use api::encoded::{DeleteRangeResponse, KeyValue, PutResponse, TxnResponse};
 use api::etcdserverpb::AlarmMember;
@@ -72,6 +73,8 @@ pub enum Reply {
     },
     /// To a change of users, roles or the authentication.
     Auth,
+    /// To a request of the v2 API.
+    V2(Box<v2::Answer>),
     /// To a command without an operation.
     Nothing,
 }
@@ -85,6 +88,8 @@ pub struct Applied {
     pub changes: Vec<Change>,
     /// What else the server must know of.
     pub notices: Vec<Notice>,
+    /// Changes of the v2 API's tree, in the order of their indexes.
+    pub v2: Vec<v2::Told>,
 }
 
 /// All changes of one revision, shared by every watcher.

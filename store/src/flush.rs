@@ -16,6 +16,7 @@ use crate::mvcc::state::{Revisions, Shared};
 use crate::mvcc::tail::TailRecord;
 use crate::open::{Unnamed, build};
 use crate::schema::{self, meta};
+use crate::v2::rows as v2_rows;
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTableMetadata, WriteTransaction};
 use std::sync::Arc;
@@ -54,6 +55,7 @@ struct Changes {
     alarms: Option<Vec<(u64, i32)>>,
     members: Vec<MemberChange>,
     auth: Option<auth_rows::Changes>,
+    v2: Option<v2_rows::Changes>,
     /// Ascending.
     dropped: Vec<Revision>,
     revision: i64,
@@ -146,6 +148,7 @@ impl Flusher {
             alarms: state.alarms.take_changed(),
             members: state.members.take_changed(),
             auth: state.auth.take_changed(),
+            v2: state.v2.take_changed(),
             dropped,
             revision: state.revision,
             compacted: state.compacted,
@@ -264,6 +267,9 @@ fn write(txn: &WriteTransaction, changes: &Changes) -> Result<u64, Fault> {
     if let Some(auth) = &changes.auth {
         auth_rows::write(txn, auth)?;
     }
+    if let Some(v2) = &changes.v2 {
+        v2_rows::write(txn, v2)?;
+    }
     let mut table = txn.open_table(schema::META)?;
     table.insert(meta::APPLIED, schema::encode_position(changes.applied).as_slice())?;
     table.insert(meta::MEMBERSHIP, changes.membership.as_slice())?;
@@ -319,6 +325,7 @@ fn copy(from: &Database, to: &Database, compacted: i64) -> Result<(), Fault> {
             removed.insert(row?.0.value(), ())?;
         }
         auth_rows::copy(&source, &txn)?;
+        v2_rows::copy(&source, &txn)?;
         let mut table = txn.open_table(schema::META)?;
         for row in source.open_table(schema::META)?.range::<&str>(..)? {
             let (key, value) = row?;

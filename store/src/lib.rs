@@ -39,6 +39,7 @@ mod schema;
 pub mod snapshot;
 #[cfg(test)]
 mod stalled_disk;
+pub mod v2;
 
 pub use apply::{MAX_LEASE_TTL, Writer};
 pub use auth::change::password_sum;

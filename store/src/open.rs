@@ -13,6 +13,7 @@ use crate::mvcc::index::{self, Index, Records, Sorted};
 use crate::mvcc::revision::Revision;
 use crate::mvcc::state::{Gauges, Revisions, Shared, State, fields, stored_size};
 use crate::schema::{self, meta};
+use crate::v2;
 use api::cleatpb::MemberAttributes;
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
@@ -159,6 +160,7 @@ pub(crate) fn create_tables(db: &Database) -> Result<(), Fault> {
     };
     match found {
         Some(found) if found as u64 == schema::FORMAT => return Ok(txn.abort()?),
+        Some(found) if found as u64 == schema::FORMAT_WITHOUT_V2 => {}
         Some(found) => return Err(Fault::Format { found: found as u64, expected: schema::FORMAT }),
         None => {}
     }
@@ -169,6 +171,7 @@ pub(crate) fn create_tables(db: &Database) -> Result<(), Fault> {
     txn.open_table(schema::MEMBERS)?;
     txn.open_table(schema::REMOVED_MEMBERS)?;
     auth::rows::create(&txn)?;
+    v2::rows::create(&txn)?;
     txn.commit()?;
     Ok(())
 }
@@ -202,6 +205,7 @@ fn read_state(txn: &ReadTransaction) -> Result<State, Fault> {
         alarms,
         members,
         auth: auth::rows::read(txn)?,
+        v2: v2::rows::read(txn)?,
         revision: int(meta::REVISION, 1)?,
         compacted,
         compaction_finished: int(meta::COMPACTION_FINISHED, -1)?,

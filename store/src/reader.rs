@@ -264,7 +264,7 @@ impl Reader {
             compaction_finished: state.compaction_finished,
             applied: state.applied,
             durable,
-            stored_bytes: state.stored_bytes,
+            stored_bytes: state.counted_bytes(),
             tail_bytes: state.tail.bytes(),
             tail_changes: state.tail.len(),
             cached_bytes: state.index.cached_bytes(),

@@ -10,6 +10,7 @@ use crate::flush;
 use crate::open::create_database;
 use crate::schema::{self, meta};
 use crate::snapshot::Snapshot;
+use crate::v2;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -62,6 +63,8 @@ pub fn renew(
             renewed.compacted = renewed.revision;
             table.insert(meta::REVISION, renewed.revision.to_be_bytes().as_slice())?;
             table.insert(meta::COMPACTED, renewed.compacted.to_be_bytes().as_slice())?;
+            // The same for those of the v2 API.
+            v2::rows::forget_events(&txn, &mut table, bump_revision)?;
         }
         renewed
     };

@@ -6,7 +6,10 @@ use crate::mvcc::revision::Revision;
 use redb::TableDefinition;
 
 /// The format that this release writes. Changes with every incompatible change of a table.
-pub(crate) const FORMAT: u64 = 2;
+pub(crate) const FORMAT: u64 = 3;
+
+/// The format before the v2 API: the same without its tables, which are added when it is opened.
+pub(crate) const FORMAT_WITHOUT_V2: u64 = 2;
 
 /// Revision key ([`Revision::to_key`]) of the first change of a block to the block, see [`crate::blocks`]. A change has a
 /// row: a checksum and the encoded `mvccpb.KeyValue`, see [`Rows`]; a tombstone has only the key field.
@@ -23,6 +26,10 @@ pub(crate) const REMOVED_MEMBERS: TableDefinition<'static, u64, ()> = TableDefin
 pub(crate) const AUTH_USERS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("auth_users");
 /// Name to the encoded `authpb.Role`.
 pub(crate) const AUTH_ROLES: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("auth_roles");
+/// Path of a node of the v2 API's tree to the encoded `cleatpb.V2Node`. Its namespaces are not in it.
+pub(crate) const V2_NODES: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("v2_nodes");
+/// Index of an event of the v2 API to the encoded `cleatpb.V2Event`.
+pub(crate) const V2_EVENTS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("v2_events");
 /// Named single values, see [`Meta`].
 pub(crate) const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
 
@@ -45,6 +52,8 @@ pub(crate) mod meta {
     pub(crate) const AUTH_ENABLED: &str = "auth_enabled";
     /// Grows with every change of users and roles.
     pub(crate) const AUTH_REVISION: &str = "auth_revision";
+    /// Index of the v2 API's tree.
+    pub(crate) const V2_INDEX: &str = "v2_index";
 }
 
 /// Bytes of the checksum that a row begins with.

@@ -39,7 +39,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"CLEATSNP";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Bytes before the first frame, and of a frame before its rows.
 pub(crate) const HEADER: usize = 12;
@@ -194,6 +194,8 @@ impl Snapshot {
             Key::RemovedMember(id) => self.txn.open_table(schema::REMOVED_MEMBERS)?.get(id)?.is_some(),
             Key::AuthUser(name) => self.txn.open_table(schema::AUTH_USERS)?.get(&**name)?.is_some(),
             Key::AuthRole(name) => self.txn.open_table(schema::AUTH_ROLES)?.get(&**name)?.is_some(),
+            Key::V2Node(path) => self.txn.open_table(schema::V2_NODES)?.get(&**path)?.is_some(),
+            Key::V2Event(index) => self.txn.open_table(schema::V2_EVENTS)?.get(index)?.is_some(),
             Key::Revision(revision) => self.txn.open_table(schema::REVISIONS)?.get(&revision.to_key())?.is_some(),
         })
     }
@@ -281,6 +283,9 @@ impl Snapshot {
     }
 
     fn gather_auth(&self, gathered: &mut Gathered) -> Result<(), Fault> {
+        if matches!(gathered.last, Some(Key::V2Node(_) | Key::V2Event(_))) {
+            return self.gather_v2(gathered);
+        }
         if !matches!(gathered.last, Some(Key::AuthRole(_))) {
             let table = self.txn.open_table(schema::AUTH_USERS)?;
             let last = if let Some(Key::AuthUser(name)) = &gathered.last { Some(name.clone()) } else { None };
@@ -302,6 +307,31 @@ impl Snapshot {
                 return Ok(());
             }
             gathered.push(Key::AuthRole(name.value().into()), record.value());
+        }
+        self.gather_v2(gathered)
+    }
+
+    fn gather_v2(&self, gathered: &mut Gathered) -> Result<(), Fault> {
+        if !matches!(gathered.last, Some(Key::V2Event(_))) {
+            let table = self.txn.open_table(schema::V2_NODES)?;
+            let last = if let Some(Key::V2Node(path)) = &gathered.last { Some(path.clone()) } else { None };
+            let after = last.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            for row in table.range::<&[u8]>((after, Bound::Unbounded))? {
+                let (path, record) = row?;
+                if gathered.is_full() {
+                    return Ok(());
+                }
+                gathered.push(Key::V2Node(path.value().into()), record.value());
+            }
+        }
+        let last = if let Some(Key::V2Event(index)) = gathered.last { Some(index) } else { None };
+        let after = last.map_or(Bound::Unbounded, Bound::Excluded);
+        for row in self.txn.open_table(schema::V2_EVENTS)?.range::<u64>((after, Bound::Unbounded))? {
+            let (index, record) = row?;
+            if gathered.is_full() {
+                return Ok(());
+            }
+            gathered.push(Key::V2Event(index.value()), record.value());
         }
         Ok(())
     }

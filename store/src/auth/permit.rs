@@ -154,6 +154,8 @@ impl Asker<'_> {
             | Op::AuthRoleGrantPermission(_)
             | Op::AuthRoleRevokePermission(_) => self.is_root(),
             // The first is for whoever knows the password, which was checked. No client can ask for the others.
+            // The v2 API has users of its own, which are asked elsewhere: its commands are a member's.
+            Op::V2(_) => Err(Rejection::PermissionDenied),
             Op::Authentication(_) | Op::LeaseCheckpoint(_) | Op::MemberAttributes(_) | Op::MemberRemoved(_) => Ok(()),
         }
     }

@@ -15,11 +15,12 @@ use crate::error::Fault;
 use crate::lease::Leases;
 use crate::members::Members;
 use crate::schema;
+use crate::v2::Tree;
 use api::encoded::KeyValue;
 use parking_lot::{Mutex, RwLock};
 use redb::{Database, ReadableDatabase, ReadableTable};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 /// Keys that a reader visits under one hold of the lock.
 pub(crate) const RANGE_CHUNK: usize = 1000;
@@ -42,6 +43,8 @@ pub(crate) struct State {
     pub(crate) alarms: Alarms,
     pub(crate) members: Members,
     pub(crate) auth: Auth,
+    /// The v2 API's keys.
+    pub(crate) v2: Tree,
     /// The store revision.
     pub(crate) revision: i64,
     /// Everything below was compacted away; -1 when nothing ever was, as in etcd.
@@ -68,6 +71,7 @@ impl Default for State {
             alarms: Alarms::default(),
             members: Members::default(),
             auth: Auth::default(),
+            v2: Tree::default(),
             revision: 1,
             compacted: -1,
             compaction_finished: -1,
@@ -86,15 +90,24 @@ pub(crate) struct Gauges {
     pub(crate) stored_bytes: AtomicU64,
     /// The auth revision while authentication is enabled, 0 while it is not.
     pub(crate) auth_revision: AtomicU64,
+    /// When the next node of the v2 API's tree expires, `i64::MAX` if none does.
+    pub(crate) v2_expiration: AtomicI64,
+    /// Whether requests of the v2 API need a user, and twice the number of changes of its users and roles.
+    pub(crate) v2_auth: AtomicU64,
+    /// Reads of the v2 API's tree, and those that found nothing.
+    pub(crate) v2_gets: [AtomicU64; 2],
 }
 
 impl Gauges {
     pub(crate) fn publish(&self, state: &State) {
         self.tail_bytes.store(state.tail.bytes(), Ordering::Relaxed);
-        self.stored_bytes.store(state.stored_bytes, Ordering::Relaxed);
+        self.stored_bytes.store(state.counted_bytes(), Ordering::Relaxed);
+        self.v2_expiration.store(state.v2.next_expiration().unwrap_or(i64::MAX), Ordering::Relaxed);
         let auth_revision = if state.auth.is_enabled() { state.auth.revision() } else { 0 };
         // Before the answers to what was applied go out, and its events.
         self.auth_revision.store(auth_revision, Ordering::Release);
+        let (v2_enabled, v2_changes) = state.v2.auth();
+        self.v2_auth.store(u64::from(v2_enabled) | v2_changes << 1, Ordering::Release);
     }
 }
 
@@ -140,6 +153,11 @@ impl Shared {
 }
 
 impl State {
+    /// What the quota limits.
+    pub(crate) fn counted_bytes(&self) -> u64 {
+        self.stored_bytes + self.v2.bytes()
+    }
+
     /// The key-value of a change when it is cached or in the tail.
     pub(crate) fn in_memory(&self, key: &[u8], stamp: Stamp) -> Option<KeyValue> {
         let cached = self.index.get(key).and_then(|entry| entry.cached(stamp));

@@ -21,6 +21,7 @@ use crate::mvcc::revision::Revision;
 use crate::mvcc::state::{Revisions, State, fields, stored_size};
 use crate::open::{Unnamed, create_database, receiving};
 use crate::schema::{self, meta};
+use crate::v2;
 use api::cleatpb::MemberAttributes;
 use api::encoded::KeyValueFields;
 use prost::Message;
@@ -41,6 +42,8 @@ pub struct Import {
     block: blocks::Builder,
     /// What the revisions so far amount to.
     stored_bytes: u64,
+    /// What the rows of the v2 API's tables amount to.
+    v2_bytes: u64,
     format: Option<i64>,
     /// After an error nothing more is believed.
     failed: bool,
@@ -76,6 +79,7 @@ impl Import {
         txn.open_table(schema::MEMBERS)?;
         txn.open_table(schema::REMOVED_MEMBERS)?;
         auth::rows::create(txn)?;
+        v2::rows::create(txn)?;
         txn.open_table(schema::REVISIONS)?;
         Ok(Self {
             frames: Frames::new(),
@@ -85,6 +89,7 @@ impl Import {
             records: Records::default(),
             block: blocks::Builder::default(),
             stored_bytes: 0,
+            v2_bytes: 0,
             format: None,
             failed: false,
             filling,
@@ -168,6 +173,7 @@ impl Import {
         let (database, file) = committed?;
         (state.index, state.leases) = indexed;
         state.auth.restored();
+        state.v2.restored().map_err(about_the_stream)?;
         let on_disk = Revisions::committed(Arc::new(database))?;
         Ok(Received { state, on_disk, file })
     }
@@ -208,6 +214,10 @@ impl Import {
                 return self.take_revisions(from_here);
             }
             self.take_row(&key, value)?;
+            if matches!(key, Key::V2Node(_) | Key::V2Event(_)) {
+                self.v2_bytes += value.len() as u64;
+                self.filling.step(self.stored_bytes + self.v2_bytes)?;
+            }
             self.last = Some(key);
         }
         Ok(())
@@ -236,7 +246,7 @@ impl Import {
             *last = Some(key);
         }
         drop(table);
-        self.filling.step(self.stored_bytes)
+        self.filling.step(self.stored_bytes + self.v2_bytes)
     }
 
     /// A row of any table but the revisions.
@@ -253,6 +263,7 @@ impl Import {
                     meta::COMPACTED => state.compacted = int()?,
                     meta::COMPACTION_FINISHED => state.compaction_finished = int()?,
                     meta::STORED_BYTES => state.stored_bytes = int()? as u64,
+                    meta::V2_INDEX => state.v2.restore_index(int()? as u64),
                     name if state.auth.restore_number(name, int().unwrap_or_default()) => drop(int()?),
                     other => return Err(Fault::Snapshot(format!("{other} is not known to this release"))),
                 }
@@ -286,6 +297,14 @@ impl Import {
             Key::AuthRole(name) => {
                 state.auth.restore_role(name, value)?;
                 txn.open_table(schema::AUTH_ROLES)?.insert(&**name, value)?;
+            }
+            Key::V2Node(path) => {
+                state.v2.restore_node(path, value)?;
+                txn.open_table(schema::V2_NODES)?.insert(&**path, value)?;
+            }
+            Key::V2Event(index) => {
+                state.v2.restore_event(*index, value)?;
+                txn.open_table(schema::V2_EVENTS)?.insert(index, value)?;
             }
             // Invariant: the caller keeps revisions to itself.
             Key::Revision(_) => {}

@@ -13,6 +13,8 @@ const REVISIONS: u8 = 4;
 const REMOVED_MEMBERS: u8 = 5;
 const AUTH_USERS: u8 = 6;
 const AUTH_ROLES: u8 = 7;
+const V2_NODES: u8 = 8;
+const V2_EVENTS: u8 = 9;
 
 /// What a row is about. The order of the variants is the order of the tables in the stream.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +26,8 @@ pub(crate) enum Key {
     RemovedMember(u64),
     AuthUser(Box<str>),
     AuthRole(Box<str>),
+    V2Node(Box<[u8]>),
+    V2Event(u64),
     Revision(Revision),
 }
 
@@ -38,6 +42,8 @@ impl Key {
             Self::RemovedMember(id) => (REMOVED_MEMBERS, id.to_be_bytes().to_vec()),
             Self::AuthUser(name) => (AUTH_USERS, name.as_bytes().to_vec()),
             Self::AuthRole(name) => (AUTH_ROLES, name.as_bytes().to_vec()),
+            Self::V2Node(path) => (V2_NODES, path.to_vec()),
+            Self::V2Event(index) => (V2_EVENTS, index.to_be_bytes().to_vec()),
             Self::Revision(revision) => (REVISIONS, revision.to_key().to_vec()),
         }
     }
@@ -55,6 +61,8 @@ impl Key {
             REMOVED_MEMBERS => Self::RemovedMember(u64::from_be_bytes(array(key)?)),
             AUTH_USERS => Self::AuthUser(name(key)?),
             AUTH_ROLES => Self::AuthRole(name(key)?),
+            V2_NODES => Self::V2Node(key.into()),
+            V2_EVENTS => Self::V2Event(u64::from_be_bytes(array(key)?)),
             REVISIONS => Self::Revision(Revision::from_key(&array(key)?)),
             other => return Err(Fault::Snapshot(format!("table {other} is not known to this release"))),
         })
@@ -121,6 +129,8 @@ mod tests {
             Key::RemovedMember(4),
             Key::AuthUser("user".into()),
             Key::AuthRole("role".into()),
+            Key::V2Node(b"/1/a".as_slice().into()),
+            Key::V2Event(5),
             Key::Revision(Revision { main: 9, sub: 1 }),
         ];
         assert!(keys.is_sorted());
