@@ -67,12 +67,12 @@ fn endpoints() -> Router<HttpState> {
 }
 
 /// An answer in the form of Go's `http.Error`.
-fn plain(status: StatusCode, text: String) -> Response {
+pub(crate) fn plain(status: StatusCode, text: String) -> Response {
     let headers = [(header::CONTENT_TYPE, TEXT), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
     (status, headers, text).into_response()
 }
 
-async fn not_found() -> Response {
+pub(crate) async fn not_found() -> Response {
     plain(StatusCode::NOT_FOUND, "404 page not found\n".to_owned())
 }
 

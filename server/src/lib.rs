@@ -38,6 +38,7 @@ mod steps;
 mod storage;
 mod sync;
 pub mod tls;
+mod v2;
 mod v3;
 pub mod version;
 mod wall_clock;

@@ -25,6 +25,7 @@ use crate::server::StartError;
 use crate::steady_clock::SteadyClock;
 use crate::storage::{DatabaseFailure, FLUSH_EARLY_BYTES, FaultSender, FlushObserver, Pace, Storage};
 use crate::tls::PeerConnector;
+use crate::v2::hub::Hub as V2Hub;
 use crate::watch::hub::Hub;
 use openraft::async_runtime::WatchReceiver;
 use openraft::storage::RaftLogStorage as _;
@@ -50,6 +51,7 @@ pub(crate) struct Core {
     pub(crate) storage: Storage,
     pub(crate) storage_thread: std::thread::JoinHandle<()>,
     pub(crate) hub: Arc<Hub>,
+    pub(crate) v2_hub: Arc<V2Hub>,
     pub(crate) lessor: Arc<Lessor>,
     pub(crate) auth_feed: Arc<Feed>,
     pub(crate) links: Arc<Links>,
@@ -93,6 +95,7 @@ pub(crate) async fn open_core(
     let (storage, storage_thread) = Storage::start(flusher, &database, pace, on_flush, faults)
         .map_err(|error| StartError::Internal(error.to_string()))?;
     let hub = Arc::new(Hub::new(reader.revision()));
+    let v2_hub = Arc::new(V2Hub::default());
     let lessor = Arc::new(Lessor::new(config.election_timeout, SteadyClock::default()));
     let auth_feed = auth_feed(config, &reader);
     let observed = Observed {
@@ -100,6 +103,7 @@ pub(crate) async fn open_core(
         reader: reader.clone(),
         storage: storage.clone(),
         hub: Arc::clone(&hub),
+        v2_hub: Arc::clone(&v2_hub),
         lessor: Arc::clone(&lessor),
         auth_feed: Arc::clone(&auth_feed),
         slow_apply: config.warning_apply_duration,
@@ -125,6 +129,7 @@ pub(crate) async fn open_core(
         storage,
         storage_thread,
         hub,
+        v2_hub,
         lessor,
         auth_feed,
         links,
@@ -234,6 +239,7 @@ struct Observed {
     reader: Reader,
     storage: Storage,
     hub: Arc<Hub>,
+    v2_hub: Arc<V2Hub>,
     lessor: Arc<Lessor>,
     auth_feed: Arc<Feed>,
     slow_apply: Duration,
@@ -245,6 +251,7 @@ impl Observer for Observed {
     fn applied(&self, applied: &Applied, took: Duration) {
         self.auth_feed.observe(&applied.notices, &self.reader);
         self.hub.publish(&applied.changes);
+        self.v2_hub.publish(&applied.v2);
         self.lessor.observe(&applied.notices);
         if self.reader.tail_bytes() > FLUSH_EARLY_BYTES {
             self.storage.flush_soon();
@@ -263,6 +270,7 @@ impl Observer for Observed {
     fn installed(&self, revision: i64) {
         self.auth_feed.replaced(&self.reader);
         self.hub.replaced(revision);
+        self.v2_hub.replaced();
         self.metrics.server.snapshot_apply_in_progress.set(0);
     }
 }

@@ -14,7 +14,7 @@ use crate::background::{EndSender, Kept, follow_peers, lead_leases, publish, pur
 use crate::bootstrap::{self, Beginning, BootstrapError, FILE as IDENTITY_FILE};
 use crate::cluster::{Cluster, Rules};
 use crate::compactor;
-use crate::config::{Config, ListenUrl, MetricsLevel};
+use crate::config::{Config, ListenUrl, MetricsLevel, V2Mode};
 use crate::corruption::{self, Mismatch};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::health::{Alarm, GrpcHealth, HealthChecks};
@@ -40,6 +40,8 @@ use crate::raft::snapshot::Receiver;
 use crate::raft::wal::WalError;
 use crate::storage::{DatabaseFailure, Storage};
 use crate::tls::{Tls, TlsAcceptor, TlsError};
+use crate::v2::hub::Hub as V2Hub;
+use crate::v2::{self, V2};
 use crate::v3;
 use crate::v3::auth::AuthService;
 use crate::v3::cluster::ClusterService;
@@ -184,6 +186,7 @@ pub struct Server {
     storage: Storage,
     storage_thread: std::thread::JoinHandle<()>,
     hub: Arc<Hub>,
+    v2_hub: Arc<V2Hub>,
     lessor: Arc<Lessor>,
     auth_feed: Arc<Feed>,
     listeners: Listeners,
@@ -251,6 +254,7 @@ impl Server {
             storage: core.storage,
             storage_thread: core.storage_thread,
             hub: core.hub,
+            v2_hub: core.v2_hub,
             lessor: core.lessor,
             auth_feed: core.auth_feed,
             snapshots: Some(core.snapshots),
@@ -323,6 +327,9 @@ impl Server {
         if config.enable_grpc_gateway {
             http = http.merge(v3::json::router(Arc::clone(&routes)));
         }
+        if let Some(v2) = self.v2(config, &quota) {
+            http = http.merge(v2::router(v2));
+        }
         let http = http::guarded(http, rules);
         let clients = if config.listen_client_http_urls.is_empty() {
             Front::both(routes, http.clone())
@@ -362,6 +369,7 @@ impl Server {
         let purged = (self.log.clone(), self.catch_ups.clone());
         self.tasks.spawn(purge_log(node.clone(), purged, Kept::of(config), stop.clone()));
         self.tasks.spawn(Arc::clone(quota).watch_space(node.clone(), stop.clone()));
+        self.tasks.spawn(v2::expire::run(node.clone(), stop.clone()));
         self.tasks.spawn(corruption::watch(node.clone(), config.corruption_checks, stop.clone()));
         if let Some(mode) = config.auto_compaction {
             self.tasks.spawn(compactor::run(node.clone(), mode, stop.clone()));
@@ -372,7 +380,8 @@ impl Server {
     async fn serve_peers(&mut self, config: &Config, tls: &Tls, leases: LeaseService) -> Result<(), StartError> {
         let Some(snapshots) = self.snapshots.take() else { return Ok(()) };
         let node = self.node.clone();
-        let service = Arc::new(PeerService::new(node.clone(), leases, Arc::clone(&self.cluster), snapshots));
+        let (cluster, traffic) = (Arc::clone(&self.cluster), Arc::clone(&self.traffic));
+        let service = Arc::new(PeerService::new(node.clone(), leases, cluster, snapshots, traffic));
         let grpc = PeerServer::new(PeerGrpc::new(service))
             .max_decoding_message_size(message_bytes_max(config.max_request_bytes));
         let grpc = Door::new(grpc, node.clone(), Arc::clone(&self.traffic));
@@ -489,6 +498,25 @@ impl Server {
                     .max_decoding_message_size(decode),
             );
         Arc::new(routes.observed_by(self.tracer.clone(), self.audit.clone()))
+    }
+
+    /// The v2 API, if it is served.
+    fn v2(&self, config: &Config, quota: &Arc<Quota>) -> Option<Arc<V2>> {
+        if config.v2 == V2Mode::Off {
+            return None;
+        }
+        let parts = v2::Parts {
+            node: self.node.clone(),
+            cluster: Arc::clone(&self.cluster),
+            quota: Arc::clone(quota),
+            hub: Arc::clone(&self.v2_hub),
+            traffic: Arc::clone(&self.traffic),
+            passwords: Passwords::new(config.auth.bcrypt_cost),
+            takes_common_names: config.auth.names_are_users,
+            is_wanted: config.v2 == V2Mode::Wanted,
+            name: config.name.clone(),
+        };
+        Some(V2::new(parts))
     }
 
     /// Who this member is, for the log: member id and cluster id.

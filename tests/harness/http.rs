@@ -143,6 +143,20 @@ pub async fn open(address: &str, mut request: Request<Body>) -> Result<Opened> {
 }
 
 impl Lines {
+    /// The rest of the body.
+    ///
+    /// # Errors
+    /// It does not end in time, or the connection breaks.
+    pub async fn rest(mut self) -> Result<Bytes> {
+        let rest = async {
+            while let Some(frame) = self.body.frame().await {
+                self.arrived.extend_from_slice(frame?.data_ref().map_or(&[], |data| data));
+            }
+            anyhow::Ok(self.arrived.into())
+        };
+        tokio::time::timeout(DEADLINE, rest).await.context("the body does not end")?
+    }
+
     /// The next line as JSON, whole or not; none when the body is over.
     ///
     /// # Errors

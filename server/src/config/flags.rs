@@ -383,7 +383,13 @@ const UNSAFE: &[Flag] = &[
 const COMPATIBILITY: &[Flag] = &[
     flag("feature-gates", Text, "", Used, "Feature gates, Name=true,..."),
     flag("enable-grpc-gateway", Bool, "true", Used, "Serve the JSON gateway."),
-    flag("enable-v2", Bool, "false", Unsupported, "Serve the v2 API."),
+    flag(
+        "enable-v2",
+        Bool,
+        "true",
+        Used,
+        "Serve the v2 API. Given as true, it is served without users of its own even when v3 has some.",
+    ),
     flag("v2-deprecation", Text, "not-yet", Silent, "Phase of the v2 store."),
     flag("experimental-enable-v2v3", Text, "", Unsupported, "Serve v2 from v3 keys."),
     flag("initial-election-tick-advance", Bool, "true", ELECTS_IN_TIME, "Shorten the first election."),

@@ -31,7 +31,7 @@ pub use help::help;
 pub use observe::{AuditConfig, Rotation, TraceConfig};
 pub use settings::{
     AutoCompaction, Config, CorruptionChecks, GrpcKeepalive, InitialClusterState, LogConfig, LogFormat, LogLevel,
-    LogOutput, MetricsLevel, RateLimit,
+    LogOutput, MetricsLevel, RateLimit, V2Mode,
 };
 pub use tls::{AllowedNames, CertSource, KeyPairFiles, Side, TlsSettings, TlsVersion};
 pub use url::{ListenUrl, Place};

@@ -8,7 +8,7 @@ use std::time::Duration;
 const NANOS_PER_SECOND: i128 = 1_000_000_000;
 
 /// Reads a boolean by the rules of Go's `strconv.ParseBool`.
-pub(super) fn boolean(text: &str) -> Option<bool> {
+pub(crate) fn boolean(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
@@ -82,7 +82,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Writes a duration the way Go does: `1h30m0s`, `1.5s`, `100ms`.
-pub(super) fn show(duration: Duration) -> String {
+pub(crate) fn show(duration: Duration) -> String {
     let nanos = duration.as_nanos();
     if nanos == 0 {
         return "0s".to_owned();

@@ -117,6 +117,8 @@ pub struct Config {
     pub metrics: MetricsLevel,
     /// Serve the v3 API as JSON.
     pub enable_grpc_gateway: bool,
+    /// Whether the v2 API is served.
+    pub v2: V2Mode,
     /// Origins that browsers may call from; None means all.
     pub cors: Option<Vec<String>>,
     /// Host names that HTTP requests may carry; None means all.
@@ -146,6 +148,17 @@ pub enum InitialClusterState {
     New,
     /// Joins one.
     Existing,
+}
+
+/// Whether the v2 API is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum V2Mode {
+    /// It is not.
+    Off,
+    /// It is, unless that would let in everybody where v3 asks for users.
+    ByDefault,
+    /// Somebody asked for it.
+    Wanted,
 }
 
 /// Pings that the server sends on quiet connections.
@@ -299,6 +312,11 @@ impl Config {
             warning_unary_request_duration: values.duration("warning-unary-request-duration")?,
             metrics: metrics_level(&values),
             enable_grpc_gateway: values.boolean("enable-grpc-gateway"),
+            v2: match (values.boolean("enable-v2"), values.is_set("enable-v2")) {
+                (false, _) => V2Mode::Off,
+                (true, false) => V2Mode::ByDefault,
+                (true, true) => V2Mode::Wanted,
+            },
             cors: unless_all(values.text("cors")),
             host_whitelist: unless_all(values.text("host-whitelist")),
             auth: AuthSettings::from_values(&values, &mut warnings)?,

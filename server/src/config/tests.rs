@@ -199,7 +199,7 @@ fn bad_settings_exit_with_1() {
             "--advertise-client-urls is required when --listen-client-urls is set explicitly",
         ),
         (&["--advertise-client-urls=http://:1"], "unexpected empty host (http://:1)"),
-        (&["--enable-v2"], "--enable-v2 is not supported yet"),
+        (&["--enable-pprof"], "--enable-pprof is not supported yet"),
         (&["--feature-gates=AllBeta=true"], "feature gate AllBeta=true is not supported yet"),
         (&["--feature-gates=FastLeaseKeepAlive=false"], "feature gate FastLeaseKeepAlive=false is not supported yet"),
         (
@@ -233,8 +233,9 @@ fn bad_variables_and_files_name_their_place() {
     let expected = format!("invalid value \"many\" for max-txn-ops in {path}: parse error");
     assert_eq!(error(&["--config-file", &path]), ConfigError::Invalid(expected));
 
-    let (_dir, path) = config_file("enable-v2: true\n");
-    assert_eq!(error(&["--config-file", &path]), ConfigError::Invalid("--enable-v2 is not supported yet".to_owned()));
+    let (_dir, path) = config_file("enable-pprof: true\n");
+    let expected = ConfigError::Invalid("--enable-pprof is not supported yet".to_owned());
+    assert_eq!(error(&["--config-file", &path]), expected);
 
     let missing = error(&["--config-file=/nonexistent/x.yaml"]).to_string();
     assert!(missing.contains("cannot read /nonexistent/x.yaml"), "{missing}");

@@ -1,5 +1,6 @@
 //! Answers what other members ask.
 
+use super::traffic::PeersTraffic;
 use super::{Answers, PeerApi, PeerError};
 use crate::cluster::Cluster;
 use crate::corruption;
@@ -39,16 +40,23 @@ pub(crate) struct PeerService {
     leases: LeaseService,
     cluster: Arc<Cluster>,
     snapshots: snapshot::Receiver,
+    traffic: Arc<PeersTraffic>,
     in_flight: Semaphore,
     renewals: Semaphore,
     hashes: Semaphore,
 }
 
 impl PeerService {
-    pub(crate) fn new(node: Node, leases: LeaseService, cluster: Arc<Cluster>, snapshots: snapshot::Receiver) -> Self {
+    pub(crate) fn new(
+        node: Node,
+        leases: LeaseService,
+        cluster: Arc<Cluster>,
+        snapshots: snapshot::Receiver,
+        traffic: Arc<PeersTraffic>,
+    ) -> Self {
         let (in_flight, renewals) = (Semaphore::new(FORWARDED_IN_FLIGHT), Semaphore::new(RENEWALS_IN_FLIGHT));
         let hashes = Semaphore::new(HASHES_IN_FLIGHT);
-        Self { node, leases, cluster, snapshots, in_flight, renewals, hashes }
+        Self { node, leases, cluster, snapshots, traffic, in_flight, renewals, hashes }
     }
 
     fn admit(&self) -> Result<SemaphorePermit<'_>, PeerError> {
@@ -71,10 +79,11 @@ fn stopped<T>(_: T) -> PeerError {
 #[tonic::async_trait]
 impl PeerApi for PeerService {
     async fn append(&self, requests: BoxStream<'static, AppendRequest>) -> Result<Answers<AppendResponse>, PeerError> {
-        let node = self.node.clone();
+        let (node, traffic) = (self.node.clone(), Arc::clone(&self.traffic));
         let requests = requests
             .map(move |request| {
                 node.hear_leader();
+                traffic.received_append();
                 wire::from_append(request)
             })
             // A sender of what can not be read is not asked for more.

@@ -10,14 +10,15 @@ use bytes::{Buf, Bytes};
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use prometheus::{Histogram, IntCounter, IntGauge};
 use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::{Channel, Error};
 use tower::Service;
@@ -27,6 +28,8 @@ pub(crate) struct PeersTraffic {
     metrics: PeerMetrics,
     local: String,
     peers: RwLock<BTreeMap<u64, Arc<PeerTraffic>>>,
+    appends_sent: AtomicU64,
+    appends_received: AtomicU64,
 }
 
 /// The counters of one other member.
@@ -38,11 +41,55 @@ pub(crate) struct PeerTraffic {
     round_trip_seconds: Histogram,
     active: IntGauge,
     disconnected: IntCounter,
+    latency: Mutex<Latency>,
+}
+
+/// Round trips to a member, as `/v2/stats/leader` shows them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Latency {
+    /// The last one.
+    pub(crate) current: Duration,
+    pub(crate) minimum: Duration,
+    pub(crate) maximum: Duration,
+    pub(crate) successes: u64,
+    /// Messages that could not be sent.
+    pub(crate) failures: u64,
+    /// Seconds, and their squares.
+    sum: f64,
+    sum_of_squares: f64,
+}
+
+impl Latency {
+    fn add(&mut self, took: Duration) {
+        self.minimum = if self.successes == 0 { took } else { self.minimum.min(took) };
+        self.maximum = self.maximum.max(took);
+        self.current = took;
+        self.successes += 1;
+        let seconds = took.as_secs_f64();
+        self.sum += seconds;
+        self.sum_of_squares += seconds * seconds;
+    }
+
+    pub(crate) fn average(&self) -> Duration {
+        Duration::try_from_secs_f64(self.sum / self.successes.max(1) as f64).unwrap_or_default()
+    }
+
+    pub(crate) fn standard_deviation(&self) -> Duration {
+        let count = self.successes.max(1) as f64;
+        let variance = self.sum_of_squares / count - (self.sum / count).powi(2);
+        Duration::try_from_secs_f64(variance.max(0.0).sqrt()).unwrap_or_default()
+    }
 }
 
 impl PeersTraffic {
     pub(crate) fn new(metrics: PeerMetrics, local: u64) -> Self {
-        Self { metrics, local: format!("{local:x}"), peers: RwLock::default() }
+        Self {
+            metrics,
+            local: format!("{local:x}"),
+            peers: RwLock::default(),
+            appends_sent: AtomicU64::default(),
+            appends_received: AtomicU64::default(),
+        }
     }
 
     /// Counts for nobody.
@@ -73,7 +120,23 @@ impl PeersTraffic {
             round_trip_seconds: self.metrics.round_trip_seconds.with_label_values(&one),
             active: self.metrics.active.with_label_values(&both),
             disconnected: self.metrics.disconnected.with_label_values(&both),
+            latency: Mutex::default(),
         }
+    }
+
+    /// An append, or a heartbeat, was sent to a member.
+    pub(crate) fn sent_append(&self) {
+        self.appends_sent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An append, or a heartbeat, came from the leader.
+    pub(crate) fn received_append(&self) {
+        self.appends_received.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Appends and heartbeats since the start: sent, and received.
+    pub(crate) fn appends(&self) -> (u64, u64) {
+        (self.appends_sent.load(Ordering::Relaxed), self.appends_received.load(Ordering::Relaxed))
     }
 
     /// Forgets the members that are not in the cluster any more.
@@ -101,7 +164,14 @@ impl PeersTraffic {
 impl PeerTraffic {
     /// Something was answered in this time.
     pub(crate) fn answered(&self, asked: Instant) {
-        self.round_trip_seconds.observe(asked.elapsed().as_secs_f64());
+        let took = asked.elapsed();
+        self.round_trip_seconds.observe(took.as_secs_f64());
+        self.latency.lock().add(took);
+    }
+
+    /// The round trips so far.
+    pub(crate) fn latency(&self) -> Latency {
+        Latency { failures: self.sent_failures.get(), ..*self.latency.lock() }
     }
 }
 

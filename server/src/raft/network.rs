@@ -102,6 +102,7 @@ impl Target {
 
     /// One request and its answer.
     async fn ask(&mut self, request: AppendRequest) -> Result<StreamAppendResult<TypeConfig>, RpcError> {
+        self.traffic.sent_append();
         let asked = tokio::time::timeout(UNANSWERED_MAX, self.converse(request)).await;
         let (conversation, answer) = asked.unwrap_or_else(|_| Err(unanswered())).map_err(|e| rpc_error(&e))?;
         let result = wire::from_appended(answer).map_err(|e| malformed(&e))?;
@@ -220,9 +221,10 @@ impl RaftNetworkV2<TypeConfig> for Target {
             }
             let ready = [first, second].into_iter().flatten();
             let unanswered = Unanswered::default();
-            let sent = unanswered.clone();
+            let (sent, traffic) = (unanswered.clone(), Arc::clone(&self.traffic));
             let requests = stream::iter(ready).chain(input).map(move |request| {
                 sent.sent();
+                traffic.sent_append();
                 wire::to_append(&request)
             });
             let answers = match self.peer() {

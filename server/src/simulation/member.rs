@@ -375,8 +375,8 @@ impl Machine {
         let quota = Arc::new(Quota::new(None, &node));
         let owner = (node.clone(), Auth::for_tests(node.clone()));
         let leases = LeaseService::new(owner, Arc::clone(&lessor), quota, failures, stop.clone());
-        let snapshots = raft::snapshot::Receiver::new(DATABASE.into(), self.store_options(), traffic);
-        let service = PeerService::new(node.clone(), leases.clone(), Arc::clone(&members), snapshots);
+        let snapshots = raft::snapshot::Receiver::new(DATABASE.into(), self.store_options(), Arc::clone(&traffic));
+        let service = PeerService::new(node.clone(), leases.clone(), Arc::clone(&members), snapshots, traffic);
         self.shared.network.join(&connector, Arc::new(service));
         tokio::spawn(Arc::clone(&members).promote(stop.clone()));
         self.keep_leases(&node, lessor, &stop);

@@ -1,0 +1,269 @@
+//! Who waits for changes of the tree, by the path that is watched.
+//!
+//! A change is written as JSON once, for all who get it. It goes to the watchers of its own path, to recursive ones of the
+//! directories above, and when a directory goes, to those of every node that goes with it. Whoever waits for one event is
+//! forgotten with it; a stream that does not read is cut.
+
+use super::json;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use store::Reader;
+use store::v2::{AUTH, Event, Refusal, Scan, Told};
+use tokio::sync::{mpsc, oneshot};
+
+/// Watchers at a time. More are refused with "too many requests".
+const WATCHERS_MAX: usize = 65_536;
+
+/// Events that wait for a stream's connection. etcd's number. One more, and the stream is cut.
+const STREAM_EVENTS: usize = 100;
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Hub {
+    watchers: Mutex<Watchers>,
+    /// Those that are there, and those that are about to be.
+    count: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Watchers {
+    /// By path, in the order in which they came.
+    by_path: HashMap<Box<[u8]>, BTreeMap<u64, Watcher>>,
+    next_id: u64,
+}
+
+struct Watcher {
+    recursive: bool,
+    /// Events before this index were seen.
+    since: u64,
+    sink: Sink,
+}
+
+enum Sink {
+    Once(Option<oneshot::Sender<Bytes>>),
+    Stream(mpsc::Sender<Bytes>),
+}
+
+/// What a watcher waits for.
+pub(super) enum Wait {
+    /// It is there.
+    Ready(Bytes),
+    /// One event.
+    Once(Place, oneshot::Receiver<Bytes>),
+    /// All that follow.
+    Stream(Place, mpsc::Receiver<Bytes>),
+}
+
+/// A watcher's place, given back when it is dropped.
+pub(super) struct Place {
+    hub: Arc<Hub>,
+    path: Box<[u8]>,
+    id: u64,
+}
+
+/// Why nobody can wait.
+pub(super) enum WatchError {
+    /// The tree refuses.
+    Refused(Refusal),
+    /// Too many do.
+    TooMany,
+}
+
+impl Hub {
+    /// Watchers that wait.
+    pub(super) fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Begins to watch `path` from the index `since` on, 0 for what comes next.
+    pub(super) fn watch(
+        self: &Arc<Self>,
+        reader: &Reader,
+        path: &[u8],
+        (recursive, stream): (bool, bool),
+        since: u64,
+    ) -> Result<(Wait, Scan), WatchError> {
+        // Before the tree is looked at: whoever applies what comes behind that look sees that somebody waits.
+        if self.count.fetch_add(1, Ordering::SeqCst) >= WATCHERS_MAX {
+            self.count.fetch_sub(1, Ordering::SeqCst);
+            return Err(WatchError::TooMany);
+        }
+        let mut watchers = self.watchers.lock();
+        let scan = match reader.v2_scan(path, recursive, since) {
+            Ok(scan) if scan.event.is_none() => scan,
+            found => {
+                drop(watchers);
+                self.count.fetch_sub(1, Ordering::SeqCst);
+                let scan = found.map_err(WatchError::Refused)?;
+                let event = scan.event.as_deref().map(written).unwrap_or_default();
+                return Ok((Wait::Ready(event), scan));
+            }
+        };
+        let id = watchers.next_id;
+        watchers.next_id += 1;
+        let place = Place { hub: Arc::clone(self), path: path.into(), id };
+        let (sink, wait) = if stream {
+            let (sender, receiver) = mpsc::channel(STREAM_EVENTS);
+            (Sink::Stream(sender), Wait::Stream(place, receiver))
+        } else {
+            let (sender, receiver) = oneshot::channel();
+            (Sink::Once(Some(sender)), Wait::Once(place, receiver))
+        };
+        let watcher = Watcher { recursive, since: scan.since, sink };
+        watchers.by_path.entry(path.into()).or_default().insert(id, watcher);
+        Ok((wait, scan))
+    }
+
+    /// Tells of changes, in the order of their indexes. Does not block.
+    pub(crate) fn publish(&self, told: &[Told]) {
+        if told.is_empty() || self.count.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let mut watchers = self.watchers.lock();
+        let mut gone = 0;
+        for told in told {
+            let mut event = Outgoing { event: &told.event, written: None };
+            if told.event.node.key.starts_with(AUTH.as_bytes()) {
+                // Somebody may not see any more what it waits for; who may asks again.
+                gone += watchers.clear();
+                continue;
+            }
+            if told.event.action.removes() {
+                for path in told.removed.iter().chain([&told.event.node.key]) {
+                    gone += watchers.tell(path, &mut event, true);
+                }
+            }
+            for path in ancestors(&told.event.node.key) {
+                gone += watchers.tell(path, &mut event, false);
+            }
+        }
+        drop(watchers);
+        self.count.fetch_sub(gone, Ordering::SeqCst);
+    }
+
+    /// Ends all waits: the tree is another one now, and what lies between is not known.
+    pub(crate) fn replaced(&self) {
+        let gone = self.watchers.lock().clear();
+        self.count.fetch_sub(gone, Ordering::SeqCst);
+    }
+}
+
+/// An event, and its JSON once somebody needs it.
+struct Outgoing<'a> {
+    event: &'a Event,
+    written: Option<Bytes>,
+}
+
+impl Outgoing<'_> {
+    fn bytes(&mut self) -> Bytes {
+        self.written.get_or_insert_with(|| written(self.event)).clone()
+    }
+}
+
+fn written(event: &Event) -> Bytes {
+    let mut out = Vec::with_capacity(256);
+    json::event(&mut out, event, true);
+    out.into()
+}
+
+impl Watchers {
+    /// Tells the watchers of a path; returns how many are gone.
+    fn tell(&mut self, path: &[u8], event: &mut Outgoing<'_>, removed: bool) -> usize {
+        let Some(watchers) = self.by_path.get_mut(path) else { return 0 };
+        let before = watchers.len();
+        let is_own = *event.event.node.key == *path;
+        if !is_own && is_hidden(path, &event.event.node.key) {
+            return 0;
+        }
+        let index = event.event.index();
+        watchers.retain(|_, watcher| {
+            let wants = (watcher.recursive || is_own || removed) && index >= watcher.since;
+            !wants || watcher.sink.send(event)
+        });
+        let gone = before - watchers.len();
+        if watchers.is_empty() {
+            self.by_path.remove(path);
+        }
+        gone
+    }
+
+    fn clear(&mut self) -> usize {
+        std::mem::take(&mut self.by_path).values().map(BTreeMap::len).sum()
+    }
+}
+
+impl Sink {
+    /// Hands an event over; false when it was the last one.
+    fn send(&mut self, event: &mut Outgoing<'_>) -> bool {
+        match self {
+            Self::Once(sender) => {
+                if let Some(sender) = sender.take() {
+                    // It may have left.
+                    drop(sender.send(event.bytes()));
+                }
+                false
+            }
+            Self::Stream(sender) => sender.try_send(event.bytes()).is_ok(),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut watchers = self.hub.watchers.lock();
+        let Some(those) = watchers.by_path.get_mut(&self.path) else { return };
+        if those.remove(&self.id).is_some() {
+            if those.is_empty() {
+                watchers.by_path.remove(&self.path);
+            }
+            drop(watchers);
+            self.hub.count.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// The root, the directories on the way, and the path itself.
+fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let ends = path.iter().enumerate().skip(1).filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+    let all = ends.chain([path.len()]).map(|end| &path[..end]);
+    [&b"/"[..]].into_iter().chain(all.filter(|path| *path != b"/"))
+}
+
+/// True if a part of `key` below the watched path begins with an underscore.
+fn is_hidden(watched: &[u8], key: &[u8]) -> bool {
+    // A watched path may be deeper than the directory that goes.
+    key.get(watched.len()..).is_some_and(|rest| {
+        let at_root = watched == b"/" && rest.first() == Some(&b'_');
+        at_root || rest.windows(2).any(|pair| pair == b"/_")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_below_all_its_directories() {
+        let all = |path: &'static [u8]| ancestors(path).map(|path| str::from_utf8(path).unwrap()).collect::<Vec<_>>();
+        assert_eq!(all(b"/1/a/b"), ["/", "/1", "/1/a", "/1/a/b"]);
+        assert_eq!(all(b"/1"), ["/", "/1"]);
+    }
+
+    #[test]
+    fn what_is_hidden_depends_on_where_one_looks() {
+        for (watched, key, hidden) in [
+            ("/1", "/1/_a", true),
+            ("/1", "/1/a/_b/c", true),
+            ("/1/a", "/1/a/_b", true),
+            ("/1/_a", "/1/_a/b", false),
+            ("/1/a", "/1/a", false),
+            ("/1", "/1/a_b/c", false),
+            ("/1/a/b/c", "/1/a", false),
+        ] {
+            assert_eq!(is_hidden(watched.as_bytes(), key.as_bytes()), hidden, "{watched} {key}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The v2 API: keys in a tree over plain HTTP, as etcd had it up to 3.5.
+//!
+//! ```text
+//!   listen/, http --> serve (path) --> keys ----> request (form, parameters)
+//!                                        |          |-- write: node/propose -> store/v2
+//!                                        |          |-- read:  (node/read) -> store/v2
+//!                                        |          '-- wait:  hub -> watch (body of the answer)
+//!                                        '--> auth: who asks, may it
+//!                              members, stats, accounts (/v2/auth)
+//!   raft/state_machine --> hub: every change, once it is applied
+//! ```
+//!
+//! Paths, parameters, answers and refusals are etcd's, with their quirks. Nothing here decides what a change does: that is
+//! `store/v2`. [`json`] writes what Go's encoder would write.
+
+mod accounts;
+mod auth;
+mod error;
+pub(crate) mod expire;
+pub(crate) mod hub;
+mod json;
+mod keys;
+mod members;
+mod path;
+mod request;
+mod stats;
+mod watch;
+
+use crate::auth::password::Passwords;
+use crate::cluster::Cluster;
+use crate::http::{not_found, plain};
+use crate::node::Node;
+use crate::peer::traffic::PeersTraffic;
+use crate::quota::Quota;
+use auth::Auth;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::routing::any;
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use hub::Hub;
+use std::sync::Arc;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
+
+/// What the API is made of.
+pub(crate) struct Parts {
+    pub(crate) node: Node,
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) quota: Arc<Quota>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) traffic: Arc<PeersTraffic>,
+    pub(crate) passwords: Passwords,
+    /// Names in certificates are names of users.
+    pub(crate) takes_common_names: bool,
+    /// Serve it without users of its own though v3 has some.
+    pub(crate) is_wanted: bool,
+    /// The member's name.
+    pub(crate) name: String,
+}
+
+/// See the module.
+pub(crate) struct V2 {
+    node: Node,
+    cluster: Arc<Cluster>,
+    quota: Arc<Quota>,
+    hub: Arc<Hub>,
+    auth: Auth,
+    stats: stats::Stats,
+    cluster_id: HeaderValue,
+}
+
+impl V2 {
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        let Parts { node, cluster, quota, hub, traffic, passwords, takes_common_names, is_wanted, name } = parts;
+        let auth = Auth::new(node.clone(), passwords, takes_common_names, is_wanted);
+        let cluster_id = format!("{:x}", node.identity().cluster_id);
+        // Invariant: digits are a header's value.
+        let cluster_id = HeaderValue::try_from(cluster_id).unwrap_or(HeaderValue::from_static("0"));
+        let stats = stats::Stats::new(name, &node, traffic);
+        Arc::new(Self { node, cluster, quota, hub, auth, stats, cluster_id })
+    }
+}
+
+/// The routes of the API.
+pub(crate) fn router(v2: Arc<V2>) -> Router {
+    Router::new().route("/v2", any(serve)).route("/v2/{*path}", any(serve)).with_state(v2)
+}
+
+async fn serve(State(v2): State<Arc<V2>>, request: Request) -> Response {
+    let Some(path) = path::decoded(request.uri().path()) else {
+        return plain(StatusCode::BAD_REQUEST, "400 Bad Request".to_owned());
+    };
+    if let Some(redirect) = path::redirect(&path, request.method(), request.uri().query()) {
+        return redirect;
+    }
+    match after(&path, b"/v2/keys") {
+        Some(key) => return keys::serve(&v2, request, key).await,
+        None if path == b"/v2/machines" => return members::machines(&v2, &request),
+        None => {}
+    }
+    if let Some(rest) = after(&path, b"/v2/members") {
+        return members::serve(&v2, request, rest).await;
+    }
+    if let Some(rest) = path.strip_prefix(b"/v2/stats/") {
+        match v2.stats.serve(&v2, request.method(), rest) {
+            Some(response) => return response,
+            None => return not_found().await,
+        }
+    }
+    match path.strip_prefix(b"/v2/auth/") {
+        Some(rest) => accounts::serve(&v2, request, rest).await,
+        None => not_found().await,
+    }
+}
+
+/// What follows a path, which must end there or go on behind a slash.
+fn after<'a>(path: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
+    path.strip_prefix(prefix).filter(|rest| matches!(rest.first(), None | Some(b'/')))
+}
+
+/// Refuses a method that a path does not have; `allowed` as the header names them.
+fn refused_method(method: &Method, allowed: &'static str) -> Option<Response> {
+    if allowed.split(',').any(|name| name == method.as_str()) {
+        return None;
+    }
+    let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n".to_owned());
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    Some(response)
+}
+
+impl V2 {
+    /// An answer in JSON, with the cluster's id.
+    fn json(&self, status: StatusCode, body: Vec<u8>) -> Response {
+        let mut response = Response::new(body.into());
+        *response.status_mut() = status;
+        response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+        response.headers_mut().insert(CLUSTER_ID, self.cluster_id.clone());
+        response
+    }
+
+    /// A refusal of everything but keys.
+    fn message(&self, status: StatusCode, message: &str) -> Response {
+        let mut body = b"{\"message\":".to_vec();
+        json::string(&mut body, message.as_bytes());
+        body.push(b'}');
+        self.json(status, body)
+    }
+
+    /// As [`Self::message`], of a path that keeps the cluster's id to itself before it knows who asks.
+    fn unauthorized(&self, why: &str) -> Response {
+        let mut response = self.message(StatusCode::UNAUTHORIZED, why);
+        response.headers_mut().remove(CLUSTER_ID);
+        response
+    }
+}
