@@ -52,6 +52,7 @@ use crate::v3::large_range::LargeRanges;
 use crate::v3::lease::{LeaseService, proposer};
 use crate::v3::lock::LockService;
 use crate::v3::maintenance::MaintenanceService;
+use crate::v3::snapshot::Snapshots;
 use crate::v3::watch::WatchService;
 use crate::watch::hub::Hub;
 use api::etcdserverpb::{AlarmType, RangeRequest};
@@ -464,6 +465,7 @@ impl Server {
             quota: Arc::clone(quota),
             metrics: Arc::clone(metrics),
             cluster: Arc::clone(&self.cluster),
+            snapshots: Snapshots::start(&self.tasks, self.stop.clone()),
         };
         let failures = &metrics.network.stream_failures;
         let watch = WatchService {

@@ -60,9 +60,9 @@ const IMPORT_PIECE: usize = 64 << 10;
 
 /// A consistent view of the database, read frame by frame.
 pub struct Snapshot {
-    txn: ReadTransaction,
+    txn: Arc<ReadTransaction>,
     /// A dropped database fails the reads that are still under way, and a defragmentation replaces it at any time.
-    _database: Arc<Database>,
+    database: Arc<Database>,
     stage: Stage,
     membership: Vec<u8>,
     /// What was sent, and which snapshot this is.
@@ -106,8 +106,8 @@ impl Snapshot {
         let membership = bytes(meta::MEMBERSHIP)?.unwrap_or_default();
         drop(table);
         Ok(Self {
-            txn,
-            _database: database,
+            txn: Arc::new(txn),
+            database,
             stage: Stage::Header,
             membership,
             sent: Progress { identity, ..Progress::default() },
@@ -129,6 +129,20 @@ impl Snapshot {
     /// The store revision of the snapshot.
     pub fn revision(&self) -> i64 {
         self.sent.identity.revision
+    }
+
+    /// The same snapshot from its beginning: its stream has the same bytes, whatever was written or compacted since.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self {
+            txn: Arc::clone(&self.txn),
+            database: Arc::clone(&self.database),
+            stage: Stage::Header,
+            membership: self.membership.clone(),
+            sent: Progress { identity: self.sent.identity, ..Progress::default() },
+            blocks: Some(0),
+            check: schema::Rows::new(0, self.sent.identity.compacted),
+        }
     }
 
     /// Bytes of the whole stream. Reads everything once.

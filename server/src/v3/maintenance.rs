@@ -1,5 +1,6 @@
 //! The Maintenance service.
 
+use super::snapshot::{Snapshots, Source, Wish};
 use super::status::{failed, fault_status, mismatched, status, without_code};
 use crate::auth::{Auth, Credentials};
 use crate::cluster::Cluster;
@@ -19,23 +20,14 @@ use api::etcdserverpb::{
     SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
 };
 use api::server::maintenance_server::Maintenance;
-use bytes::Bytes;
 use prometheus::Histogram;
-use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use store::{Asked, Reply};
-use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 /// What an empty store takes: the page of its own records.
 const EMPTY_STORE_BYTES: u64 = 4096;
-
-/// Bytes in one message of a snapshot. etcd's size.
-const SNAPSHOT_CHUNK: usize = 32 << 10;
-
-/// Messages of a snapshot that wait for the connection.
-const SNAPSHOT_CHUNKS_WAITING: usize = 16;
 
 pub(crate) struct MaintenanceService {
     pub(crate) node: Node,
@@ -44,6 +36,7 @@ pub(crate) struct MaintenanceService {
     pub(crate) quota: Arc<Quota>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) cluster: Arc<Cluster>,
+    pub(crate) snapshots: Arc<Snapshots>,
 }
 
 /// The raised alarms and the lack of a leader, as `StatusResponse.errors` words them.
@@ -129,22 +122,22 @@ impl Maintenance for MaintenanceService {
 
     type SnapshotStream = ReceiverStream<Result<SnapshotResponse, Status>>;
 
-    async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+    async fn snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        let wish = Wish::of(request.metadata());
+        let seconds = self.metrics.disk.backend_snapshot_seconds.clone();
+        if let Wish::Rest { id, offset } = wish
+            && let Some(source) = self.snapshots.find(id, offset)
+        {
+            return Ok(self.snapshots.send(source, (Some(id), offset), seconds));
+        }
         if !self.storage.flush().await {
             return Err(status(Error::Stopped));
         }
         let snapshot = self.node.reader().snapshot().map_err(|fault| fault_status(&fault))?;
         let header = self.node.header(snapshot.revision());
-        let (chunks, stream) = mpsc::channel(SNAPSHOT_CHUNKS_WAITING);
-        let seconds = self.metrics.disk.backend_snapshot_seconds.clone();
-        tokio::task::spawn_blocking(move || {
-            let _timer = seconds.start_timer();
-            if let Err(fault) = send_snapshot(snapshot, header, &chunks) {
-                // The client may be gone: then nobody needs the error.
-                drop(chunks.blocking_send(Err(fault_status(&fault))));
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        let source = Source::new(snapshot, header);
+        let id = if wish == Wish::Plain { None } else { self.snapshots.keep(&source) };
+        Ok(self.snapshots.send(source, (id, 0), seconds))
     }
 
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
@@ -178,33 +171,6 @@ fn is_version(text: &str) -> bool {
 async fn hash_kv(node: &Node, revision: i64, seconds: &Histogram) -> Result<store::HashKv, Status> {
     let _timer = seconds.start_timer();
     corruption::hash(node, revision).await.map_err(status)
-}
-
-/// Sends the snapshot in chunks, and at last its SHA-256. Ends early when the client is gone.
-fn send_snapshot(
-    mut snapshot: store::snapshot::Snapshot,
-    header: api::etcdserverpb::ResponseHeader,
-    chunks: &mpsc::Sender<Result<SnapshotResponse, Status>>,
-) -> Result<(), store::Fault> {
-    let mut remaining = snapshot.stream_bytes()?;
-    let mut digest = Sha256::new();
-    let send = |blob: Bytes, remaining_bytes| {
-        let response = SnapshotResponse { header: Some(header), remaining_bytes, blob, version: String::new() };
-        chunks.blocking_send(Ok(response)).is_ok()
-    };
-    while let Some(frame) = snapshot.next_frame()? {
-        digest.update(&frame);
-        let mut frame = Bytes::from(frame);
-        while !frame.is_empty() {
-            let chunk = frame.split_to(frame.len().min(SNAPSHOT_CHUNK));
-            remaining -= chunk.len() as u64;
-            if !send(chunk, remaining) {
-                return Ok(());
-            }
-        }
-    }
-    send(Bytes::copy_from_slice(&digest.finalize()), 0);
-    Ok(())
 }
 
 #[cfg(test)]

@@ -12,5 +12,6 @@ pub(crate) mod lease;
 pub(crate) mod lock;
 pub(crate) mod maintenance;
 mod renewals;
+pub(crate) mod snapshot;
 pub(crate) mod status;
 pub(crate) mod watch;
