@@ -1,9 +1,12 @@
 //! Flags, commands and environment: etcdctl's names.
 
-use client::v2::User;
-use client::{Options, TlsOptions};
+use crate::password;
+use anyhow::{Result, ensure};
+use client::{Options, TlsOptions, User};
 use server::offline::Founder;
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// What a cluster is called that nobody gave a name. etcd's word.
@@ -44,6 +47,13 @@ pub(crate) struct Global {
     /// Accept any server certificate: whoever is on the way can read and change everything
     #[arg(long, global = true, env = "ETCDCTL_INSECURE_SKIP_TLS_VERIFY")]
     insecure_skip_tls_verify: bool,
+    /// Whose requests these are. Without a password it is asked for
+    #[arg(long, global = true, env = "ETCDCTL_USER", value_name = "NAME[:PASSWORD]", hide_env_values = true)]
+    user: Option<Secret>,
+    /// The password; --user is then the name alone. Everybody on this machine sees it among the processes: better leave
+    /// it out, and it is asked for
+    #[arg(long, global = true, env = "ETCDCTL_PASSWORD", value_name = "PASSWORD", hide_env_values = true)]
+    password: Option<Secret>,
     /// Longest time for making a connection
     #[arg(long, global = true, env = "ETCDCTL_DIAL_TIMEOUT", value_parser = duration, default_value = "2s")]
     dial_timeout: Duration,
@@ -53,6 +63,24 @@ pub(crate) struct Global {
     /// Output format
     #[arg(short, long, global = true, env = "ETCDCTL_WRITE_OUT", value_enum, default_value = "simple")]
     pub(crate) write_out: Format,
+}
+
+/// A text that has, or may have, a password in it.
+#[derive(Clone)]
+struct Secret(String);
+
+impl FromStr for Secret {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// Output formats.
@@ -209,8 +237,11 @@ pub(crate) struct FounderArgs {
 }
 
 impl Global {
-    /// What a client is made from.
-    pub(crate) fn client_options(&self) -> Options {
+    /// What a client is made from. Asks for the password if it must.
+    ///
+    /// # Errors
+    /// There is no password, or nobody that it is for.
+    pub(crate) async fn client_options(&self) -> Result<Options> {
         let tls = TlsOptions {
             ca_file: self.cacert.clone(),
             cert_file: self.cert.clone(),
@@ -218,13 +249,30 @@ impl Global {
             server_name: None,
             insecure_skip_verify: self.insecure_skip_tls_verify,
         };
-        Options {
+        Ok(Options {
             endpoints: self.endpoints.clone(),
             tls: (tls != TlsOptions::default()).then_some(tls),
+            user: self.user().await?,
             dial_timeout: self.dial_timeout,
             request_timeout: self.command_timeout,
             ..Options::default()
+        })
+    }
+
+    /// As etcdctl reads the flags: an empty one is none, and next to `--password` a colon belongs to the name.
+    async fn user(&self) -> Result<Option<User>> {
+        let given = |secret: &Option<Secret>| secret.as_ref().map(|s| s.0.clone()).filter(|text| !text.is_empty());
+        let Some(user) = given(&self.user) else {
+            ensure!(given(&self.password).is_none(), "a password is given for nobody; name the user with --user");
+            return Ok(None);
+        };
+        if let Some(password) = given(&self.password) {
+            return Ok(Some(User { name: user, password }));
         }
+        Ok(Some(match user.split_once(':') {
+            Some((name, password)) => User { name: name.to_owned(), password: password.to_owned() },
+            None => User { name: user, password: password::ask().await? },
+        }))
     }
 }
 
@@ -282,8 +330,35 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::{Args, duration};
-    use clap::CommandFactory as _;
+    use clap::{CommandFactory as _, Parser as _};
     use std::time::Duration;
+
+    /// Name and password that flags mean, and everything that is printed of them.
+    async fn user(flags: &[&str]) -> (Result<Option<(String, String)>, String>, String) {
+        let args = Args::try_parse_from([&["cleatctl", "snapshot", "save", "file"], flags].concat()).unwrap();
+        let user = args.global.user().await;
+        let printed = format!("{args:?} {user:?}");
+        (user.map(|user| user.map(|user| (user.name, user.password))).map_err(|error| error.to_string()), printed)
+    }
+
+    #[tokio::test]
+    async fn users_are_read_as_etcdctl_reads_them() {
+        let is = |name: &str, password: &str| Ok(Some((name.to_owned(), password.to_owned())));
+        for (flags, expected) in [
+            (&[][..], Ok(None)),
+            (&["--user", ""], Ok(None)),
+            (&["--user", "root:s3cret"], is("root", "s3cret")),
+            (&["--user", "root:s3cret:more"], is("root", "s3cret:more")),
+            (&["--user", "root:"], is("root", "")),
+            (&["--user", "root", "--password", "s3cret"], is("root", "s3cret")),
+            (&["--user", "ro:ot", "--password=s3cret"], is("ro:ot", "s3cret")),
+            (&["--password", "s3cret"], Err("a password is given for nobody; name the user with --user".to_owned())),
+        ] {
+            let (user, printed) = user(flags).await;
+            assert_eq!(user, expected, "{flags:?}");
+            assert!(!printed.contains("s3cret"), "{printed}");
+        }
+    }
 
     #[test]
     fn flags_are_consistent() {

@@ -1,10 +1,12 @@
 //! `cleatctl`: etcdctl's commands, flags and environment, for Cleat and etcd; and what is done to files offline.
 //!
-//! `args` is what is asked, `snapshot`, `migrate` and `migrate_v2` do it, `print` has etcdctl's output formats.
+//! `args` is what is asked, `password` asks back, `snapshot`, `migrate` and `migrate_v2` do it, `print` has etcdctl's
+//! output formats.
 
 mod args;
 mod migrate;
 mod migrate_v2;
+mod password;
 mod print;
 mod snapshot;
 
@@ -30,11 +32,15 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(BAD_FLAGS) } else { ExitCode::SUCCESS };
         }
     };
-    let ended = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(run(args)));
+    let ended =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::from).and_then(
+            |runtime| {
+                let ended = runtime.block_on(run(args));
+                // Nobody waits for a prompt that was interrupted.
+                runtime.shutdown_background();
+                ended
+            },
+        );
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -11,7 +11,7 @@ use crate::args::{Format, Global, SourceUser, V2ToV3Args};
 use crate::print;
 use anyhow::{Context as _, Result, ensure};
 use client::v2::{Get, code};
-use client::{Client, v2};
+use client::{Client, Options, v2};
 use indicatif::{ProgressBar, ProgressStyle};
 use plan::{Plan, Reader};
 use serde::Serialize;
@@ -47,8 +47,9 @@ struct Summary {
 
 /// Copies a tree, or shows what that would do.
 pub(crate) async fn v2_to_v3(global: &Global, args: &V2ToV3Args) -> Result<()> {
-    let source = source(global, args)?;
-    let target = Client::new(&global.client_options())?;
+    let options = global.client_options().await?;
+    let source = source(&options, args)?;
+    let target = Client::new(&options)?;
     let plan = read(&source, args).await?;
     let mut writer = Writer::new(&target, args.yes, args.overwrite, plan.read_at);
     let progress = progress_bar(plan.files.len());
@@ -60,16 +61,15 @@ pub(crate) async fn v2_to_v3(global: &Global, args: &V2ToV3Args) -> Result<()> {
     report(global.write_out, &summary(plan, writer.into_outcome(), !args.yes), args)
 }
 
-fn source(global: &Global, args: &V2ToV3Args) -> Result<v2::Client> {
-    let options = global.client_options();
+fn source(options: &Options, args: &V2ToV3Args) -> Result<v2::Client> {
     let user = args.source_user.clone().map(|SourceUser(user)| user);
     if let Some(user) = &user {
         ensure!(!user.name.is_empty() && !user.password.is_empty(), "--source-user is written as NAME:PASSWORD");
     }
-    let endpoints = if args.source_endpoints.is_empty() { options.endpoints } else { args.source_endpoints.clone() };
+    let endpoints = if args.source_endpoints.is_empty() { &options.endpoints } else { &args.source_endpoints };
     Ok(v2::Client::new(&v2::Options {
-        endpoints,
-        tls: options.tls,
+        endpoints: endpoints.clone(),
+        tls: options.tls.clone(),
         user,
         dial_timeout: options.dial_timeout,
         request_timeout: options.request_timeout.max(READ_DEADLINE),

@@ -3,16 +3,19 @@
 //! The rule: a write is sent once. It goes to another endpoint only after a failure that proves that no server has
 //! seen it. Reads may be repeated. Both end within the request timeout.
 
+use crate::auth::Authorized;
 use crate::client::{Client, Connection};
 use crate::error::Error;
 use rand::Rng;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
-use tonic::transport::Channel;
 
 /// More rounds over all endpoints than this help nobody, however long the request timeout is.
 const MAX_ROUNDS: usize = 16;
+
+/// Tokens that one call uses up. A fresh one is refused only when users and roles change all the time.
+const TOKENS_PER_CALL: usize = 3;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
@@ -31,7 +34,7 @@ impl Client {
     pub(crate) async fn call<Q, A, S, F>(&self, effect: Effect, request: Q, send: S) -> Result<A, Error>
     where
         Q: Clone,
-        S: Fn(Channel, Q) -> F,
+        S: Fn(Authorized, Q) -> F,
         F: Future<Output = Result<A, Status>>,
     {
         self.call_telling(effect, request, send).await.map(|(answer, _)| answer)
@@ -46,13 +49,13 @@ impl Client {
     ) -> Result<(A, &Connection), Error>
     where
         Q: Clone,
-        S: Fn(Channel, Q) -> F,
+        S: Fn(Authorized, Q) -> F,
         F: Future<Output = Result<A, Status>>,
     {
         let limit = self.request_timeout();
         let deadline = Instant::now() + limit;
         let endpoints = self.connections().len();
-        let mut attempt = 0;
+        let (mut attempt, mut tokens) = (0, 0);
         let mut earlier = None;
         loop {
             let connection = self.current();
@@ -61,9 +64,20 @@ impl Client {
                 // An endpoint that hangs must leave time for those that were not asked.
                 left /= u32::try_from(endpoints.saturating_sub(attempt).max(1)).unwrap_or(u32::MAX);
             }
-            let error = match timeout(left, send(connection.channel.clone(), request.clone())).await {
+            let sent = async {
+                let token = self.login().sign_in(&connection.channel).await.map_err(|status| (0, status))?;
+                let answer = send(self.login().authorized(&connection.channel), request.clone()).await;
+                answer.map_err(|status| (token, status))
+            };
+            let error = match timeout(left, sent).await {
                 Ok(Ok(answer)) => return Ok((answer, connection)),
-                Ok(Err(status)) => Error::of_call(&connection.endpoint, &status),
+                Ok(Err((token, status))) => {
+                    if token > 0 && tokens < TOKENS_PER_CALL && self.login().is_stale(token, status.message()) {
+                        tokens += 1;
+                        continue;
+                    }
+                    Error::of_call(&connection.endpoint, &status)
+                }
                 Err(_) => Error::Timeout { endpoint: connection.endpoint.clone(), limit },
             };
             if error.may_pass() {
@@ -92,14 +106,24 @@ impl Client {
         }
     }
 
-    /// Like [`Client::call`], of one endpoint only.
-    pub(crate) async fn call_one<A>(
-        &self,
-        connection: &Connection,
-        answer: impl Future<Output = Result<A, Status>>,
-    ) -> Result<A, Error> {
+    /// Like [`Client::call`], of one endpoint only, and once.
+    pub(crate) async fn call_one<A, S, F>(&self, connection: &Connection, send: S) -> Result<A, Error>
+    where
+        S: Fn(Authorized) -> F,
+        F: Future<Output = Result<A, Status>>,
+    {
         let limit = self.request_timeout();
-        match timeout(limit, answer).await {
+        let sent = async {
+            for _ in 0..TOKENS_PER_CALL {
+                let token = self.login().sign_in(&connection.channel).await?;
+                match send(self.login().authorized(&connection.channel)).await {
+                    Err(status) if token > 0 && self.login().is_stale(token, status.message()) => {}
+                    answer => return answer,
+                }
+            }
+            send(self.login().authorized(&connection.channel)).await
+        };
+        match timeout(limit, sent).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(status)) => Err(Error::of_call(&connection.endpoint, &status)),
             Err(_) => Err(Error::Timeout { endpoint: connection.endpoint.clone(), limit }),

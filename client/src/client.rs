@@ -1,5 +1,6 @@
 //! The client and its calls about keys, members and endpoints.
 
+use crate::auth::Login;
 use crate::call::Effect;
 use crate::connector::Connector;
 use crate::endpoint::Address;
@@ -15,11 +16,10 @@ use api::etcdserverpb::request_op::Request as Op;
 use api::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest,
     MemberListRequest, MemberListResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, ResponseHeader,
-    SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, TxnRequest, TxnResponse,
+    StatusRequest, StatusResponse, TxnRequest, TxnResponse,
 };
 use api::mvccpb::KeyValue;
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -45,6 +45,7 @@ struct Inner {
     /// The one to use next.
     current: AtomicUsize,
     request_timeout: Duration,
+    login: Login,
 }
 
 /// One endpoint and the connection to it, which is made when it is first used and again after it broke.
@@ -96,7 +97,8 @@ impl Client {
             tls::load(&options.tls.clone().unwrap_or_default(), &[b"h2"])?;
         }
         let request_timeout = options.request_timeout;
-        Ok(Self { inner: Arc::new(Inner { connections, current: AtomicUsize::new(0), request_timeout }) })
+        let login = Login::new(options.user.clone());
+        Ok(Self { inner: Arc::new(Inner { connections, current: AtomicUsize::new(0), request_timeout, login }) })
     }
 
     /// The endpoints as they were given.
@@ -110,6 +112,10 @@ impl Client {
 
     pub(crate) fn request_timeout(&self) -> Duration {
         self.inner.request_timeout
+    }
+
+    pub(crate) fn login(&self) -> &Login {
+        &self.inner.login
     }
 
     /// The connection to use.
@@ -231,23 +237,10 @@ impl Client {
         let Some(connection) = self.inner.connections.iter().find(|connection| connection.endpoint == endpoint) else {
             return Err(Error::bad_endpoint(endpoint, "it is not one of this client's"));
         };
-        let mut maintenance = MaintenanceClient::new(connection.channel.clone());
-        let answer = async move { maintenance.status(StatusRequest {}).await.map(Response::into_inner) };
-        self.call_one(connection, answer).await
-    }
-
-    /// A snapshot of the whole store of the member behind the endpoint in use, piece by piece; the last one is the SHA-256
-    /// of the others. It has no deadline: whoever reads it decides how long a piece may take.
-    ///
-    /// # Errors
-    /// As [`Client::range`]; each piece may be an error, too.
-    pub async fn snapshot(&self) -> Result<impl Stream<Item = Result<SnapshotResponse, Error>> + use<>, Error> {
-        let connection = self.current();
-        let mut maintenance = MaintenanceClient::new(connection.channel.clone());
-        let begun = async move { maintenance.snapshot(SnapshotRequest {}).await.map(Response::into_inner) };
-        let pieces = self.call_one(connection, begun).await?;
-        let endpoint = connection.endpoint.clone();
-        Ok(pieces.map(move |piece| piece.map_err(|status| Error::of_call(&endpoint, &status))))
+        let send = |channel| async move {
+            MaintenanceClient::new(channel).status(StatusRequest {}).await.map(Response::into_inner)
+        };
+        self.call_one(connection, send).await
     }
 
     fn revision_of(&self, header: Option<&ResponseHeader>) -> Result<i64, Error> {

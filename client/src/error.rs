@@ -112,7 +112,7 @@ impl Error {
     }
 
     /// True if the same question may have a better answer from another endpoint, or later.
-    pub(crate) fn may_pass(&self) -> bool {
+    pub fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Lost { .. } | Self::Timeout { .. } => true,
             Self::Answered { code, .. } => *code == Code::Unavailable,

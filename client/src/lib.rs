@@ -9,15 +9,17 @@
 //! - **Bounds.** Every call ends within [`Options::request_timeout`], with its retries and their pauses.
 //! - **Watches that resume** ([`Watch`]): a lost connection is made again and the watch goes on behind the last
 //!   revision that was seen.
+//! - **Users**: a token is fetched for [`Options::user`], and again when it has ended.
 //! - **Errors** that name the endpoint and keep etcd's text ([`Error`]).
 //!
 //! [`v2`] is a client of the v2 API, over [`http`].
 //!
-//! [`message`] builds the requests. Keeping leases alive, users, roles and tokens are not here: no
-//! tool needs them yet.
+//! [`message`] builds the requests. Keeping leases alive, and changes of users and roles, are not here: no tool needs them
+//! yet.
 //!
 //! `bytes` fields of answers are slices of the receive buffer: copy what is kept for long.
 
+mod auth;
 mod call;
 mod client;
 mod connector;
@@ -26,6 +28,7 @@ mod error;
 pub mod http;
 pub mod message;
 mod options;
+mod snapshot;
 mod tls;
 pub mod v2;
 mod watch;
@@ -33,5 +36,6 @@ mod watch;
 pub use client::{Client, Listing};
 pub use endpoint::without_user;
 pub use error::Error;
-pub use options::{Options, TlsOptions};
+pub use options::{Options, TlsOptions, User};
+pub use snapshot::{Download, SnapshotPlace};
 pub use watch::{Events, Watch, WatchOptions};

@@ -13,6 +13,8 @@ pub struct Options {
     pub endpoints: Vec<String>,
     /// Certificates for `https` endpoints; None trusts what the system trusts.
     pub tls: Option<TlsOptions>,
+    /// Whose requests these are; None for a cluster without authentication, and where a client certificate says it.
+    pub user: Option<User>,
     /// Longest time for making a connection, with the TLS handshake.
     pub dial_timeout: Duration,
     /// Longest time for a call, with its retries.
@@ -27,10 +29,11 @@ pub struct Options {
 /// Endpoints are not checked yet: without the passwords that may be in them.
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoints, tls, dial_timeout, request_timeout, keepalive_time, keepalive_timeout } = self;
+        let Self { endpoints, tls, user, dial_timeout, request_timeout, keepalive_time, keepalive_timeout } = self;
         f.debug_struct("Options")
             .field("endpoints", &endpoints.iter().map(|endpoint| without_user(endpoint)).collect::<Vec<_>>())
             .field("tls", tls)
+            .field("user", user)
             .field("dial_timeout", dial_timeout)
             .field("request_timeout", request_timeout)
             .field("keepalive_time", keepalive_time)
@@ -44,6 +47,7 @@ impl Default for Options {
         Self {
             endpoints: Vec::new(),
             tls: None,
+            user: None,
             dial_timeout: Duration::from_secs(2),
             request_timeout: Duration::from_secs(5),
             keepalive_time: Duration::from_secs(10),
@@ -66,4 +70,19 @@ pub struct TlsOptions {
     pub server_name: Option<String>,
     /// Accepts any server certificate. Whoever is on the way can read and change everything.
     pub insecure_skip_verify: bool,
+}
+
+/// A user of etcd's authentication, or of the v2 API, which has users of its own.
+#[derive(Clone, PartialEq, Eq)]
+pub struct User {
+    /// Its name.
+    pub name: String,
+    /// Its password. It crosses the network as it is.
+    pub password: String,
+}
+
+impl fmt::Debug for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("User").field("name", &self.name).finish_non_exhaustive()
+    }
 }

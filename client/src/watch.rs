@@ -4,6 +4,7 @@
 //! does not take waits in the connection's flow control, on the server. After a failure it connects again, at the
 //! next endpoint, and asks for everything behind the last revision that it has handed out.
 
+use crate::auth::Authorized;
 use crate::call::{Effect, pause};
 use crate::client::{Client, MAX_MESSAGE_BYTES};
 use crate::error::Error;
@@ -15,7 +16,6 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use tokio::time::{Instant, sleep_until};
 use tonic::metadata::MetadataValue;
-use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
 /// What to watch.
@@ -175,7 +175,7 @@ impl Watch {
 
 /// Opens a stream, asks for the watch, and waits for the confirmation.
 async fn create(
-    channel: Channel,
+    channel: Authorized,
     request: WatchCreateRequest,
 ) -> Result<(Streaming<WatchResponse>, WatchResponse), Status> {
     let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(request)) };

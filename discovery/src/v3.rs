@@ -106,6 +106,7 @@ impl Token {
         let client = Client::new(&client::Options {
             endpoints: v3.endpoints.clone(),
             tls: wants_tls.then(|| v3.tls.clone()),
+            user: None,
             dial_timeout: v3.dial_timeout,
             request_timeout: v3.request_timeout,
             keepalive_time: v3.keepalive_time,

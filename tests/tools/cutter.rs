@@ -1,4 +1,5 @@
-//! A proxy that loses answers: the server does what it is asked, and the client does not hear of it.
+//! Proxies in front of a server: one that loses answers, so that the server does what it is asked and the client does not
+//! hear of it, and one that ends connections after so many bytes.
 
 use anyhow::Result;
 use harness::Server;
@@ -66,6 +67,66 @@ async fn pass(mut down: TcpStream, mut up: TcpStream, has_cut: Arc<AtomicBool>) 
     tokio::select! {
         ended = requests => ended,
         ended = answers => ended,
+    }
+}
+
+/// What becomes of a connection once it has carried its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It breaks.
+    Cut,
+    /// Nothing moves any more.
+    Stall,
+}
+
+/// Passes bytes on, but of the first connections only so many from the server. Those after them pass, or are refused.
+pub(crate) struct Limiter {
+    pub(crate) endpoint: String,
+    task: JoinHandle<Result<()>>,
+}
+
+impl Limiter {
+    pub(crate) async fn before(server: &Server, limits: &[(usize, Fate)], refuses_then: bool) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let endpoint = format!("http://{}", listener.local_addr()?);
+        let (target, limits) = (server.endpoint(), limits.to_vec());
+        let task = tokio::spawn(async move {
+            let (mut connections, mut limits) = (JoinSet::new(), limits.into_iter());
+            loop {
+                let (down, _) = listener.accept().await?;
+                let limit = limits.next();
+                if limit.is_none() && refuses_then {
+                    continue;
+                }
+                let up = TcpStream::connect(&target).await?;
+                connections.spawn(pass_some(down, up, limit));
+            }
+        });
+        Ok(Self { endpoint, task })
+    }
+}
+
+async fn pass_some(mut down: TcpStream, mut up: TcpStream, limit: Option<(usize, Fate)>) -> std::io::Result<()> {
+    let (mut down_read, mut down_write) = down.split();
+    let (mut up_read, mut up_write) = up.split();
+    let requests = tokio::io::copy(&mut down_read, &mut up_write);
+    let answers = async {
+        let Some((bytes, fate)) = limit else { return tokio::io::copy(&mut up_read, &mut down_write).await };
+        tokio::io::copy(&mut (&mut up_read).take(bytes as u64), &mut down_write).await?;
+        if fate == Fate::Stall {
+            std::future::pending::<()>().await;
+        }
+        Ok(0)
+    };
+    tokio::select! {
+        ended = requests => ended.map(drop),
+        ended = answers => ended.map(drop),
+    }
+}
+
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 

@@ -8,3 +8,5 @@ mod discovery;
 mod migrate;
 mod migrate_v2;
 mod restore;
+mod save;
+mod user;

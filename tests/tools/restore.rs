@@ -19,12 +19,18 @@ const POLL: Duration = Duration::from_millis(50);
 /// What the revision is moved up by, unless a flag says otherwise.
 const BUMP: i64 = 1_000_000_000;
 
-pub(crate) fn cleatctl(args: &[&str]) -> Result<Output> {
+/// `cleatctl` without what the environment says to etcdctl.
+pub(crate) fn command(args: &[&str]) -> Result<Command> {
     let mut command = Command::new(built_binary("cleatctl")?);
     for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("ETCDCTL_")) {
         command.env_remove(key);
     }
-    Ok(command.args(args).output()?)
+    command.args(args);
+    Ok(command)
+}
+
+pub(crate) fn cleatctl(args: &[&str]) -> Result<Output> {
+    Ok(command(args)?.output()?)
 }
 
 pub(crate) fn succeeds(args: &[&str]) -> Result<String> {

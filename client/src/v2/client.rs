@@ -5,7 +5,7 @@ use super::node::Member;
 use crate::call::{Effect, pause};
 use crate::endpoint::{Address, Place, without_user};
 use crate::http::{Answer, Call, Http, HttpError, Opened, Server};
-use crate::options::TlsOptions;
+use crate::options::{TlsOptions, User};
 use crate::{Error as OptionsError, tls};
 use http::Method;
 use serde::Deserialize;
@@ -61,22 +61,6 @@ impl Default for Options {
             request_timeout: Duration::from_secs(5),
             max_answer_bytes: 1 << 30,
         }
-    }
-}
-
-/// A user of the v2 API, which has users of its own.
-#[derive(Clone, PartialEq, Eq)]
-pub struct User {
-    /// The name.
-    pub name: String,
-    /// The password.
-    pub password: String,
-}
-
-/// Without the password.
-impl fmt::Debug for User {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("User").field("name", &self.name).finish_non_exhaustive()
     }
 }
 

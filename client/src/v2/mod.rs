@@ -17,7 +17,8 @@ mod keys;
 mod node;
 mod watch;
 
-pub use client::{Client, Options, User};
+pub use crate::options::User;
+pub use client::{Client, Options};
 pub use error::{Error, code};
 pub use keys::{Condition, Delete, Get, Put};
 pub use node::{Event, Member, Node, Response};

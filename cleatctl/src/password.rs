@@ -1,0 +1,63 @@
+//! Asks for a password, on a terminal without showing it.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use std::io::{self, BufRead as _, Read as _, Write as _};
+
+/// Longest line that is read; etcd hashes 72 bytes of it.
+const LINE_BYTES_MAX: u64 = 4096;
+
+/// Reads a line of standard input, with etcdctl's prompt. The prompt goes to standard error: standard output is for what was
+/// asked for.
+///
+/// # Errors
+/// There is no line, or the wait was interrupted.
+pub(crate) async fn ask() -> Result<String> {
+    let hidden = Hidden::begin();
+    eprint!("Password: ");
+    io::stderr().flush()?;
+    let read = tokio::select! {
+        read = tokio::task::spawn_blocking(read_line) => read?,
+        _ = tokio::signal::ctrl_c(), if hidden.is_some() => Err(anyhow::anyhow!("interrupted")),
+    };
+    if hidden.is_some() {
+        eprintln!();
+    }
+    read
+}
+
+fn read_line() -> Result<String> {
+    let mut line = Vec::new();
+    let read = io::stdin().lock().take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
+    ensure!(
+        read.context("cannot read the password")? > 0,
+        "no password: write it on standard input, or set ETCDCTL_PASSWORD"
+    );
+    while matches!(line.last(), Some(b'\r' | b'\n')) {
+        line.pop();
+    }
+    // The error of the conversion would show it.
+    let Ok(password) = String::from_utf8(line) else { bail!("the password is not UTF-8") };
+    Ok(password)
+}
+
+/// The terminal shows nothing of what is typed until this is dropped.
+struct Hidden(Termios);
+
+impl Hidden {
+    /// None if standard input is no terminal.
+    fn begin() -> Option<Self> {
+        let before = tcgetattr(io::stdin()).ok()?;
+        let mut hidden = before.clone();
+        hidden.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(io::stdin(), OptionalActions::Flush, &hidden).ok()?;
+        Some(Self(before))
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        // Nobody is left to tell if the terminal is gone.
+        tcsetattr(io::stdin(), OptionalActions::Flush, &self.0).ok();
+    }
+}

@@ -1,0 +1,270 @@
+//! `snapshot save`: a download that survives broken connections, and the end of this process.
+//!
+//! What has come is in `FILE.part`; once it is whole, its hash right and the disk has it, it becomes `FILE`. Beside it
+//! `FILE.part.id` names the snapshot that it is of, if the member can go on with it: after a broken connection, or when
+//! the same command is given again. Otherwise, and with etcd, the download starts over.
+
+use crate::args::Global;
+use crate::print;
+use anyhow::{Context as _, Result, bail};
+use client::{Client, Download, SnapshotPlace};
+use indicatif::{ProgressBar, ProgressStyle};
+use server::offline::SnapshotFile;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{IsTerminal as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// A member that sends nothing for so long is given up.
+const STALL: Duration = Duration::from_secs(30);
+
+/// The same for the first piece: the member reads its store first, to know how long the snapshot is and what it has sent.
+const FIRST_STALL: Duration = Duration::from_mins(5);
+
+/// Attempts in a row that bring nothing.
+const TRIES: u32 = 6;
+
+/// Attempts to go on, and to start over, before the connection counts as useless.
+const RESUMES_MAX: u32 = 1000;
+const STARTS_MAX: u32 = 3;
+
+/// The pause before the first of [`TRIES`]; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Only the owner may read what a store contains.
+const PRIVATE_FILE: u32 = 0o600;
+
+/// Stores a snapshot of the member behind the only endpoint in `file`.
+pub(crate) async fn save(global: &Global, file: &Path) -> Result<()> {
+    let [endpoint] = &*global.endpoints else {
+        bail!("snapshot must be requested to one selected node, not multiple [{}]", global.endpoints.join(" "));
+    };
+    let client = Client::new(&global.client_options().await?)?;
+    let started = Instant::now();
+    let from = client::without_user(endpoint);
+    let mut part = Part::open(file)?;
+    let whole = fetch(&client, &mut part).await;
+    let bytes = match whole {
+        Ok(bytes) => bytes,
+        Err(failure) => {
+            let hint = part.leave(&failure);
+            let error = failure.error.context(format!("cannot save a snapshot of {from}"));
+            return Err(if let Some(hint) = hint { error.context(hint) } else { error });
+        }
+    };
+    part.become_whole(file)?;
+    let took = started.elapsed();
+    eprintln!("{} in {:.1} s from {from}", print::bytes(bytes), took.as_secs_f64());
+    print::line(&format!("Snapshot saved at {}", file.display()))
+}
+
+/// Why an attempt ended.
+struct Failure {
+    error: anyhow::Error,
+    /// What has come is good: the rest may come later.
+    may_pass: bool,
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self { error, may_pass: false }
+    }
+}
+
+impl From<client::Error> for Failure {
+    fn from(error: client::Error) -> Self {
+        Self { may_pass: error.may_pass(), error: error.into() }
+    }
+}
+
+/// Brings a snapshot into the part, in as many attempts as it takes, and checks it. Returns how many bytes it has.
+async fn fetch(client: &Client, part: &mut Part) -> Result<u64, Failure> {
+    let progress = progress_bar();
+    let (mut tries, mut resumes, mut has_begun) = (0, 0, false);
+    loop {
+        let had = part.bytes;
+        let attempt = fetch_rest(client, part, &progress).await;
+        let failure = match attempt {
+            Ok(()) => match SnapshotFile::open(&part.path, false) {
+                Ok(_) => break,
+                // What an earlier run or a crash of this machine left may be anything.
+                Err(error) if part.has_earlier => {
+                    progress
+                        .suspend(|| eprintln!("what was there of the snapshot is damaged ({error}); starting over"));
+                    part.begin(None)?;
+                    continue;
+                }
+                Err(error) => return Err(anyhow::Error::from(error).context("what was received is not whole").into()),
+            },
+            Err(failure) => failure,
+        };
+        has_begun |= part.bytes != had;
+        tries = if part.bytes > had { 1 } else { tries + 1 };
+        resumes += 1;
+        // A member that never answered is down, or is none.
+        let is_hopeless = !has_begun || tries >= TRIES || resumes >= RESUMES_MAX || part.starts >= STARTS_MAX;
+        if !failure.may_pass || is_hopeless {
+            progress.finish_and_clear();
+            return Err(failure);
+        }
+        let what = format!("interrupted after {}: {:#}; trying again", print::bytes(part.bytes), failure.error);
+        progress.suspend(|| eprintln!("{what}"));
+        tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(tries - 1)).await;
+    }
+    progress.finish_and_clear();
+    Ok(part.bytes)
+}
+
+/// One attempt: asks for what the part lacks, and writes it until the stream ends.
+async fn fetch_rest(client: &Client, part: &mut Part, progress: &ProgressBar) -> Result<(), Failure> {
+    let asked = part.place();
+    let mut download = client.snapshot(asked.as_ref()).await?;
+    if asked.is_none() || download.place != asked {
+        if part.bytes > 0 {
+            let size = print::bytes(part.bytes);
+            progress.suspend(|| eprintln!("the member cannot go on behind the {size} that are there; starting over"));
+        }
+        part.begin(download.place.as_ref())?;
+    } else {
+        progress.suspend(|| eprintln!("going on behind {}", print::bytes(part.bytes)));
+    }
+    let (mut remaining, mut stall) = (u64::MAX, FIRST_STALL);
+    while let Some(piece) = next(&mut download, stall).await? {
+        part.write(&piece.blob)?;
+        remaining = piece.remaining_bytes;
+        stall = STALL;
+        progress.set_length(part.bytes + remaining);
+        progress.set_position(part.bytes);
+    }
+    if remaining > 0 {
+        return Err(Failure { error: anyhow::anyhow!("the stream has ended too early"), may_pass: true });
+    }
+    Ok(part.sync()?)
+}
+
+async fn next(
+    download: &mut Download,
+    stall: Duration,
+) -> Result<Option<api::etcdserverpb::SnapshotResponse>, Failure> {
+    if let Ok(next) = tokio::time::timeout(stall, download.next()).await {
+        return Ok(next?);
+    }
+    let error = anyhow::anyhow!("no part of it has come for {} s", stall.as_secs());
+    Err(Failure { error, may_pass: true })
+}
+
+/// The file that a snapshot comes into.
+struct Part {
+    path: PathBuf,
+    /// Names the snapshot that the file has a part of.
+    id_path: PathBuf,
+    file: File,
+    bytes: u64,
+    /// Which snapshot the member calls it, if it can go on.
+    id: Option<String>,
+    /// Some of the bytes are from an earlier run.
+    has_earlier: bool,
+    /// How often this run has started over.
+    starts: u32,
+}
+
+impl Part {
+    /// Opens the part of a file, with what an earlier run left of it.
+    fn open(file: &Path) -> Result<Self> {
+        let path = PathBuf::from(format!("{}.part", file.display()));
+        let id_path = PathBuf::from(format!("{}.part.id", file.display()));
+        let context = || format!("cannot write {}", path.display());
+        let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(PRIVATE_FILE).open(&path);
+        let opened = opened.with_context(context)?;
+        match opened.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => bail!("{} is being written by another process", path.display()),
+            Err(TryLockError::Error(error)) => return Err(error).with_context(context),
+        }
+        // Anything that is no id is as good as none.
+        let id = std::fs::read_to_string(&id_path).ok().and_then(|id| format!("{}:0", id.trim()).parse().ok());
+        let id = id.map(|place: SnapshotPlace| place.id);
+        let bytes = if id.is_some() { opened.metadata().with_context(context)?.len() } else { 0 };
+        let mut part = Self { path, id_path, file: opened, bytes, id, has_earlier: bytes > 0, starts: 0 };
+        part.file.seek(SeekFrom::Start(bytes)).with_context(|| part.context())?;
+        Ok(part)
+    }
+
+    fn context(&self) -> String {
+        format!("cannot write {}", self.path.display())
+    }
+
+    /// What the member is asked to go on behind.
+    fn place(&self) -> Option<SnapshotPlace> {
+        let id = self.id.clone().filter(|_| self.bytes > 0)?;
+        Some(SnapshotPlace { id, offset: self.bytes })
+    }
+
+    /// Empties the file for another snapshot, of which the next bytes are the first.
+    fn begin(&mut self, place: Option<&SnapshotPlace>) -> Result<()> {
+        self.starts += u32::from(self.bytes > 0);
+        self.file.set_len(0).with_context(|| self.context())?;
+        self.file.seek(SeekFrom::Start(0)).with_context(|| self.context())?;
+        (self.bytes, self.has_earlier) = (0, false);
+        self.id = place.map(|place| place.id.clone());
+        let context = || format!("cannot write {}", self.id_path.display());
+        let Some(id) = &self.id else { return remove(&self.id_path).with_context(context) };
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE_FILE).open(&self.id_path);
+        let written = file.as_mut().map_err(|error| anyhow::anyhow!("{error}")).map(|file| writeln!(file, "{id}"));
+        Ok(written.with_context(context)??)
+    }
+
+    fn write(&mut self, blob: &[u8]) -> Result<()> {
+        let written = self.file.write_all(blob);
+        // However much of it was written, what counts is behind the last whole piece.
+        written.with_context(|| self.context())?;
+        self.bytes += blob.len() as u64;
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.file.sync_all().with_context(|| self.context())
+    }
+
+    /// Gives the part its name.
+    fn become_whole(self, file: &Path) -> Result<()> {
+        std::fs::rename(&self.path, file).with_context(|| format!("cannot write {}", file.display()))?;
+        remove(&self.id_path).with_context(|| format!("cannot remove {}", self.id_path.display()))?;
+        sync_directory(file)
+    }
+
+    /// Keeps what can be gone on with, and says so. Removes what cannot.
+    fn leave(self, failure: &Failure) -> Option<String> {
+        if failure.may_pass && self.place().is_some() {
+            let (path, size) = (self.path.display(), print::bytes(self.bytes));
+            return Some(format!("{path} has {size} of it: give the same command again within a minute to go on"));
+        }
+        // Best effort: the next attempt begins anew.
+        drop(remove(&self.path));
+        drop(remove(&self.id_path));
+        None
+    }
+}
+
+/// Removes a file that need not be there.
+fn remove(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn progress_bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+    ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn sync_directory(file: &Path) -> Result<()> {
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory).and_then(|directory| directory.sync_all()).with_context(|| format!("{}", directory.display()))
+}
