@@ -65,6 +65,8 @@ pub(crate) struct Cluster {
     changing: Mutex<()>,
     /// Learners that clients had promoted here.
     promotions: AtomicU64,
+    /// Those that were refused while this member led, by the reason.
+    refused_promotions: parking_lot::Mutex<BTreeMap<&'static str, u64>>,
 }
 
 /// One member as clients see it.
@@ -104,12 +106,23 @@ impl From<Error> for Refusal {
 
 impl Cluster {
     pub(crate) fn new(node: Node, rules: Rules) -> Self {
-        Self { node, rules, changing: Mutex::default(), promotions: AtomicU64::default() }
+        Self {
+            node,
+            rules,
+            changing: Mutex::default(),
+            promotions: AtomicU64::default(),
+            refused_promotions: parking_lot::Mutex::default(),
+        }
     }
 
     /// Learners that were promoted as clients asked, while this member led.
     pub(crate) fn promotions(&self) -> u64 {
         self.promotions.load(Ordering::Relaxed)
+    }
+
+    /// Promotions that clients asked for and this member, while it led, refused: how many, for each reason.
+    pub(crate) fn refused_promotions(&self) -> Vec<(&'static str, u64)> {
+        self.refused_promotions.lock().iter().map(|(reason, count)| (*reason, *count)).collect()
     }
 
     /// Makes a change, wherever the leader is. When it returns, this member knows of the change. Returns the id of the
@@ -178,11 +191,21 @@ impl Cluster {
             };
             match made {
                 Ok((member_id, at)) => return Ok(MembershipChanged { member_id, at: Some(wire::to_log_id(at)) }),
-                Err(Refusal::Final(error)) => return Err(error),
-                Err(Refusal::Retry(error)) if Instant::now() + RETRY >= deadline => return Err(error),
+                Err(Refusal::Final(error)) => return Err(self.refused(&change, error)),
+                Err(Refusal::Retry(error)) if Instant::now() + RETRY >= deadline => {
+                    return Err(self.refused(&change, error));
+                }
                 Err(Refusal::Retry(_)) => tokio::time::sleep(RETRY).await,
             }
         }
+    }
+
+    /// Counts a promotion that is refused.
+    fn refused(&self, change: &Change, error: Error) -> Error {
+        if matches!(change, Change::Promote(_)) {
+            *self.refused_promotions.lock().entry(error.text()).or_default() += 1;
+        }
+        error
     }
 
     async fn add(&self, request: &MemberAddRequest, now: u64) -> Result<(u64, LogId), Refusal> {

@@ -7,7 +7,7 @@ use crate::bootstrap::{self, Beginning};
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::lessor::Lessor;
-use crate::metrics::Metrics;
+use crate::metrics::{Kind, Metrics};
 use crate::node::Identity;
 use crate::node::forwards::Forwards;
 use crate::peer::limit::message_bytes_max;
@@ -27,6 +27,8 @@ use crate::storage::{DatabaseFailure, FLUSH_EARLY_BYTES, FaultSender, FlushObser
 use crate::tls::PeerConnector;
 use crate::v2::hub::Hub as V2Hub;
 use crate::watch::hub::Hub;
+use api::cleatpb::command::Op;
+use api::error::Error;
 use openraft::async_runtime::WatchReceiver;
 use openraft::storage::RaftLogStorage as _;
 use openraft::{ServerState, SnapshotPolicy};
@@ -34,7 +36,7 @@ use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use store::{Applied, Flusher, Notice, Reader, Writer};
+use store::{Applied, Flusher, Notice, Outcome, Reader, Writer};
 
 /// How long the only voter may take to elect itself: two writes to the log.
 const ELECTION_DEADLINE: Duration = Duration::from_secs(30);
@@ -92,7 +94,9 @@ pub(crate) async fn open_core(
     };
     let compaction = Arc::new(Mutex::new(None));
     let on_flush = count_flushes(metrics, Arc::clone(&compaction));
-    let (storage, storage_thread) = Storage::start(flusher, &database, pace, on_flush, faults)
+    let pauses = metrics.mvcc.index_compaction_pause_ms.clone();
+    let on_step = Box::new(move |took: Duration| pauses.observe(took.as_secs_f64() * 1000.0));
+    let (storage, storage_thread) = Storage::start(flusher, &database, pace, (on_flush, on_step), faults)
         .map_err(|error| StartError::Internal(error.to_string()))?;
     let hub = Arc::new(Hub::new(reader.revision()));
     let v2_hub = Arc::new(V2Hub::default());
@@ -210,6 +214,9 @@ fn count_flushes(metrics: &Metrics, begun: Arc<Mutex<Option<Instant>>>) -> Flush
                 mvcc.db_compaction_total_ms.observe(Instant::elapsed(&begun).as_secs_f64() * 1000.0);
             }
         }
+        if flushed.deleted > 0 {
+            mvcc.db_compaction_pause_ms.observe(took.as_secs_f64() * 1000.0);
+        }
         if flushed.changes > 0 || flushed.deleted > 0 {
             commits.observe(took.as_secs_f64());
             mvcc.db_compaction_keys.inc_by(flushed.deleted as u64);
@@ -218,13 +225,14 @@ fn count_flushes(metrics: &Metrics, begun: Arc<Mutex<Option<Instant>>>) -> Flush
 }
 
 fn log_options(config: &Config, metrics: &Arc<Metrics>, faults: FaultSender) -> LogStoreOptions {
-    let fsync = metrics.disk.wal_fsync_seconds.clone();
+    let (fsync, write) = (metrics.disk.wal_fsync_seconds.clone(), metrics.disk.wal_write_seconds.clone());
     if config.unsafe_no_fsync {
         tracing::warn!("--unsafe-no-fsync: a crash loses acknowledged writes");
     }
     LogStoreOptions {
         sync: !config.unsafe_no_fsync,
         on_sync: Box::new(move |took| fsync.observe(took.as_secs_f64())),
+        on_write: Box::new(move |took| write.observe(took.as_secs_f64())),
         on_fault: Box::new(move |error| {
             // A report that does not fit joins one that is being handled.
             drop(faults.try_send(error.to_string()));
@@ -248,6 +256,12 @@ struct Observed {
 }
 
 impl Observer for Observed {
+    fn applied_command(&self, op: &Op, outcome: &Outcome, took: Duration) {
+        // A compaction that came late is no failure, as in etcd.
+        let is_success = matches!(&outcome.result, Ok(_) | Err(Error::Compacted));
+        self.metrics.server.apply_seconds.observe(Kind::of(op), is_success, took);
+    }
+
     fn applied(&self, applied: &Applied, took: Duration) {
         self.auth_feed.observe(&applied.notices, &self.reader);
         self.hub.publish(&applied.changes);

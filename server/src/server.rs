@@ -301,6 +301,12 @@ impl Server {
         self.spawn_tasks(config, &quota, ends);
         let told = (Arc::clone(&self.hub), Arc::clone(&self.lessor), Arc::clone(&self.cluster));
         export_metrics(metrics, &node, &quota, told);
+        for (feature, is_enabled) in [
+            ("InitialCorruptCheck", config.corruption_checks.at_start),
+            ("CompactHashCheck", config.corruption_checks.after_compaction.is_some()),
+        ] {
+            metrics.server.feature_enabled.with_label_values(&[feature, "ALPHA"]).set(i64::from(is_enabled));
+        }
         let audit = self.audit.clone();
         metrics.on_scrape(move |metrics| {
             show(&metrics.telling.log_lines_lost, crate::logging::lost());
@@ -475,8 +481,8 @@ impl Server {
             progress_interval: config.watch_progress_notify_interval,
             stop: self.stop.clone(),
             failures: failures.with_label_values(&["receive", "watch"]),
+            sending: metrics.watch_send.clone(),
         };
-        let health = GrpcHealth::new(self.serving.subscribe());
         let (asked, learner) = (node.clone(), node.clone());
         let leader = LeaderGate::new(move || asked.leader() != 0);
         self.tasks.spawn(Arc::clone(&leader).watch(config.election_timeout, self.stop.clone()));
@@ -494,7 +500,7 @@ impl Server {
                 AuthServer::new(AuthService { node: node.clone(), auth: auth.clone() })
                     .max_decoding_message_size(decode),
             )
-            .with(HealthServer::new(health))
+            .with(HealthServer::new(GrpcHealth::new(self.serving.subscribe())))
             .with(
                 ClusterServer::new(ClusterService { node, cluster: Arc::clone(&self.cluster) })
                     .max_decoding_message_size(decode),
@@ -665,6 +671,7 @@ fn export_metrics(
 ) {
     let server_id = format!("{:x}", node.identity().member_id);
     metrics.server.id.with_label_values(&[&server_id]).set(1);
+    node.stats().count_times(metrics.server.request_seconds.clone());
     metrics.server.quota_bytes.set(quota.limit_bytes() as i64);
     let node = node.clone();
     metrics.on_scrape(move |metrics| {
@@ -675,6 +682,9 @@ fn export_metrics(
         server.auth_revision.set(node.reader().auth_status().1 as i64);
         server.is_learner.set(i64::from(node.is_learner()));
         show(&server.learner_promote_successes, cluster.promotions());
+        for (reason, count) in cluster.refused_promotions() {
+            show(&server.learner_promote_failures.with_label_values(&[reason]), count);
+        }
         server.proposals_committed.set(node.committed() as i64);
         server.proposals_applied.set(store.applied.index as i64);
         show(&server.proposals_failed, node.stats().failed());

@@ -42,6 +42,9 @@ pub(crate) struct Pace {
 /// Called after every flush with what it did and how long it took.
 pub(crate) type FlushObserver = Box<dyn Fn(&Flushed, Duration) + Send>;
 
+/// Called after every step of a compaction with how long it took.
+pub(crate) type StepObserver = Box<dyn Fn(Duration) + Send>;
+
 /// The database cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("database {}: {fault}{}", path.display(), fault.io_error().map_or("", remedy))]
@@ -80,10 +83,10 @@ impl Storage {
         flusher: Flusher,
         database: &Path,
         pace: Pace,
-        observer: FlushObserver,
+        observers: (FlushObserver, StepObserver),
         faults: FaultSender,
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
-        let (storage, worker) = Self::new(flusher, pace, observer);
+        let (storage, worker) = Self::new(flusher, pace, observers);
         let database = database.to_owned();
         let thread = std::thread::Builder::new().name("storage".into()).spawn(move || {
             if let Err(fault) = worker.run() {
@@ -97,11 +100,11 @@ impl Storage {
         Ok((storage, thread))
     }
 
-    fn new(flusher: Flusher, pace: Pace, observer: FlushObserver) -> (Self, Worker) {
+    fn new(flusher: Flusher, pace: Pace, observers: (FlushObserver, StepObserver)) -> (Self, Worker) {
         let (requests, waiting) = sync_channel(REQUESTS_WAITING);
         let (finished, compacted) = watch::channel(-1);
         let next_flush = Instant::now() + pace.flush_interval;
-        let worker = Worker { flusher, pace, observer, finished, waiting, next_flush, compacting: false };
+        let worker = Worker { flusher, pace, observers, finished, waiting, next_flush, compacting: false };
         (Self { requests, compacted }, worker)
     }
 
@@ -110,11 +113,11 @@ impl Storage {
     pub(crate) fn simulate(
         flusher: Flusher,
         pace: Pace,
-        observer: FlushObserver,
+        observers: (FlushObserver, StepObserver),
         disk: crate::simulation::disk::SimulatedDisk,
         faults: FaultSender,
     ) -> Self {
-        let (storage, mut worker) = Self::new(flusher, pace, observer);
+        let (storage, mut worker) = Self::new(flusher, pace, observers);
         tokio::spawn(async move {
             loop {
                 // Requests are looked for, because nothing wakes a task that waits for a thread's channel.
@@ -252,7 +255,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Fault> + S
 struct Worker {
     flusher: Flusher,
     pace: Pace,
-    observer: FlushObserver,
+    observers: (FlushObserver, StepObserver),
     finished: watch::Sender<i64>,
     waiting: Receiver<Request>,
     next_flush: Instant,
@@ -298,7 +301,7 @@ impl Worker {
             }
             Err(RecvTimeoutError::Timeout) => {}
         }
-        self.compacting = self.flusher.compact_step(self.pace.compaction_keys);
+        self.compact_step();
         if flush_now || Instant::now() >= self.next_flush {
             self.flush()?;
             self.next_flush = Instant::now() + self.pace.flush_interval;
@@ -306,10 +309,18 @@ impl Worker {
         Ok(true)
     }
 
+    fn compact_step(&mut self) {
+        let started = Instant::now();
+        let is_under_way = self.flusher.compact_step(self.pace.compaction_keys);
+        if std::mem::replace(&mut self.compacting, is_under_way) || is_under_way {
+            (self.observers.1)(started.elapsed());
+        }
+    }
+
     fn flush(&mut self) -> Result<(), Fault> {
         let started = Instant::now();
         let flushed = self.flusher.flush()?;
-        (self.observer)(&flushed, started.elapsed());
+        (self.observers.0)(&flushed, started.elapsed());
         if let Some(revision) = flushed.compaction_finished {
             // Here, or where an installed snapshot comes from.
             tracing::info!(compact_revision = revision, "finished scheduled compaction");

@@ -35,13 +35,27 @@ impl Writer {
     /// # Errors
     /// A fault means that this member must stop; the state may hold part of the batch.
     pub fn apply<'a>(&mut self, entries: impl IntoIterator<Item = Entry<'a>>) -> Result<Applied, Fault> {
+        self.apply_telling(entries, |_, _| ())
+    }
+
+    /// As [`Writer::apply`], and tells of each command as soon as it is applied: whoever has a clock can look at it.
+    ///
+    /// # Errors
+    /// As [`Writer::apply`].
+    pub fn apply_telling<'a>(
+        &mut self,
+        entries: impl IntoIterator<Item = Entry<'a>>,
+        mut tell: impl FnMut(&Command, &Outcome),
+    ) -> Result<Applied, Fault> {
         let mut applied = Applied::default();
         let mut state = self.shared.state.write();
         for entry in entries {
             debug_assert!(state.applied.index < entry.position.index, "entries are applied once and in order");
             let mut outcomes = Vec::with_capacity(entry.commands.len());
             for command in entry.commands {
-                outcomes.push(self.apply_command(&mut state, command, entry.position.index, &mut applied)?);
+                let outcome = self.apply_command(&mut state, command, entry.position.index, &mut applied)?;
+                tell(command, &outcome);
+                outcomes.push(outcome);
             }
             applied.outcomes.push(outcomes);
             state.applied = entry.position;

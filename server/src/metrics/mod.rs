@@ -7,8 +7,10 @@
 
 mod grpc;
 mod process;
+mod times;
 
 pub use grpc::{Call, CallType, GrpcMetrics, METHODS, Method, MethodMetrics};
+pub use times::{Kind, Times};
 
 use crate::version::{COMPATIBLE_CLUSTER_VERSION, COMPATIBLE_ETCD_VERSION};
 use parking_lot::Mutex;
@@ -68,6 +70,10 @@ group! {
         cluster_version: IntGaugeVec = labelled_gauge(&["cluster_version"]), "etcd_cluster_version", "Which version is running. 1 for 'cluster_version' label with current cluster version";
         alarms: IntGaugeVec = labelled_gauge(&["server_id", "alarm_type"]), "etcd_debugging_server_alarms", "Alarms for every member in cluster. 1 for 'server_id' label with current ID. 2 for 'alarm_type' label with type of this alarm";
         auth_revision: IntGauge = gauge, "etcd_debugging_auth_revision", "The current revision of auth store.";
+        learner_promote_failures: IntCounterVec = labelled_counter(&["Reason"]), "etcd_server_learner_promote_failures", "The total number of failed learner promotions (likely learner not ready) while this member is leader.";
+        apply_seconds: Times = Times::applied, "etcd_server_apply_duration_seconds", "The latency distributions of requests that were applied.";
+        request_seconds: Times = Times::answered, "etcd_server_request_duration_seconds", "Response latency distribution in seconds for each type.";
+        feature_enabled: IntGaugeVec = labelled_gauge(&["name", "stage"]), "etcd_server_feature_enabled", "Whether or not a feature is enabled. 1 is enabled, 0 is not.";
         lease_expired: IntCounter = counter, "etcd_debugging_server_lease_expired_total", "The total number of expired leases.";
     }
 }
@@ -76,6 +82,7 @@ group! {
     /// The write-ahead log and the store file.
     DiskMetrics {
         wal_fsync_seconds: Histogram = exponential(0.001, 14), "etcd_disk_wal_fsync_duration_seconds", "The latency distributions of fsync called by WAL.";
+        wal_write_seconds: Histogram = exponential(0.001, 14), "etcd_disk_wal_write_duration_seconds", "The latency distributions of write called by WAL.";
         wal_write_bytes: IntGauge = gauge, "etcd_disk_wal_write_bytes_total", "Total number of bytes written in WAL.";
         backend_commit_seconds: Histogram = exponential(0.001, 14), "etcd_disk_backend_commit_duration_seconds", "The latency distributions of commit called by backend.";
         backend_defrag_seconds: Histogram = exponential(0.1, 13), "etcd_disk_backend_defrag_duration_seconds", "The latency distribution of backend defragmentation.";
@@ -91,6 +98,7 @@ group! {
         deletes: IntCounter = counter, "etcd_mvcc_delete_total", "Total number of deletes seen by this member.";
         ranges: IntCounter = counter, "etcd_mvcc_range_total", "Total number of ranges seen by this member.";
         txns: IntCounter = counter, "etcd_mvcc_txn_total", "Total number of txns seen by this member.";
+        range_seconds: Times = Times::read, "etcd_server_range_duration_seconds", "The latency distributions of ranges, without the wait for being up to date.";
         old_puts: IntCounter = counter, "etcd_debugging_mvcc_put_total", "Total number of puts seen by this member.";
         old_deletes: IntCounter = counter, "etcd_debugging_mvcc_delete_total", "Total number of deletes seen by this member.";
         old_ranges: IntCounter = counter, "etcd_debugging_mvcc_range_total", "Total number of ranges seen by this member.";
@@ -106,12 +114,24 @@ group! {
         slow_watchers: IntGauge = gauge, "etcd_debugging_mvcc_slow_watcher_total", "Total number of unsynced slow watchers.";
         events: IntCounter = counter, "etcd_debugging_mvcc_events_total", "Total number of events sent by this member.";
         pending_events: IntGauge = gauge, "etcd_debugging_mvcc_pending_events_total", "Total number of pending events to be sent.";
+        index_compaction_pause_ms: Histogram = exponential(0.5, 14), "etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds", "Bucketed histogram of index compaction pause duration.";
+        db_compaction_pause_ms: Histogram = exponential(1.0, 13), "etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds", "Bucketed histogram of db compaction pause duration.";
         db_compaction_total_ms: Histogram = exponential(100.0, 14), "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds", "Bucketed histogram of db compaction total duration.";
         db_compaction_keys: IntCounter = counter, "etcd_debugging_mvcc_db_compaction_keys_total", "Total number of db keys compacted.";
         db_compaction_last: IntGauge = gauge, "etcd_debugging_mvcc_db_compaction_last", "The unix time of the last db compaction. Resets to 0 on start.";
         current_revision: IntGauge = gauge, "etcd_debugging_mvcc_current_revision", "The current revision of store.";
         compact_revision: IntGauge = gauge, "etcd_debugging_mvcc_compact_revision", "The revision of the last compaction in store.";
         total_put_size_bytes: IntGauge = gauge, "etcd_debugging_mvcc_total_put_size_in_bytes", "The total size of put kv pairs seen by this member.";
+    }
+}
+
+group! {
+    /// Responses of watch streams: how long the connection took until it asked for the next.
+    WatchSendMetrics {
+        events_seconds: Histogram = exponential(0.001, 14), "etcd_debugging_server_watch_send_loop_watch_stream_duration_seconds", "The total duration in seconds of running through the send loop watch stream response all events.";
+        per_event_seconds: Histogram = exponential(0.001, 14), "etcd_debugging_server_watch_send_loop_watch_stream_duration_per_event_seconds", "The average duration in seconds of running through the send loop watch stream response, per event.";
+        control_seconds: Histogram = exponential(0.001, 14), "etcd_debugging_server_watch_send_loop_control_stream_duration_seconds", "The total duration in seconds of running through the send loop control stream response.";
+        progress_seconds: Histogram = exponential(0.001, 14), "etcd_debugging_server_watch_send_loop_progress_duration_seconds", "The total duration in seconds of running through the progress loop control stream response.";
     }
 }
 
@@ -153,6 +173,8 @@ group! {
         snapshot_receive_failures: IntCounterVec = labelled_counter(&["From"]), "etcd_network_snapshot_receive_failures", "Total number of snapshot receive failures";
         snapshot_receive_inflights: IntGaugeVec = labelled_gauge(&["From"]), "etcd_network_snapshot_receive_inflights_total", "Total number of inflight snapshot receives";
         snapshot_receive_seconds: HistogramVec = labelled_exponential(&["From"], 0.1, 10), "etcd_network_snapshot_receive_total_duration_seconds", "Total latency distributions of v3 snapshot receives";
+        snap_db_save_seconds: Histogram = exponential(0.1, 10), "etcd_snap_db_save_total_duration_seconds", "The total latency distributions of receiving and saving a snapshot of the store.";
+        snap_db_fsync_seconds: Histogram = exponential(0.001, 14), "etcd_snap_db_fsync_duration_seconds", "The latency distributions of making a received snapshot durable.";
     }
 }
 
@@ -242,6 +264,8 @@ pub struct Metrics {
     pub disk: DiskMetrics,
     /// Revisions, watchers and the store's size.
     pub mvcc: MvccMetrics,
+    /// Responses of watch streams.
+    pub watch_send: WatchSendMetrics,
     /// Leases.
     pub lease: LeaseMetrics,
     /// Traffic with clients.
@@ -277,6 +301,7 @@ impl Metrics {
             server: ServerMetrics::register(&registry)?,
             disk: DiskMetrics::register(&registry)?,
             mvcc: MvccMetrics::register(&registry)?,
+            watch_send: WatchSendMetrics::register(&registry)?,
             lease: LeaseMetrics::register(&registry)?,
             network: NetworkMetrics::register(&registry)?,
             peer: PeerMetrics::register(&registry)?,

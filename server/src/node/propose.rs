@@ -9,6 +9,7 @@
 
 use super::forwards::Place;
 use super::{Node, Queue, peer_failure};
+use crate::metrics::{Kind, Times};
 use crate::peer::PeerError;
 use crate::raft::types::{CommittedLeaderId, Outcomes, Payload, TypeConfig};
 use crate::steps::{self, ProposalTimes, Step};
@@ -19,8 +20,8 @@ use api::error::Error;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::impls::OneshotResponder;
 use prost::Message;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use store::Outcome;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -75,6 +76,8 @@ pub(crate) struct ProposalStats {
     refused: AtomicU64,
     pub(super) reads_failed: AtomicU64,
     pub(super) reads_timed_out: AtomicU64,
+    /// Where the durations of requests are counted, once that is known.
+    times: OnceLock<Times>,
 }
 
 impl ProposalStats {
@@ -91,6 +94,19 @@ impl ProposalStats {
     /// Proposals that were refused because too many wait, or because the disk or applying does not keep up.
     pub(crate) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Counts how long requests take from now on.
+    pub(crate) fn count_times(&self, times: Times) {
+        // The first counts.
+        drop(self.times.set(times));
+    }
+
+    /// A request was answered, or not.
+    pub(crate) fn answered(&self, kind: Kind, is_success: bool, took: Duration) {
+        if let Some(times) = self.times.get() {
+            times.observe(kind, is_success, took);
+        }
     }
 
     /// Read-index rounds that confirmed nothing.
@@ -137,8 +153,14 @@ impl Node {
     /// # Errors
     /// As [`Node::propose`].
     pub(crate) async fn propose_as(&self, header: Option<CommandHeader>, op: Op) -> Result<Outcome, Error> {
+        let (kind, began) = (Kind::of(&op), std::time::Instant::now());
         let urgent = is_urgent(&op);
-        let command = Command { header, op: Some(op) };
+        let outcome = self.propose_counted(Command { header, op: Some(op) }, urgent).await;
+        self.0.stats.answered(kind, outcome.is_ok(), began.elapsed());
+        outcome
+    }
+
+    async fn propose_counted(&self, command: Command, urgent: bool) -> Result<Outcome, Error> {
         let bytes = command.encoded_len();
         steps::decoded();
         if bytes > self.limits().request_bytes {

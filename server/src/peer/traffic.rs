@@ -155,6 +155,12 @@ impl PeersTraffic {
         SnapshotInFlight::begin(self.metrics.snapshot_send(), to)
     }
 
+    /// A received snapshot is saved: how long that took from its first piece on, and how long until it was durable at the end.
+    pub(crate) fn saved_snapshot(&self, total: Duration, durable: Duration) {
+        self.metrics.snap_db_save_seconds.observe(total.as_secs_f64());
+        self.metrics.snap_db_fsync_seconds.observe(durable.as_secs_f64());
+    }
+
     /// A snapshot that is received from now on.
     pub(crate) fn receives_snapshot(&self, from: u64) -> SnapshotInFlight {
         SnapshotInFlight::begin(self.metrics.snapshot_receive(), from)

@@ -38,6 +38,8 @@ pub struct LogStoreOptions {
     pub sync: bool,
     /// Told the duration of every sync.
     pub on_sync: SyncObserver,
+    /// Told the duration of every write.
+    pub on_write: SyncObserver,
     /// Told when the log fails; the member must stop.
     pub on_fault: FaultObserver,
 }
@@ -45,8 +47,8 @@ pub struct LogStoreOptions {
 impl Default for LogStoreOptions {
     /// 16 MiB in memory: what is applied is read again by slow followers only. Nobody is told anything.
     fn default() -> Self {
-        let WalOptions { disk, segment_bytes, sync, on_sync, on_fault } = WalOptions::default();
-        Self { disk, segment_bytes, memory_bytes: 16 << 20, sync, on_sync, on_fault }
+        let WalOptions { disk, segment_bytes, sync, on_sync, on_write, on_fault } = WalOptions::default();
+        Self { disk, segment_bytes, memory_bytes: 16 << 20, sync, on_sync, on_write, on_fault }
     }
 }
 
@@ -111,8 +113,8 @@ impl LogStore {
     /// # Errors
     /// [`WalError`]: the log is damaged, in use, or the disk failed.
     pub fn open(dir: &Path, options: LogStoreOptions) -> Result<Self, WalError> {
-        let LogStoreOptions { disk, segment_bytes, memory_bytes, sync, on_sync, on_fault } = options;
-        let (wal, opened) = Wal::open(dir, WalOptions { disk, segment_bytes, sync, on_sync, on_fault })?;
+        let LogStoreOptions { disk, segment_bytes, memory_bytes, sync, on_sync, on_write, on_fault } = options;
+        let (wal, opened) = Wal::open(dir, WalOptions { disk, segment_bytes, sync, on_sync, on_write, on_fault })?;
         let recent = Recent {
             vote: opened.vote,
             committed: opened.committed,

@@ -341,6 +341,7 @@ impl Taking {
         let head = next_piece(&mut pieces).await?.head.ok_or_else(|| PeerError::Invalid("no head".to_owned()))?;
         let vote = wire::from_ballot(head.ballot).map_err(|error| PeerError::Invalid(error.to_string()))?;
         let counted = self.traffic.receives_snapshot(vote.leader_id.voted_for);
+        let began = Instant::now();
         let progress = match &mut self.import {
             Some(import) => import.rewind().unwrap_or_default(),
             None => Progress::default(),
@@ -359,7 +360,7 @@ impl Taking {
                 send_receipt(receipts, SnapshotReceipt { received_bytes: told, ..Default::default() }).await?;
             }
         }
-        let snapshot = at_work(receipts, self.received, self.finish(&vote)).await?;
+        let snapshot = at_work(receipts, self.received, self.finish(&vote, began)).await?;
         tracing::info!(snapshot = %snapshot.meta, bytes = self.received, "received a snapshot");
         let stopped = |_| PeerError::Refused(Error::Stopped);
         let installing = node.raft().install_full_snapshot(vote, snapshot);
@@ -380,9 +381,11 @@ impl Taking {
         Ok(())
     }
 
-    async fn finish(&mut self, vote: &Vote) -> Result<Installing, PeerError> {
+    async fn finish(&mut self, vote: &Vote, began: Instant) -> Result<Installing, PeerError> {
         let import = self.import.take().ok_or_else(|| PeerError::Invalid("nothing was sent".to_owned()))?;
+        let arrived = Instant::now();
         let received = import.finish().await.map_err(|fault| about(&fault))?;
+        self.traffic.saved_snapshot(began.elapsed(), arrived.elapsed());
         if !is_owned_by(vote, received.position().term) {
             return Err(PeerError::Invalid("the snapshot has entries of a later leader than its sender".to_owned()));
         }

@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use store::{Applied, Installed, Position, Reader, Received, Writer};
+use store::{Applied, Installed, Outcome, Position, Reader, Received, Writer};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// Entries applied under one hold of the store's lock: readers wait no longer than that.
@@ -47,6 +47,9 @@ const HELD_LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) trait Observer: Send + Sync + 'static {
     /// A batch was applied, in this time; the proposers are not answered yet.
     fn applied(&self, applied: &Applied, took: Duration);
+
+    /// A command of a batch was applied, in this time; the batch's others are not.
+    fn applied_command(&self, _op: &Op, _outcome: &Outcome, _took: Duration) {}
 
     /// The whole content is about to be replaced.
     fn installing(&self) {}
@@ -101,7 +104,13 @@ impl StateMachine {
         let removals: Vec<Vec<Command>> = batch.iter().map(|(entry, _)| self.removals(entry)).collect();
         let entries = batch.iter().zip(&removals).map(|((entry, _), removals)| store_entry(entry, removals));
         let started = Instant::now();
-        let mut applied = self.writer.apply(entries).map_err(io::Error::other)?;
+        let (observer, mut last) = (&self.observer, started);
+        let tell = |command: &Command, outcome: &Outcome| {
+            let Some(op) = &command.op else { return };
+            let now = Instant::now();
+            observer.applied_command(op, outcome, now - std::mem::replace(&mut last, now));
+        };
+        let mut applied = self.writer.apply_telling(entries, tell).map_err(io::Error::other)?;
         let outcomes = std::mem::take(&mut applied.outcomes);
         let times = ApplyTimes { began: started, took: started.elapsed() };
         self.observer.applied(&applied, times.took);

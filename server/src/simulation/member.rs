@@ -395,7 +395,13 @@ impl Machine {
             compaction_keys: 100,
             compaction_pause: Duration::from_millis(10),
         };
-        Storage::simulate(flusher, pace, Box::new(|_, _| ()), self.store_disk.clone(), fault_sender(ends.clone()))
+        Storage::simulate(
+            flusher,
+            pace,
+            (Box::new(|_, _| ()), Box::new(|_| ())),
+            self.store_disk.clone(),
+            fault_sender(ends.clone()),
+        )
     }
 
     fn observer(&self, reader: &Reader, hub: &Arc<Hub>, lessor: &Arc<Lessor>) -> Observed {

@@ -41,7 +41,8 @@ async fn an_installed_snapshot_is_flushed_and_compacted_like_any_content() {
         compaction_pause: Duration::from_millis(1),
     };
     let (faults, _reports) = tokio::sync::mpsc::channel(1);
-    let (storage, thread) = Storage::start(flusher, &path, pace, Box::new(|_, _| {}), faults).unwrap();
+    let (storage, thread) =
+        Storage::start(flusher, &path, pace, (Box::new(|_, _| {}), Box::new(|_| {})), faults).unwrap();
     apply(&mut writer, 1, put(1));
     let waiting = tokio::spawn({
         let storage = storage.clone();

@@ -5,7 +5,7 @@ use super::large_range::{self, BUILT_BYTES, BUILT_BYTES_AT_MOST, LargeRanges};
 use super::status::{mismatched, read_status, status};
 use crate::auth::{Auth, Credentials};
 use crate::listen::MayStream;
-use crate::metrics::MvccMetrics;
+use crate::metrics::{Kind, MvccMetrics};
 use crate::node::Node;
 use crate::quota::Quota;
 use crate::steps::{self, Step};
@@ -23,6 +23,7 @@ use api::etcdserverpb::{
 use api::server::kv_server::Kv;
 use bytes::Bytes;
 use std::sync::Arc;
+use std::time::Instant;
 use store::{Asked, KeyRange, Outcome, ReadError, Reply};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -85,6 +86,13 @@ impl KvService {
 
     /// A transaction that only reads needs no log entry.
     async fn read_txn(&self, credentials: &Credentials, request: &TxnRequest) -> Result<TxnResponse, Status> {
+        let began = Instant::now();
+        let answer = self.answer_read_txn(credentials, request).await;
+        self.node.stats().answered(Kind::ReadonlyTxn, answer.is_ok(), began.elapsed());
+        answer
+    }
+
+    async fn answer_read_txn(&self, credentials: &Credentials, request: &TxnRequest) -> Result<TxnResponse, Status> {
         if !all_serializable(request) {
             self.node.read_barrier().await.map_err(status)?;
         }
@@ -104,11 +112,9 @@ impl KvService {
         self.metrics.ranges.inc_by(ranges);
         self.metrics.txns.inc_by(u64::from(ops > 1));
     }
-}
 
-#[tonic::async_trait]
-impl Kv for KvService {
-    async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+    /// Answers a range, built or streamed.
+    async fn answer_range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         let may_stream = request.extensions().get::<MayStream>().is_some();
         let credentials = Credentials::of(&request);
         let request = request.into_inner();
@@ -124,7 +130,12 @@ impl Kv for KvService {
         steps::decoded();
         let asked = Asked::Range(KeyRange::new(&request.key, &request.range_end));
         let built = if may_stream { BUILT_BYTES } else { BUILT_BYTES_AT_MOST };
-        let read = || self.node.reader().range_up_to(&request, built);
+        let read = || {
+            let began = Instant::now();
+            let read = self.node.reader().range_up_to(&request, built);
+            self.metrics.range_seconds.observe(Kind::Range, read.is_ok(), began.elapsed());
+            read
+        };
         let read = self.read(&credentials, asked, read).await;
         steps::done(Step::Read);
         let response = match read? {
@@ -145,6 +156,16 @@ impl Kv for KvService {
         };
         self.metrics.ranges.inc();
         Ok(response)
+    }
+}
+
+#[tonic::async_trait]
+impl Kv for KvService {
+    async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+        let began = Instant::now();
+        let answer = self.answer_range(request).await;
+        self.node.stats().answered(Kind::Range, answer.is_ok(), began.elapsed());
+        answer
     }
 
     type RangeStreamStream = ReceiverStream<Result<RangeStreamResponse, Status>>;

@@ -7,6 +7,7 @@
 
 use super::status::{as_text, fault_status, status};
 use crate::auth::{Auth, Credentials};
+use crate::metrics::WatchSendMetrics;
 use crate::node::Node;
 use crate::watch::hub::Hub;
 use crate::watch::stream::WatchStream;
@@ -41,6 +42,8 @@ pub(crate) struct WatchService {
     pub(crate) stop: CancellationToken,
     /// Requests that could not be received.
     pub(crate) failures: IntCounter,
+    /// How long responses take to be sent.
+    pub(crate) sending: WatchSendMetrics,
 }
 
 type Responses = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
@@ -70,11 +73,54 @@ impl Watch for WatchService {
             stop: self.stop.clone(),
             ended: false,
         });
-        let responses = futures::stream::unfold(session, |mut session| async move {
+        let sending = Sending { metrics: self.sending.clone(), last: None };
+        let responses = futures::stream::unfold((session, sending), |(mut session, mut sending)| async move {
+            sending.is_over();
             let response = session.next().await?;
-            Some((response, session))
+            if let Ok(response) = &response {
+                sending.begins(response);
+            }
+            Some((response, (session, sending)))
         });
         Ok(Response::new(Box::pin(responses)))
+    }
+}
+
+/// The response that the connection has taken last. That it asks for the next says that it is done with this one: a client
+/// that does not read keeps it waiting.
+struct Sending {
+    metrics: WatchSendMetrics,
+    last: Option<(Sent, Instant)>,
+}
+
+/// What a response is about, as etcd's metrics tell them apart.
+enum Sent {
+    Events(usize),
+    Control,
+    Progress,
+}
+
+impl Sending {
+    fn begins(&mut self, response: &WatchResponse) {
+        let sent = match response.events.len() {
+            0 if response.created || response.canceled => Sent::Control,
+            0 => Sent::Progress,
+            events => Sent::Events(events),
+        };
+        self.last = Some((sent, Instant::now()));
+    }
+
+    fn is_over(&mut self) {
+        let Some((sent, began)) = self.last.take() else { return };
+        let seconds = began.elapsed().as_secs_f64();
+        match sent {
+            Sent::Events(events) => {
+                self.metrics.events_seconds.observe(seconds);
+                self.metrics.per_event_seconds.observe(seconds / events as f64);
+            }
+            Sent::Control => self.metrics.control_seconds.observe(seconds),
+            Sent::Progress => self.metrics.progress_seconds.observe(seconds),
+        }
     }
 }
 

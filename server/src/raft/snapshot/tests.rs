@@ -91,7 +91,10 @@ async fn a_snapshot_of_a_later_leader_never_reaches_raft() {
         while let Some(frame) = snapshot.next_frame().unwrap() {
             taking.feed(SnapshotPiece { data: frame.into(), ..SnapshotPiece::default() }).await.unwrap();
         }
-        let finished = taking.finish(&Vote::new_committed(term, 1)).await.map(|installing| installing.meta.last_log_id);
+        let finished = taking
+            .finish(&Vote::new_committed(term, 1), Instant::now())
+            .await
+            .map(|installing| installing.meta.last_log_id);
         assert_eq!(matches!(&finished, Err(PeerError::Invalid(_))), is_refused, "term {term}: {finished:?}");
     }
 }

@@ -135,6 +135,8 @@ pub struct WalOptions {
     pub sync: bool,
     /// Told the duration of every sync.
     pub on_sync: SyncObserver,
+    /// Told the duration of every write.
+    pub on_write: SyncObserver,
     /// Told when the log fails.
     pub on_fault: FaultObserver,
 }
@@ -144,7 +146,14 @@ impl Default for WalOptions {
     /// ones take longer until the first is recycled, and until then every byte is written twice.
     fn default() -> Self {
         let disk = Disk::default();
-        Self { disk, segment_bytes: 8 << 20, sync: true, on_sync: Box::new(|_| ()), on_fault: Box::new(|_| ()) }
+        Self {
+            disk,
+            segment_bytes: 8 << 20,
+            sync: true,
+            on_sync: Box::new(|_| ()),
+            on_write: Box::new(|_| ()),
+            on_fault: Box::new(|_| ()),
+        }
     }
 }
 

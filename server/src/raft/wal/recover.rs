@@ -65,7 +65,7 @@ impl Wal {
             first: index.first(),
         };
 
-        let stats = Arc::new(WalStats::new(options.on_sync));
+        let stats = Arc::new(WalStats::new(options.on_sync, options.on_write));
         let shared = Arc::new(Shared {
             queue,
             index: Mutex::new(index),

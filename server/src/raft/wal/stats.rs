@@ -15,7 +15,7 @@ use super::work::Worker;
 /// A sync that takes longer is worth a warning, as in etcd.
 const SLOW_SYNC: Duration = Duration::from_secs(1);
 
-/// Called with the duration of every sync, by whoever waited for it.
+/// Called with the duration of every sync or write, by whoever waited for it.
 pub type SyncObserver = Box<dyn Fn(Duration) + Send + Sync>;
 
 /// Counters of one log. Reading them never blocks.
@@ -28,10 +28,11 @@ pub struct WalStats {
     /// Microseconds between `started` and the start of the sync in flight, plus one; 0 when idle.
     in_flight: AtomicU64,
     on_sync: SyncObserver,
+    on_write: SyncObserver,
 }
 
 impl WalStats {
-    pub(super) fn new(on_sync: SyncObserver) -> Self {
+    pub(super) fn new(on_sync: SyncObserver, on_write: SyncObserver) -> Self {
         let zero = || AtomicU64::new(0);
         Self {
             started: Instant::now(),
@@ -40,6 +41,7 @@ impl WalStats {
             last_sync: zero(),
             in_flight: zero(),
             on_sync,
+            on_write,
         }
     }
 
@@ -64,8 +66,13 @@ impl WalStats {
         Some(self.started.elapsed().saturating_sub(since))
     }
 
-    pub(super) fn written(&self, bytes: usize) {
+    /// Runs `write` and records its bytes and how long it took.
+    pub(super) fn write<E>(&self, bytes: usize, write: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        let begin = Instant::now();
+        write()?;
+        (self.on_write)(begin.elapsed());
         self.bytes_written.fetch_add(bytes as u64, Relaxed);
+        Ok(())
     }
 
     /// Runs `sync` and records how long it took.

@@ -453,13 +453,14 @@ impl Writer {
 
     fn put(&mut self, bytes: &[u8], offset: u32) -> io::Result<()> {
         let (output, segment, shared) = (&mut self.output, &self.segment, &self.shared);
-        if output.is_direct() {
-            shared.stats.time(|| output.write(segment, bytes, offset.into()))?;
-        } else {
-            output.write(segment, bytes, offset.into())?;
-        }
-        shared.stats.written(bytes.len());
-        Ok(())
+        shared.stats.write(bytes.len(), || {
+            // A direct write is durable.
+            if output.is_direct() {
+                shared.stats.time(|| output.write(segment, bytes, offset.into()))
+            } else {
+                output.write(segment, bytes, offset.into())
+            }
+        })
     }
 
     /// Makes what was written durable; a direct write is already.

@@ -106,6 +106,7 @@ impl Member {
             progress_interval: DEADLINE,
             stop: stop.clone(),
             failures: failures.clone(),
+            sending: crate::metrics::Metrics::new(false).unwrap().watch_send.clone(),
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

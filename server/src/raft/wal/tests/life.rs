@@ -217,7 +217,7 @@ async fn positions_cut_off_by_a_crash_outlive_the_segments_before() {
 
 #[test]
 fn a_sync_in_flight_is_visible() {
-    let stats = WalStats::new(Box::new(|_| ()));
+    let stats = WalStats::new(Box::new(|_| ()), Box::new(|_| ()));
     assert_eq!(stats.sync_in_flight(), None);
     stats.time(|| assert!(stats.sync_in_flight().is_some()));
     assert_eq!((stats.sync_in_flight(), stats.syncs()), (None, 1));
