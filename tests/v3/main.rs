@@ -49,6 +49,13 @@ same_transcript! {
     etcdctl_prints_the_same_for_maintenance: "maintenance";
     etcdctl_prints_the_same_for_endpoints_as_urls: "url";
     etcdctl_prints_the_same_for_users_and_roles: "auth";
+    etcdctl_prints_the_same_for_locks: "lock";
+    etcdctl_prints_the_same_for_elections: "elect";
+    etcdctl_prints_the_same_for_mirrors: "mirror";
+    etcdctl_prints_the_same_for_alarms: "alarm";
+    etcdctl_prints_the_same_for_clusters: "cluster";
+    etcdctl_prints_the_same_for_snapshots: "snapshot";
+    etcdctl_prints_the_same_for_what_asks_no_server: "offline";
 }
 
 /// Tries of a check whose verdict depends on what else the machine does: one request in a minute that takes half a

@@ -1,0 +1,121 @@
+//! Scripts of `etcdctl` commands, run against etcd and Cleat side by side: what the user sees is the same.
+//!
+//! A script has one command a line; the lines below it that start with `|` are its standard input. Before the first
+//! command, `members N` and `flags ...` say what servers it needs. Standard output, exit code and the text of the error
+//! are compared after [`Session::normalise`].
+//!
+//! ```text
+//! @url COMMAND        with the endpoint as a URL
+//! @all COMMAND        with the endpoints of all members; @leader, @follower with one's
+//! @mirror COMMAND     with the endpoint of another server, which is empty
+//! @soon COMMAND       again and again until it prints something
+//! N> COMMAND          goes on beside the next ones, and will print N lines
+//! N! COMMAND          goes on beside the next ones, once it has printed N lines
+//! more N              the next lines of the oldest command that goes on
+//! interrupt           asks the oldest command that goes on to end; all it has still to say
+//! stop                ends the oldest command that goes on, once it has printed its N lines
+//! fill                puts values until the server takes no more
+//! $dir $next $lease1 $mirror $leader $follower    a directory, the next revision, the first lease, endpoint and ids
+//! ```
+
+mod mask;
+mod session;
+
+use anyhow::{Context, Result, ensure};
+use harness::Kind;
+use session::Session;
+
+/// Runs a script on fresh servers and returns the differences.
+pub(crate) async fn differences(script: &str) -> Result<Vec<String>> {
+    let script = Script::parse(script)?;
+    let (mut etcd, mut cleat) =
+        tokio::try_join!(Session::start(Kind::Etcd, &script), Session::start(Kind::Cleat, &script))?;
+    let mut found = Vec::new();
+    for step in &script.steps {
+        let (theirs, ours) =
+            tokio::try_join!(etcd.run(step), cleat.run(step)).with_context(|| format!("`{}`", step.line))?;
+        if theirs != ours {
+            found.push(format!("$ etcdctl {}\netcd:\n{theirs}\ncleat:\n{ours}\n", step.line));
+        }
+    }
+    Ok(found)
+}
+
+/// What is run, and on what.
+#[derive(Debug)]
+struct Script {
+    members: usize,
+    flags: Vec<String>,
+    steps: Vec<Step>,
+}
+
+/// A line of a script with what belongs to it.
+#[derive(Debug)]
+struct Step {
+    line: String,
+    words: Vec<String>,
+    stdin: String,
+    /// Of a command that goes on.
+    background: Option<Background>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Background {
+    /// Lines that it prints.
+    lines: usize,
+    /// They are waited for at once.
+    at_once: bool,
+}
+
+impl Script {
+    fn parse(script: &str) -> Result<Self> {
+        let mut parsed = Self { members: 1, flags: Vec::new(), steps: Vec::new() };
+        for line in script.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+            if let Some(input) = line.strip_prefix(['|', '<']) {
+                let step = parsed.steps.last_mut().context("input before the first command")?;
+                step.stdin += input.strip_prefix(' ').unwrap_or(input);
+                step.stdin.push('\n');
+            } else if let Some(members) = line.strip_prefix("members ") {
+                parsed.members = members.parse()?;
+            } else if let Some(flags) = line.strip_prefix("flags ") {
+                parsed.flags = split(flags);
+            } else {
+                parsed.steps.push(Step::parse(line));
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+impl Step {
+    fn parse(line: &str) -> Self {
+        let background = |mark: &str, at_once| {
+            let (lines, command) = line.split_once(mark)?;
+            Some((Background { lines: lines.parse().ok()?, at_once }, command))
+        };
+        let found = background("> ", false).or_else(|| background("! ", true));
+        let command = found.map_or(line, |(_, command)| command);
+        let background = found.map(|(background, _)| background);
+        Self { line: command.to_owned(), words: split(command), stdin: String::new(), background }
+    }
+}
+
+/// Splits at spaces; single quotes hold words together.
+fn split(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (index, part) in line.split('\'').enumerate() {
+        if index % 2 == 1 {
+            words.push(part.to_owned());
+        } else {
+            words.extend(part.split_whitespace().map(str::to_owned));
+        }
+    }
+    words
+}
+
+/// Fails with every difference of a script.
+pub(crate) async fn check(script: &str) -> Result<()> {
+    let found = differences(script).await?;
+    ensure!(found.is_empty(), "{} commands print something else:\n{}", found.len(), found.join("\n"));
+    Ok(())
+}
