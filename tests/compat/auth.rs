@@ -27,10 +27,10 @@ use tonic::Code;
 const SEQUENCES: usize = 3;
 const REQUESTS: usize = 700;
 
-const USERS: [&str; 4] = ["root", "ann", "bob", "eve"];
-const ROLES: [&str; 4] = ["root", "one", "two", "three"];
-const KEYS: [&str; 7] = ["\0", "a", "a\0", "ab", "b", "c", "d"];
-const ENDS: [&str; 9] = ["", "", "", "\0", "a\0", "b", "c", "d", "e"];
+pub(crate) const USERS: [&str; 4] = ["root", "ann", "bob", "eve"];
+pub(crate) const ROLES: [&str; 4] = ["root", "one", "two", "three"];
+pub(crate) const KEYS: [&str; 7] = ["\0", "a", "a\0", "ab", "b", "c", "d"];
+pub(crate) const ENDS: [&str; 9] = ["", "", "", "\0", "a\0", "b", "c", "d", "e"];
 
 /// A request of somebody.
 #[derive(Debug)]
@@ -190,7 +190,7 @@ fn beginning() -> Vec<Step> {
     USERS.map(add).into_iter().chain(ROLES.map(role)).chain(granted).chain([enable]).collect()
 }
 
-fn password(name: &str) -> String {
+pub(crate) fn password(name: &str) -> String {
     format!("{name}-secret")
 }
 

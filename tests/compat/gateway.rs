@@ -307,7 +307,7 @@ fn normalise(value: &mut Value) {
 
 /// What is compared of an answer.
 #[derive(Debug, PartialEq)]
-enum Outcome {
+pub(crate) enum Outcome {
     Answered(Vec<Value>),
     /// The text is no such message; each server has its own words for why.
     Unreadable,
@@ -315,7 +315,7 @@ enum Outcome {
 }
 
 /// Status, form and content of an answer.
-fn outcome(kind: Kind, path: &str, answer: &Answer) -> Result<Outcome> {
+pub(crate) fn outcome(kind: Kind, path: &str, answer: &Answer) -> Result<Outcome> {
     let text = std::str::from_utf8(&answer.body)?;
     if answer.status == 200 {
         let mut values = serde_json::Deserializer::from_str(text).into_iter().collect::<Result<Vec<Value>, _>>()?;
@@ -333,8 +333,11 @@ fn outcome(kind: Kind, path: &str, answer: &Answer) -> Result<Outcome> {
     let status = match (kind, code) {
         (Kind::Etcd, 9) => 412,
         (_, 3 | 9 | 11) => 400,
+        (_, 2) => 500,
         (_, 5) => 404,
         (_, 6) => 409,
+        (_, 7) => 403,
+        (_, 16) => 401,
         (_, 14) => 503,
         _ => anyhow::bail!("an error that no request asks for: {error}"),
     };

@@ -14,6 +14,7 @@ mod auth;
 mod compare;
 mod concurrency;
 mod gateway;
+mod gateway_users;
 mod generate;
 mod ledger;
 mod op;
