@@ -473,14 +473,13 @@ impl Server {
             cluster: Arc::clone(&self.cluster),
             snapshots: Snapshots::start(&self.tasks, self.stop.clone()),
         };
-        let failures = &metrics.network.stream_failures;
         let watch = WatchService {
             node: node.clone(),
             auth: auth.clone(),
             hub: Arc::clone(&self.hub),
             progress_interval: config.watch_progress_notify_interval,
             stop: self.stop.clone(),
-            failures: failures.with_label_values(&["receive", "watch"]),
+            failures: metrics.network.stream_failures.with_label_values(&["receive", "watch"]),
             sending: metrics.watch_send.clone(),
         };
         let (asked, learner) = (node.clone(), node.clone());

@@ -6,5 +6,5 @@ here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$dir"
 cp "$here/node_etcd3.js" "$dir/"
 cd "$dir"
-npm install --silent --no-audit --no-fund --no-save etcd3@1.1.2
+[ -d node_modules/etcd3 ] || npm install --silent --no-audit --no-fund --no-save etcd3@1.1.2
 exec node node_etcd3.js "$endpoint"

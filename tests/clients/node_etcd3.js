@@ -1,10 +1,24 @@
-// What users of npm's etcd3 do, against HOST:PORT; prints PASS.
+// What users of npm's etcd3 do, against HOST:PORT; prints PASS. CLIENT_CA, CLIENT_CERT and CLIENT_KEY are files for TLS,
+// CLIENT_USER and CLIENT_PASSWORD say who asks.
 const assert = require("node:assert");
 const { once } = require("node:events");
-const { Etcd3 } = require("etcd3");
+const { readFileSync } = require("node:fs");
+const { Etcd3, Range } = require("etcd3");
+
+const { CLIENT_CA, CLIENT_CERT, CLIENT_KEY, CLIENT_USER, CLIENT_PASSWORD } = process.env;
+
+function connect(auth) {
+  const scheme = CLIENT_CA ? "https" : "http";
+  const credentials = CLIENT_CA && {
+    rootCertificate: readFileSync(CLIENT_CA),
+    certChain: readFileSync(CLIENT_CERT),
+    privateKey: readFileSync(CLIENT_KEY),
+  };
+  return new Etcd3({ hosts: `${scheme}://${process.argv[2]}`, credentials, auth });
+}
 
 async function main() {
-  const client = new Etcd3({ hosts: process.argv[2] });
+  const client = connect(CLIENT_USER && { username: CLIENT_USER, password: CLIENT_PASSWORD });
 
   await client.put("/js/a").value("1");
   await client.put("/js/b").value("2");
@@ -66,6 +80,29 @@ async function main() {
   assert.strictEqual(await election.leader(), "me");
   await campaign.resign();
 
+  const role = await client.role("js").create();
+  await role.grant({ permission: "Readwrite", range: Range.prefix("/js/") });
+  const [granted] = await role.permissions();
+  assert.strictEqual(granted.permission, "Readwrite");
+  const user = await client.user("ann").create("annpw");
+  await user.addRole("js");
+  assert.deepStrictEqual((await user.roles()).map((role) => role.name), ["js"]);
+  assert.ok((await client.getUsers()).some((user) => user.name === "ann"));
+  if (CLIENT_USER) {
+    const ann = connect({ username: "ann", password: "annpw" });
+    await ann.put("/js/ann").value("1");
+    await assert.rejects(ann.put("/other").value("1"), /permission denied/);
+    await assert.rejects(ann.get("/other").string(), /permission denied/);
+    ann.close();
+    // Without a user and a password the name in the certificate counts, which is nobody that may read.
+    for (const auth of [undefined, { username: "root", password: "wrong" }]) {
+      const refused = connect(auth);
+      await assert.rejects(refused.get("/js/a").string(), /permission denied|authentication failed/);
+      refused.close();
+    }
+  }
+  await user.delete();
+  await role.delete();
   await assert.rejects(client.put("/js/x").value("1").lease("404"), /requested lease not found/);
   assert.strictEqual((await client.maintenance.status()).errors?.length ?? 0, 0);
   await client.delete().prefix("/js/");

@@ -1,10 +1,25 @@
-"""What users of PyPI's etcd3 do, against HOST PORT; prints PASS."""
+"""What users of PyPI's etcd3 do, against HOST PORT; prints PASS. CLIENT_CA, CLIENT_CERT and CLIENT_KEY are files for TLS,
+CLIENT_USER and CLIENT_PASSWORD say who asks."""
+import os
 import sys
 import threading
 
 import etcd3
 
-client = etcd3.client(host=sys.argv[1], port=int(sys.argv[2]), timeout=10)
+
+def connect(**changed):
+    options = dict(
+        ca_cert=os.environ.get("CLIENT_CA"),
+        cert_cert=os.environ.get("CLIENT_CERT"),
+        cert_key=os.environ.get("CLIENT_KEY"),
+        user=os.environ.get("CLIENT_USER"),
+        password=os.environ.get("CLIENT_PASSWORD"),
+    )
+    options.update(changed)
+    return etcd3.client(host=sys.argv[1], port=int(sys.argv[2]), timeout=10, **options)
+
+
+client = connect()
 
 client.put("/py/a", "1")
 client.put("/py/b", "2")
@@ -45,7 +60,7 @@ assert client.get("/py/leased")[0] is None
 held, worst, turns = 0, 0, 0
 def work():
     global held, worst, turns
-    own = etcd3.client(host=sys.argv[1], port=int(sys.argv[2]), timeout=10)
+    own = connect()
     for _ in range(5):
         with own.lock("py", ttl=20):
             held += 1
@@ -64,6 +79,16 @@ try:
     raise SystemExit("a watch from a compacted revision was accepted")
 except etcd3.exceptions.RevisionCompactedError as error:
     assert error.compacted_revision == revision, error
+
+if os.environ.get("CLIENT_USER"):
+    # Without a user and a password the name in the certificate counts, which is nobody that may read.
+    for who in [dict(password="wrong"), dict(user=None, password=None)]:
+        try:
+            connect(**who).get("/py/a")
+            raise SystemExit(f"the key was shown to {who}")
+        except Exception as error:
+            text = getattr(error, "details", lambda: str(error))()
+            assert "authentication failed" in text or "permission denied" in text, error
 
 assert len(list(client.members)) == 1
 assert client.status().version
