@@ -28,6 +28,12 @@ impl Difference {
     pub(crate) fn new(kind: &str, what: &str, etcd: String, cleat: String) -> Self {
         Self { signature: format!("{kind}: {what}"), fatal: true, etcd, cleat }
     }
+
+    /// The same, fatal or not.
+    pub(crate) fn with_fatal(mut self, fatal: bool) -> Self {
+        self.fatal = fatal;
+        self
+    }
 }
 
 impl Display for Difference {

@@ -22,10 +22,12 @@ mod pair;
 mod run;
 mod show;
 mod side;
+mod v2;
 mod watch;
 
 use anyhow::Result;
 use ledger::Ledger;
+use pair::Pair;
 use run::{Failure, Plan};
 use std::sync::Arc;
 use tokio::runtime::Runtime;
@@ -34,7 +36,7 @@ use tokio::runtime::Runtime;
 fn random_requests_are_answered_as_etcd_does() -> Result<()> {
     let plan = Plan::from_env()?;
     let ledger = Arc::new(Ledger::default());
-    let failures = Runtime::new()?.block_on(run::run(plan, Arc::clone(&ledger)))?;
+    let failures = Runtime::new()?.block_on(run::run::<Pair>(plan, Arc::clone(&ledger)))?;
     eprintln!("accepted differences:\n{}", ledger.report());
     let shown: Vec<String> = failures.iter().map(Failure::to_string).collect();
     assert!(failures.is_empty(), "{} kinds of differences:\n{}", failures.len(), shown.join("\n"));

@@ -2,8 +2,10 @@
 
 use crate::answer::Answer;
 use crate::compare::{Difference, compare, compare_events};
+use crate::generate::Generator;
 use crate::ledger::{self, Ledger};
 use crate::op::{self, Op, Resolver};
+use crate::run::Contest;
 use crate::side::{HISTORY, Revisions, Side};
 use anyhow::{Result, bail};
 use api::etcdserverpb::{CompactionRequest, WatchCreateRequest};
@@ -90,6 +92,34 @@ pub(crate) struct Pair {
     behind: bool,
     /// The last compaction was answered before what it removes was deleted.
     compacting: bool,
+}
+
+/// In the words of the methods below, which have the same names.
+impl Contest for Pair {
+    type Op = Op;
+    type Generator = Generator;
+    type Ledger = Ledger;
+    const WORKERS: usize = 3;
+
+    async fn start() -> Result<Self> {
+        Self::start().await
+    }
+
+    fn generator(seed: u64) -> Generator {
+        Generator::new(seed)
+    }
+
+    fn draw(&self, generator: &mut Generator) -> Op {
+        generator.next(&self.world)
+    }
+
+    async fn step(&mut self, op: &Op, ledger: &Ledger) -> Result<Option<Difference>> {
+        self.step(op, ledger).await
+    }
+
+    async fn settle(&mut self) -> Result<Option<Difference>> {
+        self.settle().await
+    }
 }
 
 impl Pair {

@@ -4,13 +4,9 @@
 //! on fresh servers. So one run shows several kinds of differences, each kind once.
 
 use crate::compare::Difference;
-use crate::generate::Generator;
-use crate::ledger::Ledger;
-use crate::op::Op;
-use crate::pair::Pair;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
-use std::fmt::{Display, Formatter, Write as _};
+use std::fmt::{Debug, Display, Formatter, Write as _};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,8 +15,6 @@ use tokio::task::JoinSet;
 const DEFAULT_OPS: usize = 20_000;
 /// Long enough for stores to become interesting, short enough to vary the sequence's settings within a run.
 const SEQUENCE_OPS: usize = 2_500;
-/// Pairs of servers at the same time: they mostly wait for each other.
-const WORKERS: usize = 3;
 /// More kinds of differences than anyone reads at once.
 const MAX_FAILURES: usize = 12;
 const SHOWN_OPS: usize = 10;
@@ -31,6 +25,31 @@ const SHRINK_BUDGET: Duration = Duration::from_secs(8);
 /// No new sequence of a run of the default length starts after this, however slow the servers are; longer runs have
 /// proportionally more.
 const RUN_BUDGET: Duration = Duration::from_secs(150);
+
+/// Two servers side by side, and how to ask both the same and compare.
+pub(crate) trait Contest: Sized + Send {
+    /// A request, or another step.
+    type Op: Clone + Debug + Display + Send + 'static;
+    /// Draws steps from a seed.
+    type Generator: Send;
+    /// The accepted differences.
+    type Ledger: Default + Send + Sync + 'static;
+
+    /// Pairs of servers at the same time: they mostly wait for each other.
+    const WORKERS: usize;
+
+    /// Starts fresh servers.
+    fn start() -> impl Future<Output = Result<Self>> + Send;
+    /// A generator of one sequence.
+    fn generator(seed: u64) -> Self::Generator;
+    /// The next step, by what is known about the servers.
+    fn draw(&self, generator: &mut Self::Generator) -> Self::Op;
+    /// Does one step on both servers and compares.
+    fn step(&mut self, op: &Self::Op, ledger: &Self::Ledger)
+    -> impl Future<Output = Result<Option<Difference>>> + Send;
+    /// Waits for what is still to come from both, and compares it.
+    fn settle(&mut self) -> impl Future<Output = Result<Option<Difference>>> + Send;
+}
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -56,7 +75,7 @@ impl Plan {
 
 /// A kind of difference, with a sequence that shows it.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub(crate) struct Failure<Op> {
     seed: u64,
     step: usize,
     ops: Vec<Op>,
@@ -64,7 +83,7 @@ pub(crate) struct Failure {
     shrunk: bool,
 }
 
-impl Display for Failure {
+impl<Op: Display> Display for Failure<Op> {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let Self { seed, step, ops, difference, shrunk } = self;
         let from = ops.len().saturating_sub(if *shrunk { 4 * SHOWN_OPS } else { SHOWN_OPS });
@@ -78,22 +97,22 @@ impl Display for Failure {
 }
 
 /// What the workers of a run share.
-struct Run {
+struct Run<C: Contest> {
     plan: Plan,
-    ledger: Arc<Ledger>,
+    ledger: Arc<C::Ledger>,
     started: Instant,
     done: AtomicUsize,
     /// Seeds taken in order so far.
     taken: AtomicU64,
     /// By signature.
-    failures: Mutex<BTreeMap<String, Failure>>,
+    failures: Mutex<BTreeMap<String, Failure<C::Op>>>,
 }
 
 /// Runs a plan; returns one failure per kind of difference.
-pub(crate) async fn run(plan: Plan, ledger: Arc<Ledger>) -> Result<Vec<Failure>> {
-    let workers = if plan.seed.is_some() { 1 } else { WORKERS };
+pub(crate) async fn run<C: Contest + 'static>(plan: Plan, ledger: Arc<C::Ledger>) -> Result<Vec<Failure<C::Op>>> {
+    let workers = if plan.seed.is_some() { 1 } else { C::WORKERS };
     let (started, done, failures) = (Instant::now(), AtomicUsize::new(0), Mutex::default());
-    let run = Arc::new(Run { plan, ledger, started, done, taken: AtomicU64::new(0), failures });
+    let run = Arc::new(Run::<C> { plan, ledger, started, done, taken: AtomicU64::new(0), failures });
     let mut tasks = JoinSet::new();
     for _ in 0..workers {
         let run = Arc::clone(&run);
@@ -103,15 +122,15 @@ pub(crate) async fn run(plan: Plan, ledger: Arc<Ledger>) -> Result<Vec<Failure>>
         worker??;
     }
     eprintln!("{} requests in {:.0?}", run.done.load(Ordering::Relaxed), started.elapsed());
-    let mut found: Vec<Failure> = std::mem::take(&mut *run.failures()).into_values().collect();
+    let mut found: Vec<Failure<C::Op>> = std::mem::take(&mut *run.failures()).into_values().collect();
     for failure in &mut found {
-        shrink(failure, Instant::now() + SHRINK_BUDGET).await?;
+        shrink::<C>(failure, Instant::now() + SHRINK_BUDGET).await?;
     }
     Ok(found)
 }
 
-impl Run {
-    fn failures(&self) -> MutexGuard<'_, BTreeMap<String, Failure>> {
+impl<C: Contest> Run<C> {
+    fn failures(&self) -> MutexGuard<'_, BTreeMap<String, Failure<C::Op>>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -135,12 +154,12 @@ impl Run {
     /// Runs one seed to its end, or until the servers can no longer be compared.
     async fn sequence(&self, seed: u64) -> Result<()> {
         eprintln!("CLEAT_SEED={seed}");
-        let mut pair = Pair::start().await?;
-        let mut generator = Generator::new(seed);
+        let mut pair = C::start().await?;
+        let mut generator = C::generator(seed);
         let count = self.plan.ops.min(SEQUENCE_OPS);
         let mut ops = Vec::with_capacity(count);
         while ops.len() < count {
-            let op = generator.next(&pair.world);
+            let op = pair.draw(&mut generator);
             ops.push(op.clone());
             self.done.fetch_add(1, Ordering::Relaxed);
             let outcome = pair.step(&op, &self.ledger).await;
@@ -159,7 +178,7 @@ impl Run {
         Ok(())
     }
 
-    fn fail(&self, seed: u64, ops: &[Op], difference: Difference) {
+    fn fail(&self, seed: u64, ops: &[C::Op], difference: Difference) {
         self.failures().entry(difference.signature.clone()).or_insert_with(|| Failure {
             seed,
             step: ops.len(),
@@ -171,11 +190,11 @@ impl Run {
 }
 
 /// Takes requests out of a failing sequence for as long as the same kind of difference remains.
-async fn shrink(failure: &mut Failure, deadline: Instant) -> Result<()> {
+async fn shrink<C: Contest>(failure: &mut Failure<C::Op>, deadline: Instant) -> Result<()> {
     let all = failure.ops.len();
     for length in FIRST_TRIES.into_iter().filter(|n| *n < all).chain([all]) {
         let last = failure.ops[failure.ops.len() - length..].to_vec();
-        if Instant::now() < deadline && still_fails(failure, last).await? {
+        if Instant::now() < deadline && still_fails::<C>(failure, last).await? {
             break;
         }
     }
@@ -193,7 +212,7 @@ async fn shrink(failure: &mut Failure, deadline: Instant) -> Result<()> {
             }
             let to = (from + chunk).min(failure.ops.len() - 1);
             let fewer = [&failure.ops[..from], &failure.ops[to..]].concat();
-            if !still_fails(failure, fewer).await? {
+            if !still_fails::<C>(failure, fewer).await? {
                 from = to;
             }
         }
@@ -205,8 +224,8 @@ async fn shrink(failure: &mut Failure, deadline: Instant) -> Result<()> {
 }
 
 /// Replaces a failure's requests by fewer ones if they show the same kind of difference.
-async fn still_fails(failure: &mut Failure, mut ops: Vec<Op>) -> Result<bool> {
-    match replay(&ops).await? {
+async fn still_fails<C: Contest>(failure: &mut Failure<C::Op>, mut ops: Vec<C::Op>) -> Result<bool> {
+    match replay::<C>(&ops).await? {
         Some((length, difference)) if difference.signature == failure.difference.signature => {
             ops.truncate(length);
             failure.ops = ops;
@@ -219,9 +238,9 @@ async fn still_fails(failure: &mut Failure, mut ops: Vec<Op>) -> Result<bool> {
 }
 
 /// Runs requests on fresh servers; returns the first difference and how many requests it took.
-async fn replay(ops: &[Op]) -> Result<Option<(usize, Difference)>> {
-    let ledger = Ledger::default();
-    let mut pair = Pair::start().await?;
+async fn replay<C: Contest>(ops: &[C::Op]) -> Result<Option<(usize, Difference)>> {
+    let ledger = C::Ledger::default();
+    let mut pair = C::start().await?;
     for (step, op) in ops.iter().enumerate() {
         if let Some(difference) = pair.step(op, &ledger).await? {
             return Ok(Some((step + 1, difference)));
