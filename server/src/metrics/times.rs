@@ -42,7 +42,7 @@ pub enum Kind {
     AuthRoleDelete,
     AuthRoleGrantPermission,
     AuthRoleRevokePermission,
-    /// What etcd has no name for: a member that was removed.
+    /// A member that was removed, and what the v2 API changes.
     Unknown,
 }
 
@@ -73,7 +73,7 @@ impl Kind {
             Op::AuthRoleDelete(_) => Self::AuthRoleDelete,
             Op::AuthRoleGrantPermission(_) => Self::AuthRoleGrantPermission,
             Op::AuthRoleRevokePermission(_) => Self::AuthRoleRevokePermission,
-            Op::MemberRemoved(_) => Self::Unknown,
+            Op::MemberRemoved(_) | Op::V2(_) => Self::Unknown,
         }
     }
 }
