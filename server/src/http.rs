@@ -41,8 +41,12 @@ pub fn router(state: HttpState) -> Router {
     endpoints()
         .route("/version", get(version).fallback(only_get))
         .route("/debug/vars", get(debug_vars))
-        .fallback(not_found)
         .with_state(state)
+}
+
+/// What is behind no other path.
+pub fn nothing_else() -> Router {
+    Router::new().fallback(not_found)
 }
 
 /// The endpoints of a metrics URL.
@@ -253,7 +257,8 @@ mod tests {
     }
 
     async fn get_from(member: Member, path: &str) -> (u16, String) {
-        let (status, _, body) = send(router(state(member)), request(Method::GET, path, &[])).await;
+        let (status, _, body) =
+            send(router(state(member)).merge(nothing_else()), request(Method::GET, path, &[])).await;
         (status.as_u16(), body)
     }
 

@@ -334,9 +334,14 @@ impl Server {
         if config.enable_grpc_gateway {
             http = http.merge(v3::json::router(Arc::clone(&routes)));
         }
-        if let Some(v2) = self.v2(config, &quota) {
-            http = http.merge(v2::router(v2));
+        if config.v2 != V2Mode::Off {
+            let (revision, is_wanted) = (auth.watch_revision(), config.v2 == V2Mode::Wanted);
+            self.tasks.spawn(v2::auth::tell(node.clone(), is_wanted, revision, self.stop.clone()));
         }
+        http = http.merge(match self.v2(config, &quota) {
+            Some(v2) => v2::router(v2),
+            None => http::nothing_else(),
+        });
         let http = http::guarded(http, rules);
         let clients = if config.listen_client_http_urls.is_empty() {
             Front::both(routes, http.clone())
@@ -472,6 +477,7 @@ impl Server {
             metrics: Arc::clone(metrics),
             cluster: Arc::clone(&self.cluster),
             snapshots: Snapshots::start(&self.tasks, self.stop.clone()),
+            v2: config.v2,
         };
         let watch = WatchService {
             node: node.clone(),

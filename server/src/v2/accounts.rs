@@ -50,6 +50,21 @@ struct UserWithRoles {
     roles: Vec<Role>,
 }
 
+#[derive(Serialize)]
+struct Users {
+    users: Option<Vec<UserWithRoles>>,
+}
+
+#[derive(Serialize)]
+struct Roles {
+    roles: Vec<Role>,
+}
+
+#[derive(Serialize)]
+struct Enabled {
+    enabled: bool,
+}
+
 /// Serves what is behind `/v2/auth/`.
 pub(super) async fn serve(v2: &V2, request: Request, rest: &[u8]) -> Response {
     let rest = String::from_utf8_lossy(rest).into_owned();
@@ -63,7 +78,10 @@ pub(super) async fn serve(v2: &V2, request: Request, rest: &[u8]) -> Response {
         (_, ["roles"]) => What::Roles,
         (_, ["users", name]) => What::User((*name).to_owned()),
         (_, ["roles", name]) => What::Role((*name).to_owned()),
-        (_, ["users" | "roles", ..]) => return v2.message(StatusCode::BAD_REQUEST, "Invalid path"),
+        (_, ["users" | "roles", ..]) => {
+            let refused = v2.message(StatusCode::BAD_REQUEST, "Invalid path");
+            return super::without_cluster_id(refused);
+        }
         _ => return crate::http::not_found().await,
     };
     let methods = if matches!(what, What::Users | What::Roles) { "GET" } else { "GET,PUT,DELETE" };
@@ -121,14 +139,14 @@ async fn read<T: for<'a> Deserialize<'a>>(body: Body) -> Result<T, Refused> {
 impl V2 {
     async fn account(&self, what: What, head: &Parts, body: Body) -> Answer {
         match (what, &head.method) {
-            (What::Users, _) => Ok(ok(&serde_json::json!({ "users": self.users() }))),
+            (What::Users, _) => Ok(ok(&Users { users: self.users() })),
             (What::Roles, _) => {
                 let mut names = self.auth.names("roles");
                 names.push(ROOT.to_owned());
                 names.sort_unstable();
                 let roles: Vec<Role> =
                     names.iter().filter_map(|name| self.auth.role(name)).map(|r| (*r).clone()).collect();
-                Ok(ok(&serde_json::json!({ "roles": roles })))
+                Ok(ok(&Roles { roles }))
             }
             (What::User(name), &Method::GET) => match self.auth.user(&name) {
                 None => refuse_auth(StatusCode::NOT_FOUND, &format!("User {name} does not exist.")),
@@ -151,7 +169,7 @@ impl V2 {
             },
             (What::Role(name), &Method::PUT) => self.put_role(&name, read(body).await?).await,
             (What::Role(name), _) => self.delete_role(&name).await,
-            (What::Enable, &Method::GET) => Ok(ok(&serde_json::json!({ "enabled": self.auth.is_enabled() }))),
+            (What::Enable, &Method::GET) => Ok(ok(&Enabled { enabled: self.auth.is_enabled() })),
             (What::Enable, &Method::PUT) => self.enable().await,
             (What::Enable, _) => self.disable().await,
         }
@@ -266,7 +284,7 @@ impl V2 {
         check_not_root(name)?;
         self.node.read_barrier().await?;
         let Some(old) = self.auth.role(name) else {
-            return refuse_auth(StatusCode::NOT_FOUND, &format!("Role {name} doesn't exist."));
+            return refuse_auth(StatusCode::NOT_FOUND, &format!("Role {name} does not exist."));
         };
         let kv = old.permissions.kv.granted(role.grant.as_ref())?.revoked(role.revoke.as_ref());
         let new = Role { name: name.to_owned(), permissions: Permissions { kv }, ..Role::default() };

@@ -6,6 +6,7 @@
 use crate::auth::CommonName;
 use crate::auth::password::Passwords;
 use crate::node::Node;
+use crate::sync::watch;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::request::Parts;
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use store::v2::AUTH;
+use tokio_util::sync::CancellationToken;
 
 /// The user, and the role, that may do everything.
 pub(super) const ROOT: &str = "root";
@@ -27,8 +29,8 @@ pub(super) const GUEST: &str = "guest";
 const INSUFFICIENT: &str = "Insufficient credentials";
 
 /// What is said while v3 has users and v2 has none.
-const NOT_GUARDED: &str = "v3 authentication is enabled and the v2 API has no users: enable its own authentication, or \
-                           start the members with --enable-v2 to serve it without";
+pub(crate) const NOT_GUARDED: &str = "v3 authentication is enabled and that of the v2 API is not: the v2 API is refused \
+                                      until its own is enabled; start the members with --enable-v2 to serve it";
 
 /// A user, in etcd's JSON.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -252,6 +254,30 @@ impl Auth {
 /// Whether the v2 API has no users while v3 has.
 pub(crate) fn is_unguarded(node: &Node) -> bool {
     node.reader().auth_revision_if_enabled() != 0 && !node.reader().v2_auth().0
+}
+
+/// Says in the log when the v2 API is shut, or open to everybody, because only v3 asks for users. Runs until the member
+/// stops.
+pub(crate) async fn tell(node: Node, is_wanted: bool, mut revision: watch::Receiver<u64>, stop: CancellationToken) {
+    let mut told = false;
+    loop {
+        let unguarded = is_unguarded(&node);
+        match (unguarded, is_wanted) {
+            (true, false) if !told => tracing::warn!("{NOT_GUARDED}"),
+            (true, true) if !told => tracing::warn!(
+                "the v2 API is served to everybody although v3 authentication is enabled, as --enable-v2 says: enable its \
+                 own authentication to guard it"
+            ),
+            (false, false) if told => tracing::info!("the v2 API is served again"),
+            _ => {}
+        }
+        told = unguarded;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            changed = revision.changed() => if changed.is_err() { return },
+        }
+    }
 }
 
 enum Caller {

@@ -70,7 +70,10 @@ async fn answer(v2: &V2, head: &Parts, body: Body, key: &[u8]) -> Result<Respons
 async fn form(v2: &V2, head: &Parts, body: Body) -> Result<Form, KeyError> {
     let mut form = Form::default();
     let mut result = Ok(());
-    if matches!(head.method, Method::PUT | Method::POST) && is_form(&head.headers) {
+    let kind = if matches!(head.method, Method::PUT | Method::POST) { media_type(&head.headers) } else { Ok(false) };
+    if let Err(reason) = kind {
+        result = Err(reason.to_owned());
+    } else if kind == Ok(true) {
         let limit = 3 * v2.node.limits().request_bytes + FORM_OVERHEAD_BYTES;
         let body = tokio::time::timeout(BODY_DEADLINE, axum::body::to_bytes(body, limit)).await;
         result = match body {
@@ -87,10 +90,22 @@ async fn form(v2: &V2, head: &Parts, body: Body) -> Result<Form, KeyError> {
     result.map(|()| form).map_err(bad_form)
 }
 
-fn is_form(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+/// Whether the body is a form. A type that is none is an error, in Go's words.
+fn media_type(headers: &HeaderMap) -> Result<bool, &'static str> {
+    let Some(kind) = headers.get(header::CONTENT_TYPE).filter(|kind| !kind.is_empty()) else { return Ok(false) };
+    let kind = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let is_token = |text: &str| {
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`{|}~".contains(&b))
+    };
+    match kind.split_once('/') {
+        _ if kind.is_empty() => Err("mime: no media type"),
+        None if is_token(kind) => Ok(false),
+        None => Err("mime: expected slash after first token"),
+        Some((first, _)) if !is_token(first) => Err("mime: expected slash after first token"),
+        Some((_, "")) => Err("mime: expected token after slash"),
+        Some((_, second)) if !is_token(second) => Err("mime: unexpected content after media subtype"),
+        Some(_) => Ok(kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")),
+    }
 }
 
 fn read(v2: &V2, path: &[u8], recursive: bool, now: i64) -> Result<Response, KeyError> {

@@ -10,7 +10,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use discovery::MemberUrl;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use serde::Deserialize;
+use serde_json::Value;
 use std::time::Duration;
 
 /// Largest body of a request, and how long it may take to arrive.
@@ -19,13 +19,6 @@ const BODY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What etcd says of what it does not explain.
 const INTERNAL: &str = "Internal Server Error";
-
-/// What is given of a member.
-#[derive(Default, Deserialize)]
-struct Given {
-    #[serde(default, rename = "peerURLs")]
-    peer_urls: Option<Vec<String>>,
-}
 
 impl V2 {
     fn members(&self) -> Vec<Member> {
@@ -199,8 +192,7 @@ async fn given_urls(v2: &V2, headers: &HeaderMap, body: Body) -> Result<Vec<Stri
     }
     let bad = |message: &str| v2.message(StatusCode::BAD_REQUEST, message);
     let body = read_body(body).await.map_err(|message| bad(&message))?;
-    let given: Given = serde_json::from_slice(&body).map_err(|error| bad(&in_gos_words(&error)))?;
-    let mut urls = given.peer_urls.unwrap_or_default();
+    let mut urls = peer_urls(&body).map_err(|message| bad(&message))?;
     if urls.is_empty() {
         return Err(bad("no valid URLs given"));
     }
@@ -224,7 +216,44 @@ pub(super) async fn read_body(body: Body) -> Result<bytes::Bytes, String> {
     }
 }
 
-/// What Go says of the most common mistake.
-fn in_gos_words(error: &serde_json::Error) -> String {
-    if error.is_eof() { "unexpected end of JSON input".to_owned() } else { error.to_string() }
+/// The URLs in a text.
+///
+/// # Errors
+/// What Go says of the most common mistakes.
+fn peer_urls(text: &[u8]) -> Result<Vec<String>, String> {
+    let given: Value = serde_json::from_slice(text).map_err(|error| {
+        let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
+        match first.filter(|byte| !b"{[\"-0123456789tfn".contains(byte)) {
+            Some(byte) => format!("invalid character {:?} looking for beginning of value", char::from(*byte)),
+            None if error.is_eof() => "unexpected end of JSON input".to_owned(),
+            None => error.to_string(),
+        }
+    })?;
+    let kind = |value: &Value| match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let urls = match &given {
+        Value::Null => None,
+        Value::Object(members) => members.iter().find(|(name, _)| name.eq_ignore_ascii_case("peerURLs")),
+        other => {
+            let into = r#"struct { PeerURLs []string "json:\"peerURLs\"" }"#;
+            return Err(format!("json: cannot unmarshal {} into Go value of type {into}", kind(other)));
+        }
+    };
+    let field = |value: &Value, of: &str| {
+        format!("json: cannot unmarshal {} into Go struct field .peerURLs of type {of}", kind(value))
+    };
+    match urls.map(|(_, urls)| urls) {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Array(urls)) => {
+            let text = |url: &Value| url.as_str().map(str::to_owned).ok_or_else(|| field(url, "string"));
+            urls.iter().map(text).collect()
+        }
+        Some(other) => Err(field(other, "[]string")),
+    }
 }

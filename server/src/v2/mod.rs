@@ -14,7 +14,7 @@
 //! `store/v2`. [`json`] writes what Go's encoder would write.
 
 mod accounts;
-mod auth;
+pub(crate) mod auth;
 mod error;
 pub(crate) mod expire;
 pub(crate) mod hub;
@@ -83,9 +83,17 @@ impl V2 {
     }
 }
 
-/// The routes of the API.
+/// The routes of the API, and of every path that is not clean: those are sent on.
 pub(crate) fn router(v2: Arc<V2>) -> Router {
-    Router::new().route("/v2", any(serve)).route("/v2/{*path}", any(serve)).with_state(v2)
+    Router::new().route("/v2/{*path}", any(serve)).fallback(elsewhere).with_state(v2)
+}
+
+async fn elsewhere(request: Request) -> Response {
+    let path = path::decoded(request.uri().path()).unwrap_or_default();
+    match path::redirect(&path, request.method(), request.uri().query()) {
+        Some(redirect) => redirect,
+        None => not_found().await,
+    }
 }
 
 async fn serve(State(v2): State<Arc<V2>>, request: Request) -> Response {
@@ -150,8 +158,11 @@ impl V2 {
 
     /// As [`Self::message`], of a path that keeps the cluster's id to itself before it knows who asks.
     fn unauthorized(&self, why: &str) -> Response {
-        let mut response = self.message(StatusCode::UNAUTHORIZED, why);
-        response.headers_mut().remove(CLUSTER_ID);
-        response
+        without_cluster_id(self.message(StatusCode::UNAUTHORIZED, why))
     }
+}
+
+fn without_cluster_id(mut response: Response) -> Response {
+    response.headers_mut().remove(CLUSTER_ID);
+    response
 }

@@ -4,11 +4,13 @@ use super::snapshot::{Snapshots, Source, Wish};
 use super::status::{failed, fault_status, mismatched, status, without_code};
 use crate::auth::{Auth, Credentials};
 use crate::cluster::Cluster;
+use crate::config::V2Mode;
 use crate::corruption;
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::quota::Quota;
 use crate::storage::Storage;
+use crate::v2::auth::{NOT_GUARDED, is_unguarded};
 use crate::version::{COMPATIBLE_CLUSTER_VERSION, COMPATIBLE_ETCD_VERSION};
 use api::cleatpb::command::Op;
 use api::error::Error;
@@ -37,10 +39,11 @@ pub(crate) struct MaintenanceService {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) v2: V2Mode,
 }
 
-/// The raised alarms and the lack of a leader, as `StatusResponse.errors` words them.
-fn errors(node: &Node) -> Vec<String> {
+/// The raised alarms and the lack of a leader, as `StatusResponse.errors` words them; and why the v2 API is refused.
+fn errors(node: &Node, v2: V2Mode) -> Vec<String> {
     let no_leader = (node.leader() == 0).then(|| Error::NoLeader.text().to_owned());
     let alarms = node.reader().alarms(AlarmType::None as i32);
     let alarm = |member_id: u64, alarm: i32| {
@@ -48,7 +51,8 @@ fn errors(node: &Node) -> Vec<String> {
         // The trailing space is in etcd's text form of the message.
         format!("memberID:{member_id} alarm:{name} ")
     };
-    no_leader.into_iter().chain(alarms.iter().map(|a| alarm(a.member_id, a.alarm))).collect()
+    let shut = (v2 == V2Mode::ByDefault && is_unguarded(node)).then(|| NOT_GUARDED.to_owned());
+    no_leader.into_iter().chain(shut).chain(alarms.iter().map(|a| alarm(a.member_id, a.alarm))).collect()
 }
 
 #[tonic::async_trait]
@@ -82,7 +86,7 @@ impl Maintenance for MaintenanceService {
             raft_index: self.node.committed().max(store.applied.index),
             raft_term: self.node.term(),
             raft_applied_index: store.applied.index,
-            errors: errors(&self.node),
+            errors: errors(&self.node, self.v2),
             is_learner: self.node.is_learner(),
             storage_version: COMPATIBLE_CLUSTER_VERSION.to_owned(),
             db_size_quota: self.quota.limit_bytes() as i64,
