@@ -21,6 +21,7 @@ mod processes;
 mod refusals;
 mod rotation;
 mod slow_requests;
+mod v2;
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::checker::{self, Report};

@@ -2,7 +2,8 @@
 //!
 //! Every test of a real process goes through here: ports that parallel test processes do not share
 //! ([`ports`]), a server of either maker with a data directory of its own ([`server`]), gRPC clients to it
-//! ([`client`]), plain requests ([`http`]), and command line tools with a deadline ([`tool`]). Whole clusters ([`cluster`]) have networks that can
+//! ([`client`]), plain requests ([`http`]), and command line tools with a deadline ([`tool`]), whose
+//! sessions with either maker's server are compared ([`transcript`]). Whole clusters ([`cluster`]) have networks that can
 //! be cut ([`network`]) and disks that can be slow ([`slow_disk`]); clients of them ([`load`]) record what they see
 //! ([`history`]), and the [`checker`] judges it. A [`site`] has everybody's certificates, made by an [`authority`].
 //!
@@ -26,6 +27,7 @@ pub mod site;
 pub mod slow_disk;
 pub mod tls;
 pub mod tool;
+pub mod transcript;
 
 pub use authority::Authority;
 pub use client::{Client, with_token};

@@ -19,12 +19,11 @@ mod peer;
 mod slow_requests;
 mod tls;
 mod traces;
-mod transcript;
 mod wire;
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::tool::{etcdctl_binary, run};
-use harness::{Kind, Server, etcdctl};
+use harness::{Kind, Server, etcdctl, transcript};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, BufReader};

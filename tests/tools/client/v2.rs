@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 /// Who has a v2 API.
-pub(crate) const MAKERS: [Kind; 1] = [Kind::Etcd];
+pub(crate) const MAKERS: [Kind; 2] = [Kind::Etcd, Kind::Cleat];
 
 /// A server with the v2 API.
 pub(crate) async fn v2_server(kind: Kind, flags: &[&str]) -> Result<Server> {

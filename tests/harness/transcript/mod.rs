@@ -1,7 +1,7 @@
 //! Scripts of `etcdctl` commands, run against etcd and Cleat side by side: what the user sees is the same.
 //!
 //! A script has one command a line; the lines below it that start with `|` are its standard input. Before the first
-//! command, `members N` and `flags ...` say what servers it needs. Standard output, exit code and the text of the error
+//! command, `members N` and `flags ...` say what servers it needs, and `api 2` that etcdctl speaks the v2 API. Standard output, exit code and the text of the error
 //! are compared after [`Session::normalise`].
 //!
 //! ```text
@@ -21,12 +21,12 @@
 mod mask;
 mod session;
 
+use crate::Kind;
 use anyhow::{Context, Result, ensure};
-use harness::Kind;
 use session::Session;
 
 /// Runs a script on fresh servers and returns the differences.
-pub(crate) async fn differences(script: &str) -> Result<Vec<String>> {
+async fn differences(script: &str) -> Result<Vec<String>> {
     let script = Script::parse(script)?;
     let (mut etcd, mut cleat) =
         tokio::try_join!(Session::start(Kind::Etcd, &script), Session::start(Kind::Cleat, &script))?;
@@ -41,9 +41,17 @@ pub(crate) async fn differences(script: &str) -> Result<Vec<String>> {
     Ok(found)
 }
 
+/// What etcdctl speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Api {
+    V2,
+    V3,
+}
+
 /// What is run, and on what.
 #[derive(Debug)]
 struct Script {
+    api: Api,
     members: usize,
     flags: Vec<String>,
     steps: Vec<Step>,
@@ -69,7 +77,7 @@ struct Background {
 
 impl Script {
     fn parse(script: &str) -> Result<Self> {
-        let mut parsed = Self { members: 1, flags: Vec::new(), steps: Vec::new() };
+        let mut parsed = Self { api: Api::V3, members: 1, flags: Vec::new(), steps: Vec::new() };
         for line in script.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
             if let Some(input) = line.strip_prefix(['|', '<']) {
                 let step = parsed.steps.last_mut().context("input before the first command")?;
@@ -77,8 +85,11 @@ impl Script {
                 step.stdin.push('\n');
             } else if let Some(members) = line.strip_prefix("members ") {
                 parsed.members = members.parse()?;
+            } else if line == "api 2" {
+                parsed.api = Api::V2;
+                parsed.flags.push("--enable-v2=true".to_owned());
             } else if let Some(flags) = line.strip_prefix("flags ") {
-                parsed.flags = split(flags);
+                parsed.flags.extend(split(flags));
             } else {
                 parsed.steps.push(Step::parse(line));
             }
@@ -113,8 +124,11 @@ fn split(line: &str) -> Vec<String> {
     words
 }
 
-/// Fails with every difference of a script.
-pub(crate) async fn check(script: &str) -> Result<()> {
+/// Runs a script.
+///
+/// # Errors
+/// All its differences; a server that does not start, a command that does not end.
+pub async fn check(script: &str) -> Result<()> {
     let found = differences(script).await?;
     ensure!(found.is_empty(), "{} commands print something else:\n{}", found.len(), found.join("\n"));
     Ok(())

@@ -1,11 +1,11 @@
 //! One side of a script: its servers, the commands that go on, and what is left of the output when ids, times and sizes
 //! are taken out.
 
-use super::{Background, Script, Step, mask};
+use super::{Api, Background, Script, Step, mask};
+use crate::tool::{Output, etcdctl_binary, run};
+use crate::{Kind, Options, Server, http};
 use anyhow::{Context, Result, bail, ensure};
 use api::etcdserverpb::{PutRequest, StatusRequest};
-use harness::tool::{Output, etcdctl_binary, run};
-use harness::{Kind, Options, Server, http};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::VecDeque;
 use std::process::Stdio;
@@ -28,6 +28,7 @@ struct Roles {
 }
 
 pub(super) struct Session {
+    api: Api,
     kind: Kind,
     cluster: u64,
     /// In the order of the servers.
@@ -106,7 +107,8 @@ impl Session {
             members.push(header.member_id);
             cluster = header.cluster_id;
         }
-        Ok(Self { kind, cluster, members, servers, mirror: None, leases: Vec::new(), running: VecDeque::new() })
+        let (api, leases, running) = (script.api, Vec::new(), VecDeque::new());
+        Ok(Self { api, kind, cluster, members, servers, mirror: None, leases, running })
     }
 
     /// Runs one step and returns what a reader would see, normalised.
@@ -155,6 +157,9 @@ impl Session {
             self.leases.extend(rest.split_whitespace().next().filter(|_| rest.contains(" granted")).map(str::to_owned));
         }
         let Output { stdout, stderr, code } = output;
+        if self.api == Api::V2 {
+            return Ok(format!("{stdout}{stderr}\nexit code {code:?}"));
+        }
         let error = stderr.lines().find(|line| line.starts_with("Error: ")).unwrap_or_default();
         Ok(format!("{stdout}{error}\nexit code {code:?}"))
     }
@@ -165,7 +170,8 @@ impl Session {
             let at = self.members.iter().position(|member| *member == id);
             at.map(|at| self.servers[at].endpoint()).context("it is no member")
         };
-        let first = self.servers[0].endpoint();
+        // The v2 client takes URLs alone.
+        let first = if self.api == Api::V2 { self.servers[0].client_url() } else { self.servers[0].endpoint() };
         let (endpoints, args) = match words.split_first() {
             Some((at, args)) if at.starts_with('@') => match at.as_str() {
                 "@url" => (self.servers[0].client_url(), args),
@@ -178,7 +184,10 @@ impl Session {
             _ => (first, words),
         };
         let mut command = Command::new(etcdctl_binary());
-        command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoints]).args(args);
+        command
+            .env("ETCDCTL_API", if self.api == Api::V2 { "2" } else { "3" })
+            .args(["--endpoints", &endpoints])
+            .args(args);
         command.current_dir(self.servers[0].scratch());
         Ok(command)
     }
@@ -292,15 +301,30 @@ impl Session {
         for key in ["\"dbSize\":", "\"dbSizeInUse\":", "\"DBSize\" : ", "\"raftIndex\":", "\"raftAppliedIndex\":"] {
             text = mask::after(&text, key);
         }
-        for key in ["\"RaftIndex\" : ", "\"RaftAppliedIndex\" : ", "\"raftTerm\":", "\"raft_term\":", "\"RaftTerm\" : "]
-        {
+        for key in [
+            "Raft-Index: ",
+            "Raft-Term: ",
+            "\"RaftIndex\" : ",
+            "\"RaftAppliedIndex\" : ",
+            "\"raftTerm\":",
+            "\"raft_term\":",
+            "\"RaftTerm\" : ",
+        ] {
             text = mask::after(&text, key);
         }
-        for key in
-            ["took = ", "\"took\":\"", "remaining(", "\"ttl\":", "\"TTL\" : ", "\"Version\" : \"", "\"version\":\""]
-        {
+        for key in [
+            "took = ",
+            "TTL: ",
+            "\"took\":\"",
+            "remaining(",
+            "\"ttl\":",
+            "\"TTL\" : ",
+            "\"Version\" : \"",
+            "\"version\":\"",
+        ] {
             text = mask::after(&text, key);
         }
+        text = mask::string(&text, "\"expiration\":\"");
         let has = |word: &str| words.iter().any(|w| w == word);
         // The width of a column follows what stands in it: an id may have a digit less.
         if has("status") || (has("table") && (has("health") || has("member"))) {

@@ -14,6 +14,17 @@ pub(super) fn after(text: &str, key: &str) -> String {
     out
 }
 
+/// Replaces the rest of the string that begins with each occurrence of a key.
+pub(super) fn string(text: &str, key: &str) -> String {
+    let mut parts = text.split(key);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part.find('"').unwrap_or(part.len());
+        out = out + key + "S" + &part[end..];
+    }
+    out
+}
+
 /// Replaces ids that only one server knows: numbers of 15 digits and more, decimal or hexadecimal.
 pub(super) fn long_numbers(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
