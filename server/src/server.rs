@@ -301,12 +301,7 @@ impl Server {
         self.spawn_tasks(config, &quota, ends);
         let told = (Arc::clone(&self.hub), Arc::clone(&self.lessor), Arc::clone(&self.cluster));
         export_metrics(metrics, &node, &quota, told);
-        for (feature, is_enabled) in [
-            ("InitialCorruptCheck", config.corruption_checks.at_start),
-            ("CompactHashCheck", config.corruption_checks.after_compaction.is_some()),
-        ] {
-            metrics.server.feature_enabled.with_label_values(&[feature, "ALPHA"]).set(i64::from(is_enabled));
-        }
+        tell_features(config, metrics);
         let audit = self.audit.clone();
         metrics.on_scrape(move |metrics| {
             show(&metrics.telling.log_lines_lost, crate::logging::lost());
@@ -488,6 +483,7 @@ impl Server {
             failures: metrics.network.stream_failures.with_label_values(&["receive", "watch"]),
             sending: metrics.watch_send.clone(),
         };
+        let users = AuthService { node: node.clone(), auth: auth.clone() };
         let (asked, learner) = (node.clone(), node.clone());
         let leader = LeaderGate::new(move || asked.leader() != 0);
         self.tasks.spawn(Arc::clone(&leader).watch(config.election_timeout, self.stop.clone()));
@@ -501,10 +497,7 @@ impl Server {
             .with(LeaseServer::new(lease).max_decoding_message_size(decode))
             .with(LockServer::new(LockService(concurrency.clone())).max_decoding_message_size(decode))
             .with(ElectionServer::new(ElectionService(concurrency)).max_decoding_message_size(decode))
-            .with(
-                AuthServer::new(AuthService { node: node.clone(), auth: auth.clone() })
-                    .max_decoding_message_size(decode),
-            )
+            .with(AuthServer::new(users).max_decoding_message_size(decode))
             .with(HealthServer::new(GrpcHealth::new(self.serving.subscribe())))
             .with(
                 ClusterServer::new(ClusterService { node, cluster: Arc::clone(&self.cluster) })
@@ -665,6 +658,16 @@ fn show_old_names(metrics: &Metrics) {
     show(&mvcc.old_ranges, mvcc.ranges.get());
     show(&mvcc.old_txns, mvcc.txns.get());
     mvcc.old_db_size_bytes.set(mvcc.db_size_bytes.get());
+}
+
+/// The gates of etcd that do something here.
+fn tell_features(config: &Config, metrics: &Metrics) {
+    for (feature, is_enabled) in [
+        ("InitialCorruptCheck", config.corruption_checks.at_start),
+        ("CompactHashCheck", config.corruption_checks.after_compaction.is_some()),
+    ] {
+        metrics.server.feature_enabled.with_label_values(&[feature, "ALPHA"]).set(i64::from(is_enabled));
+    }
 }
 
 /// Sets the gauges that are read from state when somebody asks.

@@ -107,6 +107,7 @@ fn normalised(server: &Server, body: &[u8]) -> String {
     out
 }
 
+/// Long because it is a list: users and roles are made, get permissions, are used and go.
 #[tokio::test]
 async fn users_and_roles_are_etcds() -> Result<()> {
     let pair = Pair::start().await?;
