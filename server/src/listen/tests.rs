@@ -6,7 +6,7 @@ mod refused;
 use super::*;
 use crate::config::{Command, Config, load};
 use crate::health::{GrpcHealth, HealthChecks};
-use crate::http::{HttpState, router};
+use crate::http::{HttpState, nothing_else, router};
 use crate::metrics::Metrics;
 use api::health::health_client::HealthClient;
 use api::health::{HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse};
@@ -53,7 +53,7 @@ fn front(metrics: &Arc<Metrics>, serving: watch::Receiver<bool>) -> Front {
     let health = HealthServer::new(GrpcHealth::new(serving));
     let routes = GrpcRoutes::new(Arc::clone(metrics), 1000, Duration::MAX, LeaderGate::new(|| true)).with(health);
     let state = HttpState { metrics: Arc::clone(metrics), checks: Arc::new(checks()) };
-    Front::both(Arc::new(routes), router(state))
+    Front::both(Arc::new(routes), router(state).merge(nothing_else()))
 }
 
 async fn start(max_connections: usize) -> Server {
