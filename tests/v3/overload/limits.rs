@@ -134,7 +134,8 @@ async fn calls_that_wait_for_others_are_bounded() -> Result<()> {
     }
     ensure!(waiting.len() == WAITING);
     let ask = async || {
-        let lock = LockRequest { name: "a".into(), lease: 0 };
+        // Another one each time: who got one before has it still.
+        let lock = LockRequest { name: rand::random::<u64>().to_string().into(), lease: 0 };
         let (mut lock_client, mut election) = (client.lock.clone(), client.election.clone());
         let observed = election.observe(LeaderRequest { name: "nobody".into() }).await.map(drop);
         [lock_client.lock(lock).await.map(drop), observed]
