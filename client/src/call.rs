@@ -29,6 +29,69 @@ pub(crate) enum Effect {
     Write,
 }
 
+/// What a failed attempt says of the next one.
+pub(crate) trait Failure {
+    /// Another endpoint, or a later attempt, may do better.
+    fn may_pass(&self) -> bool;
+    /// No server saw the request.
+    fn is_unseen(&self) -> bool;
+    /// The attempt ran out of time.
+    fn is_timeout(&self) -> bool;
+}
+
+/// The attempts of one call: their times, and which of them may follow.
+pub(crate) struct Attempts<E> {
+    effect: Effect,
+    deadline: Instant,
+    made: usize,
+    earlier: Option<E>,
+}
+
+impl<E: Failure> Attempts<E> {
+    /// Those of a call that ends within `limit`.
+    pub(crate) fn new(effect: Effect, limit: Duration) -> Self {
+        Self { effect, deadline: Instant::now() + limit, made: 0, earlier: None }
+    }
+
+    /// How long the next one may take, at one of so many endpoints.
+    pub(crate) fn time(&self, endpoints: usize) -> Duration {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        match self.effect {
+            // An endpoint that hangs must leave time for those that were not asked.
+            Effect::Read => left / u32::try_from(endpoints.saturating_sub(self.made).max(1)).unwrap_or(u32::MAX),
+            Effect::Write => left,
+        }
+    }
+
+    /// Waits for the next one after a failure.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) async fn after(&mut self, error: E, endpoints: usize) -> Result<(), E> {
+        // A read that ran out of time while it was repeated failed for the reason that made it repeat. For a write the
+        // last attempt is what matters: it may have been done.
+        let error = match self.earlier.take() {
+            Some(earlier) if error.is_timeout() && self.effect == Effect::Read => earlier,
+            _ => error,
+        };
+        let is_repeatable = match self.effect {
+            Effect::Read => error.may_pass(),
+            Effect::Write => error.is_unseen(),
+        };
+        self.made += 1;
+        if !is_repeatable || self.made >= MAX_ROUNDS * endpoints {
+            return Err(error);
+        }
+        let rest = if self.made.is_multiple_of(endpoints) { pause(self.made / endpoints) } else { Duration::ZERO };
+        if Instant::now() + rest >= self.deadline {
+            return Err(error);
+        }
+        self.earlier = Some(error);
+        sleep(rest).await;
+        Ok(())
+    }
+}
+
 impl Client {
     /// Sends a request until a server answers or nothing more may be tried.
     pub(crate) async fn call<Q, A, S, F>(&self, effect: Effect, request: Q, send: S) -> Result<A, Error>
@@ -53,23 +116,16 @@ impl Client {
         F: Future<Output = Result<A, Status>>,
     {
         let limit = self.request_timeout();
-        let deadline = Instant::now() + limit;
         let endpoints = self.connections().len();
-        let (mut attempt, mut tokens) = (0, 0);
-        let mut earlier = None;
+        let (mut attempts, mut tokens) = (Attempts::new(effect, limit), 0);
         loop {
             let connection = self.current();
-            let mut left = deadline.saturating_duration_since(Instant::now());
-            if effect == Effect::Read {
-                // An endpoint that hangs must leave time for those that were not asked.
-                left /= u32::try_from(endpoints.saturating_sub(attempt).max(1)).unwrap_or(u32::MAX);
-            }
             let sent = async {
                 let token = self.login().sign_in(&connection.channel).await.map_err(|status| (0, status))?;
                 let answer = send(self.login().authorized(&connection.channel), request.clone()).await;
                 answer.map_err(|status| (token, status))
             };
-            let error = match timeout(left, sent).await {
+            let error = match timeout(attempts.time(endpoints), sent).await {
                 Ok(Ok(answer)) => return Ok((answer, connection)),
                 Ok(Err((token, status))) => {
                     if token > 0 && tokens < TOKENS_PER_CALL && self.login().is_stale(token, status.message()) {
@@ -83,26 +139,7 @@ impl Client {
             if error.may_pass() {
                 self.leave(connection.index);
             }
-            // A read that ran out of time while it was repeated failed for the reason that made it repeat. For a write
-            // the last attempt is what matters: it may have been done.
-            let error = match (error, earlier.take()) {
-                (Error::Timeout { .. }, Some(earlier)) if effect == Effect::Read => earlier,
-                (error, _) => error,
-            };
-            let is_repeatable = match effect {
-                Effect::Read => error.may_pass(),
-                Effect::Write => matches!(error, Error::Unreachable { .. }),
-            };
-            attempt += 1;
-            if !is_repeatable || attempt >= MAX_ROUNDS * endpoints {
-                return Err(error);
-            }
-            let rest = if attempt % endpoints == 0 { pause(attempt / endpoints) } else { Duration::ZERO };
-            if Instant::now() + rest >= deadline {
-                return Err(error);
-            }
-            earlier = Some(error);
-            sleep(rest).await;
+            attempts.after(error, endpoints).await?;
         }
     }
 

@@ -1,5 +1,6 @@
 //! What can go wrong, with the endpoint where it did and etcd's own words.
 
+use crate::call::Failure;
 use crate::endpoint::without_user;
 use std::error::Error as StdError;
 use std::path::PathBuf;
@@ -177,6 +178,20 @@ fn never_left(error: &(dyn StdError + 'static)) -> bool {
     let refused =
         |error: &h2::Error| error.is_reset() && error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
     error.downcast_ref::<h2::Error>().is_some_and(refused)
+}
+
+impl Failure for Error {
+    fn may_pass(&self) -> bool {
+        self.may_pass()
+    }
+
+    fn is_unseen(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+
+    fn is_timeout(&self) -> bool {
+        matches!(self, Self::Timeout { .. })
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! What etcd 3.4 leaves open is not asked, or accepted where it changes nothing (see [`is_accepted`]). `CLEAT_SEED` replays
 //! a sequence, `CLEAT_FIRST_SEED` runs the same ones each time.
 
+use crate::run::seeds;
 use anyhow::{Result, ensure};
 use api::authpb::{Permission, UserAddOptions};
 use api::etcdserverpb::request_op::Request;
@@ -296,12 +297,7 @@ async fn sequence(seed: u64) -> Result<(usize, usize)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_and_roles_are_the_same() -> Result<()> {
-    let given = |name| std::env::var(name).ok().map(|seed: String| seed.parse::<u64>()).transpose();
-    let seeds: Vec<u64> = match (given("CLEAT_SEED")?, given("CLEAT_FIRST_SEED")?) {
-        (Some(seed), _) => vec![seed],
-        (None, Some(first)) => (first..).take(SEQUENCES).collect(),
-        (None, None) => (0..SEQUENCES).map(|_| rand::random_range(0..1_000_000_000)).collect(),
-    };
+    let seeds = seeds(SEQUENCES)?;
     let (mut refused, mut answered) = (0, 0);
     for seed in &seeds {
         let (denied, other) = sequence(*seed).await?;

@@ -64,13 +64,24 @@ pub(crate) struct Plan {
 impl Plan {
     /// Reads `CLEAT_SEED`, `CLEAT_FIRST_SEED` and `CLEAT_DIFF_OPS`.
     pub(crate) fn from_env() -> Result<Self> {
-        let number = |name: &str| -> Result<Option<u64>> {
-            let Ok(text) = std::env::var(name) else { return Ok(None) };
-            Ok(Some(text.parse().with_context(|| format!("{name}={text}"))?))
-        };
         let ops = number("CLEAT_DIFF_OPS")?.map_or(DEFAULT_OPS, |ops| ops as usize);
         Ok(Self { seed: number("CLEAT_SEED")?, first_seed: number("CLEAT_FIRST_SEED")?, ops })
     }
+}
+
+/// A number of the environment.
+fn number(name: &str) -> Result<Option<u64>> {
+    let Ok(text) = std::env::var(name) else { return Ok(None) };
+    Ok(Some(text.parse().with_context(|| format!("{name}={text}"))?))
+}
+
+/// The seeds of a test that runs `count` sequences: the one of `CLEAT_SEED`, those from `CLEAT_FIRST_SEED` on, or any.
+pub(crate) fn seeds(count: usize) -> Result<Vec<u64>> {
+    if let Some(seed) = number("CLEAT_SEED")? {
+        return Ok(vec![seed]);
+    }
+    let first = number("CLEAT_FIRST_SEED")?.unwrap_or_else(|| rand::random_range(0..1_000_000_000));
+    Ok((first..).take(count).collect())
 }
 
 /// A kind of difference, with a sequence that shows it.

@@ -6,25 +6,14 @@ mod recorded;
 mod same;
 
 use anyhow::Result;
-use harness::{Kind, Options, Server, transcript};
+use harness::{Kind, Options, Server};
 
 /// A server that serves the v2 API: etcd needs to be told.
 async fn server(kind: Kind) -> Result<Server> {
     Server::start_with(kind, Options { flags: vec!["--enable-v2=true".to_owned()], ..Options::default() }).await
 }
 
-macro_rules! same_transcript {
-    ($($name:ident: $file:literal;)*) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() -> Result<()> {
-                transcript::check(include_str!(concat!("scripts/", $file, ".txt"))).await
-            }
-        )*
-    };
-}
-
-same_transcript! {
+harness::same_transcripts! {
     etcdctl_prints_the_same_for_keys: "keys";
     etcdctl_prints_the_same_for_watches: "watch";
     etcdctl_prints_the_same_for_users_and_roles: "auth";

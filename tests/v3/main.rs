@@ -23,24 +23,13 @@ mod wire;
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::tool::{etcdctl_binary, run};
-use harness::{Kind, Server, etcdctl, transcript};
+use harness::{Kind, Server, etcdctl};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
-macro_rules! same_transcript {
-    ($($name:ident: $file:literal;)*) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() -> Result<()> {
-                transcript::check(include_str!(concat!("scripts/", $file, ".txt"))).await
-            }
-        )*
-    };
-}
-
-same_transcript! {
+harness::same_transcripts! {
     etcdctl_prints_the_same_for_keys: "kv";
     etcdctl_prints_the_same_for_transactions: "txn";
     etcdctl_prints_the_same_for_leases: "lease";

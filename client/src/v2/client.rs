@@ -2,7 +2,7 @@
 
 use super::error::Error;
 use super::node::Member;
-use crate::call::{Effect, pause};
+use crate::call::{Attempts, Effect};
 use crate::endpoint::{Address, Place, without_user};
 use crate::http::{Answer, Call, Http, HttpError, Opened, Server};
 use crate::options::{TlsOptions, User};
@@ -14,10 +14,6 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
-
-/// More rounds over all endpoints than this help nobody.
-const MAX_ROUNDS: usize = 16;
 
 /// How to reach a cluster.
 #[derive(Clone)]
@@ -193,18 +189,11 @@ impl Client {
     /// Sends a request until a server answers or nothing more may be tried. The answer may be an error below 500.
     pub(super) async fn call(&self, effect: Effect, call: &Call) -> Result<(Answer, Server), Error> {
         let limit = self.inner.request_timeout;
-        let deadline = Instant::now() + limit;
-        let mut attempt = 0;
-        let mut earlier = None;
+        let mut attempts = Attempts::new(effect, limit);
         loop {
             let endpoints = self.servers().len();
             let (server, index) = self.current();
-            let mut left = deadline.saturating_duration_since(Instant::now());
-            if effect == Effect::Read {
-                // An endpoint that hangs must leave time for those that were not asked.
-                left /= u32::try_from(endpoints.saturating_sub(attempt).max(1)).unwrap_or(u32::MAX);
-            }
-            let error = match self.send(&server, call, left).await {
+            let error = match self.send(&server, call, attempts.time(endpoints)).await {
                 Ok(answer) if answer.status.is_server_error() => Error::of_answer(&server, &answer),
                 Ok(answer) => return Ok((answer, server)),
                 Err(HttpError::Deadline { server, .. }) => Error::Timeout { endpoint: server, limit },
@@ -213,25 +202,7 @@ impl Client {
             if error.may_pass() {
                 self.leave(index);
             }
-            // A read that ran out of time while it was repeated failed for the reason that made it repeat.
-            let error = match (error, earlier.take()) {
-                (Error::Timeout { .. }, Some(earlier)) if effect == Effect::Read => earlier,
-                (error, _) => error,
-            };
-            let is_repeatable = match effect {
-                Effect::Read => error.may_pass(),
-                Effect::Write => matches!(error, Error::Unreachable(_)),
-            };
-            attempt += 1;
-            if !is_repeatable || attempt >= MAX_ROUNDS * endpoints {
-                return Err(error);
-            }
-            let rest = if attempt % endpoints == 0 { pause(attempt / endpoints) } else { Duration::ZERO };
-            if Instant::now() + rest >= deadline {
-                return Err(error);
-            }
-            earlier = Some(error);
-            sleep(rest).await;
+            attempts.after(error, endpoints).await?;
         }
     }
 

@@ -1,5 +1,6 @@
 //! What can go wrong, with the endpoint where it did and etcd's own words.
 
+use crate::call::Failure;
 use crate::http::{Answer, HttpError, Server};
 use serde::Deserialize;
 use std::time::Duration;
@@ -135,4 +136,18 @@ impl Error {
 fn shown(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(4 * SHOWN_CHARS)]).into_owned();
     format!("{:?}", text.lines().next().unwrap_or_default().chars().take(SHOWN_CHARS).collect::<String>())
+}
+
+impl Failure for Error {
+    fn may_pass(&self) -> bool {
+        self.may_pass()
+    }
+
+    fn is_unseen(&self) -> bool {
+        matches!(self, Self::Unreachable(_))
+    }
+
+    fn is_timeout(&self) -> bool {
+        matches!(self, Self::Timeout { .. })
+    }
 }

@@ -133,3 +133,16 @@ pub async fn check(script: &str) -> Result<()> {
     ensure!(found.is_empty(), "{} commands print something else:\n{}", found.len(), found.join("\n"));
     Ok(())
 }
+
+/// A test for each script: its name, and that of a file in `scripts/` beside the caller's.
+#[macro_export]
+macro_rules! same_transcripts {
+    ($($name:ident: $file:literal;)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() -> ::anyhow::Result<()> {
+                $crate::transcript::check(include_str!(concat!("scripts/", $file, ".txt"))).await
+            }
+        )*
+    };
+}
