@@ -333,7 +333,7 @@ impl Server {
             let (revision, is_wanted) = (auth.watch_revision(), config.v2 == V2Mode::Wanted);
             self.tasks.spawn(v2::auth::tell(node.clone(), is_wanted, revision, self.stop.clone()));
         }
-        http = http.merge(match self.v2(config, &quota) {
+        http = http.merge(match self.v2(config, &quota, &auth) {
             Some(v2) => v2::router(v2),
             None => http::nothing_else(),
         });
@@ -507,7 +507,7 @@ impl Server {
     }
 
     /// The v2 API, if it is served.
-    fn v2(&self, config: &Config, quota: &Arc<Quota>) -> Option<Arc<V2>> {
+    fn v2(&self, config: &Config, quota: &Arc<Quota>, auth: &Auth) -> Option<Arc<V2>> {
         if config.v2 == V2Mode::Off {
             return None;
         }
@@ -517,7 +517,7 @@ impl Server {
             quota: Arc::clone(quota),
             hub: Arc::clone(&self.v2_hub),
             traffic: Arc::clone(&self.traffic),
-            passwords: Passwords::new(config.auth.bcrypt_cost),
+            passwords: auth.passwords(),
             takes_common_names: config.auth.names_are_users,
             is_wanted: config.v2 == V2Mode::Wanted,
             name: config.name.clone(),
@@ -543,6 +543,7 @@ impl Server {
             self.cluster.hand_over().await;
         }
         self.stop.cancel();
+        self.v2_hub.close();
         self.listeners.shutdown(SHUTDOWN_GRACE).await;
         self.stop_parts().await;
     }
@@ -572,7 +573,7 @@ fn open_auth(config: &Config, node: &Node, feed: &Arc<Feed>) -> Result<Auth, Sta
         Some(options) => Tokens::Jwt(Box::new(Jwt::open(options).map_err(StartError::AuthToken)?)),
         None => Tokens::Simple,
     };
-    let passwords = Passwords::new(config.auth.bcrypt_cost);
+    let passwords = Arc::new(Passwords::new(config.auth.bcrypt_cost));
     Ok(Auth::new(node.clone(), Arc::clone(feed), tokens, passwords, config.auth.names_are_users))
 }
 

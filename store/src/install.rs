@@ -88,6 +88,7 @@ impl Writer {
         let replaced = {
             let mut current = shared.state.write();
             state.generation = current.generation + 1;
+            state.v2.replace(&current.v2);
             let old_state = std::mem::replace(&mut *current, *state);
             // Under the same lock, so that nobody looks for what the new index names in the old database.
             let old_on_disk = std::mem::replace(&mut *shared.on_disk.write(), Arc::new(on_disk));

@@ -107,7 +107,7 @@ struct Inner {
     node: Node,
     feed: Arc<Feed>,
     tokens: Tokens,
-    passwords: Passwords,
+    passwords: Arc<Passwords>,
     /// Names in certificates are names of users.
     takes_common_names: bool,
 }
@@ -117,7 +117,7 @@ impl Auth {
         node: Node,
         feed: Arc<Feed>,
         tokens: Tokens,
-        passwords: Passwords,
+        passwords: Arc<Passwords>,
         takes_common_names: bool,
     ) -> Self {
         Self(Arc::new(Inner { node, feed, tokens, passwords, takes_common_names }))
@@ -128,7 +128,12 @@ impl Auth {
     pub(crate) fn for_tests(node: Node) -> Self {
         let tokens = simple::SimpleTokens::new(crate::steady_clock::SteadyClock::default(), CATCH_UP);
         let feed = Arc::new(Feed::new(tokens, node.reader()));
-        Self::new(node, feed, Tokens::Simple, Passwords::new(4), false)
+        Self::new(node, feed, Tokens::Simple, Arc::new(Passwords::new(4)), false)
+    }
+
+    /// What compares passwords: together, so that the v2 API's users take no other processors.
+    pub(crate) fn passwords(&self) -> Arc<Passwords> {
+        Arc::clone(&self.0.passwords)
     }
 
     /// True while requests need a user, as far as this member has applied the log.

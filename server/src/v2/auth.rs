@@ -120,7 +120,7 @@ impl Role {
 /// See the module.
 pub(super) struct Auth {
     node: Node,
-    pub(super) passwords: Passwords,
+    pub(super) passwords: Arc<Passwords>,
     takes_common_names: bool,
     is_wanted: bool,
     known: Mutex<Known>,
@@ -135,7 +135,7 @@ struct Known {
 }
 
 impl Auth {
-    pub(super) fn new(node: Node, passwords: Passwords, takes_common_names: bool, is_wanted: bool) -> Self {
+    pub(super) fn new(node: Node, passwords: Arc<Passwords>, takes_common_names: bool, is_wanted: bool) -> Self {
         Self { node, passwords, takes_common_names, is_wanted, known: Mutex::default() }
     }
 
@@ -225,6 +225,10 @@ impl Auth {
         name: &str,
         complete: impl Fn(T) -> T,
     ) -> Option<Arc<T>> {
+        // A path that is cleaned would be another one's, and there are any number of ways to write it.
+        if matches!(name, "" | "." | "..") || name.contains('/') {
+            return None;
+        }
         // Before the file is read: what changes behind that is read again.
         let changes = self.node.reader().v2_auth().1;
         let mut known = self.known.lock();

@@ -20,6 +20,9 @@ const WATCHERS_MAX: usize = 65_536;
 /// Events that wait for a stream's connection. etcd's number. One more, and the stream is cut.
 const STREAM_EVENTS: usize = 100;
 
+/// Their bytes, beside the one that is taken next.
+const STREAM_BYTES: usize = 8 << 20;
+
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Hub {
@@ -33,6 +36,8 @@ struct Watchers {
     /// By path, in the order in which they came.
     by_path: HashMap<Box<[u8]>, BTreeMap<u64, Watcher>>,
     next_id: u64,
+    /// Nobody waits any more.
+    closed: bool,
 }
 
 struct Watcher {
@@ -44,7 +49,9 @@ struct Watcher {
 
 enum Sink {
     Once(Option<oneshot::Sender<Bytes>>),
-    Stream(mpsc::Sender<Bytes>),
+    Stream(mpsc::Sender<Bytes>, Arc<AtomicUsize>),
+    /// Is told of nothing, and ends with the others.
+    Silent(#[expect(dead_code, reason = "its end is what is noticed")] oneshot::Sender<Bytes>),
 }
 
 /// What a watcher waits for.
@@ -53,8 +60,10 @@ pub(super) enum Wait {
     Ready(Bytes),
     /// One event.
     Once(Place, oneshot::Receiver<Bytes>),
-    /// All that follow.
-    Stream(Place, mpsc::Receiver<Bytes>),
+    /// All that follow, and the bytes of those that wait to be taken.
+    Stream(Place, mpsc::Receiver<Bytes>, Arc<AtomicUsize>),
+    /// It is there, and nothing follows. In etcd a stream that begins in the past stays open then.
+    Last(Bytes, Place, oneshot::Receiver<Bytes>),
 }
 
 /// A watcher's place, given back when it is dropped.
@@ -93,7 +102,7 @@ impl Hub {
         }
         let mut watchers = self.watchers.lock();
         let scan = match reader.v2_scan(path, recursive, since) {
-            Ok(scan) if scan.event.is_none() => scan,
+            Ok(scan) if scan.event.is_none() || stream => scan,
             found => {
                 drop(watchers);
                 self.count.fetch_sub(1, Ordering::SeqCst);
@@ -105,15 +114,28 @@ impl Hub {
         let id = watchers.next_id;
         watchers.next_id += 1;
         let place = Place { hub: Arc::clone(self), path: path.into(), id };
-        let (sink, wait) = if stream {
-            let (sender, receiver) = mpsc::channel(STREAM_EVENTS);
-            (Sink::Stream(sender), Wait::Stream(place, receiver))
-        } else {
-            let (sender, receiver) = oneshot::channel();
-            (Sink::Once(Some(sender)), Wait::Once(place, receiver))
+        let (sink, wait) = match &scan.event {
+            Some(event) => {
+                let (sender, receiver) = oneshot::channel();
+                (Sink::Silent(sender), Wait::Last(written(event), place, receiver))
+            }
+            None if stream => {
+                let (sender, receiver) = mpsc::channel(STREAM_EVENTS);
+                let queued = Arc::new(AtomicUsize::new(0));
+                (Sink::Stream(sender, Arc::clone(&queued)), Wait::Stream(place, receiver, queued))
+            }
+            None => {
+                let (sender, receiver) = oneshot::channel();
+                (Sink::Once(Some(sender)), Wait::Once(place, receiver))
+            }
         };
-        let watcher = Watcher { recursive, since: scan.since, sink };
-        watchers.by_path.entry(path.into()).or_default().insert(id, watcher);
+        if watchers.closed {
+            // Without its sink it ends at once.
+            self.count.fetch_sub(1, Ordering::SeqCst);
+        } else {
+            let watcher = Watcher { recursive, since: scan.since, sink };
+            watchers.by_path.entry(path.into()).or_default().insert(id, watcher);
+        }
         Ok((wait, scan))
     }
 
@@ -141,6 +163,16 @@ impl Hub {
             }
         }
         drop(watchers);
+        self.count.fetch_sub(gone, Ordering::SeqCst);
+    }
+
+    /// Ends all waits, and those that begin from now on: the member stops.
+    pub(crate) fn close(&self) {
+        let gone = {
+            let mut watchers = self.watchers.lock();
+            watchers.closed = true;
+            watchers.clear()
+        };
         self.count.fetch_sub(gone, Ordering::SeqCst);
     }
 
@@ -206,7 +238,12 @@ impl Sink {
                 }
                 false
             }
-            Self::Stream(sender) => sender.try_send(event.bytes()).is_ok(),
+            Self::Stream(sender, queued) => {
+                let bytes = event.bytes();
+                let before = queued.fetch_add(bytes.len(), Ordering::Relaxed);
+                (before == 0 || before + bytes.len() <= STREAM_BYTES) && sender.try_send(bytes).is_ok()
+            }
+            Self::Silent(_) => true,
         }
     }
 }
@@ -244,6 +281,88 @@ fn is_hidden(watched: &[u8], key: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use store::v2::{Action, NodeView};
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    fn told(index: u64, value: &str) -> Told {
+        let value = Some(value.as_bytes().to_vec().into());
+        let node = NodeView { key: (*b"/1/k").into(), value, modified_index: index, ..NodeView::default() };
+        let event = Event { action: Action::Set, node, prev_node: None, is_refresh: false };
+        Told { event: Arc::new(event), removed: Vec::new() }
+    }
+
+    fn with_reader(test: impl FnOnce(&Arc<Hub>, &Reader)) {
+        let directory = tempfile::tempdir().unwrap();
+        let (_writer, _flusher, reader) = store::open(&directory.path().join("db"), store::Options::default()).unwrap();
+        test(&Arc::default(), &reader);
+    }
+
+    fn watch(hub: &Arc<Hub>, reader: &Reader, stream: bool) -> Wait {
+        hub.watch(reader, b"/1/k", (false, stream), 0).unwrap_or_else(|_| panic!("it is refused")).0
+    }
+
+    #[test]
+    fn a_stream_that_does_not_read_is_cut() {
+        let values = [("v".repeat(1 << 20), STREAM_BYTES >> 20), ("v".to_owned(), STREAM_EVENTS)];
+        for (value, kept) in values {
+            with_reader(|hub, reader| {
+                let Wait::Stream(_place, mut events, queued) = watch(hub, reader, true) else { panic!("a stream") };
+                let mut sent = 0;
+                while hub.len() == 1 {
+                    sent += 1;
+                    assert!(sent <= STREAM_EVENTS + 1, "it is never cut");
+                    hub.publish(&[told(sent as u64 + 10, &value)]);
+                }
+                assert!((kept - 1..=kept + 1).contains(&sent), "{sent} of {} bytes", value.len());
+                let mut taken = 0;
+                while let Ok(event) = events.try_recv() {
+                    queued.fetch_sub(event.len(), Ordering::Relaxed);
+                    taken += 1;
+                }
+                assert!(taken + 1 >= sent && events.is_closed(), "{taken} of {sent}");
+            });
+        }
+    }
+
+    #[test]
+    fn a_stream_that_reads_gets_all() {
+        with_reader(|hub, reader| {
+            let Wait::Stream(_place, mut events, queued) = watch(hub, reader, true) else { panic!("a stream") };
+            for index in 0..3 * STREAM_EVENTS {
+                hub.publish(&[told(index as u64 + 10, &"v".repeat(1 << 20))]);
+                queued.fetch_sub(events.try_recv().unwrap().len(), Ordering::Relaxed);
+            }
+            assert_eq!(hub.len(), 1);
+        });
+    }
+
+    #[test]
+    fn all_waits_end_with_the_member() {
+        with_reader(|hub, reader| {
+            let waits = [watch(hub, reader, true), watch(hub, reader, false)];
+            assert_eq!(hub.len(), 2);
+            hub.close();
+            for wait in waits.into_iter().chain([watch(hub, reader, true), watch(hub, reader, false)]) {
+                match wait {
+                    Wait::Stream(_, mut events, _) => assert!(events.try_recv().is_err() && events.is_closed()),
+                    Wait::Once(_, mut event) => assert_eq!(event.try_recv(), Err(TryRecvError::Closed)),
+                    Wait::Ready(_) | Wait::Last(..) => panic!("nothing is there"),
+                }
+            }
+            assert_eq!(hub.len(), 0);
+        });
+    }
+
+    #[test]
+    fn a_change_of_users_ends_all_waits() {
+        with_reader(|hub, reader| {
+            let Wait::Once(_place, mut event) = watch(hub, reader, false) else { panic!("one event") };
+            let mut change = told(11, "");
+            Arc::make_mut(&mut change.event).node.key = (*b"/2/users/u").into();
+            hub.publish(&[change]);
+            assert_eq!((event.try_recv(), hub.len()), (Err(TryRecvError::Closed), 0));
+        });
+    }
 
     #[test]
     fn a_path_is_below_all_its_directories() {

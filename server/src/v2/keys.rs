@@ -122,7 +122,7 @@ fn watch(v2: &V2, path: &[u8], request: &KeyRequest) -> Result<Response, KeyErro
         WatchError::Refused(refusal) => refusal.into(),
         WatchError::TooMany => KeyError::from(Error::TooManyRequests),
     })?;
-    let body = Body::new(WatchBody::new(wait, request.stream));
+    let body = Body::new(WatchBody::new(wait));
     Ok(v2.keys_answer(StatusCode::OK, body, scan.index, scan.applied))
 }
 

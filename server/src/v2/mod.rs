@@ -51,7 +51,7 @@ pub(crate) struct Parts {
     pub(crate) quota: Arc<Quota>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) traffic: Arc<PeersTraffic>,
-    pub(crate) passwords: Passwords,
+    pub(crate) passwords: Arc<Passwords>,
     /// Names in certificates are names of users.
     pub(crate) takes_common_names: bool,
     /// Serve it without users of its own though v3 has some.

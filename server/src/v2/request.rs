@@ -5,9 +5,28 @@ use super::error::{
 };
 use super::path::hex;
 use http::Method;
+use std::collections::BTreeMap;
+
+/// What a request for keys can have.
+const NAMES: [&str; 14] = [
+    "value",
+    "dir",
+    "ttl",
+    "prevExist",
+    "prevIndex",
+    "prevValue",
+    "refresh",
+    "noValueOnSuccess",
+    "recursive",
+    "sorted",
+    "quorum",
+    "wait",
+    "waitIndex",
+    "stream",
+];
 
 /// A request for keys.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct KeyRequest {
     pub(super) value: Vec<u8>,
     pub(super) dir: bool,
@@ -27,9 +46,10 @@ pub(super) struct KeyRequest {
 
 const SECOND: i64 = 1_000_000_000;
 
-/// Parameters in the order in which they count: those of the body before those of the query.
-#[derive(Debug, Default)]
-pub(super) struct Form(Vec<(Vec<u8>, Vec<u8>)>);
+/// The first value of each of [`NAMES`]: those of the body count before those of the query. What nobody asks for is not
+/// kept, however much of it there is.
+#[derive(Default)]
+pub(super) struct Form(BTreeMap<&'static str, Vec<u8>>);
 
 impl Form {
     /// Reads `name=value&...`. What cannot be read is left out; the first such thing is the error, in Go's words.
@@ -43,7 +63,11 @@ impl Form {
             let mut parts = pair.splitn(2, |byte| *byte == b'=');
             let mut part = || unescaped(parts.next().unwrap_or_default());
             match (part(), part()) {
-                (Ok(name), Ok(value)) => self.0.push((name, value)),
+                (Ok(name), Ok(value)) => {
+                    if let Some(known) = NAMES.iter().find(|known| known.as_bytes() == name) {
+                        self.0.entry(known).or_insert(value);
+                    }
+                }
                 (Err(error), _) | (_, Err(error)) => result = result.and(Err(error)),
             }
         }
@@ -52,12 +76,11 @@ impl Form {
 
     /// The first value of a parameter.
     fn get(&self, name: &str) -> Option<&[u8]> {
-        self.0.iter().find(|(known, _)| known == name.as_bytes()).map(|(_, value)| value.as_slice())
+        self.0.get(name).map(Vec::as_slice)
     }
 
     fn take(&mut self, name: &str) -> Vec<u8> {
-        let found = self.0.iter_mut().find(|(known, _)| known == name.as_bytes());
-        found.map(|(_, value)| std::mem::take(value)).unwrap_or_default()
+        self.0.remove(name).unwrap_or_default()
     }
 
     fn number(&self, name: &str, code: u16) -> Result<u64, KeyError> {
@@ -169,20 +192,25 @@ mod tests {
         let mut form = Form::default();
         let first = form.read(body.as_bytes());
         first.and(form.read(query.as_bytes()))?;
+        assert!(form.0.len() <= NAMES.len());
         KeyRequest::of(method, form, 5 * SECOND).map_err(|error| error.cause())
     }
 
     #[test]
     fn forms_are_read_as_in_go() {
-        let request = read(&Method::PUT, "value=a%20b+c&&=x&dir=1&dir=0", "value=q&prevValue=%3D").unwrap();
+        let request =
+            read(&Method::PUT, "value=a%20b+c&&=x&dir=1&dir=0&other=1&value=2", "value=q&prevValue=%3D").unwrap();
         assert_eq!((request.value.as_slice(), request.prev_value.as_slice()), (&b"a b c"[..], &b"="[..]));
         assert!(request.dir, "only the first counts");
+        let mut form = Form::default();
+        form.read("a&".repeat(10_000).as_bytes()).unwrap();
+        assert!(form.0.is_empty(), "what nobody asks for is not kept");
         for (query, reason) in [
             ("a;b", "invalid semicolon separator in query"),
             ("value=%zz&x=%", "invalid URL escape \"%zz\""),
             ("%a=1", "invalid URL escape \"%a\""),
         ] {
-            assert_eq!(read(&Method::PUT, "", query).unwrap_err(), reason);
+            assert_eq!(read(&Method::PUT, "", query).err().unwrap(), reason);
         }
     }
 
@@ -216,7 +244,7 @@ mod tests {
 
     #[test]
     fn checks_come_in_etcds_order() {
-        let error = |query: &str| read(&Method::PUT, "", query).unwrap_err();
+        let error = |query: &str| read(&Method::PUT, "", query).err().unwrap();
         let order = ["prevIndex", "waitIndex", "recursive", "sorted", "wait", "dir", "quorum", "stream"];
         for (at, name) in order.iter().enumerate() {
             let query: Vec<String> = order[at..].iter().rev().map(|name| format!("{name}=x")).collect();

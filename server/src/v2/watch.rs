@@ -6,6 +6,8 @@ use http_body::{Body, Frame};
 use std::convert::Infallible;
 use std::future::Future as _;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::sync::{mpsc, oneshot};
 
@@ -19,19 +21,19 @@ pub(super) struct WatchBody {
 enum Source {
     Ready(Bytes),
     Once(oneshot::Receiver<Bytes>),
-    Stream(mpsc::Receiver<Bytes>),
-    /// As [`Self::Ready`], of a stream. In etcd one that begins in the past has nothing to say behind that, and stays open.
-    LastOfStream(Option<Bytes>),
+    Stream(mpsc::Receiver<Bytes>, Arc<AtomicUsize>),
+    /// One event, and then nothing until the wait is ended.
+    Last(Bytes, oneshot::Receiver<Bytes>),
     Over,
 }
 
 impl WatchBody {
-    pub(super) fn new(wait: Wait, is_stream: bool) -> Self {
+    pub(super) fn new(wait: Wait) -> Self {
         let (source, place) = match wait {
-            Wait::Ready(event) if is_stream => (Source::LastOfStream(Some(event)), None),
             Wait::Ready(event) => (Source::Ready(event), None),
             Wait::Once(place, event) => (Source::Once(event), Some(place)),
-            Wait::Stream(place, events) => (Source::Stream(events), Some(place)),
+            Wait::Stream(place, events, queued) => (Source::Stream(events, queued), Some(place)),
+            Wait::Last(event, place, end) => (Source::Last(event, end), Some(place)),
         };
         Self { source, _place: place }
     }
@@ -46,13 +48,15 @@ impl Body for WatchBody {
             Source::Ready(event) => Some(std::mem::take(event)),
             // Without an event the wait was ended: the client asks again.
             Source::Once(event) => ready!(Pin::new(event).poll(cx)).ok(),
-            Source::Stream(events) => {
-                return events.poll_recv(cx).map(|event| event.map(|event| Ok(Frame::data(event))));
+            Source::Stream(events, queued) => {
+                let event = ready!(events.poll_recv(cx));
+                if let Some(event) = &event {
+                    queued.fetch_sub(event.len(), Ordering::Relaxed);
+                }
+                return Poll::Ready(event.map(|event| Ok(Frame::data(event))));
             }
-            Source::LastOfStream(event) => match event.take() {
-                Some(event) => return Poll::Ready(Some(Ok(Frame::data(event)))),
-                None => return Poll::Pending,
-            },
+            Source::Last(event, end) if event.is_empty() => ready!(Pin::new(end).poll(cx)).ok(),
+            Source::Last(event, _) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(event))))),
             Source::Over => None,
         };
         self.source = Source::Over;

@@ -7,6 +7,9 @@ use std::sync::Arc;
 /// Events that are kept. etcd's number.
 pub(super) const EVENTS_MAX: usize = 1000;
 
+/// And what they may hold: large values would fill the quota with what nobody can delete. The last one is always kept.
+pub(super) const EVENTS_BYTES_MAX: u64 = 64 << 20;
+
 #[derive(Default)]
 pub(super) struct History {
     /// One for each index, without gaps.
@@ -19,13 +22,14 @@ pub(super) struct History {
 impl History {
     /// Appends an event.
     pub(super) fn push(&mut self, event: Arc<Event>) {
-        if self.events.len() == EVENTS_MAX
+        self.bytes += bytes(&event);
+        self.events.push_back(event);
+        while (self.events.len() > EVENTS_MAX || self.bytes > EVENTS_BYTES_MAX)
+            && self.events.len() > 1
             && let Some(oldest) = self.events.pop_front()
         {
             self.bytes -= bytes(&oldest);
         }
-        self.bytes += bytes(&event);
-        self.events.push_back(event);
         self.unsaved = (self.unsaved + 1).min(EVENTS_MAX);
     }
 

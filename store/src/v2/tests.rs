@@ -1,6 +1,7 @@
 //! The tree by itself, without a database and with one. What it does to requests is compared with etcd in `tests/v2`.
 
-use super::{Action, Code, DEPTH_MAX, FIRST_INDEX, Told, Tree};
+use super::history::EVENTS_BYTES_MAX;
+use super::{Action, Code, DEPTH_MAX, Event, FIRST_INDEX, Read, Refusal, Told, Tree};
 use crate::command::{Entry, Position, Reply};
 use crate::snapshot::receive::Import;
 use crate::{Options, Reader, Writer, open};
@@ -8,6 +9,7 @@ use api::cleatpb::command::Op;
 use api::cleatpb::v2_request::Method;
 use api::cleatpb::{Command, V2Request};
 use api::etcdserverpb::{AlarmRequest, AlarmType};
+use std::sync::Arc;
 
 const SECOND: i64 = 1_000_000_000;
 /// A time after 2000.
@@ -142,6 +144,24 @@ fn the_history_has_the_last_thousand_events() {
 }
 
 #[test]
+fn large_events_make_the_history_shorter() {
+    let mut tree = Tree::default();
+    let value = "v".repeat(1 << 20);
+    for _ in 0..100 {
+        apply(&mut tree, &set("/1/k", &value)).unwrap();
+    }
+    assert!(tree.bytes() < EVENTS_BYTES_MAX + (2 << 20), "{}", tree.bytes());
+    assert_eq!(tree.scan(b"/1/k", false, 1, 0).unwrap_err().code, Code::HistoryCleared);
+    assert!(tree.scan(b"/1/k", false, tree.index(), 0).unwrap().event.is_some(), "the last one is kept");
+    // And so does one that is larger than all of it.
+    apply(&mut tree, &set("/1/k", &"v".repeat(65 << 20))).unwrap();
+    assert!(tree.scan(b"/1/k", false, tree.index(), 0).unwrap().event.is_some());
+    apply(&mut tree, &delete("/1/k")).unwrap();
+    apply(&mut tree, &set("/1/k", "")).unwrap();
+    assert!(tree.bytes() < 1 << 20, "what was deleted can be forgotten: {}", tree.bytes());
+}
+
+#[test]
 fn refreshes_are_in_the_history_and_nobody_is_told() {
     let mut tree = Tree::default();
     apply(&mut tree, &expiring("/1/k", 5)).unwrap();
@@ -154,15 +174,22 @@ fn refreshes_are_in_the_history_and_nobody_is_told() {
 }
 
 /// Everything that a reader can ask.
-fn answers(reader: &Reader) -> String {
-    let tree = reader.v2_get(b"/1", true, NOW);
-    let history: Vec<_> = (1..=reader.v2_index()).map(|since| reader.v2_scan(b"/", true, since)).collect();
+#[derive(Debug, PartialEq)]
+struct Answers {
+    trees: [Read; 2],
+    history: Vec<Result<Option<Arc<Event>>, Refusal>>,
+    bytes: u64,
+    auth_enabled: bool,
+    next_expiration: Option<i64>,
+}
+
+fn answers(reader: &Reader) -> Answers {
+    let trees = [&b"/1"[..], b"/2"].map(|path| reader.v2_get(path, true, NOW));
+    let history = (1..=reader.v2_index()).map(|since| reader.v2_scan(b"/", true, since).map(|scan| scan.event));
+    let history = history.collect();
     let state = reader.shared.state.read();
-    let values: Vec<_> = state.v2.get(b"/1", true, NOW).unwrap().nodes.iter().map(|node| node.value.clone()).collect();
-    let history = history.into_iter().map(|scan| scan.map(|scan| scan.event.map(|event| format!("{event:?}"))));
-    let history: Vec<_> = history.collect();
-    let (bytes, auth) = (state.v2.bytes(), state.v2.auth().0);
-    format!("{:?} {values:?} {history:?} {bytes} {auth} {:?}", tree.result, state.v2.next_expiration())
+    let (bytes, auth_enabled, next_expiration) = (state.v2.bytes(), state.v2.auth().0, state.v2.next_expiration());
+    Answers { trees, history, bytes, auth_enabled, next_expiration }
 }
 
 fn write(writer: &mut Writer, index: u64, op: Op) -> Result<Reply, crate::Rejection> {
@@ -216,8 +243,14 @@ fn a_restart_a_copy_and_a_snapshot_keep_everything() {
         }
     }
     assert!(frames > 5, "{frames} frames");
+    // It knew as many changes of users as the snapshot has.
+    for (index, path) in ["/2/enabled", "/2/users", "/2/roles"].into_iter().enumerate() {
+        write(&mut other, 1 + index as u64, Op::V2(set(path, "true"))).unwrap();
+    }
+    let known = other_reader.v2_auth().1;
     drop(other.install(import.finish().unwrap()).unwrap());
     assert_eq!(answers(&other_reader), before);
+    assert!(other_reader.v2_auth().1 > known, "what is remembered of users is worth nothing");
     drop((writer, flusher, reader, snapshot));
     let (_writer, _flusher, reader) = open(&path, options).unwrap();
     assert_eq!(answers(&reader), before);

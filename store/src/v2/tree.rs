@@ -77,6 +77,11 @@ impl Tree {
         (self.auth_enabled, self.auth_changes)
     }
 
+    /// Takes the place of another tree: to whoever remembers the number of its changes, everything has changed.
+    pub(crate) fn replace(&mut self, other: &Self) {
+        self.auth_changes += other.auth_changes + 1;
+    }
+
     /// Applies a request of the log entry `applied`; none for [`Method::Expire`] and what is no method.
     pub(crate) fn apply(&mut self, request: &V2Request, applied: u64, told: &mut Vec<Told>) -> Option<Answer> {
         if !is_clean(&request.path) {
