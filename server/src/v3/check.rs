@@ -4,7 +4,9 @@ use api::error::Error;
 use api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use api::etcdserverpb::request_op::Request;
 use api::etcdserverpb::{Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Included, Unbounded};
 use store::{KeyRange, RangeEnd};
 
 pub(crate) fn range(request: &RangeRequest) -> Result<(), Error> {
@@ -84,21 +86,62 @@ fn txn_shape(request: &TxnRequest, max_ops: usize) -> Result<(), Error> {
 #[derive(Default)]
 struct Writes<'a> {
     puts: BTreeSet<&'a [u8]>,
-    deletes: Vec<KeyRange<'a>>,
+    deletes: Deletes<'a>,
+}
+
+/// Ranges that do not touch each other, from their first keys to the keys behind them. There may be tens of thousands in
+/// nested transactions, and as many keys to look for.
+#[derive(Default)]
+struct Deletes<'a>(BTreeMap<Cow<'a, [u8]>, Cow<'a, [u8]>>);
+
+impl<'a> Deletes<'a> {
+    fn insert(&mut self, mut begin: Cow<'a, [u8]>, mut end: Cow<'a, [u8]>) {
+        if end <= begin {
+            return;
+        }
+        let before = self.0.range::<[u8], _>((Unbounded, Included(&*begin))).next_back();
+        if let Some((earlier, reaches)) = before
+            && *reaches >= begin
+        {
+            begin.clone_from(earlier);
+        }
+        // Each that is joined goes, so that all of them together cost no more than they were.
+        while let Some((at, _)) = self.0.range::<[u8], _>((Included(&*begin), Included(&*end))).next() {
+            let at = at.clone();
+            let reaches = self.0.remove(&at);
+            end = end.max(reaches.unwrap_or_default());
+        }
+        self.0.insert(begin, end);
+    }
+
+    fn contains(&self, key: &[u8]) -> bool {
+        let before = self.0.range::<[u8], _>((Unbounded, Included(key))).next_back();
+        before.is_some_and(|(_, end)| key < &**end)
+    }
+
+    fn extend(&mut self, mut other: Self) {
+        if other.0.len() > self.0.len() {
+            std::mem::swap(self, &mut other);
+        }
+        for (begin, end) in other.0 {
+            self.insert(begin, end);
+        }
+    }
 }
 
 impl<'a> Writes<'a> {
     fn delete(&mut self, range: KeyRange<'a>) {
         // etcd reads the end "\0" literally here, so that deleting "everything from" overlaps with no put.
-        if range.end != RangeEnd::Open {
-            self.deletes.push(range);
+        match range.end {
+            RangeEnd::Open => {}
+            RangeEnd::Single => self.deletes.insert(range.key.into(), [range.key, b"\0"].concat().into()),
+            RangeEnd::Before(end) => self.deletes.insert(range.key.into(), end.into()),
         }
     }
 
     fn put(&mut self, key: &'a [u8], allowed_twice: Option<&BTreeSet<&[u8]>>) -> Result<(), Error> {
         let twice = !self.puts.insert(key) && !allowed_twice.is_some_and(|allowed| allowed.contains(key));
-        // A branch has at most `max_ops` operations, so a walk through its deletes is bounded.
-        if twice || self.deletes.iter().any(|range| range.contains(key)) {
+        if twice || self.deletes.contains(key) {
             return Err(Error::DuplicateKey);
         }
         Ok(())
@@ -128,7 +171,8 @@ fn branch_writes(ops: &[RequestOp]) -> Result<Writes<'_>, Error> {
                 // Only one of the two runs, so both may put the same key.
                 writes.put(key, Some(&success.puts))?;
             }
-            writes.deletes.extend(success.deletes.into_iter().chain(failure.deletes));
+            writes.deletes.extend(success.deletes);
+            writes.deletes.extend(failure.deletes);
         }
     }
     for op in ops {
@@ -143,6 +187,30 @@ fn branch_writes(ops: &[RequestOp]) -> Result<Writes<'_>, Error> {
 mod tests {
     use super::*;
     use bytes::Bytes;
+
+    #[test]
+    fn deletes_hold_what_their_ranges_hold() {
+        let keys: Vec<Vec<u8>> =
+            (0..64_u8).map(|n| vec![b'a' + n / 8, b'a' + n % 8][..=usize::from(n % 3 > 0)].to_vec()).collect();
+        let mut seed = 1_u32;
+        let mut next = |below: usize| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 8) as usize % below
+        };
+        for _ in 0..200 {
+            let (mut deletes, mut ranges) = (Deletes::default(), Vec::new());
+            for _ in 0..next(12) {
+                let (begin, end) = (&keys[next(64)], &keys[next(64)]);
+                let end = if next(3) == 0 { [begin, &b"\0"[..]].concat() } else { end.clone() };
+                deletes.insert(begin.into(), end.clone().into());
+                ranges.push((begin.clone(), end));
+            }
+            for key in &keys {
+                let expected = ranges.iter().any(|(begin, end)| begin <= key && key < end);
+                assert_eq!(deletes.contains(key), expected, "{key:?} in {ranges:?}");
+            }
+        }
+    }
 
     fn put_op(key: &str) -> RequestOp {
         let request = PutRequest { key: Bytes::copy_from_slice(key.as_bytes()), ..Default::default() };
