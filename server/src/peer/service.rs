@@ -43,6 +43,7 @@ pub(crate) struct PeerService {
     traffic: Arc<PeersTraffic>,
     in_flight: Semaphore,
     renewals: Semaphore,
+    lease_reads: Semaphore,
     hashes: Semaphore,
 }
 
@@ -55,8 +56,8 @@ impl PeerService {
         traffic: Arc<PeersTraffic>,
     ) -> Self {
         let (in_flight, renewals) = (Semaphore::new(FORWARDED_IN_FLIGHT), Semaphore::new(RENEWALS_IN_FLIGHT));
-        let hashes = Semaphore::new(HASHES_IN_FLIGHT);
-        Self { node, leases, cluster, snapshots, traffic, in_flight, renewals, hashes }
+        let (lease_reads, hashes) = (Semaphore::new(FORWARDED_IN_FLIGHT), Semaphore::new(HASHES_IN_FLIGHT));
+        Self { node, leases, cluster, snapshots, traffic, in_flight, renewals, lease_reads, hashes }
     }
 
     fn admit(&self) -> Result<SemaphorePermit<'_>, PeerError> {
@@ -145,7 +146,8 @@ impl PeerApi for PeerService {
     }
 
     async fn lease_time_to_live(&self, request: LeaseTimeToLiveRequest) -> Result<LeaseTimeToLiveResponse, PeerError> {
-        let _permit = self.admit()?;
+        // Not of those for proposals: each waits for a confirmation of leadership.
+        let _place = one_of(&self.lease_reads)?;
         self.leases.time_to_live_here(request).await.map_err(PeerError::Refused)
     }
 

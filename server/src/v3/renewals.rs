@@ -119,11 +119,14 @@ impl Renewals {
         let mut leader = self.node.watch_leader();
         leader.mark_unchanged();
         let peer = self.node.leading_peer()?;
+        let asked_for = ids.len();
         let asked = async {
             tokio::select! {
                 biased;
                 answer = peer.lease_renew(LeaseRenewRequest { ids, waits }) => {
-                    answer.map(|answer| answer.ttls).map_err(|error| peer_failure(&error))
+                    // One that says less is no leader that this member knows: a TTL of 0 would end a lease that lives.
+                    let whole = answer.map_err(|error| peer_failure(&error))?;
+                    if whole.ttls.len() == asked_for { Ok(whole.ttls) } else { Err(Error::LeaderChanged) }
                 }
                 // The one that was asked may never answer.
                 _ = leader.changed() => Err(Error::LeaderChanged),
