@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! CLEAT_SEED=7 CLEAT_FUZZ_RUNS=1000000 cargo test -p cleat-bolt --lib fuzz_target     other inputs, more of them
-//! CLEAT_FUZZ_INPUT=FILE cargo test -p cleat-bolt --lib fuzz_target::NAME              one input again
+//! CLEAT_FUZZ_INPUT=FILE cargo test -p cleat-bolt --lib fuzz_target::tests::NAME       one input again
 //! ```
 
 use crate::Target;
@@ -34,7 +34,10 @@ pub fn run(target: &'static Target) {
         target.check(&std::fs::read(&path).expect("CLEAT_FUZZ_INPUT names a file"));
         return;
     }
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let number = |name: &str| {
+        let text = std::env::var(name).ok()?;
+        Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+    };
     let (seed, runs) = (number("CLEAT_SEED").unwrap_or(1), number("CLEAT_FUZZ_RUNS").unwrap_or(RUNS));
     let current = Arc::new(Current::default());
     let (done, ended) = mpsc::channel();
@@ -59,7 +62,7 @@ pub fn run(target: &'static Target) {
     let mut seen = 0;
     while let Err(mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(HANG) as Result<(), _> {
         let now = current.count.load(Ordering::Relaxed);
-        if now == seen && now > 0 {
+        if now == seen {
             let path = keep(target, &current.input.lock().expect("nothing panics while it is held"));
             panic!("{} hangs, CLEAT_SEED={seed}; the input is kept: CLEAT_FUZZ_INPUT={}", target.name, path.display());
         }
