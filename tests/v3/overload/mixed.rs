@@ -43,7 +43,8 @@ struct Size {
 
 const SMALL: Size = Size {
     logins: 150,
-    range_mib: 64,
+    // More than the growth: a range that is built whole shows.
+    range_mib: 192,
     idle: 300,
     slow: 50,
     growth_mib: 96,
