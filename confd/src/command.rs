@@ -143,6 +143,7 @@ impl CommandLine {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
         let mut child = command.spawn().map_err(|error| CommandError::new(error.to_string()))?;
         let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        let mut unfinished = Unfinished(group);
         let outputs = (child.stdout.take(), child.stderr.take());
         let both = async {
             let printed = tokio::join!(read_some(outputs.0), read_some(outputs.1));
@@ -162,8 +163,10 @@ impl CommandLine {
         let ended = ended.await;
         let Ok(status) = ended else {
             end_group(group, &mut child).await;
+            unfinished.0 = None;
             return Err(CommandError::new(format!("command timed out after {:?}", self.timeout)));
         };
+        unfinished.0 = None;
         let output = match printed {
             Some(output) => output,
             None => tokio::time::timeout(Duration::from_millis(200), both).await.unwrap_or_default(),
@@ -173,6 +176,18 @@ impl CommandLine {
             (Some(0), _) => Ok(output),
             (Some(code), _) => Err(CommandError { reason: format!("exit status {code}"), output }),
             (None, signal) => Err(CommandError { reason: format!("signal: {}", signal.unwrap_or_default()), output }),
+        }
+    }
+}
+
+/// The group of a command that nobody waits for any more if this is dropped: it is ended.
+struct Unfinished(Option<Pid>);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // Its first process was not waited for, so the number is still the group's.
+            let _may_be_gone = kill_process_group(group, Signal::KILL);
         }
     }
 }

@@ -56,7 +56,7 @@ pub async fn run(settings: Settings, environment: BTreeMap<String, String>) -> R
         return Ok(End::Success);
     }
     match runner.settings.mode {
-        Mode::Onetime => runner.onetime().await,
+        Mode::Onetime => runner.onetime_or_signal(signals).await,
         Mode::Interval(interval) => runner.keep(Some(interval), signals).await,
         Mode::Watch => runner.keep(None, signals).await,
     }
@@ -83,6 +83,11 @@ impl Signals {
             _ = self.interrupt.recv() => "interrupt",
             _ = self.terminate.recv() => "terminated",
         }
+    }
+
+    /// The name of any signal.
+    async fn any(&mut self) -> &'static str {
+        self.next().await.unwrap_or("hangup")
     }
 
     /// The name of the signal that asks for the end, or None for one that asks to read the resources again.
@@ -161,6 +166,15 @@ impl Runner {
             self.items.push(item);
         }
         Ok(loaded.errors.is_empty())
+    }
+
+    /// [`Runner::onetime`], which any signal ends at once, as it ends confd. Commands that run are ended with it, and a
+    /// reload that did not run is left to the next one by its marker.
+    async fn onetime_or_signal(self, mut signals: Signals) -> Result<End, String> {
+        tokio::select! {
+            ended = self.onetime() => ended,
+            name = signals.any() => Err(format!("Captured {name}. Exiting before everything is done")),
+        }
     }
 
     async fn onetime(mut self) -> Result<End, String> {

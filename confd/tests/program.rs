@@ -290,6 +290,31 @@ fn equal_reloads_run_once_and_failed_ones_again() -> Result<()> {
 }
 
 #[test]
+fn a_signal_ends_one_round_at_once_with_its_commands() -> Result<()> {
+    let site = Site::new()?;
+    let started = site.out("started");
+    let more = format!("keys = ['/']\nreload_cmd = 'echo $$ >> {}; sleep 1000; true'", started.display());
+    for signal in ["TERM", "INT", "HUP"] {
+        fs::write(&started, "")?;
+        site.resource("a", signal, &more)?;
+        let mut running = Running::start(&mut site.command(&["-backend", "env", "-onetime"]))?;
+        until("the reload", || read(&started).ends_with('\n'))?;
+        running.signal(signal)?;
+        let mut status = None;
+        until("the end", || {
+            status = running.0.try_wait().ok().flatten();
+            status.is_some()
+        })?;
+        assert_eq!(status.and_then(|status| status.code()), Some(1), "{signal}");
+        let shell = Path::new("/proc").join(read(&started).trim()).join("cmdline");
+        until("the end of the command", || read(&shell).is_empty())?;
+        // The next one makes up for it.
+        assert_eq!((read(&site.out("a")).as_str(), site.leftovers()?), (signal, vec![".a.reload".to_owned()]));
+    }
+    Ok(())
+}
+
+#[test]
 fn a_reload_that_did_not_run_is_made_up_for() -> Result<()> {
     let site = Site::new()?;
     let (marker, gate) = (site.out("reloads"), site.out("gate"));
