@@ -8,7 +8,7 @@ use crate::keys::Keys;
 use crate::resource::Resource;
 use crate::settings::Settings;
 use crate::source::Source;
-use crate::stage::{self, Attributes, Difference, Staged};
+use crate::stage::{self, Attributes, Difference, OldFile, Staged};
 use crate::template::{Limits, Template, Value, strconv};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
@@ -32,16 +32,23 @@ pub(crate) enum Outcome {
 #[derive(Debug)]
 pub(crate) struct Replaced {
     pub(crate) reload: Option<CommandLine>,
-    pub(crate) old: Option<Vec<u8>>,
+    /// What was there; None without a file, and for a resource that does not ask for its rollback.
+    old: Option<OldFile>,
     attributes: Attributes,
 }
 
 impl Replaced {
-    /// Puts the old file back, or takes the new one away if there was none.
+    /// Puts the old file back, or takes the new one away if there was none. Only for a resource with `rollback`.
     pub(crate) fn undo(&self, dest: &Path) -> std::io::Result<()> {
-        match &self.old {
-            Some(old) => Staged::write(dest, old, self.attributes)?.install(dest, old, self.attributes),
-            None => std::fs::remove_file(dest),
+        let Some(old) = &self.old else { return std::fs::remove_file(dest) };
+        let put_back =
+            |attributes| Staged::write(dest, &old.content, attributes)?.install(dest, &old.content, attributes);
+        match put_back(old.attributes) {
+            // Who replaced another user's file may not give it back.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                put_back(Attributes { mode: old.attributes.mode, ..self.attributes })
+            }
+            done => done,
         }
     }
 }
@@ -126,13 +133,17 @@ pub(crate) async fn process(renderer: Arc<Renderer>, source: &Source, settings: 
     let prepared = tokio::task::spawn_blocking(move || blocking.prepare(keys)).await;
     let (content, attributes, difference) = prepared.map_err(|error| error.to_string())??;
     let dest = resource.dest.display();
-    let Some(difference) = difference else {
+    let Some(mut difference) = difference else {
         tracing::debug!("Target config {dest} in sync");
         if settings.keep_stage_file {
             stage_file(&renderer, content, attributes).await?.0.keep();
         }
         return not_reloaded(&resource, settings);
     };
+    if !resource.rollback && !settings.diff {
+        // Not kept through the commands: it can be large.
+        difference.old = None;
+    }
     for reason in &difference.reasons {
         tracing::info!("{reason}");
     }
@@ -171,7 +182,8 @@ pub(crate) async fn process(renderer: Arc<Renderer>, source: &Source, settings: 
     Ok(Outcome::Changed(Replaced { reload, old: difference.old, attributes }))
 }
 
-fn reload_line(resource: &Resource, settings: &Settings) -> Result<Option<CommandLine>, String> {
+/// The reload command of a resource, filled in.
+pub(crate) fn reload_line(resource: &Resource, settings: &Settings) -> Result<Option<CommandLine>, String> {
     match &resource.reload {
         Some(reload) if !settings.sync_only => reload.for_reload(&resource.dest).map(Some),
         _ => Ok(None),
@@ -213,7 +225,7 @@ async fn noop(
 ) -> Result<Outcome, String> {
     let dest = renderer.resource.dest.display();
     if settings.diff {
-        let old = difference.old.as_deref().unwrap_or_default();
+        let old = difference.old.as_ref().map_or(&[][..], |old| &old.content);
         let text = diff::unified(&dest.to_string(), old, &content, std::io::stdout().is_terminal());
         let mut stdout = std::io::stdout().lock();
         stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| format!("stdout: {error}"))?;

@@ -165,6 +165,13 @@ impl Runner {
             };
             self.items.push(item);
         }
+        // A command that no resource has any more was removed or corrected. The marker keeps what is owed to the file.
+        let lines = self.items.iter().filter_map(|item| {
+            // What cannot be filled in never ran.
+            process::reload_line(&item.renderer.resource, &self.settings).ok().flatten()
+        });
+        let lines: BTreeSet<CommandLine> = lines.collect();
+        self.reloads.retain(|line, _| lines.contains(line));
         Ok(loaded.errors.is_empty())
     }
 
@@ -316,8 +323,10 @@ impl Runner {
                             }
                             changed.push((at, replaced));
                         }
-                        Outcome::NotReloaded(line) if !self.reloads.contains_key(&line) => self.has_to_reload(line, at),
-                        _ => {}
+                        Outcome::NotReloaded(line) => {
+                            self.reload_of(line, at);
+                        }
+                        Outcome::Unchanged | Outcome::WouldChange => {}
                     }
                 }
                 Err(error) => {
@@ -329,20 +338,26 @@ impl Runner {
                 }
             }
         }
-        self.reload(&changed).await;
+        let failed = self.reload(&changed).await.or(failed);
         (failed, would_change)
     }
 
     /// Notes that a command has to run now, because of this resource.
     fn has_to_reload(&mut self, line: CommandLine, at: usize) {
-        let now = Instant::now();
-        let reload = self.reloads.entry(line).or_insert(Reload { due: now, failures: 0, dests: BTreeSet::new() });
-        reload.due = now;
-        reload.dests.insert(self.items[at].renderer.resource.dest.clone());
+        self.reload_of(line, at).due = Instant::now();
     }
 
-    /// Runs the reload commands that are due, each once.
-    async fn reload(&mut self, changed: &[(usize, Replaced)]) {
+    /// The command, which is for this resource's file, too. One that waits after a failure goes on waiting.
+    fn reload_of(&mut self, line: CommandLine, at: usize) -> &mut Reload {
+        let new = || Reload { due: Instant::now(), failures: 0, dests: BTreeSet::new() };
+        let reload = self.reloads.entry(line).or_insert_with(new);
+        reload.dests.insert(self.items[at].renderer.resource.dest.clone());
+        reload
+    }
+
+    /// Runs the reload commands that are due, each once. The error tells of files that were put back.
+    async fn reload(&mut self, changed: &[(usize, Replaced)]) -> Option<String> {
+        let mut failed = None;
         let now = Instant::now();
         let due = self.reloads.iter().filter(|(_, reload)| reload.due <= now);
         let lines: Vec<CommandLine> = due.map(|(line, _)| line.clone()).collect();
@@ -357,13 +372,22 @@ impl Runner {
             };
             tracing::error!("{}", strconv::quote(&error.output));
             tracing::error!("reload command failed, it will run again: {error}");
-            if self.roll_back(&line, changed).await {
-                self.reloaded(&line);
-            } else if let Some(reload) = self.reloads.get_mut(&line) {
+            if self.roll_back(&line, changed) {
+                failed = Some("files are as they were before, because their reload command failed".to_owned());
+                match line.run().await {
+                    Ok(_) => {
+                        self.reloaded(&line);
+                        continue;
+                    }
+                    Err(error) => tracing::error!("reload command failed with the old file, too: {error}"),
+                }
+            }
+            if let Some(reload) = self.reloads.get_mut(&line) {
                 reload.due = Instant::now() + pause(reload.failures);
                 reload.failures = reload.failures.saturating_add(1);
             }
         }
+        failed
     }
 
     /// Nothing is left to do for a command.
@@ -375,8 +399,8 @@ impl Runner {
         }
     }
 
-    /// Puts old files back whose resources ask for it, and reloads once more. False if no resource does.
-    async fn roll_back(&self, line: &CommandLine, changed: &[(usize, Replaced)]) -> bool {
+    /// Puts old files back whose resources ask for it. False if no file was.
+    fn roll_back(&self, line: &CommandLine, changed: &[(usize, Replaced)]) -> bool {
         let mut rolled_back = false;
         for (at, replaced) in changed.iter().filter(|(_, replaced)| replaced.reload.as_ref() == Some(line)) {
             let resource = &self.items[*at].renderer.resource;
@@ -390,9 +414,6 @@ impl Runner {
                 }
                 Err(error) => tracing::error!("{} cannot be put back: {error}", resource.dest.display()),
             }
-        }
-        if rolled_back && let Err(error) = line.run().await {
-            tracing::error!("reload command failed with the old file, too: {error}");
         }
         rolled_back
     }

@@ -42,7 +42,21 @@ pub(crate) struct Attributes {
 pub(crate) struct Difference {
     pub(crate) reasons: Vec<String>,
     /// What is there now; None without a file.
-    pub(crate) old: Option<Vec<u8>>,
+    pub(crate) old: Option<OldFile>,
+}
+
+/// A file as it was. The Debug output has no content.
+#[derive(PartialEq, Eq)]
+pub(crate) struct OldFile {
+    pub(crate) content: Vec<u8>,
+    pub(crate) attributes: Attributes,
+}
+
+impl std::fmt::Debug for OldFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { content, attributes } = self;
+        f.debug_struct("OldFile").field("len", &content.len()).field("attributes", attributes).finish()
+    }
 }
 
 /// What there is instead of a file that can be replaced.
@@ -109,7 +123,8 @@ pub(crate) fn compare(dest: &Path, content: &[u8], wanted: Attributes) -> io::Re
     if old != content {
         difference.reasons.push(format!("{shown} has other content than it should have"));
     }
-    difference.old = Some(old);
+    let attributes = Attributes { mode, uid: metadata.uid(), gid: metadata.gid() };
+    difference.old = Some(OldFile { content: old, attributes });
     Ok(Some(difference).filter(|difference| !difference.reasons.is_empty()))
 }
 

@@ -278,12 +278,23 @@ fn equal_reloads_run_once_and_failed_ones_again() -> Result<()> {
     let reload = format!("keys = ['/']\nreload_cmd = 'echo x >> {}; test -e {}'", marker.display(), gate.display());
     site.resource("a", "1", &reload)?;
     site.resource("b", "2", &reload)?;
+    assert_eq!(site.run(&["-backend", "env", "-onetime"], &[])?.status.code(), Some(1));
+    assert_eq!(read(&marker).lines().count(), 1);
+    fs::write(site.path("templates/a.tmpl"), "3")?;
+    fs::write(site.path("templates/b.tmpl"), "4")?;
     let mut confd = site.command(&["-backend", "env", "-interval", "1000"]);
     let mut running = Running::start(&mut confd)?;
-    until("the first reload", || read(&marker).lines().count() == 1)?;
+    until("the first reload", || read(&marker).lines().count() >= 2)?;
     // It failed, and runs again although nothing changes.
-    until("the second reload", || read(&marker).lines().count() >= 2)?;
+    until("the second reload", || read(&marker).lines().count() >= 3)?;
+    assert_eq!(site.leftovers()?.len(), 2);
     fs::write(&gate, "")?;
+    // Once it has succeeded nothing is owed to either file, and it does not run again.
+    until("the markers' end", || site.leftovers().is_ok_and(|names| names.is_empty()))?;
+    let runs = read(&marker);
+    running.signal("HUP")?;
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(read(&marker), runs);
     running.signal("TERM")?;
     assert!(running.0.wait()?.success());
     Ok(())
@@ -320,9 +331,13 @@ fn a_reload_that_did_not_run_is_made_up_for() -> Result<()> {
     let (marker, gate) = (site.out("reloads"), site.out("gate"));
     let more = format!("keys = ['/']\nreload_cmd = 'test -e {} && echo x >> {}'", gate.display(), marker.display());
     site.resource("a", "1", &more)?;
+    site.resource("b", "2", &more)?;
     let once = ["-backend", "env", "-onetime"];
     assert_eq!(site.run(&once, &[])?.status.code(), Some(1));
-    assert_eq!((read(&site.out("a")).as_str(), site.leftovers()?), ("1", vec![".a.reload".to_owned()]));
+    assert_eq!((read(&site.out("a")).as_str(), read(&site.out("b")).as_str()), ("1", "2"));
+    let mut leftovers = site.leftovers()?;
+    leftovers.sort();
+    assert_eq!(leftovers, [".a.reload", ".b.reload"]);
     fs::write(&gate, "")?;
     // The file is as it should be, but whoever reads it was not told.
     assert!(site.run(&once, &[])?.status.success());
@@ -340,6 +355,69 @@ fn a_reload_that_fails_can_put_the_old_file_back() -> Result<()> {
     fs::write(&dest, "old")?;
     let output = site.run(&["-backend", "env", "-onetime"], &[])?;
     assert_eq!((read(&dest), read(&site.out("a.bak"))), ("old".to_owned(), "old".to_owned()), "{}", text(&output));
+    // It is not as it should be.
+    assert_eq!((output.status.code(), site.leftovers()?), (Some(1), Vec::new()), "{}", text(&output));
+    Ok(())
+}
+
+#[test]
+fn a_file_that_is_put_back_is_as_it_was() -> Result<()> {
+    let site = Site::new()?;
+    let dest = site.out("a");
+    let more = format!("keys = ['/']\nrollback = true\nmode = '0644'\nreload_cmd = 'grep -q old {}'", dest.display());
+    site.resource("a", "new", &more)?;
+    fs::write(&dest, "old")?;
+    fs::set_permissions(&dest, fs::Permissions::from_mode(0o600))?;
+    let owner = |path: &Path| fs::metadata(path).map(|metadata| (metadata.mode() & 0o7777, metadata.gid()));
+    // Only root may give a file to a group that it is not in.
+    let is_root = fs::metadata(&dest)?.uid() == 0;
+    if is_root {
+        std::os::unix::fs::chown(&dest, None, Some(4242))?;
+    }
+    let before = owner(&dest)?;
+    let output = site.run(&["-backend", "env", "-onetime"], &[])?;
+    assert_eq!((read(&dest).as_str(), owner(&dest)?), ("old", before), "{}", text(&output));
+    Ok(())
+}
+
+#[test]
+fn a_reload_that_fails_with_the_old_file_too_is_owed_to_the_others() -> Result<()> {
+    let site = Site::new()?;
+    let (log, gate) = (site.out("reloads"), site.out("gate"));
+    let reload = format!("keys = ['/']\nreload_cmd = 'echo x >> {}; test -e {}'", log.display(), gate.display());
+    site.resource("a", "new", &format!("{reload}\nrollback = true"))?;
+    site.resource("b", "new", &reload)?;
+    fs::write(site.out("a"), "old")?;
+    let mut running = Running::start(&mut site.command(&["-backend", "env", "-interval", "1000"]))?;
+    // With the new files, with a's old one, and again although nothing changes.
+    until("the third run", || read(&log).lines().count() >= 3)?;
+    assert_eq!((read(&site.out("a")), read(&site.out("b"))), ("old".to_owned(), "new".to_owned()));
+    fs::write(&gate, "")?;
+    until("the markers' end", || site.leftovers().is_ok_and(|names| names.is_empty()))?;
+    running.signal("TERM")?;
+    assert!(running.0.wait()?.success());
+    Ok(())
+}
+
+#[test]
+fn a_reload_command_that_was_corrected_does_not_run_again() -> Result<()> {
+    let site = Site::new()?;
+    let (log, right) = (site.out("reloads"), site.out("right"));
+    let reload = |command: &str| site.resource("a", "1", &format!("keys = ['/']\nreload_cmd = '{command}'"));
+    reload(&format!("echo x >> {}; false", log.display()))?;
+    let mut running = Running::start(&mut site.command(&["-backend", "env", "-interval", "1000"]))?;
+    until("the wrong command", || !read(&log).is_empty())?;
+    reload(&format!("echo y >> {}", right.display()))?;
+    running.signal("HUP")?;
+    // The file did not change, but it is owed a reload.
+    until("the right command", || read(&right) == "y\n")?;
+    until("the marker's end", || site.leftovers().is_ok_and(|names| names.is_empty()))?;
+    let runs = read(&log);
+    // It would have run again after two seconds, or four if this is the second time.
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!((read(&log), read(&right)), (runs, "y\n".to_owned()));
+    running.signal("TERM")?;
+    assert!(running.0.wait()?.success());
     Ok(())
 }
 
