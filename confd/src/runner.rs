@@ -200,7 +200,7 @@ impl Runner {
     /// Runs until a signal. With an interval everything is due again and again, without one on changes.
     async fn keep(mut self, interval: Option<Duration>, mut signals: Signals) -> Result<End, String> {
         self.load()?;
-        if !self.follow(interval, &mut signals).await? {
+        if !self.follow(interval, &mut signals).await {
             return Ok(End::Success);
         }
         let mut next_tick = Some(Instant::now());
@@ -242,7 +242,7 @@ impl Runner {
                     if let Err(error) = self.load() {
                         tracing::error!("{error}");
                     }
-                    if !self.follow(interval, &mut signals).await? {
+                    if !self.follow(interval, &mut signals).await {
                         return Ok(End::Success);
                     }
                     next_tick = Some(Instant::now());
@@ -258,17 +258,17 @@ impl Runner {
     }
 
     /// Follows the keys of the resources in watch mode. False if a signal asks for the end meanwhile.
-    async fn follow(&mut self, interval: Option<Duration>, signals: &mut Signals) -> Result<bool, String> {
+    async fn follow(&mut self, interval: Option<Duration>, signals: &mut Signals) -> bool {
         if interval.is_some() {
-            return Ok(true);
+            return true;
         }
         let resources: Vec<_> = self.items.iter().map(|item| (*item.renderer.resource).clone()).collect();
         let name = tokio::select! {
-            followed = self.source.follow(&resources) => return followed.map(|()| true),
+            () = self.source.follow(&resources) => return true,
             name = signals.end() => name,
         };
         Self::stop(name);
-        Ok(false)
+        false
     }
 
     /// When something is due next.

@@ -446,6 +446,28 @@ fn files_are_followed_and_hangup_reads_resources_again() -> Result<()> {
 }
 
 #[test]
+fn a_data_file_that_is_away_for_a_moment_is_waited_for() -> Result<()> {
+    let site = Site::new()?;
+    let data = site.path("data.yaml");
+    site.resource("a", "{{getv \"/a\"}}", "keys = ['/a']")?;
+    let data_path = data.display().to_string();
+    let mut running = Running::start(&mut site.command(&["-backend", "file", "-file", &data_path, "-watch"]))?;
+    // Long enough for a program that ends by itself.
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(running.0.try_wait()?.is_none());
+    fs::write(&data, "a: one\n")?;
+    until("the file", || read(&site.out("a")) == "one")?;
+    fs::remove_file(&data)?;
+    running.signal("HUP")?;
+    std::thread::sleep(Duration::from_millis(500));
+    fs::write(&data, "a: two\n")?;
+    until("the change", || read(&site.out("a")) == "two")?;
+    running.signal("INT")?;
+    assert!(running.0.wait()?.success());
+    Ok(())
+}
+
+#[test]
 fn names_and_values_never_reach_a_shell() -> Result<()> {
     let site = Site::new()?;
     let odd = site.path("out").join("$(touch pwned)");

@@ -117,15 +117,27 @@ async fn fill(client: &mut Client) -> Result<()> {
     Ok(())
 }
 
-async fn outputs(kind: Kind, flags: &[&str]) -> Result<Vec<String>> {
-    let server = Server::start(kind).await?;
+const NAMES: [&str; 5] = ["basic", "exists", "iteration", "manykeys", "nested"];
+
+/// Files of the resources, by one round that reads the store.
+async fn outputs(server: &Server) -> Result<Vec<String>> {
     let site = Site::new()?;
     resources(&site)?;
-    fill(&mut server.client().await?).await?;
-    let output: Output = run(site.command(&server, flags)?, b"", LIMIT).await?;
-    ensure!(output.code == Some(0), "{kind}: {output:?}");
+    let output: Output = run(site.command(server, &["-onetime"])?, b"", LIMIT).await?;
+    ensure!(output.code == Some(0), "{output:?}");
     ensure!(!output.stderr.contains("p@sSw0rd"), "a value is in the log: {}", output.stderr);
-    Ok(["basic", "exists", "iteration", "manykeys", "nested"].map(|name| read(&site.out(name))).into())
+    Ok(NAMES.map(|name| read(&site.out(name))).into())
+}
+
+/// Waits for the same files from the mirror of the keys that a watch keeps.
+async fn watched(server: &Server, expected: &[String]) -> Result<()> {
+    let site = Site::new()?;
+    resources(&site)?;
+    let _confd = Running::start(site.command(server, &["-watch"])?)?;
+    for (name, expected) in NAMES.iter().zip(expected) {
+        until("a file of the mirror", &site.out(name), expected).await?;
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -139,7 +151,10 @@ async fn confds_integration_test_passes_on_both_stores() -> Result<()> {
         "name host=h;port=p;".to_owned(),
     ];
     for kind in [Kind::Cleat, Kind::Etcd] {
-        assert_eq!(outputs(kind, &["-onetime", "-watch"]).await?, expected, "{kind}");
+        let server = Server::start(kind).await?;
+        fill(&mut server.client().await?).await?;
+        assert_eq!(outputs(&server).await?, expected, "{kind}");
+        watched(&server, &expected).await?;
     }
     Ok(())
 }
@@ -151,6 +166,12 @@ impl Running {
     fn start(mut command: Command) -> Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         Ok(Self(command.spawn()?))
+    }
+
+    fn hang_up(&self) -> Result<()> {
+        let pid = self.0.id().context("confd has ended")?.to_string();
+        ensure!(std::process::Command::new("kill").args(["-HUP", &pid]).status()?.success(), "kill -HUP {pid}");
+        Ok(())
     }
 }
 
@@ -182,7 +203,14 @@ async fn follows_through_everything(kind: Kind) -> Result<()> {
     server.kill()?;
     sleep(Duration::from_millis(300)).await;
     assert_eq!(read(&a), "-");
+    // What is known is known without it, to a resource that is new, too; one with other keys waits for it alone.
+    site.resource("c", &keys, "c{{getv \"/app/name\" \"-\"}}", "")?;
+    site.resource("d", &["/new".to_owned()], "{{getv \"/new\" \"none\"}}", "")?;
+    confd.hang_up()?;
+    until("a new resource while the store is away", &site.out("c"), "c-").await?;
+    assert_eq!(read(&site.out("d")), "");
     server.restart().await?;
+    until("a new resource after it", &site.out("d"), "none").await?;
     let mut client = server.client().await?;
     for value in ["two", "three"] {
         client.kv.put(put("/app/name", value)).await?;

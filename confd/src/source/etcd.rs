@@ -2,7 +2,7 @@
 //!
 //! Without watching, the keys of a resource are read in transactions that all show one revision. With it, a task for each
 //! range of keys reads the range once, follows it, and keeps the [`Mirror`] that resources are rendered from: the store
-//! is not asked again, and while it is away what is known stays.
+//! is not asked again, and while it is away what is known stays. A range that cannot be read concerns its resources alone.
 
 use super::{Change, Entries};
 use crate::resource::{Resource, covers};
@@ -12,8 +12,8 @@ use api::etcdserverpb::response_op::Response;
 use api::mvccpb::{KeyValue, event};
 use client::message::{self, op};
 use client::{Client, Options, TlsOptions, WatchOptions};
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -27,22 +27,43 @@ const CHANGES: usize = 1024;
 /// After a range could not be read.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Longest time that ranges which are new after a hangup may take before the others are followed again.
+const SETTLING: Duration = Duration::from_secs(5);
 
 pub(crate) struct Etcd {
     client: Client,
     mirror: Arc<Mutex<Mirror>>,
-    changes: Option<mpsc::Receiver<Change>>,
-    /// Ended when this is dropped.
-    tasks: JoinSet<()>,
+    sender: mpsc::Sender<Change>,
+    changes: mpsc::Receiver<Change>,
+    /// One for each range that is followed; it is ended when this is dropped.
+    tasks: BTreeMap<String, JoinSet<()>>,
 }
 
 /// What the tasks know.
 #[derive(Default)]
 struct Mirror {
     entries: Entries,
-    /// Ranges that have not been read yet.
-    unread: usize,
+    /// Ranges that have not been read yet, with what the last try said.
+    unread: BTreeMap<String, Option<String>>,
     is_followed: bool,
+}
+
+impl Mirror {
+    /// An error if some of these keys are in a range that has not been read yet.
+    fn is_read(&self, keys: &[String]) -> Result<(), String> {
+        // There are few ranges.
+        let unread = |key: &String| self.unread.iter().find(|(range, _)| key.starts_with(range.as_str()));
+        match keys.iter().find_map(unread) {
+            Some((range, Some(error))) => Err(format!("the keys of {range} have not been read yet: {error}")),
+            Some((range, None)) => Err(format!("the keys of {range} have not been read yet")),
+            None => Ok(()),
+        }
+    }
+
+    /// True if every range was read or could not be.
+    fn is_settled(&self) -> bool {
+        self.unread.values().all(Option::is_some)
+    }
 }
 
 impl std::fmt::Debug for Etcd {
@@ -60,7 +81,8 @@ impl Etcd {
     pub(super) fn new(nodes: &[String], tls: Option<TlsOptions>) -> Result<Self, String> {
         let options = Options { endpoints: nodes.to_vec(), tls, ..Options::default() };
         let client = Client::new(&options).map_err(|error| error.to_string())?;
-        Ok(Self { client, mirror: Arc::default(), changes: None, tasks: JoinSet::new() })
+        let (sender, changes) = mpsc::channel(CHANGES);
+        Ok(Self { client, mirror: Arc::default(), sender, changes, tasks: BTreeMap::new() })
     }
 
     /// The wanted keys and what is below them, all at one revision.
@@ -87,37 +109,69 @@ impl Etcd {
         Ok(entries)
     }
 
-    /// What `select` takes of the mirror; None while nothing is followed.
-    pub(super) fn mirrored<T>(&self, select: impl FnOnce(&Entries) -> T) -> Option<T> {
-        let mirror = self.mirror.lock().unwrap_or_else(PoisonError::into_inner);
-        mirror.is_followed.then(|| select(&mirror.entries))
+    /// What `select` takes of the mirror for a resource with these keys; None while nothing is followed. An error if not
+    /// all of them have been read.
+    pub(super) fn mirrored<T>(&self, keys: &[String], select: impl FnOnce(&Entries) -> T) -> Option<Result<T, String>> {
+        let mirror = self.mirror();
+        mirror.is_followed.then(|| mirror.is_read(keys).map(|()| select(&mirror.entries)))
     }
 
-    /// Starts the tasks, and waits until each has read its range, however long the store is away.
-    pub(super) async fn follow(&mut self, resources: &[Resource]) -> Result<(), String> {
-        self.tasks.shutdown().await;
+    fn mirror(&self) -> MutexGuard<'_, Mirror> {
+        self.mirror.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the tasks, those of ranges that are followed already excepted, and waits until each has tried to read its
+    /// range. At first it waits until one was read, however long the store is away; later, when there is something to go
+    /// on with, only for a while. The changes of that time are not told again: everything has to be looked at.
+    pub(super) async fn follow(&mut self, resources: &[Resource]) {
         let ranges = ranges(resources.iter().flat_map(|resource| &resource.keys));
-        let mirror = Mirror { unread: ranges.len(), is_followed: true, entries: Entries::new() };
-        self.mirror = Arc::new(Mutex::new(mirror));
-        let (sender, receiver) = mpsc::channel(CHANGES);
-        self.changes = Some(receiver);
-        for range in ranges {
-            let follower =
-                Follower { client: self.client.clone(), range, mirror: self.mirror.clone(), changes: sender.clone() };
-            self.tasks.spawn(follower.run());
+        let old: Vec<String> = self.tasks.keys().filter(|range| !ranges.contains(*range)).cloned().collect();
+        for range in old {
+            if let Some(mut task) = self.tasks.remove(&range) {
+                task.shutdown().await;
+            }
         }
-        while self.mirror.lock().unwrap_or_else(PoisonError::into_inner).unread > 0 {
-            self.changed().await;
+        let is_first = {
+            let mut mirror = self.mirror();
+            mirror.unread.retain(|range, _| ranges.contains(range));
+            let is_followed = |range: &String| self.tasks.contains_key(range);
+            mirror.unread.extend(ranges.iter().filter(|&range| !is_followed(range)).map(|range| (range.clone(), None)));
+            mirror.entries.retain(|key, _| ranges.iter().any(|range| key.starts_with(range.as_bytes())));
+            !std::mem::replace(&mut mirror.is_followed, true)
+        };
+        for range in &ranges {
+            if !self.tasks.contains_key(range) {
+                let follower = Follower {
+                    client: self.client.clone(),
+                    range: range.clone(),
+                    mirror: self.mirror.clone(),
+                    changes: self.sender.clone(),
+                };
+                let mut task = JoinSet::new();
+                task.spawn(follower.run());
+                self.tasks.insert(range.clone(), task);
+            }
         }
-        Ok(())
+        if is_first {
+            let is_away = |mirror: &Mirror| !ranges.is_empty() && mirror.unread.len() == ranges.len();
+            while !self.mirror().is_settled() || is_away(&self.mirror()) {
+                self.changed().await;
+            }
+        } else {
+            let settled = async {
+                while !self.mirror().is_settled() {
+                    self.changed().await;
+                }
+            };
+            // What is not read by then is told when it is.
+            let _in_time = tokio::time::timeout(SETTLING, settled).await;
+        }
     }
 
     pub(super) async fn changed(&mut self) -> Change {
-        match &mut self.changes {
-            Some(changes) => match changes.recv().await {
-                Some(change) => merged(change, changes),
-                None => std::future::pending().await,
-            },
+        match self.changes.recv().await {
+            Some(change) => merged(change, &mut self.changes),
+            // This has a sender itself.
             None => std::future::pending().await,
         }
     }
@@ -180,13 +234,12 @@ struct Follower {
 impl Follower {
     async fn run(self) {
         let mut pause = FIRST_PAUSE;
-        let mut is_first = true;
         loop {
             match self.client.list(self.range.clone().into_bytes()).await {
                 Ok(listing) => {
                     pause = FIRST_PAUSE;
-                    let changed = self.replace(listing.kvs, std::mem::take(&mut is_first));
-                    if self.tell(changed).await.is_err() {
+                    let changed = self.replace(listing.kvs);
+                    if self.changes.send(changed).await.is_err() {
                         return;
                     }
                     match self.watch(listing.revision + 1).await {
@@ -194,7 +247,13 @@ impl Follower {
                         None => return,
                     }
                 }
-                Err(error) => tracing::error!("{}: {error}", self.range),
+                Err(error) => {
+                    tracing::error!("{}: {error}", self.range);
+                    // Somebody may wait for the first try.
+                    if self.failed(&error) && self.tell(Vec::new()).await.is_err() {
+                        return;
+                    }
+                }
             }
             tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -205,8 +264,16 @@ impl Follower {
         self.changes.send(Change::Keys(keys)).await
     }
 
-    /// Puts what was read in the place of what was known. Returns the keys that differ.
-    fn replace(&self, kvs: Vec<KeyValue>, is_first: bool) -> Vec<Text> {
+    /// Notes why the range cannot be read, if it never was. True at the first time.
+    fn failed(&self, error: &client::Error) -> bool {
+        let mut mirror = self.mirror.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(reason) = mirror.unread.get_mut(&self.range) else { return false };
+        reason.replace(error.to_string()).is_none()
+    }
+
+    /// Puts what was read in the place of what was known. Returns the keys that differ, or everything at the first time:
+    /// a range without a key is news, too, to who waits for it.
+    fn replace(&self, kvs: Vec<KeyValue>) -> Change {
         let mut mirror = self.mirror.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changed = Vec::new();
         let known: Vec<Text> = super::from(&mirror.entries, self.range.as_bytes())
@@ -226,10 +293,10 @@ impl Follower {
                 changed.push(key);
             }
         }
-        if is_first {
-            mirror.unread -= 1;
+        match mirror.unread.remove(&self.range) {
+            Some(_) => Change::Everything,
+            None => Change::Keys(changed),
         }
-        changed
     }
 
     /// Follows the range until the store cannot tell what came next. None when nobody listens any more.
@@ -270,6 +337,63 @@ impl Follower {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn resource(keys: &[&str]) -> Resource {
+        Resource {
+            path: "a.toml".into(),
+            src: "a".into(),
+            dest: "/a".into(),
+            keys: keys.iter().map(|&key| key.to_owned()).collect(),
+            prefix: "/".to_owned(),
+            mode: None,
+            uid: None,
+            gid: None,
+            check: None,
+            reload: None,
+            wait: None,
+            dialect: crate::functions::Dialect::default(),
+            delims: (String::new(), String::new()),
+            backup: false,
+            rollback: false,
+            make_dirs: false,
+        }
+    }
+
+    /// Followers of a store that is away, but for what is read by hand.
+    fn read_by_hand(etcd: &Etcd, range: &str, key: &str) -> Change {
+        let (changes, _) = mpsc::channel(1);
+        let range = range.to_owned();
+        let follower = Follower { client: etcd.client.clone(), range, mirror: etcd.mirror.clone(), changes };
+        let kv = KeyValue { key: key.as_bytes().to_vec().into(), value: "v".into(), ..KeyValue::default() };
+        follower.replace(vec![kv])
+    }
+
+    #[tokio::test]
+    async fn a_range_that_cannot_be_read_stops_its_own_resources_alone() {
+        // Nobody listens there, and a connection is refused at once.
+        let mut etcd = Etcd::new(&["http://127.0.0.1:1".to_owned()], None).unwrap();
+        let (a, b) = (resource(&["/a/x"]), resource(&["/b"]));
+        let of = |etcd: &Etcd, resource: &Resource| etcd.mirrored(&resource.keys, Entries::len);
+        assert_eq!(of(&etcd, &a), None);
+        let both = [a.clone(), b.clone()];
+        {
+            let followed = etcd.follow(&both);
+            tokio::pin!(followed);
+            let waits = tokio::time::timeout(Duration::from_millis(50), &mut followed).await;
+            assert!(waits.is_err(), "nothing was read, so there is nothing to go on with");
+        }
+        assert_eq!(read_by_hand(&etcd, "/a/x", "/a/x/1"), Change::Everything);
+        assert_eq!(of(&etcd, &a), Some(Ok(1)));
+        let error = of(&etcd, &b).unwrap().unwrap_err();
+        assert!(error.starts_with("the keys of /b have not been read yet"), "{error}");
+        // After a hangup what stays is known, although the store is away, and what nobody wants any more is not.
+        let c = resource(&["/c"]);
+        etcd.follow(&[a.clone(), c.clone()]).await;
+        assert_eq!(of(&etcd, &a), Some(Ok(1)));
+        assert!(of(&etcd, &c).unwrap().is_err());
+        etcd.follow(&[c]).await;
+        assert_eq!(etcd.mirrored(&[], Entries::len), Some(Ok(0)));
+    }
 
     #[test]
     fn ranges_cover_all_keys_and_are_few() {

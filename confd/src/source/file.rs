@@ -95,9 +95,9 @@ impl Files {
         Ok(self.list()?.into_iter().filter_map(seen).collect())
     }
 
-    pub(super) fn follow(&mut self) -> Result<(), String> {
-        self.seen = self.look()?;
-        Ok(())
+    /// A file that is away for a moment is found by [`Files::changed`].
+    pub(super) fn follow(&mut self) {
+        self.seen = self.look().unwrap_or_default();
     }
 
     pub(super) async fn changed(&mut self) -> Change {

@@ -61,8 +61,8 @@ impl Source {
             Self::Env(env) => Ok(select(env.entries(&resource.keys), resource)),
             Self::File(files) => Ok(select_by_prefix(&files.read().await?, resource)),
             Self::Etcd(etcd) => {
-                if let Some(keys) = etcd.mirrored(|entries| select_ranges(entries, resource)) {
-                    return Ok(keys);
+                if let Some(keys) = etcd.mirrored(&resource.keys, |entries| select_ranges(entries, resource)) {
+                    return keys.map_err(|error| format!("{}: {error}", resource.path.display()));
                 }
                 Ok(select_ranges(&etcd.read(&resource.keys).await?, resource))
             }
@@ -70,9 +70,9 @@ impl Source {
     }
 
     /// Begins to follow the keys of these resources, instead of those before.
-    pub(crate) async fn follow(&mut self, resources: &[Resource]) -> Result<(), String> {
+    pub(crate) async fn follow(&mut self, resources: &[Resource]) {
         match self {
-            Self::Env(_) => Ok(()),
+            Self::Env(_) => {}
             Self::File(files) => files.follow(),
             Self::Etcd(etcd) => etcd.follow(resources).await,
         }
