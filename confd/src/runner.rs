@@ -308,6 +308,7 @@ impl Runner {
             .buffered(CONCURRENCY)
             .collect()
             .await;
+        self.source.end_round();
         let mut failed = None;
         let mut would_change = false;
         let mut changed = Vec::new();

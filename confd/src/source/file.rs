@@ -3,7 +3,9 @@
 use super::{Change, Entries};
 use crate::template::{Text, strconv};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::OnceCell;
 
 /// Between two looks at the files, in watch mode.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -12,12 +14,21 @@ const MAX_FILES: usize = 10_000;
 const MAX_DEPTH: usize = 64;
 
 /// Files and directories.
-#[derive(Debug)]
 pub(crate) struct Files {
     paths: Vec<PathBuf>,
     filter: regex::Regex,
     /// What was seen last, while they are followed.
     seen: Vec<Seen>,
+    /// What a round reads, once for all resources.
+    read: OnceCell<Arc<Entries>>,
+}
+
+/// The Debug output has no values.
+impl std::fmt::Debug for Files {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { paths, filter, seen: _, read: _ } = self;
+        f.debug_struct("Files").field("paths", paths).field("filter", filter).finish_non_exhaustive()
+    }
 }
 
 /// How a file looked: another one looks different.
@@ -42,7 +53,7 @@ impl Files {
         }
         pattern.push('$');
         let filter = regex::Regex::new(&pattern).map_err(|_| format!("-filter {filter:?} is no pattern of a shell"))?;
-        Ok(Self { paths, filter, seen: Vec::new() })
+        Ok(Self { paths, filter, seen: Vec::new(), read: OnceCell::new() })
     }
 
     /// The files that are there now, those of a directory in order.
@@ -74,7 +85,17 @@ impl Files {
         Ok(())
     }
 
-    pub(super) async fn read(&self) -> Result<Entries, String> {
+    /// All keys, read once until [`Files::forget`]. What failed is tried again.
+    pub(super) async fn read(&self) -> Result<Arc<Entries>, String> {
+        self.read.get_or_try_init(|| async { self.read_now().await.map(Arc::new) }).await.cloned()
+    }
+
+    /// The end of a round.
+    pub(super) fn forget(&mut self) {
+        self.read = OnceCell::new();
+    }
+
+    async fn read_now(&self) -> Result<Entries, String> {
         let paths = self.list()?;
         let read = move || {
             let mut entries = Entries::new();
@@ -114,6 +135,7 @@ impl Files {
     }
 }
 
+/// Reads one file. The error names the place, and shows nothing of what is there.
 fn read_file(path: &Path, entries: &mut Entries) -> Result<(), String> {
     let failed = |error: std::io::Error| error.to_string();
     let len = std::fs::metadata(path).map_err(failed)?.len();
@@ -122,10 +144,15 @@ fn read_file(path: &Path, entries: &mut Entries) -> Result<(), String> {
     }
     let text = std::fs::read_to_string(path).map_err(failed)?;
     let document: serde_json::Value = if path.extension().is_some_and(|extension| extension == "toml") {
-        toml::from_str(&text).map_err(|error| error.to_string())?
+        // The error's whole text shows the source's line, which may hold a secret.
+        toml::from_str(&text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            format!("line {}: {}", 1 + before.matches('\n').count(), error.message().replace('\n', "; "))
+        })?
     } else {
         // JSON is YAML, too.
-        serde_saphyr::from_str(&text).map_err(|error| error.to_string())?
+        let options = serde_saphyr::options! { with_snippet: false };
+        serde_saphyr::from_str_with_options(&text, options).map_err(|error| error.to_string())?
     };
     flatten(&document, "", 0, entries)
 }
@@ -155,4 +182,43 @@ fn flatten(value: &serde_json::Value, key: &str, depth: usize, entries: &mut Ent
     };
     entries.insert(Text::from(key.as_bytes()), Text::from(text.as_bytes()));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_show_nothing_of_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text, place) in [
+            ("a.toml", "a = 1\npassword = hunter2\n", "line 2"),
+            ("b.toml", "password = \"hunter2\n", "line 1"),
+            ("c.toml", "hunter2\n", "line 1"),
+            ("a.yaml", "a: 1\npassword: \"hunter2\nb: 2\n", "line"),
+            ("b.yaml", "a: 1\n password: [hunter2\n", "line"),
+            ("a.json", "{\"a\": 1,\n\"password\": \"hunter2\"", "line"),
+        ] {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            let error = read_file(&path, &mut Entries::new()).unwrap_err();
+            assert!(error.contains(place) && !error.contains("hunter2"), "{name}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_round_reads_the_files_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.yaml");
+        let write = |value: &str| std::fs::write(&path, format!("a: {value}\n")).unwrap();
+        let mut files = Files::new(vec![path.clone()], "*").unwrap();
+        let value = async |files: &Files| files.read().await.map(|entries| entries[&b"/a"[..]].to_vec());
+        assert!(value(&files).await.is_err());
+        write("one");
+        assert_eq!(value(&files).await, Ok(b"one".to_vec()));
+        write("two");
+        assert_eq!(value(&files).await, Ok(b"one".to_vec()));
+        files.forget();
+        assert_eq!(value(&files).await, Ok(b"two".to_vec()));
+    }
 }

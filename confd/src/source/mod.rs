@@ -59,13 +59,21 @@ impl Source {
     pub(crate) async fn read(&self, resource: &Resource) -> Result<Keys, String> {
         match self {
             Self::Env(env) => Ok(select(env.entries(&resource.keys), resource)),
-            Self::File(files) => Ok(select_by_prefix(&files.read().await?, resource)),
+            Self::File(files) => Ok(select_by_prefix(files.read().await?.as_ref(), resource)),
             Self::Etcd(etcd) => {
                 if let Some(keys) = etcd.mirrored(&resource.keys, |entries| select_ranges(entries, resource)) {
                     return keys.map_err(|error| format!("{}: {error}", resource.path.display()));
                 }
                 Ok(select_ranges(&etcd.read(&resource.keys).await?, resource))
             }
+        }
+    }
+
+    /// Ends a round, in which files are read once for all resources.
+    pub(crate) fn end_round(&mut self) {
+        match self {
+            Self::File(files) => files.forget(),
+            Self::Env(_) | Self::Etcd(_) => {}
         }
     }
 
