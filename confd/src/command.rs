@@ -35,14 +35,21 @@ enum Words {
     List(Vec<String>),
 }
 
-/// A command that did not succeed.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+/// A command that did not succeed. The Debug output has nothing of what it printed.
+#[derive(PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct CommandError {
     /// As Go says it: `exit status 3`.
     pub reason: String,
     /// What the command printed, the beginning of it.
     pub output: Vec<u8>,
+}
+
+impl std::fmt::Debug for CommandError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { reason, output } = self;
+        f.debug_struct("CommandError").field("reason", reason).field("output", &output.len()).finish()
+    }
 }
 
 impl CommandError {
@@ -251,6 +258,7 @@ mod tests {
         assert_eq!(shell("printf a; printf b >&2").run().await, Ok(b"ab".to_vec()));
         let failed = shell("echo no; exit 3").run().await.unwrap_err();
         assert_eq!((failed.reason.as_str(), failed.output.as_slice()), ("exit status 3", &b"no\n"[..]));
+        assert_eq!(format!("{failed:?}"), "CommandError { reason: \"exit status 3\", output: 3 }");
         let line = CommandLine { timeout: Duration::from_millis(300), ..shell("sleep 1000 & sleep 1000") };
         assert_eq!(line.run().await.unwrap_err().reason, "command timed out after 300ms");
         let missing = CommandLine::list(vec!["/no/such/program".to_owned()]);

@@ -50,14 +50,26 @@ impl FromStr for Dialect {
     }
 }
 
-/// What functions have to do with: the keys of the resource, which change from run to run, and this process.
-#[derive(Clone, Debug)]
+/// What functions have to do with: the keys of the resource, which change from run to run, and this process. The Debug
+/// output has no values of either.
+#[derive(Clone)]
 pub struct Context {
     keys: Arc<Mutex<Arc<Keys>>>,
     /// For `getenv`.
     pub environment: Arc<BTreeMap<String, String>>,
     /// For `include`; None refuses it.
     pub template_dir: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { keys: _, environment, template_dir } = self;
+        f.debug_struct("Context")
+            .field("keys", &self.keys())
+            .field("environment", &environment.len())
+            .field("template_dir", template_dir)
+            .finish()
+    }
 }
 
 impl Context {

@@ -44,6 +44,22 @@ fn render(case: &serde_json::Value) -> Result<String, (String, Option<String>)> 
 }
 
 #[test]
+fn a_debug_output_has_no_values() {
+    let secret = || "hunter2".to_owned();
+    let context = Context::new(Arc::new(BTreeMap::from([("PASSWORD".to_owned(), secret())])), None);
+    let mut keys = Keys::default();
+    keys.insert(&b"/password"[..], secret().as_bytes());
+    context.set_keys(Arc::new(keys));
+    let source = "{{getv \"/password\"}}{{getenv \"PASSWORD\"}}{{getv \"/none\"}}";
+    let template = Template::parse("t.tmpl", source.as_bytes(), &functions(Dialect::Confd, &context)).unwrap();
+    let error = template.render(&Value::Absent, &Limits::default()).unwrap_err();
+    assert_eq!(error.output, b"hunter2hunter2");
+    for shown in [format!("{context:?}"), format!("{error:?}"), format!("{error:#?}")] {
+        assert!(!shown.contains("hunter2") && !shown.contains("104, 117"), "{shown}");
+    }
+}
+
+#[test]
 fn recorded_cases_give_what_they_gave() {
     assert_eq!(check("confd.jsonl"), NEWER_GO.len());
 }

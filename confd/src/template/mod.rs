@@ -73,14 +73,21 @@ impl Default for Limits {
     }
 }
 
-/// A rendering that failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// A rendering that failed. The Debug output has nothing of the output.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub struct RenderError {
     /// Go's text.
     pub text: String,
     /// What was printed before.
     pub output: Vec<u8>,
+}
+
+impl std::fmt::Debug for RenderError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { text, output } = self;
+        f.debug_struct("RenderError").field("text", text).field("output", &output.len()).finish()
+    }
 }
 
 impl Template {
