@@ -589,5 +589,19 @@ fn files_include_others_of_their_directory() -> Result<()> {
         assert!(text(&output).contains(expected), "{name}: {}", text(&output));
         assert_eq!(read(&site.out("a")), "<x 1>");
     }
+    // Each is deep, and together they are too deep.
+    let deep = |end: &str| {
+        let again = "{{template \"r\" (print . \"x\")}}";
+        format!(
+            "{{{{define \"r\"}}}}{{{{if lt (len .) 1500}}}}{again}{{{{else}}}}{end}{{{{end}}}}{{{{end}}}}{{{{template \"r\" \"\"}}}}"
+        )
+    };
+    site.resource("a", &deep("end"), "keys = ['/a']")?;
+    let output = run()?;
+    assert_eq!(read(&site.out("a")), "end", "{}", text(&output));
+    fs::write(site.path("templates/part"), deep("end"))?;
+    site.resource("a", &deep("{{include \"part\"}}"), "keys = ['/a']")?;
+    let output = run()?;
+    assert!(text(&output).contains("exceeded maximum template depth"), "{}", text(&output));
     Ok(())
 }

@@ -2,16 +2,16 @@
 
 use super::registry::functions_within;
 use super::{Context, Dialect, string};
-use crate::template::{Function, Functions, Limits, Param, Template, Value};
+use crate::template::{Function, Functions, Param, Template, Value};
 use std::path::{Path, PathBuf};
 
 /// Files within each other.
 const MAX_DEPTH: usize = 10;
 
-/// Adds the function. `including` are the files that are being rendered, the outermost first.
+/// Adds the function. What is included counts for the limits of who includes it. `including` are the files that are being rendered, the outermost first.
 pub(super) fn add(functions: &mut Functions, dialect: Dialect, context: &Context, including: Vec<PathBuf>) {
     let context = context.clone();
-    functions.add(Function::variadic("include", &[Param::Text], Param::Any, move |args| {
+    functions.add(Function::rendering("include", &[Param::Text], Param::Any, move |args, limits| {
         let name = string(&args[0]);
         let path = resolve(context.template_dir.as_deref(), &name)?;
         if including.len() >= MAX_DEPTH {
@@ -27,7 +27,7 @@ pub(super) fn add(functions: &mut Functions, dialect: Dialect, context: &Context
         let functions = functions_within(dialect, &context, including);
         let template = Template::parse(&name, &source, &functions)?;
         let data = args.get(1).cloned().unwrap_or(Value::Absent);
-        template.render(&data, &Limits::default()).map(Value::from).map_err(|error| error.text)
+        template.render(&data, limits).map(Value::from).map_err(|error| error.text)
     }));
 }
 

@@ -44,10 +44,15 @@ impl<'t> Evaluator<'t> {
                 let callee = args.first().map_or_else(|| "<func Value>".to_owned(), ToString::to_string);
                 call_value(&callee, &values)
             }
+            Kind::Rendering(body) => body(&values, &self.left()),
             _ => function.call(&values),
         };
         match called {
-            Ok(value) => self.bounded(value),
+            Ok(value) => {
+                // It may have waited for a resolver.
+                self.look()?;
+                self.bounded(value)
+            }
             Err(message) => {
                 self.at = node;
                 self.error(format!("error calling {name}: {message}"))

@@ -93,10 +93,24 @@ impl<'t> Evaluator<'t> {
     /// Counts a step, and now and then looks at the clock.
     pub(super) fn step(&mut self) -> Outcome<()> {
         self.steps = self.steps.wrapping_add(1);
-        if self.steps.is_multiple_of(STEPS_PER_LOOK) && Instant::now() > self.deadline {
+        if self.steps.is_multiple_of(STEPS_PER_LOOK) { self.look() } else { Ok(()) }
+    }
+
+    /// Looks at the clock.
+    pub(super) fn look(&self) -> Outcome<()> {
+        if Instant::now() > self.deadline {
             return self.error(format!("rendering takes longer than {:?}", self.limits.time));
         }
         Ok(())
+    }
+
+    /// What is left of the limits here.
+    pub(super) fn left(&self) -> Limits {
+        Limits {
+            output_bytes: self.limits.output_bytes.saturating_sub(self.out.len()),
+            depth: self.limits.depth.saturating_sub(self.depth),
+            time: self.deadline.saturating_duration_since(Instant::now()),
+        }
     }
 
     /// Goes one level deeper, within the limit.

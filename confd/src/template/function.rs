@@ -1,5 +1,6 @@
 //! Functions that templates call: what arguments Go would let them have, and what they do.
 
+use super::Limits;
 use super::value::{ANYS, MAP, TEXTS, Value};
 use std::collections::HashMap;
 use std::fmt;
@@ -84,8 +85,12 @@ pub struct Function {
     kind: Kind,
 }
 
+type RenderingBody = Box<dyn Fn(&[Value], &Limits) -> Result<Value, String> + Send + Sync>;
+
 pub(super) enum Kind {
     Plain(Body),
+    /// Renders something itself, with what is left of the caller's limits.
+    Rendering(RenderingBody),
     /// Not every argument is evaluated: the evaluator does it.
     And,
     Or,
@@ -111,6 +116,16 @@ impl Function {
         body: impl Fn(&[Value]) -> Result<Value, String> + Send + Sync + 'static,
     ) -> Self {
         Self { name, params, variadic: Some(rest), kind: Kind::Plain(Box::new(body)) }
+    }
+
+    /// [`Function::variadic`] for a function that renders another template. It gets what is left of the limits.
+    pub fn rendering(
+        name: &'static str,
+        params: &'static [Param],
+        rest: Param,
+        body: impl Fn(&[Value], &Limits) -> Result<Value, String> + Send + Sync + 'static,
+    ) -> Self {
+        Self { name, params, variadic: Some(rest), kind: Kind::Rendering(Box::new(body)) }
     }
 
     pub(super) fn special(name: &'static str, kind: Kind) -> Self {
@@ -145,7 +160,7 @@ impl Function {
     pub fn call(&self, arguments: &[Value]) -> Result<Value, String> {
         match &self.kind {
             Kind::Plain(body) => body(arguments),
-            Kind::And | Kind::Or | Kind::Call => Err(format!("{} is not a value", self.name)),
+            Kind::Rendering(_) | Kind::And | Kind::Or | Kind::Call => Err(format!("{} is not a value", self.name)),
         }
     }
 }

@@ -170,6 +170,37 @@ fn a_rendering_is_bounded() {
     assert!(wide.ends_with("the output is larger than 1000 bytes"), "{wide}");
 }
 
+/// As slow as a name that the resolver does not know.
+#[test]
+fn slow_functions_are_bounded_together() {
+    let mut functions = Functions::default();
+    let calls = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counter = calls.clone();
+    functions.add(Function::new("slow", &[], move |_| {
+        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        Ok("x".into())
+    }));
+    let template = Template::parse("t.tmpl", b"{{range 100}}{{slow}}{{end}}", &functions).unwrap();
+    let limits = Limits { time: std::time::Duration::from_millis(50), ..Limits::default() };
+    let error = template.render(&Value::Absent, &limits).unwrap_err();
+    assert!(error.text.ends_with("rendering takes longer than 50ms"), "{error}");
+    // Three sleeps are longer than that.
+    assert!(calls.load(std::sync::atomic::Ordering::Relaxed) <= 3);
+}
+
+/// A function that renders gets what is left.
+#[test]
+fn what_a_function_renders_counts() {
+    let mut functions = Functions::default();
+    functions.add(Function::rendering("left", &[], Param::Any, |_, limits| {
+        Ok(format!("{} {} {}", limits.output_bytes, limits.depth, limits.time.as_secs() < 30).as_str().into())
+    }));
+    let template = Template::parse("t.tmpl", b"12345{{if true}}{{left}}{{end}}", &functions).unwrap();
+    let limits = Limits { output_bytes: 100, depth: 10, ..Limits::default() };
+    assert_eq!(template.render(&Value::Absent, &limits).unwrap(), b"1234595 9 true");
+}
+
 #[test]
 fn sources_may_nest_only_so_deeply() {
     let nested = |open: &str, close: &str| format!("{}x{}", open.repeat(100_000), close.repeat(100_000));
