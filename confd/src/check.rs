@@ -22,7 +22,7 @@ pub fn check(settings: &Settings, environment: &BTreeMap<String, String>) -> (us
     for resource in &loaded.resources {
         let template = process::read_template(&resource.src)
             .and_then(|source| process::compile(resource, &context, &source).map(|_| ()));
-        let found = [template, check_command(resource), check_directory(resource)];
+        let found = [template, check_command(resource), reload_command(resource), check_directory(resource)];
         let path = resource.path.display();
         problems.extend(found.into_iter().filter_map(Result::err).map(|problem| format!("{path}: {problem}")));
         if resource.keys.is_empty() {
@@ -39,6 +39,11 @@ fn check_command(resource: &Resource) -> Result<(), String> {
     let Some(check) = &resource.check else { return Ok(()) };
     let src = resource.dest.with_file_name(".checked");
     check.for_check(&src, &resource.dest).map(|_| ()).map_err(|error| format!("check_cmd: {error}"))
+}
+
+fn reload_command(resource: &Resource) -> Result<(), String> {
+    let Some(reload) = &resource.reload else { return Ok(()) };
+    reload.for_reload(&resource.dest).map(|_| ()).map_err(|error| format!("reload_cmd: {error}"))
 }
 
 fn check_directory(resource: &Resource) -> Result<(), String> {
