@@ -211,6 +211,7 @@ fn bad_flags_and_what_is_not_there_are_told() -> Result<()> {
         (&["-table", "x"], 1, "-table: it belongs to a backend that is not here; there are etcd, env and file"),
         (&["-interval", "0"], 1, "-interval is \"0\": it is a number of seconds, at least 1"),
         (&["-diff"], 1, "-diff goes with -noop"),
+        (&["-scheme", "https", "-srv-domain", "x"], 1, "-srv-domain: endpoints are not found by DNS yet"),
         (&["-client-cert", "x"], 1, "-client-cert and -client-key go together"),
         (&["-log-level", "zz"], 1, "not a valid level: \"zz\""),
         (&["-version"], 0, ""),
@@ -220,6 +221,27 @@ fn bad_flags_and_what_is_not_there_are_told() -> Result<()> {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output));
         assert!(text(&output).contains(expected), "{arguments:?}: {}", text(&output));
     }
+    Ok(())
+}
+
+/// The file that confd's own documentation shows.
+#[test]
+fn a_scheme_without_dns_is_taken_and_told() -> Result<()> {
+    let site = Site::new()?;
+    site.resource("a", "x", "keys = ['/a']")?;
+    let file = site.path("confd.toml");
+    let documented = "backend = 'env'\nclient_cert = ''\nclient_key = ''\nconfdir = '/etc/confd'\nlog-level = 'info'\n\
+                      interval = 600\nnodes = ['http://127.0.0.1:2379']\nnoop = false\nprefix = ''\nscheme = 'https'\n\
+                      srv_domain = ''\n";
+    fs::write(&file, documented)?;
+    let path = file.display().to_string();
+    let output = site.run(&["-config-file", &path, "-onetime"], &[])?;
+    assert_eq!((output.status.code(), read(&site.out("a")).as_str()), (Some(0), "x"), "{}", text(&output));
+    assert!(text(&output).contains("-scheme: it has no effect"), "{}", text(&output));
+    fs::write(&file, documented.replace("srv_domain = ''", "srv_domain = 'etcd.example.com'"))?;
+    let output = site.run(&["-config-file", &path, "-onetime"], &[])?;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("-srv-domain: endpoints are not found by DNS yet"), "{}", text(&output));
     Ok(())
 }
 
@@ -233,6 +255,7 @@ fn check_names_file_line_and_remedy() -> Result<()> {
     site.resource("syntax", "a\n{{if}}", "keys = ['/a']")?;
     site.resource("command", "a", "keys = ['/a']\ncheck_cmd = 'x {{'")?;
     site.resource("mode", "a", "keys = ['/a']\nmode = 'rw'")?;
+    site.resource("a b", "a", "keys = ['/a']\nreload_cmd = 'cat {{.dest}}'")?;
     fs::write(site.path("conf.d/nodest.toml"), "[template]\nsrc = 'x'\n")?;
     let output = site.run(&["check", "-backend", "env"], &[])?;
     assert_eq!(output.status.code(), Some(1));
@@ -241,6 +264,7 @@ fn check_names_file_line_and_remedy() -> Result<()> {
         "typo.toml:4: \"kyes\" is no key of [template]; did you mean \"keys\"?",
         "syntax.tmpl, template: syntax.tmpl:2: missing value for if",
         "check_cmd: template: checkcmd:1: unclosed action",
+        "a b.toml: reload_cmd: the path ",
         "mode.toml:5: mode: strconv.ParseUint: parsing \"rw\": invalid syntax",
         "nodest.toml:1: there is no dest",
     ] {

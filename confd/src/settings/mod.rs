@@ -87,7 +87,7 @@ pub struct Settings {
     pub wait: Wait,
     /// Whose functions templates have, unless the resource says otherwise.
     pub dialect: Dialect,
-    /// What in the file has no effect.
+    /// What has no effect.
     pub warnings: Vec<String>,
 }
 
@@ -138,7 +138,7 @@ impl Settings {
         let mut warnings = Vec::new();
         let file = file::read(config_file.as_ref(), &mut warnings).map_err(SettingsError::Value)?;
         let mut settings = Self::from_layers(&[flags, variables, file]).map_err(SettingsError::Value)?;
-        settings.warnings = warnings;
+        settings.warnings.extend(warnings);
         Ok(if command == "check" { Request::Check(settings) } else { Request::Run(settings) })
     }
 
@@ -157,6 +157,7 @@ impl Settings {
             other => return Err(names::no_such_backend(other)),
         };
         refuse_absent(layers)?;
+        let warnings = without_effect(layers);
         let seconds = match one("interval").as_str() {
             "" => 600,
             text => text
@@ -198,7 +199,7 @@ impl Settings {
                 "" => Dialect::default(),
                 name => name.parse().map_err(|error| format!("-dialect: {error}"))?,
             },
-            warnings: Vec::new(),
+            warnings,
         };
         settings.check(is_on("basic-auth")?, is_on("client-insecure")?)
     }
@@ -275,6 +276,17 @@ fn from_environment(environment: &BTreeMap<String, String>) -> Layer {
     set("client-ca-keys", "CONFD_CLIENT_CAKEYS");
     set("node", "ETCDCTL_PEERS");
     layer
+}
+
+/// What is said about names that are set and do nothing.
+fn without_effect(layers: &[Layer]) -> Vec<String> {
+    let is_set =
+        |name: &str| layers.iter().filter_map(|layer| layer.get(name)).flatten().any(|value| !value.is_empty());
+    let warning = |flag: &names::Flag| match flag.state {
+        names::State::NoEffect(reason) if is_set(flag.name) => Some(format!("-{}: {reason}", flag.name)),
+        _ => None,
+    };
+    names::FLAGS.iter().filter_map(warning).collect()
 }
 
 /// Names of confd that this program does not have: what they would do must not be missed silently.

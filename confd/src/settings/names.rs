@@ -19,6 +19,8 @@ pub(super) enum Kind {
 pub(super) enum State {
     /// With what `-h` says.
     Present(&'static str),
+    /// Is taken, with a warning that says why it does nothing.
+    NoEffect(&'static str),
     /// With the reason of the refusal.
     Absent(&'static str),
 }
@@ -75,12 +77,14 @@ pub(super) const FLAGS: &[Flag] = &[
     absent("password", "password", Text, "users and passwords are not there yet"),
     absent("srv-domain", "srv_domain", Text, "endpoints are not found by DNS yet; name them with -node"),
     absent("srv-record", "srv_record", Text, "endpoints are not found by DNS yet; name them with -node"),
-    absent(
-        "scheme",
-        "scheme",
-        Text,
-        "it is for endpoints found by DNS; write it before the endpoint, https://host:port",
-    ),
+    Flag {
+        name: "scheme",
+        key: "scheme",
+        kind: Text,
+        state: State::NoEffect(
+            "it has no effect: it is for endpoints found by DNS; write it before the endpoint, https://host:port",
+        ),
+    },
     absent("auth-token", "auth_token", Text, OTHER_BACKEND),
     absent("auth-type", "auth_type", Text, OTHER_BACKEND),
     absent("app-id", "app_id", Text, OTHER_BACKEND),
