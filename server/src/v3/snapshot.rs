@@ -13,8 +13,12 @@
 //! the same, so a part of it is made again by reading it from the beginning and leaving out what the client has: the
 //! SHA-256 at the end covers all of it. While a snapshot is open the database cannot use the space again of what was
 //! deleted since, so there are few of them, and not for long.
+//!
+//! The same holds while one is being sent, and a thread is held besides: few streams are sent at one time, and a client
+//! that takes nothing is not waited for.
 
-use super::status::fault_status;
+use super::status::{fault_status, status};
+use api::error::Error;
 use api::etcdserverpb::{ResponseHeader, SnapshotResponse};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -25,7 +29,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use store::Fault;
 use store::snapshot::Snapshot;
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::SendTimeoutError;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +47,12 @@ const CHUNK: usize = 32 << 10;
 
 /// Messages that wait for the connection.
 const CHUNKS_WAITING: usize = 16;
+
+/// Streams that are sent at one time; a further one is refused. Each has a thread of the blocking pool to itself.
+const STREAMS_MAX: usize = 16;
+
+/// A client that takes nothing of a stream for so long is given up.
+const STALL: Duration = Duration::from_mins(1);
 
 /// Snapshots that are kept open for clients that may come back. A further one takes the place of the one that has waited
 /// longest; while all of them are being sent, it cannot be gone on with.
@@ -66,26 +78,47 @@ impl Source {
         Self { snapshot: Arc::new(snapshot), header, bytes: Arc::default() }
     }
 
-    /// Reads everything once, the first time.
-    fn bytes(&self) -> Result<u64, Fault> {
+    /// Reads everything once, the first time; None if the client went away meanwhile.
+    fn bytes(&self, chunks: &mpsc::Sender<Result<SnapshotResponse, Status>>) -> Result<Option<u64>, Fault> {
         if let Some(bytes) = self.bytes.get() {
-            return Ok(*bytes);
+            return Ok(Some(*bytes));
         }
-        let bytes = self.snapshot.again().stream_bytes()?;
-        Ok(*self.bytes.get_or_init(|| bytes))
+        let (mut snapshot, mut bytes) = (self.snapshot.again(), 0);
+        while let Some(frame) = snapshot.next_frame()? {
+            if chunks.is_closed() {
+                return Ok(None);
+            }
+            bytes += frame.len() as u64;
+        }
+        Ok(Some(*self.bytes.get_or_init(|| bytes)))
     }
 
-    /// Sends what is behind `offset`, and at last the SHA-256 of everything. Ends early when the client is gone. Blocking.
-    fn send(&self, offset: u64, chunks: &mpsc::Sender<Result<SnapshotResponse, Status>>) -> Result<(), Fault> {
-        let bytes = self.bytes()?;
-        let mut snapshot = self.snapshot.again();
+    /// Sends what is behind `offset`, and at last the SHA-256 of everything. Ends early when the client is gone. Blocking,
+    /// within a runtime.
+    ///
+    /// # Errors
+    /// A fault; a client that takes nothing for as long as `stall`.
+    fn send(
+        &self,
+        offset: u64,
+        chunks: &mpsc::Sender<Result<SnapshotResponse, Status>>,
+        stall: Duration,
+    ) -> Result<(), Status> {
+        let fault = |fault| fault_status(&fault);
+        let Some(bytes) = self.bytes(chunks).map_err(fault)? else { return Ok(()) };
+        let (mut snapshot, runtime) = (self.snapshot.again(), Handle::current());
         let (mut digest, mut at) = (Sha256::new(), 0);
+        // False when the client is gone.
         let send = |blob: Bytes, remaining_bytes| {
             let response =
                 SnapshotResponse { header: Some(self.header), remaining_bytes, blob, version: String::new() };
-            chunks.blocking_send(Ok(response)).is_ok()
+            match runtime.block_on(chunks.send_timeout(Ok(response), stall)) {
+                Ok(()) => Ok(true),
+                Err(SendTimeoutError::Closed(_)) => Ok(false),
+                Err(SendTimeoutError::Timeout(_)) => Err(status(Error::Timeout)),
+            }
         };
-        while let Some(frame) = snapshot.next_frame()? {
+        while let Some(frame) = snapshot.next_frame().map_err(fault)? {
             digest.update(&frame);
             let begin = at;
             at += frame.len() as u64;
@@ -99,13 +132,12 @@ impl Source {
             drop(rest.split_to(offset.saturating_sub(begin) as usize));
             while !rest.is_empty() {
                 let chunk = rest.split_to(rest.len().min(CHUNK));
-                if !send(chunk, bytes - at + rest.len() as u64) {
+                if !send(chunk, bytes - at + rest.len() as u64)? {
                     return Ok(());
                 }
             }
         }
-        send(Bytes::copy_from_slice(&digest.finalize()), 0);
-        Ok(())
+        send(Bytes::copy_from_slice(&digest.finalize()), 0).map(drop)
     }
 }
 
@@ -139,10 +171,17 @@ struct Kept {
     until: Instant,
 }
 
-/// The snapshots that clients may go on with.
-#[derive(Default)]
+/// The snapshots that clients may go on with, and the streams of all.
 pub(crate) struct Snapshots {
     kept: Mutex<Vec<Kept>>,
+    /// A permit for each stream.
+    streams: Arc<Semaphore>,
+}
+
+impl Default for Snapshots {
+    fn default() -> Self {
+        Self { kept: Mutex::default(), streams: Arc::new(Semaphore::new(STREAMS_MAX)) }
+    }
 }
 
 /// A stream that counts for its snapshot until it is dropped.
@@ -188,29 +227,43 @@ impl Snapshots {
         Some(id)
     }
 
-    /// Begins to send a snapshot from `offset` on.
+    /// Begins to send a snapshot from `offset` on. A stream too many has nothing but the refusal in it.
     pub(crate) fn send(
         self: &Arc<Self>,
         source: Source,
         (id, offset): (Option<u128>, u64),
         seconds: Histogram,
     ) -> Response<ReceiverStream<Result<SnapshotResponse, Status>>> {
-        let (chunks, stream) = mpsc::channel(CHUNKS_WAITING);
+        // One place more, for the error that ends a stream whose client takes nothing.
+        let (chunks, stream) = mpsc::channel(CHUNKS_WAITING + 1);
         let mut response = Response::new(ReceiverStream::new(stream));
+        let Ok(last) = chunks.clone().try_reserve_owned() else { return response };
+        let Ok(permit) = Arc::clone(&self.streams).try_acquire_owned() else {
+            drop(last.send(Err(status(Error::TooManyRequests))));
+            if let Some(id) = id {
+                self.forget_unsent(id);
+            }
+            return response;
+        };
         let place = id.and_then(|id| AsciiMetadataValue::try_from(format!("{id:032x}:{offset}")).ok());
         if let Some(place) = place {
             response.metadata_mut().insert(METADATA, place);
         }
         let counted = id.and_then(|id| self.count(id));
         tokio::task::spawn_blocking(move || {
-            let _counted = counted;
+            let _counted = (counted, permit);
             let _timer = seconds.start_timer();
-            if let Err(fault) = source.send(offset, &chunks) {
-                // The client may be gone: then nobody needs the error.
-                drop(chunks.blocking_send(Err(fault_status(&fault))));
+            if let Err(status) = source.send(offset, &chunks, STALL) {
+                drop(last.send(Err(status)));
             }
         });
         response
+    }
+
+    /// Drops a snapshot of which nobody has anything.
+    fn forget_unsent(&self, id: u128) {
+        let is_unsent = |kept: &Kept| kept.streams == 0 && kept.source.bytes.get().is_none();
+        self.kept.lock().retain(|kept| kept.id != id || !is_unsent(kept));
     }
 
     fn count(self: &Arc<Self>, id: u128) -> Option<Counted> {
@@ -292,6 +345,39 @@ mod tests {
         }
         assert!(snapshots.find(id, length + 1).is_none());
         assert!(snapshots.find(id + 1, 0).is_none());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn streams_that_nobody_reads_are_few_and_end() {
+        let (_dir, source) = source(3000);
+        let snapshots = Arc::<Snapshots>::default();
+        let seconds = Histogram::with_opts(prometheus::HistogramOpts::new("a", "b")).unwrap();
+        let streams: Vec<_> =
+            (0..STREAMS_MAX).map(|_| snapshots.send(source.clone(), (None, 0), seconds.clone()).into_inner()).collect();
+        let id = snapshots.keep(&source).unwrap();
+        let refused = snapshots.send(source.clone(), (Some(id), 0), seconds.clone());
+        assert!(refused.metadata().get(METADATA).is_none());
+        let mut refused = refused.into_inner().into_inner();
+        let error = refused.recv().await.unwrap().unwrap_err();
+        assert_eq!(error.message(), Error::TooManyRequests.text());
+        assert!(refused.recv().await.is_none());
+        // Whose clients are gone make place.
+        drop(streams);
+        let all = snapshots.streams.acquire_many(u32::try_from(STREAMS_MAX).unwrap()).await.unwrap();
+        drop(all);
+        assert_eq!(sent(&snapshots, &source, (None, 0)).await.last().unwrap().remaining_bytes, 0);
+        // One that is there and takes nothing.
+        let (chunks, _stream) = mpsc::channel(1);
+        let stalled = tokio::task::spawn_blocking(move || source.send(0, &chunks, Duration::from_millis(5)));
+        assert_eq!(stalled.await.unwrap().unwrap_err().message(), Error::Timeout.text());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_for_a_client_that_is_gone() {
+        let (_dir, source) = source(10);
+        let (chunks, stream) = mpsc::channel(1);
+        drop(stream);
+        assert!(source.bytes(&chunks).unwrap().is_none() && source.bytes.get().is_none());
     }
 
     #[tokio::test]
