@@ -3,9 +3,14 @@
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use std::io::{self, BufRead as _, Read as _, Write as _};
+use std::process::exit;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Longest line that is read; etcd hashes 72 bytes of it.
 const LINE_BYTES_MAX: u64 = 4096;
+
+/// Of a command that was interrupted, as shells tell it.
+const INTERRUPTED: i32 = 130;
 
 /// Reads a line of standard input, with etcdctl's prompt. The prompt goes to standard error: standard output is for what was
 /// asked for.
@@ -14,16 +19,37 @@ const LINE_BYTES_MAX: u64 = 4096;
 /// There is no line, or the wait was interrupted.
 pub(crate) async fn ask() -> Result<String> {
     let hidden = Hidden::begin();
+    let mut interrupts = if hidden.is_some() { Some(signal(SignalKind::interrupt())?) } else { None };
     eprint!("Password: ");
     io::stderr().flush()?;
     let read = tokio::select! {
         read = tokio::task::spawn_blocking(read_line) => read?,
-        _ = tokio::signal::ctrl_c(), if hidden.is_some() => Err(anyhow::anyhow!("interrupted")),
+        () = interrupted(&mut interrupts) => Err(anyhow::anyhow!("interrupted")),
     };
     if hidden.is_some() {
         eprintln!();
     }
+    // Nothing gives the signal its default back: from here on this does what that did.
+    if interrupts.is_some() {
+        tokio::spawn(async move {
+            interrupted(&mut interrupts).await;
+            end();
+        });
+    }
     read
+}
+
+/// Waits for the next interrupt; for ever without a terminal.
+async fn interrupted(interrupts: &mut Option<Signal>) {
+    match interrupts {
+        Some(interrupts) => drop(interrupts.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+#[allow(clippy::exit, reason = "whatever goes on has no place to hear of it, as with the signal's default")]
+fn end() {
+    exit(INTERRUPTED);
 }
 
 fn read_line() -> Result<String> {
