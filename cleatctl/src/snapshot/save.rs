@@ -9,10 +9,11 @@ use crate::print;
 use anyhow::{Context as _, Result, bail};
 use client::{Client, Download, SnapshotPlace};
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::fs::OFlags;
 use server::offline::SnapshotFile;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{IsTerminal as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{ErrorKind, IsTerminal as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,9 @@ const STARTS_MAX: u32 = 3;
 
 /// The pause before the first of [`TRIES`]; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
+/// How often the part is opened again because another process finished or removed it meanwhile.
+const OPENS_MAX: u32 = 5;
 
 /// Only the owner may read what a store contains.
 const PRIVATE_FILE: u32 = 0o600;
@@ -62,19 +66,21 @@ pub(crate) async fn save(global: &Global, file: &Path) -> Result<()> {
 /// Why an attempt ended.
 struct Failure {
     error: anyhow::Error,
-    /// What has come is good: the rest may come later.
+    /// Another attempt may do better.
     may_pass: bool,
+    /// What has come is known to be worth nothing.
+    is_bad: bool,
 }
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        Self { error, may_pass: false }
+        Self { error, may_pass: false, is_bad: false }
     }
 }
 
 impl From<client::Error> for Failure {
     fn from(error: client::Error) -> Self {
-        Self { may_pass: error.may_pass(), error: error.into() }
+        Self { may_pass: error.may_pass(), error: error.into(), is_bad: false }
     }
 }
 
@@ -95,7 +101,10 @@ async fn fetch(client: &Client, part: &mut Part) -> Result<u64, Failure> {
                     part.begin(None)?;
                     continue;
                 }
-                Err(error) => return Err(anyhow::Error::from(error).context("what was received is not whole").into()),
+                Err(error) => {
+                    let error = anyhow::Error::from(error).context("what was received is not whole");
+                    return Err(Failure { error, may_pass: false, is_bad: true });
+                }
             },
             Err(failure) => failure,
         };
@@ -138,7 +147,8 @@ async fn fetch_rest(client: &Client, part: &mut Part, progress: &ProgressBar) ->
         progress.set_position(part.bytes);
     }
     if remaining > 0 {
-        return Err(Failure { error: anyhow::anyhow!("the stream has ended too early"), may_pass: true });
+        let error = anyhow::anyhow!("the stream has ended too early");
+        return Err(Failure { error, may_pass: true, is_bad: false });
     }
     Ok(part.sync()?)
 }
@@ -151,7 +161,7 @@ async fn next(
         return Ok(next?);
     }
     let error = anyhow::anyhow!("no part of it has come for {} s", stall.as_secs());
-    Err(Failure { error, may_pass: true })
+    Err(Failure { error, may_pass: true, is_bad: false })
 }
 
 /// The file that a snapshot comes into.
@@ -172,16 +182,25 @@ struct Part {
 impl Part {
     /// Opens the part of a file, with what an earlier run left of it.
     fn open(file: &Path) -> Result<Self> {
-        let path = PathBuf::from(format!("{}.part", file.display()));
-        let id_path = PathBuf::from(format!("{}.part.id", file.display()));
+        let (path, id_path) = (beside(file, ".part"), beside(file, ".part.id"));
         let context = || format!("cannot write {}", path.display());
-        let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(PRIVATE_FILE).open(&path);
-        let opened = opened.with_context(context)?;
-        match opened.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => bail!("{} is being written by another process", path.display()),
-            Err(TryLockError::Error(error)) => return Err(error).with_context(context),
-        }
+        let mut opens = 0;
+        let opened = loop {
+            let opened = private().truncate(false).open(&path).with_context(context)?;
+            match opened.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => bail!("{} is being written by another process", path.display()),
+                Err(TryLockError::Error(error)) => return Err(error).with_context(context),
+            }
+            // Between the two, the process that had the lock may have made a finished snapshot of it.
+            if is_at(&opened, &path).with_context(context)? {
+                break opened;
+            }
+            opens += 1;
+            if opens >= OPENS_MAX {
+                bail!("{} is being replaced all the time by other processes", path.display());
+            }
+        };
         // Anything that is no id is as good as none.
         let id = std::fs::read_to_string(&id_path).ok().and_then(|id| format!("{}:0", id.trim()).parse().ok());
         let id = id.map(|place: SnapshotPlace| place.id);
@@ -210,8 +229,7 @@ impl Part {
         self.id = place.map(|place| place.id.clone());
         let context = || format!("cannot write {}", self.id_path.display());
         let Some(id) = &self.id else { return remove(&self.id_path).with_context(context) };
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE_FILE).open(&self.id_path);
+        let mut file = private().truncate(true).open(&self.id_path);
         let written = file.as_mut().map_err(|error| anyhow::anyhow!("{error}")).map(|file| writeln!(file, "{id}"));
         Ok(written.with_context(context)??)
     }
@@ -237,7 +255,7 @@ impl Part {
 
     /// Keeps what can be gone on with, and says so. Removes what cannot.
     fn leave(self, failure: &Failure) -> Option<String> {
-        if failure.may_pass && self.place().is_some() {
+        if !failure.is_bad && self.place().is_some() {
             let (path, size) = (self.path.display(), print::bytes(self.bytes));
             return Some(format!("{path} has {size} of it: give the same command again within a minute to go on"));
         }
@@ -248,10 +266,34 @@ impl Part {
     }
 }
 
+/// The path of a file beside another one, named after it.
+fn beside(file: &Path, ending: &str) -> PathBuf {
+    let mut path = file.as_os_str().to_owned();
+    path.push(ending);
+    path.into()
+}
+
+/// Makes a file that is the owner's alone, and writes through no link that somebody else put in its place.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).mode(PRIVATE_FILE).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    options
+}
+
+/// True if a path still leads to an open file.
+fn is_at(file: &File, path: &Path) -> std::io::Result<bool> {
+    let opened = file.metadata()?;
+    match std::fs::symlink_metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (opened.dev(), opened.ino())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Removes a file that need not be there.
 fn remove(path: &Path) -> std::io::Result<()> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
@@ -267,4 +309,45 @@ fn progress_bar() -> ProgressBar {
 fn sync_directory(file: &Path) -> Result<()> {
     let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(directory).and_then(|directory| directory.sync_all()).with_context(|| format!("{}", directory.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    #[test]
+    fn a_part_is_named_after_its_file_whatever_that_is_called() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(OsStr::from_bytes(b"a\xff"));
+        drop(Part::open(&file).unwrap());
+        assert!(dir.path().join(OsStr::from_bytes(b"a\xff.part")).exists());
+    }
+
+    #[test]
+    fn no_link_is_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, other) = (dir.path().join("file"), dir.path().join("other"));
+        std::fs::write(&other, "kept").unwrap();
+        std::os::unix::fs::symlink(&other, beside(&file, ".part")).unwrap();
+        assert!(Part::open(&file).is_err());
+        std::fs::remove_file(beside(&file, ".part")).unwrap();
+        std::os::unix::fs::symlink(&other, beside(&file, ".part.id")).unwrap();
+        let place = SnapshotPlace { id: "ab".to_owned(), offset: 0 };
+        assert!(Part::open(&file).unwrap().begin(Some(&place)).is_err());
+        assert_eq!(std::fs::read(&other).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn a_file_that_got_another_name_is_no_part_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let (part, file) = (dir.path().join("file.part"), dir.path().join("file"));
+        let opened = private().truncate(false).open(&part).unwrap();
+        assert!(is_at(&opened, &part).unwrap());
+        std::fs::rename(&part, &file).unwrap();
+        assert!(!is_at(&opened, &part).unwrap());
+        std::fs::write(&part, "").unwrap();
+        assert!(!is_at(&opened, &part).unwrap());
+    }
 }
