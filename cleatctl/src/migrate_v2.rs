@@ -90,6 +90,12 @@ async fn read(source: &v2::Client, args: &V2ToV3Args) -> Result<Plan> {
     let prefix = reader.source_prefix().to_owned();
     let root = get(prefix.clone(), true).await?.with_context(|| format!("the source has no key {prefix:?}"))?;
     reader.take(root);
+    for above in reader.above_source() {
+        let read = get(above.clone(), false).await;
+        let read = read.with_context(|| format!("cannot read {above:?}, which may expire with all that is in it"))?;
+        let gone = || format!("{above:?} was deleted meanwhile: run the same command again");
+        reader.take_above(&read.with_context(gone)?);
+    }
     loop {
         let hidden = reader.hidden(&args.hidden);
         if hidden.is_empty() {

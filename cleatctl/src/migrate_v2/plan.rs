@@ -71,7 +71,10 @@ pub(super) struct Reader {
     /// Hidden keys that were given out to be read.
     asked: BTreeSet<String>,
     index: u64,
-    read_at: Instant,
+    /// Seconds until a directory above the prefix expires, and everything with it.
+    above_ttl: Option<u64>,
+    /// When the first answer came: the times in it count from there.
+    read_at: Option<Instant>,
 }
 
 impl Reader {
@@ -88,13 +91,20 @@ impl Reader {
             directories: BTreeMap::new(),
             asked: BTreeSet::new(),
             index: 0,
-            read_at: Instant::now(),
+            above_ttl: None,
+            read_at: None,
         }
     }
 
     /// The key to read.
     pub(super) fn source_prefix(&self) -> &str {
         if self.source_prefix.is_empty() { "/" } else { &self.source_prefix }
+    }
+
+    /// The directories above the key to read: they may expire, and it with them. The root does not.
+    pub(super) fn above_source(&self) -> Vec<String> {
+        let above = self.source_prefix.match_indices('/').map(|(at, _)| &self.source_prefix[..at]);
+        above.filter(|above| !above.is_empty()).map(str::to_owned).collect()
     }
 
     /// What to read next of the keys that no listing shows: they are given as paths, and as names that may be in every
@@ -117,8 +127,14 @@ impl Reader {
         below_source.filter(|above| !self.directories.contains_key(*above)).map(str::to_owned).collect()
     }
 
+    /// Takes what was read of a directory above the key to read, after that.
+    pub(super) fn take_above(&mut self, response: &Response) {
+        self.above_ttl = shorter(self.above_ttl, ttl(&response.event.node));
+    }
+
     /// Takes what was read of a key.
     pub(super) fn take(&mut self, response: Response) {
+        self.read_at.get_or_insert_with(Instant::now);
         if self.index == 0 {
             self.index = response.index;
         }
@@ -144,11 +160,7 @@ impl Reader {
     }
 
     fn node(&mut self, node: Node, inherited: Option<u64>) {
-        let own = node.ttl.map(|ttl| u64::try_from(ttl).unwrap_or(0));
-        let ttl = match (own, inherited) {
-            (Some(own), Some(inherited)) => Some(own.min(inherited)),
-            (own, inherited) => own.or(inherited),
-        };
+        let ttl = shorter(ttl(&node), inherited);
         if node.dir {
             let key = if node.key.is_empty() { "/".to_owned() } else { node.key };
             self.directories.insert(key, Directory { is_empty: node.nodes.is_empty(), ttl });
@@ -165,15 +177,27 @@ impl Reader {
 
     /// Everything that was taken.
     pub(super) fn finish(self) -> Plan {
+        let above_ttl = self.above_ttl;
+        let files = self.files.into_values().map(|file| File { ttl: shorter(file.ttl, above_ttl), ..file });
         let empty = self.directories.iter().filter(|(key, directory)| directory.is_empty && *key != "/");
         Plan {
             empty_directories: empty.map(|(key, _)| key.clone()).collect(),
             directories: self.directories.keys().filter(|key| *key != "/").count(),
-            files: self.files.into_values().collect(),
+            files: files.collect(),
             index: self.index,
-            read_at: self.read_at,
+            read_at: self.read_at.unwrap_or_else(Instant::now),
         }
     }
+}
+
+/// Seconds until a node expires by itself.
+fn ttl(node: &Node) -> Option<u64> {
+    node.ttl.map(|ttl| u64::try_from(ttl).unwrap_or(0))
+}
+
+/// The shorter of two times, of which none is never.
+fn shorter(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.into_iter().chain(other).min()
 }
 
 #[cfg(test)]
@@ -219,6 +243,24 @@ mod tests {
         let seen: Vec<_> = plan.files.iter().map(|file| (file.target.as_str(), file.ttl)).collect();
         assert_eq!(seen, [("new/b", None), ("new/d/_h/x", Some(9)), ("new/d/x", Some(9)), ("new/d/y", Some(3))]);
         assert_eq!((plan.directories, plan.empty_directories, plan.index), (4, vec!["/a/e".to_owned()], 7));
+    }
+
+    #[test]
+    fn files_expire_with_the_directories_above_the_prefix() {
+        let above = |key: &str, ttl| response(Node { key: key.to_owned(), dir: true, ttl, ..Node::default() });
+        let mut reader = Reader::new("/a/b/c", None);
+        assert_eq!(reader.above_source(), ["/a", "/a/b"]);
+        let nodes = vec![file("/a/b/c/x", None), file("/a/b/c/y", Some(5)), file("/a/b/c/z", Some(50))];
+        let begun = Instant::now();
+        reader.take(response(Node { key: "/a/b/c".to_owned(), dir: true, nodes, ..Node::default() }));
+        reader.take_above(&above("/a", Some(20)));
+        reader.take_above(&above("/a/b", None));
+        let plan = reader.finish();
+        assert_eq!(plan.files.iter().map(|file| file.ttl).collect::<Vec<_>>(), [Some(20), Some(5), Some(20)]);
+        assert!(plan.read_at >= begun, "times count from the answer, not from before the question");
+        for prefix in ["/", "", "/a"] {
+            assert!(Reader::new(prefix, None).above_source().is_empty(), "{prefix}");
+        }
     }
 
     #[test]

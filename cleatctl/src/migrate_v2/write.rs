@@ -2,6 +2,7 @@
 
 use super::plan::File;
 use anyhow::{Context as _, Result, bail};
+use api::error::Error as ApiError;
 use api::etcdserverpb::request_op::Request;
 use api::etcdserverpb::response_op::Response;
 use api::etcdserverpb::{PutRequest, RequestOp, TxnRequest};
@@ -48,6 +49,13 @@ struct Sorted<'f> {
     unchanged: usize,
     conflicts: Vec<String>,
     expired: usize,
+}
+
+impl<'f> Sorted<'f> {
+    /// The files to write, as the transaction has them.
+    fn written(&self) -> impl Iterator<Item = &'f File> {
+        self.absent.iter().copied().chain(self.replaced.iter().map(|(file, _)| *file))
+    }
 }
 
 impl<'a> Writer<'a> {
@@ -107,7 +115,7 @@ impl<'a> Writer<'a> {
             .chain(sorted.replaced.iter().map(|(file, revision)| modified_at(file.target.clone(), *revision)))
             .collect::<Vec<_>>();
         let mut success = Vec::with_capacity(compare.len());
-        for file in sorted.absent.iter().copied().chain(sorted.replaced.iter().map(|(file, _)| *file)) {
+        for file in sorted.written() {
             let lease = match file.ttl {
                 Some(ttl) => self.lease(ttl).await?,
                 None => 0,
@@ -123,6 +131,13 @@ impl<'a> Writer<'a> {
             Ok(answer) => Ok(answer.succeeded),
             // Reading it again tells.
             Err(Error::Lost { .. } | Error::Timeout { .. }) => Ok(false),
+            // A lease that has expired meanwhile, and its keys with it; or that somebody revoked: then they get another.
+            Err(error) if error.is(ApiError::LeaseNotFound) => {
+                for ttl in sorted.written().filter_map(|file| file.ttl) {
+                    self.leases.remove(&ttl);
+                }
+                Ok(false)
+            }
             Err(error) => Err(error).with_context(|| match sorted.absent.first() {
                 Some(file) => format!("cannot write {:?} and the keys behind it", file.target),
                 None => "cannot write".to_owned(),
