@@ -5,7 +5,7 @@ use crate::options::User;
 use api::error::Error as ApiError;
 use api::etcdserverpb::AuthenticateRequest;
 use api::etcdserverpb::auth_client::AuthClient;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use tokio::sync::Mutex;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -47,8 +47,12 @@ impl Token {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn to_change(&self) -> RwLockWriteGuard<'_, Held> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn hold(&self, held: Held) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = held;
+        *self.to_change() = held;
     }
 }
 
@@ -103,16 +107,40 @@ impl Login {
 
     /// True if a call failed only because of its token: nothing was done, and it may be made again with another one.
     pub(crate) fn is_stale(&self, number: u64, text: &str) -> bool {
-        let held = self.token.held();
+        // Nothing is known of a token that another call has replaced since: it may have been none.
+        let mut held = self.token.to_change();
+        let is_held = held.number == number;
         // Without a token, "user name is empty" means that authentication has been enabled since.
-        let needs_user = held.value.is_none() && text == ApiError::UserEmpty.text();
+        let needs_user = (held.value.is_none() || !is_held) && text == ApiError::UserEmpty.text();
         let is_refused = text == ApiError::InvalidAuthToken.text() || text == ApiError::AuthOldRevision.text();
         if self.user.is_none() || !(is_refused || needs_user) {
             return false;
         }
-        if held.number == number {
-            self.token.hold(Held { is_good: false, ..held });
+        if is_held {
+            held.is_good = false;
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_stale_if_it_was_refused_or_is_another_by_now() {
+        let login = Login::new(Some(User { name: "u".to_owned(), password: "p".to_owned() }));
+        let hold = |number, value| login.token.hold(Held { number, is_good: true, value });
+        let (empty, refused) = (ApiError::UserEmpty.text(), ApiError::InvalidAuthToken.text());
+        hold(1, None);
+        assert!(!login.is_stale(1, "something else") && login.token.held().is_good);
+        assert!(login.is_stale(1, empty) && !login.token.held().is_good);
+        // Another call has fetched one meanwhile: this one goes again with it, and does not throw it away.
+        hold(2, Some(MetadataValue::from_static("t")));
+        assert!(login.is_stale(1, empty) && login.is_stale(1, refused) && login.token.held().is_good);
+        // With a token, the server says so of the user.
+        assert!(!login.is_stale(2, empty) && login.token.held().is_good);
+        assert!(login.is_stale(2, refused) && !login.token.held().is_good);
+        assert!(!Login::new(None).is_stale(0, refused));
     }
 }
