@@ -7,9 +7,10 @@ use crate::auth::Authorized;
 use crate::client::{Client, Connection};
 use crate::error::Error;
 use rand::Rng;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// More rounds over all endpoints than this help nobody, however long the request timeout is.
 const MAX_ROUNDS: usize = 16;
@@ -120,8 +121,10 @@ impl Client {
         let (mut attempts, mut tokens) = (Attempts::new(effect, limit), 0);
         loop {
             let connection = self.current();
+            let is_sent = AtomicBool::new(false);
             let sent = async {
                 let token = self.login().sign_in(&connection.channel).await.map_err(|status| (0, status))?;
+                is_sent.store(true, Ordering::Relaxed);
                 let answer = send(self.login().authorized(&connection.channel), request.clone()).await;
                 answer.map_err(|status| (token, status))
             };
@@ -136,6 +139,7 @@ impl Client {
                 }
                 Err(_) => Error::Timeout { endpoint: connection.endpoint.clone(), limit },
             };
+            let error = if is_sent.into_inner() { error } else { unsent(effect, &connection.endpoint, error) };
             if error.may_pass() {
                 self.leave(connection.index);
             }
@@ -168,6 +172,22 @@ impl Client {
     }
 }
 
+/// What a failed sign-in says of the call that it was for, which was never sent. A refusal is one of the call as well.
+fn unsent(effect: Effect, endpoint: &str, error: Error) -> Error {
+    match error {
+        // The time of a read may be over for another reason, see [`Attempts::after`].
+        Error::Timeout { .. } if effect == Effect::Read => error,
+        Error::Timeout { limit, .. } => {
+            let reason = format!("no answer to the sign-in within {limit:?}");
+            Error::Unreachable { endpoint: endpoint.to_owned(), reason }
+        }
+        Error::Lost { reason, .. } | Error::Answered { code: Code::Unavailable, text: reason, .. } => {
+            Error::Unreachable { endpoint: endpoint.to_owned(), reason: format!("the sign-in failed: {reason}") }
+        }
+        _ => error,
+    }
+}
+
 /// The pause after a round of failures, counted from 1: twice as long each time, and shortened by chance, so that
 /// clients of a server that comes back do not all ask at once.
 pub(crate) fn pause(round: usize) -> Duration {
@@ -179,6 +199,21 @@ pub(crate) fn pause(round: usize) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_whose_sign_in_failed_was_never_sent() {
+        let (endpoint, limit) = ("a:1", Duration::from_secs(1));
+        let lost = || Error::Lost { endpoint: endpoint.to_owned(), reason: "cut".to_owned() };
+        let timeout = || Error::Timeout { endpoint: endpoint.to_owned(), limit };
+        let answered = |code| Error::Answered { endpoint: endpoint.to_owned(), code, text: "why".to_owned() };
+        for error in [lost(), timeout(), answered(Code::Unavailable)] {
+            let error = unsent(Effect::Write, endpoint, error);
+            assert!(error.is_unseen() && error.may_pass() && !error.may_be_done(), "{error}");
+        }
+        let refused = unsent(Effect::Write, endpoint, answered(Code::InvalidArgument));
+        assert!(matches!(refused, Error::Answered { .. }) && !refused.may_pass(), "{refused}");
+        assert!(unsent(Effect::Read, endpoint, timeout()).is_timeout());
+    }
 
     #[test]
     fn pauses_grow_to_their_limit() {

@@ -1,6 +1,7 @@
 //! Users of the tools and of the client library, against etcd and Cleat with authentication.
 
 use crate::client::client_of;
+use crate::cutter::{Cutter, MARK};
 use crate::restore::{command, text};
 use anyhow::{Context, Result, ensure};
 use api::etcdserverpb::{
@@ -77,6 +78,27 @@ async fn a_client_logs_in_when_it_must() -> Result<()> {
     Ok(())
 }
 
+/// Whatever becomes of a sign-in, the write that it is for was not sent yet.
+#[tokio::test]
+async fn a_write_goes_elsewhere_when_its_sign_in_is_lost() -> Result<()> {
+    for kind in [Kind::Etcd, Kind::Cleat] {
+        let server = with_root(kind).await?;
+        let add = AuthUserAddRequest { name: "u".to_owned(), password: MARK.to_owned(), ..Default::default() };
+        let mut client = server.client().await?;
+        client.auth.user_add(add).await?;
+        let (user, role) = ("u".to_owned(), "root".to_owned());
+        client.auth.user_grant_role(AuthUserGrantRoleRequest { user, role }).await?;
+        enable(&server).await?;
+        let cutter = Cutter::before(&server).await?;
+        let user = Some(User { name: "u".to_owned(), password: MARK.to_owned() });
+        let (endpoints, request_timeout) = (vec![cutter.endpoint.clone(), server.endpoint()], Duration::from_secs(20));
+        let client = Client::new(&Options { endpoints, user, request_timeout, ..Options::default() })?;
+        client.put(message::put("a", "1")).await?;
+        ensure!(client.get("a").await?.context("it was put")?.version == 1);
+    }
+    Ok(())
+}
+
 /// What `cleatctl` prints in both places, and whether it succeeded.
 fn cleatctl(args: &[&str], environment: &[(&str, &str)], input: &str) -> Result<(bool, String)> {
     let mut command = command(args)?;
@@ -147,5 +169,24 @@ async fn cleatctl_names_its_user_as_etcdctl_does() -> Result<()> {
     enable(&server).await?;
     let (is_done, printed) = cleatctl(&args, &[], "")?;
     ensure!(!is_done && printed.contains("user name is empty"), "{printed}");
+    Ok(())
+}
+
+/// An error that says nothing about what an earlier run left does not remove it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_password_takes_no_part_of_a_snapshot_away() -> Result<()> {
+    let server = with_root(Kind::Cleat).await?;
+    enable(&server).await?;
+    let (file, endpoint) = (server.scratch().join("snapshot"), server.endpoint());
+    let (part, id) = (server.scratch().join("snapshot.part"), server.scratch().join("snapshot.part.id"));
+    std::fs::write(&part, "what has come")?;
+    std::fs::write(&id, "abcd\n")?;
+    let save =
+        |user: &str| cleatctl(&["snapshot", "save", text(&file)?, "--endpoints", &endpoint, "--user", user], &[], "");
+    let (is_done, printed) = save("root:wr0ng")?;
+    ensure!(!is_done && printed.contains("authentication failed"), "{printed}");
+    ensure!(std::fs::read(&part)? == b"what has come" && std::fs::read(&id)? == b"abcd\n", "it was changed");
+    let (is_done, printed) = save(&format!("root:{PASSWORD}"))?;
+    ensure!(is_done && printed.contains("the member cannot go on behind") && !part.exists(), "{printed}");
     Ok(())
 }
