@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, LOCATION, PROXY_AUTHORIZATION};
 use http::uri::{Authority, Uri};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
@@ -192,6 +192,14 @@ pub enum HttpError {
     /// The answer sends the request to where it cannot go.
     #[error("{0}")]
     Redirect(String),
+    /// The answer is longer than what is taken.
+    #[error("{server} answers with more than {max_bytes} bytes")]
+    TooLong {
+        /// Who answered.
+        server: String,
+        /// [`Http::max_body_bytes`].
+        max_bytes: usize,
+    },
 }
 
 /// How requests are sent.
@@ -225,8 +233,11 @@ impl Http {
     pub(crate) async fn collect(&self, server: &Server, opened: Opened) -> Result<Answer, HttpError> {
         let Opened { status, headers, body, _connection } = opened;
         let body = Limited::new(body, self.max_body_bytes).collect().await.map_err(|error| {
-            let reason = error.to_string();
-            HttpError::Exchange { server: server.to_string(), reason }
+            let server = server.to_string();
+            if error.is::<LengthLimitError>() {
+                return HttpError::TooLong { server, max_bytes: self.max_body_bytes };
+            }
+            HttpError::Exchange { server, reason: error.to_string() }
         })?;
         Ok(Answer { status, headers, body: body.to_bytes() })
     }
@@ -491,7 +502,7 @@ mod tests {
         assert!(error.ends_with("redirects more than 5 times"), "{error}");
         assert!(matches!(served(vec![moved("ftp://a/")]).await, Err(HttpError::Redirect(_))));
         let large = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(MAX_BODY_BYTES + 1));
-        assert!(matches!(served(vec![large]).await, Err(HttpError::Exchange { .. })));
+        assert!(matches!(served(vec![large]).await, Err(HttpError::TooLong { max_bytes: MAX_BODY_BYTES, .. })));
         assert!(matches!(served(vec![String::new()]).await, Err(HttpError::Exchange { .. })));
     }
 }

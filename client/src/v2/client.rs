@@ -141,7 +141,8 @@ impl Client {
     }
 
     /// Uses the client URLs of all members from now on, those that the members tell. The endpoint in use stays the first
-    /// if it is among them.
+    /// if it is among them. If it has TLS, those without are left out: requests, and the password with them, do not get
+    /// less than what was asked for.
     ///
     /// # Errors
     /// As [`Client::members`]; [`Error::Options`] if no member has a URL that can be used. The endpoints then stay.
@@ -149,13 +150,10 @@ impl Client {
         let members = self.members().await?;
         let (current, _) = self.current();
         let urls = members.iter().flat_map(|member| &member.client_urls);
-        // A member may tell what only it understands; the others are enough.
-        let mut servers: Vec<Server> = urls.filter_map(|url| server(url, self.inner.user.as_ref()).ok()).collect();
+        let servers = usable(urls, self.inner.user.as_ref(), &current);
         if servers.is_empty() {
             return Err(OptionsError::NoEndpoints.into());
         }
-        servers.sort_by_key(|server| !server.is_at(&current));
-        servers.dedup();
         *self.inner.servers.write().unwrap_or_else(PoisonError::into_inner) = servers.into();
         self.inner.current.store(0, Ordering::Relaxed);
         Ok(())
@@ -182,8 +180,7 @@ impl Client {
     async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
         let call = Call { method: Method::GET, path: path.to_owned(), form: None };
         let (answer, server) = self.call(Effect::Read, &call).await?;
-        let read = serde_json::from_slice(&answer.body).ok().filter(|_| answer.status.is_success());
-        read.ok_or_else(|| Error::of_answer(&server, &answer))
+        Error::or_answer(&server, &answer, "answer about members")
     }
 
     /// Sends a request until a server answers or nothing more may be tried. The answer may be an error below 500.
@@ -230,11 +227,38 @@ impl Client {
     }
 }
 
+/// Servers to use after the current one, which is the first if it is among them. Each place once.
+fn usable<'a>(urls: impl Iterator<Item = &'a String>, user: Option<&User>, current: &Server) -> Vec<Server> {
+    let mut servers = Vec::<Server>::new();
+    for url in urls {
+        // A member may tell what only it understands; the others are enough.
+        let Ok(server) = server(url, user) else { continue };
+        let is_safe = server.is_tls() || !current.is_tls();
+        if is_safe && !servers.iter().any(|known| known.is_at(&server)) {
+            servers.push(server);
+        }
+    }
+    servers.sort_by_key(|server| !server.is_at(current));
+    servers
+}
+
 /// The server of a URL, asked by a user.
 fn server(url: &str, user: Option<&User>) -> Result<Server, String> {
     let (server, _) = Server::parse(url)?;
     match user {
         Some(User { name, password }) => server.with_user(name, password),
         None => Ok(server),
+    }
+}
+
+#[test]
+fn members_are_used_once_and_as_safely_as_before() {
+    let urls = ["https://b:1", "http://b:2", "https://a:1", "https://b:1", "unix://c", "http://b:2"].map(str::to_owned);
+    for (current, expected) in [
+        ("https://a:1", &["https://a:1", "https://b:1"][..]),
+        ("http://a:2", &["https://b:1", "http://b:2", "https://a:1"]),
+    ] {
+        let servers = usable(urls.iter(), None, &server(current, None).unwrap());
+        assert_eq!(servers.iter().map(Server::to_string).collect::<Vec<_>>(), expected, "{current}");
     }
 }

@@ -3,6 +3,8 @@
 use crate::call::Failure;
 use crate::http::{Answer, HttpError, Server};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
 use std::time::Duration;
 
 /// What is shown of a text that is no answer of the v2 API.
@@ -77,6 +79,9 @@ pub enum Error {
     /// The server sends the request to where it cannot go.
     #[error("{0}")]
     Redirect(HttpError),
+    /// The answer is longer than [`super::Options::max_answer_bytes`], and would be so again. A write was done, or refused.
+    #[error("{0}")]
+    TooLong(HttpError),
 }
 
 /// An error as the v2 API writes it: of keys, or of anything else.
@@ -98,7 +103,7 @@ impl Error {
     /// True if a write that ended with this error may have been done all the same.
     pub fn may_be_done(&self) -> bool {
         match self {
-            Self::Lost(_) | Self::Timeout { .. } => true,
+            Self::Lost(_) | Self::Timeout { .. } | Self::TooLong(_) => true,
             Self::Answered { status, .. } | Self::Refused { status, .. } => *status >= 500,
             Self::Options(_) | Self::Unreachable(_) | Self::Redirect(_) => false,
         }
@@ -106,7 +111,7 @@ impl Error {
 
     /// True if the same question may have a better answer from another endpoint, or later.
     pub(super) fn may_pass(&self) -> bool {
-        matches!(self, Self::Unreachable(_)) || self.may_be_done()
+        matches!(self, Self::Unreachable(_)) || (self.may_be_done() && !matches!(self, Self::TooLong(_)))
     }
 
     /// Sorts what failed before an answer by what it proves.
@@ -116,7 +121,20 @@ impl Error {
             HttpError::Exchange { .. } => Self::Lost(error),
             HttpError::Deadline { server, limit } => Self::Timeout { endpoint: server, limit },
             HttpError::Redirect(_) => Self::Redirect(error),
+            HttpError::TooLong { .. } => Self::TooLong(error),
         }
+    }
+
+    /// Reads an answer, or the error that it is. Of one that is neither nothing is shown: it may be somebody's value.
+    pub(super) fn or_answer<T: DeserializeOwned>(server: &Server, answer: &Answer, what: &str) -> Result<T, Self> {
+        if !answer.status.is_success() {
+            return Err(Self::of_answer(server, answer));
+        }
+        serde_json::from_slice(&answer.body).map_err(|error| Self::Refused {
+            endpoint: server.to_string(),
+            status: answer.status.as_u16(),
+            text: unread(what, &error),
+        })
     }
 
     /// Reads an answer that is not the one that was wanted.
@@ -130,6 +148,16 @@ impl Error {
         let text = if body.message.is_empty() { shown(&answer.body) } else { body.message };
         Self::Refused { endpoint, status, text }
     }
+}
+
+/// Why a text cannot be read, without what is in it.
+pub(super) fn unread(what: &str, error: &serde_json::Error) -> String {
+    let why = match error.classify() {
+        Category::Io | Category::Eof => "it ends too early",
+        Category::Syntax => "it is no JSON",
+        Category::Data => "it is other JSON",
+    };
+    format!("something that is no {what}: {why}, at line {}, column {}", error.line(), error.column())
 }
 
 /// The beginning of a text that came from elsewhere, fit for one line.

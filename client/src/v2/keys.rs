@@ -141,8 +141,7 @@ impl Client {
 
 /// Reads an answer about a key.
 pub(super) fn response(server: &Server, answer: &Answer) -> Result<Response, Error> {
-    let event = serde_json::from_slice::<Event>(&answer.body).ok().filter(|_| answer.status.is_success());
-    let event = event.ok_or_else(|| Error::of_answer(server, answer))?;
+    let event = Error::or_answer::<Event>(server, answer, "event")?;
     let index = answer.number("x-etcd-index").unwrap_or(event.node.modified_index);
     Ok(Response { event, index })
 }

@@ -5,7 +5,7 @@
 //! the last 1000 events of the whole store.
 
 use super::client::Client;
-use super::error::{Error, code};
+use super::error::{Error, code, unread};
 use super::keys::{Get, path};
 use super::node::{Event, Response};
 use crate::call::pause;
@@ -83,14 +83,15 @@ impl Watch {
         loop {
             let Some(poll) = &mut self.poll else {
                 match self.open().await {
-                    Ok(()) => continue,
-                    Err(error) if error.is(code::EVENT_INDEX_CLEARED) => return self.present().await,
-                    Err(error) if error.may_pass() || error.is(code::WATCHER_CLEARED) => {
-                        self.failed(&error);
-                        continue;
-                    }
+                    Ok(()) => {}
+                    Err(error) if error.is(code::EVENT_INDEX_CLEARED) => match self.present().await {
+                        Err(error) if error.may_pass() => self.failed(&error),
+                        present => return present,
+                    },
+                    Err(error) if error.may_pass() || error.is(code::WATCHER_CLEARED) => self.failed(&error),
                     Err(error) => return Err(error),
                 }
+                continue;
             };
             let frame = match timeout_at(poll.end, poll.opened.body.frame()).await {
                 Ok(Some(Ok(frame))) => frame,
@@ -98,13 +99,13 @@ impl Watch {
                     tracing::debug!(%error, "a poll broke, making it again");
                     self.client.leave(poll.place);
                     self.poll = None;
+                    self.pause();
                     continue;
                 }
                 // Without an event: the server had none until now, and forgot the watch.
                 Ok(None) => {
                     self.poll = None;
-                    self.failures += 1;
-                    self.next_try = Some(Instant::now() + pause(self.failures));
+                    self.pause();
                     continue;
                 }
                 Err(_) => {
@@ -113,12 +114,13 @@ impl Watch {
                 }
             };
             poll.arrived.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
-            if let Some(event) = poll.event()? {
-                self.poll = None;
-                self.failures = 0;
-                self.next_index = Some(event.node.modified_index + 1);
-                return Ok(Change::Event(event));
-            }
+            let Some(event) = poll.event().transpose() else { continue };
+            // Whatever it is, the poll is over: who asks again after an error gets an answer to another one.
+            self.poll = None;
+            let event = event.inspect_err(|_| self.pause())?;
+            self.failures = 0;
+            self.next_index = Some(event.node.modified_index + 1);
+            return Ok(Change::Event(event));
         }
     }
 
@@ -156,6 +158,11 @@ impl Watch {
 
     fn failed(&mut self, error: &Error) {
         tracing::warn!(%error, next_index = self.next_index, "a poll failed, making it again");
+        self.pause();
+    }
+
+    /// Lets the next poll wait, the longer the more have failed.
+    fn pause(&mut self) {
         self.failures += 1;
         self.next_try = Some(Instant::now() + pause(self.failures));
     }
@@ -191,6 +198,6 @@ impl Poll {
         if !self.arrived.ends_with(b"\n") {
             return Ok(None);
         }
-        serde_json::from_slice(&self.arrived).map(Some).map_err(|_| unreadable("something that is no event"))
+        serde_json::from_slice(&self.arrived).map(Some).map_err(|error| unreadable(&unread("event", &error)))
     }
 }

@@ -316,3 +316,80 @@ async fn what_is_no_v2_api_is_said() -> Result<()> {
     ensure!(refused.to_string() == format!("{url} answers 404: \"404 page not found\""), "{refused}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_value_that_cannot_be_read_is_not_shown() -> Result<()> {
+    for (body, why) in [
+        ("{\"action\":\"get\",\"node\":\"s3cret\"}\n", "it is other JSON, at line 1, column 31"),
+        ("s3cret", "it is no JSON, at line 1, column 1"),
+        ("{\"action\":\"s3cret", "it ends too early, at line 1, column 17"),
+    ] {
+        let (url, _served) = answering(vec![answer("200 OK", "", body)]).await?;
+        let refused = error(Client::new(&options(std::slice::from_ref(&url)))?.get("/a", Get::default()).await)?;
+        let expected = format!("{url} answers 200: something that is no event: {why}");
+        ensure!(refused.to_string() == expected, "{refused}, not {expected}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_long_is_not_asked_for_again() -> Result<()> {
+    // Whoever asks again is not answered any more.
+    let (url, served) = answering(vec![answer("200 OK", "", EVENT)]).await?;
+    let client = Client::new(&Options { max_answer_bytes: EVENT.len() - 1, ..options(std::slice::from_ref(&url)) })?;
+    let refused = error(client.get("/a", Get::default()).await)?;
+    ensure!(matches!(refused, Error::TooLong(_)), "{refused}");
+    ensure!(refused.to_string() == format!("{url} answers with more than {} bytes", EVENT.len() - 1), "{refused}");
+    ensure!(served.await??.len() == 1);
+    Ok(())
+}
+
+/// Answers polls and reads for ever: the history is gone, and how things are cannot be read for the first times.
+async fn forgetful(failures: usize) -> Result<(String, tokio::task::JoinHandle<Result<()>>)> {
+    let cleared = answer("400 Bad Request", "", "{\"errorCode\":401,\"message\":\"cleared\",\"index\":2000}\n");
+    let failed = answer("500 Internal Server Error", "", "{\"errorCode\":301,\"message\":\"election\"}\n");
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let served = tokio::spawn(async move {
+        let (mut failures, mut polls) = (failures, 0);
+        loop {
+            let (mut stream, _) = listener.accept().await?;
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await?);
+            }
+            let head = String::from_utf8(head)?;
+            let good = |body| answer("200 OK", "X-Etcd-Index: 2000\r\n", body);
+            let answer = if head.contains("waitIndex=2001") {
+                polls += 1;
+                good(if polls == 1 { "s3cret\n" } else { EVENT })
+            } else if head.contains("wait=true") {
+                cleared.clone()
+            } else if failures > 0 {
+                failures -= 1;
+                failed.clone()
+            } else {
+                good(EVENT)
+            };
+            // Who ran out of time asks again.
+            drop(stream.write_all(answer.as_bytes()).await);
+        }
+    });
+    Ok((url, served))
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_after_failures_that_pass() -> Result<()> {
+    // More than one read makes in its time, whose pauses are longer each time.
+    let (url, served) = forgetful(12).await?;
+    let client = Client::new(&Options { request_timeout: Duration::from_secs(3), ..options(&[url]) })?;
+    let mut watch = client.watch("/a", false, Some(1));
+    let present = tokio::time::timeout(DEADLINE, watch.next()).await??;
+    ensure!(matches!(present, Change::Present(Some(_))), "{present:?}");
+    // After an answer that cannot be read, the next question is another one.
+    let unreadable = error(tokio::time::timeout(DEADLINE, watch.next()).await?)?;
+    ensure!(unreadable.to_string().contains("no event") && !unreadable.to_string().contains("s3cret"), "{unreadable}");
+    ensure!(event(&mut watch).await?.node.value.as_deref() == Some("v"));
+    served.abort();
+    Ok(())
+}
