@@ -46,14 +46,20 @@ struct Running {
     lines: Lines<BufReader<ChildStdout>>,
     /// Lines that it has still to print.
     expected: usize,
+    /// Of whom it asks.
+    kind: Kind,
 }
 
 impl Running {
-    /// The next lines, or what there is of them.
+    /// The next lines, or what there is of them. etcd's are what the others are compared with: they must come.
     async fn read(&mut self, count: usize) -> Result<String> {
         let mut text = String::new();
         for _ in 0..count {
             let Ok(line) = tokio::time::timeout(COMMAND_DEADLINE, self.lines.next_line()).await else {
+                ensure!(
+                    self.kind != Kind::Etcd,
+                    "etcd's command prints no more in time than {text:?}, not {count} lines"
+                );
                 text += "(nothing more)\n";
                 break;
             };
@@ -247,7 +253,7 @@ impl Session {
         let mut pipe = child.stdin.take().context("standard input is piped")?;
         pipe.write_all(stdin.as_bytes()).await?;
         let lines = BufReader::new(child.stdout.take().context("standard output is piped")?).lines();
-        let mut running = Running { child, _stdin: pipe, lines, expected: how.lines };
+        let mut running = Running { child, _stdin: pipe, lines, expected: how.lines, kind: self.kind };
         let text = if how.at_once {
             running.expected = 0;
             running.read(how.lines).await?
