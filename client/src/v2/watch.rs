@@ -108,6 +108,8 @@ impl Watch {
                     self.pause();
                     continue;
                 }
+                // Not even the index that the answer began with is behind us: what the server then sent of an event may be
+                // lost with the connection.
                 Err(_) => {
                     self.poll = None;
                     continue;
