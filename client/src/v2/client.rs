@@ -251,14 +251,20 @@ fn server(url: &str, user: Option<&User>) -> Result<Server, String> {
     }
 }
 
-#[test]
-fn members_are_used_once_and_as_safely_as_before() {
-    let urls = ["https://b:1", "http://b:2", "https://a:1", "https://b:1", "unix://c", "http://b:2"].map(str::to_owned);
-    for (current, expected) in [
-        ("https://a:1", &["https://a:1", "https://b:1"][..]),
-        ("http://a:2", &["https://b:1", "http://b:2", "https://a:1"]),
-    ] {
-        let servers = usable(urls.iter(), None, &server(current, None).unwrap());
-        assert_eq!(servers.iter().map(Server::to_string).collect::<Vec<_>>(), expected, "{current}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_used_once_and_as_safely_as_before() {
+        let urls =
+            ["https://b:1", "http://b:2", "https://a:1", "https://b:1", "unix://c", "http://b:2"].map(str::to_owned);
+        for (current, expected) in [
+            ("https://a:1", &["https://a:1", "https://b:1"][..]),
+            ("http://a:2", &["https://b:1", "http://b:2", "https://a:1"]),
+        ] {
+            let servers = usable(urls.iter(), None, &server(current, None).unwrap());
+            assert_eq!(servers.iter().map(Server::to_string).collect::<Vec<_>>(), expected, "{current}");
+        }
     }
 }
