@@ -1,0 +1,40 @@
+{{/* The server's configuration file: what is the same for all members. */}}
+{{- define "cleat.serverConfig" -}}
+data-dir: /var/lib/cleat/data/member
+{{- if .Values.persistence.wal.enabled }}
+wal-dir: /var/lib/cleat/wal/member
+{{- end }}
+listen-client-urls: "{{ include "cleat.clientScheme" . }}://{{ .Values.listenAddress }}:2379"
+listen-peer-urls: "{{ include "cleat.peerScheme" . }}://{{ .Values.listenAddress }}:2380"
+listen-metrics-urls: "http://{{ .Values.listenAddress }}:2381"
+initial-cluster-state: {{ .Values.bootstrap.mode }}
+initial-cluster-token: {{ default (printf "%s/%s" (include "cleat.namespace" .) (include "cleat.fullname" .)) .Values.bootstrap.clusterToken | quote }}
+{{- if eq .Values.bootstrap.mode "auto" }}
+{{- if .Values.bootstrap.requireExisting }}
+require-existing: true
+{{- end }}
+{{- if include "cleat.joinToken" . }}
+join-token-file: /etc/cleat/join-token/token
+{{- end }}
+{{- end }}
+{{- if include "cleat.clientTLS" . }}
+cert-file: /etc/cleat/client-tls/tls.crt
+key-file: /etc/cleat/client-tls/tls.key
+{{- if include "cleat.clientAuth" . }}
+client-cert-auth: true
+trusted-ca-file: /etc/cleat/client-tls/ca.crt
+{{- end }}
+{{- end }}
+{{- if include "cleat.peerTLS" . }}
+peer-cert-file: /etc/cleat/peer-tls/tls.crt
+peer-key-file: /etc/cleat/peer-tls/tls.key
+peer-client-cert-auth: true
+peer-trusted-ca-file: /etc/cleat/peer-tls/ca.crt
+{{- end }}
+{{- if eq .Values.auth.token.type "jwt" }}
+auth-token: "jwt,sign-method={{ .Values.auth.token.signMethod }},priv-key=/etc/cleat/jwt/jwt.key,pub-key=/etc/cleat/jwt/jwt.pub,ttl={{ .Values.auth.token.ttl }}"
+{{- end }}
+{{- range $flag, $value := .Values.config }}
+{{ $flag }}: {{ if kindIs "float64" $value }}{{ int64 $value }}{{ else if kindIs "bool" $value }}{{ $value }}{{ else }}{{ $value | toString | quote }}{{ end }}
+{{- end }}
+{{- end }}
