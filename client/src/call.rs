@@ -192,7 +192,11 @@ fn unsent(effect: Effect, endpoint: &str, error: Error) -> Error {
 /// clients of a server that comes back do not all ask at once.
 pub(crate) fn pause(round: usize) -> Duration {
     let doublings = u32::try_from(round.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
-    let longest = (FIRST_PAUSE * 2_u32.pow(doublings)).min(MAX_PAUSE);
+    pause_between((FIRST_PAUSE * 2_u32.pow(doublings)).min(MAX_PAUSE))
+}
+
+/// At least half of the longest pause, by chance.
+pub(crate) fn pause_between(longest: Duration) -> Duration {
     longest.mul_f64(rand::rng().random_range(0.5..1.0))
 }
 

@@ -9,6 +9,7 @@
 //! - **Bounds.** Every call ends within [`Options::request_timeout`], with its retries and their pauses.
 //! - **Watches that resume** ([`Watch`]): a lost connection is made again and the watch goes on behind the last
 //!   revision that was seen.
+//! - **A mirror of a prefix** ([`Mirror`]): all keys, and then what happens to them, for tools that keep a copy.
 //! - **Users**: a token is fetched for [`Options::user`], and again when it has ended.
 //! - **Errors** that name the endpoint and keep etcd's text ([`Error`]).
 //!
@@ -27,6 +28,7 @@ mod endpoint;
 mod error;
 pub mod http;
 pub mod message;
+mod mirror;
 mod options;
 mod snapshot;
 mod tls;
@@ -36,6 +38,7 @@ mod watch;
 pub use client::{Client, Listing};
 pub use endpoint::without_user;
 pub use error::Error;
+pub use mirror::{Mirror, Update};
 pub use options::{Options, TlsOptions, User};
 pub use snapshot::{Download, SnapshotPlace};
 pub use watch::{Events, Watch, WatchOptions};

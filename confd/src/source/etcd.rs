@@ -9,9 +9,9 @@ use crate::resource::{Resource, covers};
 use crate::template::Text;
 use api::etcdserverpb::TxnRequest;
 use api::etcdserverpb::response_op::Response;
-use api::mvccpb::{KeyValue, event};
+use api::mvccpb::{Event, KeyValue, event};
 use client::message::{self, op};
-use client::{Client, Options, TlsOptions, WatchOptions};
+use client::{Client, Options, TlsOptions, Update};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,9 +24,6 @@ const MAX_OPERATIONS: usize = 128;
 const MAX_RANGES: usize = 32;
 /// Changes that wait to be looked at; a task that has more waits.
 const CHANGES: usize = 1024;
-/// After a range could not be read.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Longest time that ranges which are new after a hangup may take before the others are followed again.
 const SETTLING: Duration = Duration::from_secs(5);
 
@@ -233,30 +230,24 @@ struct Follower {
 
 impl Follower {
     async fn run(self) {
-        let mut pause = FIRST_PAUSE;
+        let mut keys = client::Mirror::new(self.client.clone(), self.range.clone().into_bytes());
         loop {
-            match self.client.list(self.range.clone().into_bytes()).await {
-                Ok(listing) => {
-                    pause = FIRST_PAUSE;
-                    let changed = self.replace(listing.kvs);
-                    if self.changes.send(changed).await.is_err() {
-                        return;
-                    }
-                    match self.watch(listing.revision + 1).await {
-                        Some(error) => tracing::warn!("{}: {error}; reading the keys again", self.range),
-                        None => return,
-                    }
-                }
-                Err(error) => {
+            let told = match keys.next().await {
+                Update::Listing(listing) => self.changes.send(self.replace(listing.kvs)).await,
+                Update::Events(events) => self.apply(events.events).await,
+                Update::Unread(error) => {
                     tracing::error!("{}: {error}", self.range);
                     // Somebody may wait for the first try.
-                    if self.failed(&error) && self.tell(Vec::new()).await.is_err() {
-                        return;
-                    }
+                    if self.failed(&error) { self.tell(Vec::new()).await } else { Ok(()) }
                 }
+                Update::Lost(error) => {
+                    tracing::warn!("{}: {error}; reading the keys again", self.range);
+                    Ok(())
+                }
+            };
+            if told.is_err() {
+                return;
             }
-            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -299,38 +290,24 @@ impl Follower {
         }
     }
 
-    /// Follows the range until the store cannot tell what came next. None when nobody listens any more.
-    async fn watch(&self, start_revision: i64) -> Option<client::Error> {
-        let (key, range_end) = message::prefix_range(self.range.clone().into_bytes());
-        let options = WatchOptions { key, range_end, start_revision, ..WatchOptions::default() };
-        let mut watch = match self.client.watch(options).await {
-            Ok(watch) => watch,
-            Err(error) => return Some(error),
-        };
-        loop {
-            let events = match watch.next().await {
-                Ok(events) => events.events,
-                Err(error) => return Some(error),
-            };
-            let mut changed = Vec::with_capacity(events.len());
-            {
-                let mut mirror = self.mirror.lock().unwrap_or_else(PoisonError::into_inner);
-                for event in events {
-                    let is_delete = event.r#type == i32::from(event::EventType::Delete);
-                    let Some(kv) = event.kv else { continue };
-                    let key = text(&kv.key);
-                    if is_delete {
-                        mirror.entries.remove(&key);
-                    } else {
-                        mirror.entries.insert(key.clone(), text(&kv.value));
-                    }
-                    changed.push(key);
+    /// Does what happened to the range.
+    async fn apply(&self, events: Vec<Event>) -> Result<(), mpsc::error::SendError<Change>> {
+        let mut changed = Vec::with_capacity(events.len());
+        {
+            let mut mirror = self.mirror.lock().unwrap_or_else(PoisonError::into_inner);
+            for event in events {
+                let is_delete = event.r#type == i32::from(event::EventType::Delete);
+                let Some(kv) = event.kv else { continue };
+                let key = text(&kv.key);
+                if is_delete {
+                    mirror.entries.remove(&key);
+                } else {
+                    mirror.entries.insert(key.clone(), text(&kv.value));
                 }
-            }
-            if !changed.is_empty() && self.tell(changed).await.is_err() {
-                return None;
+                changed.push(key);
             }
         }
+        if changed.is_empty() { Ok(()) } else { self.tell(changed).await }
     }
 }
 
