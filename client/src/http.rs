@@ -10,7 +10,9 @@ use crate::tls;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, LOCATION, PROXY_AUTHORIZATION};
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, LOCATION, PROXY_AUTHORIZATION,
+};
 use http::uri::{Authority, Uri};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
@@ -132,6 +134,15 @@ pub struct Call {
     pub path: String,
     /// A body in the form of HTML forms.
     pub form: Option<String>,
+    /// Headers beside those that every request has.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Call {
+    /// A request without headers of its own.
+    pub fn new(method: Method, path: String, form: Option<String>) -> Self {
+        Self { method, path, form, headers: Vec::new() }
+    }
 }
 
 /// What came back.
@@ -302,6 +313,9 @@ impl Http {
         }
         if let Some(credentials) = through.and_then(|proxy| proxy.credentials.as_ref()) {
             request = request.header(PROXY_AUTHORIZATION, credentials);
+        }
+        for (name, value) in &call.headers {
+            request = request.header(name, value);
         }
         if call.form.is_some() {
             request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
@@ -478,7 +492,7 @@ mod tests {
             }
             std::future::pending::<()>().await;
         };
-        let call = Call { method: Method::GET, path, form: None };
+        let call = Call::new(Method::GET, path, None);
         let http = plain();
         tokio::select! {
             answer = http.send(&server, &call, Duration::from_secs(10)) => answer,

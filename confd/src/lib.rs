@@ -1,7 +1,7 @@
 //! confd: keeps configuration files up to date with a store.
 //!
-//! A [`resource`] says which keys a template sees and where the result goes. `source` gets the keys from etcd's v3 API, from
-//! the environment or from files, [`template`] renders with the [`functions`] of confd, `stage` puts the result in its
+//! A [`resource`] says which keys a template sees and where the result goes. `source` gets the keys from either API of
+//! etcd, from a metadata proxy, from the environment or from files, [`template`] renders with the [`functions`] of confd, `stage` puts the result in its
 //! place, and `runner` does so once, in intervals or on changes. [`settings`] are flags, environment and `confd.toml`.
 //!
 //! The program is a thin layer above; the template engine knows nothing of the rest.

@@ -121,7 +121,7 @@ impl Tokens {
     }
 
     async fn get(&mut self, below: &str, query: &str, limit: Duration) -> Result<Reply, Failure> {
-        let call = Call { method: Method::GET, path: format!("{}{below}?{query}", self.path), form: None };
+        let call = Call::new(Method::GET, format!("{}{below}?{query}", self.path), None);
         self.send(&call, limit).await
     }
 
@@ -206,11 +206,8 @@ impl Registry for Tokens {
 
     async fn register(&mut self, own: &Registration) -> Result<(), Failure> {
         let value: String = form_urlencoded::byte_serialize(own.value.as_bytes()).collect();
-        let call = Call {
-            method: Method::PUT,
-            path: format!("{}/{}?prevExist=false", self.path, own.id),
-            form: Some(format!("value={value}")),
-        };
+        let path = format!("{}/{}?prevExist=false", self.path, own.id);
+        let call = Call::new(Method::PUT, path, Some(format!("value={value}")));
         let created = match self.send(&call, REQUEST_DEADLINE).await? {
             Reply::Event(event, _) => event.node.created_index,
             // Ours, if the answer to an earlier try was lost; the list that follows tells.
@@ -228,7 +225,7 @@ impl Registry for Tokens {
 
     async fn changed(&mut self) -> Result<(), Failure> {
         let query = format!("recursive=true&wait=true&waitIndex={}", self.index + 1);
-        let call = Call { method: Method::GET, path: format!("{}?{query}", self.path), form: None };
+        let call = Call::new(Method::GET, format!("{}?{query}", self.path), None);
         match self.http.send(&self.server, &call, WAIT_DEADLINE).await {
             // Whatever it is, the list tells what it means.
             Ok(answer) => self.read(&answer).map(drop),

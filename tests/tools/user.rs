@@ -13,11 +13,11 @@ use std::io::Write as _;
 use std::process::Stdio;
 use std::time::Duration;
 
-const PASSWORD: &str = "s3cret";
+pub(crate) const PASSWORD: &str = "s3cret";
 
 /// A server with the user root; authentication is not enabled yet.
-async fn with_root(kind: Kind) -> Result<Server> {
-    let flags = vec!["--bcrypt-cost=4".to_owned()];
+pub(crate) async fn with_root(kind: Kind, flags: &[&str]) -> Result<Server> {
+    let flags = ["--bcrypt-cost=4"].iter().chain(flags).map(|flag| (*flag).to_owned()).collect();
     let server = Server::start_with(kind, harness::Options { flags, ..harness::Options::default() }).await?;
     let mut client = server.client().await?;
     let (name, password) = ("root".to_owned(), PASSWORD.to_owned());
@@ -42,7 +42,7 @@ fn client_as(server: &Server, name: &str, password: &str) -> Result<Client> {
 #[tokio::test]
 async fn a_client_logs_in_when_it_must() -> Result<()> {
     for kind in [Kind::Etcd, Kind::Cleat] {
-        let mut server = with_root(kind).await?;
+        let mut server = with_root(kind, &[]).await?;
         let client = client_as(&server, "root", PASSWORD)?;
         // A user does no harm where none is needed, and counts from the moment when one is.
         client.put(message::put("a", "1")).await?;
@@ -82,7 +82,7 @@ async fn a_client_logs_in_when_it_must() -> Result<()> {
 #[tokio::test]
 async fn a_write_goes_elsewhere_when_its_sign_in_is_lost() -> Result<()> {
     for kind in [Kind::Etcd, Kind::Cleat] {
-        let server = with_root(kind).await?;
+        let server = with_root(kind, &[]).await?;
         let add = AuthUserAddRequest { name: "u".to_owned(), password: MARK.to_owned(), ..Default::default() };
         let mut client = server.client().await?;
         client.auth.user_add(add).await?;
@@ -117,7 +117,7 @@ fn cleatctl(args: &[&str], environment: &[(&str, &str)], input: &str) -> Result<
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cleatctl_names_its_user_as_etcdctl_does() -> Result<()> {
     for kind in [Kind::Etcd, Kind::Cleat] {
-        let server = with_root(kind).await?;
+        let server = with_root(kind, &[]).await?;
         enable(&server).await?;
         let (file, endpoint) = (server.scratch().join("snapshot"), server.endpoint());
         let save = |flags: &[&str], environment: &[(&str, &str)], input: &str| {
@@ -161,7 +161,7 @@ async fn cleatctl_names_its_user_as_etcdctl_does() -> Result<()> {
         ensure!(help.contains("ETCDCTL_USER"), "{help}");
     }
     // A cluster that needs nobody may be asked by somebody; with Cleat, nobody may take a snapshot where users are needed.
-    let server = with_root(Kind::Cleat).await?;
+    let server = with_root(Kind::Cleat, &[]).await?;
     let (file, endpoint) = (server.scratch().join("snapshot"), server.endpoint());
     let args = ["snapshot", "save", text(&file)?, "--endpoints", &endpoint];
     let (is_done, printed) = cleatctl(&[&args[..], &["--user", "root:wr0ng"]].concat(), &[], "")?;
@@ -175,7 +175,7 @@ async fn cleatctl_names_its_user_as_etcdctl_does() -> Result<()> {
 /// An error that says nothing about what an earlier run left does not remove it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_password_takes_no_part_of_a_snapshot_away() -> Result<()> {
-    let server = with_root(Kind::Cleat).await?;
+    let server = with_root(Kind::Cleat, &[]).await?;
     enable(&server).await?;
     let (file, endpoint) = (server.scratch().join("snapshot"), server.endpoint());
     let (part, id) = (server.scratch().join("snapshot.part"), server.scratch().join("snapshot.part.id"));

@@ -178,7 +178,7 @@ impl Client {
     }
 
     async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
-        let call = Call { method: Method::GET, path: path.to_owned(), form: None };
+        let call = Call::new(Method::GET, path.to_owned(), None);
         let (answer, server) = self.call(Effect::Read, &call).await?;
         Error::or_answer(&server, &answer, "answer about members")
     }

@@ -134,7 +134,7 @@ impl Client {
     }
 
     async fn keys(&self, effect: Effect, method: Method, path: &str, form: Option<String>) -> Result<Response, Error> {
-        let (answer, server) = self.call(effect, &Call { method, path: path.to_owned(), form }).await?;
+        let (answer, server) = self.call(effect, &Call::new(method, path.to_owned(), form)).await?;
         response(&server, &answer)
     }
 }

@@ -136,7 +136,7 @@ impl Watch {
             query.push(("recursive", "true".to_owned()));
         }
         query.extend(self.next_index.map(|index| ("waitIndex", index.to_string())));
-        let call = Call { method: Method::GET, path: path(&self.key, query), form: None };
+        let call = Call::new(Method::GET, path(&self.key, query), None);
         let (server, place) = self.client.current();
         let opened = match self.client.open(&server, &call).await {
             Ok(opened) if opened.status.is_success() => opened,

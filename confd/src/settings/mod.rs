@@ -25,10 +25,21 @@ type Layer = BTreeMap<&'static str, Vec<String>>;
 pub enum Backend {
     /// The v3 API of etcd or Cleat.
     Etcd,
+    /// Their v2 API.
+    EtcdV2,
+    /// A metadata proxy of yunify's protocol.
+    Metad,
     /// This process's environment.
     Env,
     /// Files of YAML, JSON or TOML.
     File,
+}
+
+impl Backend {
+    /// True if it is asked over the network.
+    fn is_remote(self) -> bool {
+        !matches!(self, Self::Env | Self::File)
+    }
 }
 
 /// What is done with the resources.
@@ -52,7 +63,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Everything that is decided before the first resource is read. Its Debug output has no secrets: there are none in it.
+/// Everything that is decided before the first resource is read. Its Debug output has no password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Where keys come from.
@@ -79,6 +90,8 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// Certificates for the store.
     pub tls: Option<client::TlsOptions>,
+    /// Who asks the store.
+    pub user: Option<client::User>,
     /// Files of the backend `file`.
     pub files: Vec<PathBuf>,
     /// Names of files in directories of the backend `file`.
@@ -151,13 +164,16 @@ impl Settings {
             text => parse_bool(text).ok_or_else(|| format!("-{name} is {text:?}: it is true or false")),
         };
         let backend = match one("backend").as_str() {
-            "" | "etcd" | "etcdv3" => Backend::Etcd,
+            "" | "etcdv3" => Backend::Etcd,
+            "etcd" | "etcdv2" => Backend::EtcdV2,
+            "metad" => Backend::Metad,
             "env" => Backend::Env,
             "file" => Backend::File,
             other => return Err(names::no_such_backend(other)),
         };
         refuse_absent(layers)?;
-        let warnings = without_effect(layers);
+        let mut warnings = without_effect(layers);
+        let user = user(is_on("basic-auth")?, backend, one("username"), one("password"), &mut warnings)?;
         let seconds = match one("interval").as_str() {
             "" => 600,
             text => text
@@ -191,7 +207,8 @@ impl Settings {
                 "json" => LogFormat::Json,
                 other => return Err(format!("-log-format is {other:?}: it is text or json")),
             },
-            tls: tls(&one)?.filter(|_| backend == Backend::Etcd),
+            tls: tls(&one)?.filter(|_| backend.is_remote()),
+            user,
             files: all("file").into_iter().map(PathBuf::from).collect(),
             filter: or("filter", "*"),
             wait: one("wait").parse().map_err(|error| format!("-wait: {error}"))?,
@@ -201,18 +218,13 @@ impl Settings {
             },
             warnings,
         };
-        settings.check(is_on("basic-auth")?, is_on("client-insecure")?)
+        settings.check(is_on("client-insecure")?)
     }
 
-    fn check(mut self, basic_auth: bool, insecure: bool) -> Result<Self, String> {
-        if basic_auth {
-            return Err(
-                "-basic-auth: users and passwords are not there yet; a client certificate can be the user".into()
-            );
-        }
+    fn check(mut self, insecure: bool) -> Result<Self, String> {
         if let Some(tls) = &mut self.tls {
             tls.insecure_skip_verify = insecure;
-        } else if insecure && self.backend == Backend::Etcd {
+        } else if insecure && self.backend.is_remote() {
             self.tls = Some(client::TlsOptions { insecure_skip_verify: true, ..Default::default() });
         }
         if self.diff && !self.noop {
@@ -221,8 +233,13 @@ impl Settings {
         if self.backend == Backend::File && self.files.is_empty() {
             return Err("the backend file needs -file".into());
         }
-        if self.nodes.is_empty() && self.backend == Backend::Etcd {
-            self.nodes = vec![names::ENDPOINT.to_owned()];
+        if self.nodes.is_empty() {
+            self.nodes = match self.backend {
+                Backend::Etcd => vec![names::ENDPOINT.to_owned()],
+                Backend::EtcdV2 => names::V2_ENDPOINTS.map(str::to_owned).to_vec(),
+                Backend::Metad => return Err("the backend metad needs -node".into()),
+                Backend::Env | Backend::File => Vec::new(),
+            };
         }
         Ok(self)
     }
@@ -248,6 +265,31 @@ fn log_level(level: &str) -> Result<String, String> {
         other => return Err(format!("not a valid level: {other:?}; it is one of error, warn, info, debug")),
     }
     .to_owned())
+}
+
+/// As in confd, name and password count only with `-basic-auth`.
+fn user(
+    basic_auth: bool,
+    backend: Backend,
+    name: String,
+    password: String,
+    warnings: &mut Vec<String>,
+) -> Result<Option<client::User>, String> {
+    match (basic_auth, backend) {
+        (false, _) if name.is_empty() && password.is_empty() => Ok(None),
+        (false, _) => {
+            warnings.push("-username and -password have no effect without -basic-auth".to_owned());
+            Ok(None)
+        }
+        (true, _) if name.is_empty() => Err("-basic-auth needs -username, and the password as -password or \
+                                             in the environment as CONFD_PASSWORD"
+            .to_owned()),
+        (true, Backend::Etcd | Backend::EtcdV2) => Ok(Some(client::User { name, password })),
+        (true, _) => {
+            warnings.push("-basic-auth has no effect: this backend knows no users".to_owned());
+            Ok(None)
+        }
+    }
 }
 
 fn tls(one: &dyn Fn(&str) -> String) -> Result<Option<client::TlsOptions>, String> {

@@ -7,6 +7,9 @@ pub(super) const CONFIG_FILE: &str = "/etc/confd/confd.toml";
 /// The store, if none is named.
 pub(super) const ENDPOINT: &str = "http://127.0.0.1:2379";
 
+/// The same for the v2 API, whose servers had another port once.
+pub(super) const V2_ENDPOINTS: [&str; 2] = ["http://127.0.0.1:2379", "http://127.0.0.1:4001"];
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Bool,
@@ -41,7 +44,8 @@ const fn absent(name: &'static str, key: &'static str, kind: Kind, reason: &'sta
     Flag { name, key, kind, state: State::Absent(reason) }
 }
 
-const OTHER_BACKEND: &str = "it belongs to a backend that is not here; there are etcd, env and file";
+const OTHER_BACKEND: &str =
+    "it belongs to a backend that is not here; there are etcdv3, etcd (the v2 API), metad, env and file";
 const USE_WAIT: &str = "use -wait, which sets how long a change waits for others";
 const NOT_YET: &str = "it is not there yet";
 
@@ -49,7 +53,7 @@ use Kind::{Bool, List, Text};
 
 /// All flags, those of confd and of its forks among them.
 pub(super) const FLAGS: &[Flag] = &[
-    flag("backend", "backend", Text, "where keys come from: etcd (or etcdv3), env, file"),
+    flag("backend", "backend", Text, "where keys come from: etcdv3 (the default), etcd (the v2 API), metad, env, file"),
     flag("node", "nodes", List, "endpoint of the store; may be given several times"),
     flag("confdir", "confdir", Text, "directory with conf.d and templates"),
     flag("config-file", "", Text, "the file of settings"),
@@ -69,12 +73,12 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("client-cert", "client_cert", Text, "certificate for the store"),
     flag("client-key", "client_key", Text, "key of -client-cert"),
     flag("client-insecure", "client_insecure", Bool, "accepts any certificate of the store"),
-    flag("basic-auth", "basic_auth", Bool, "a user and password for the store"),
+    flag("basic-auth", "basic_auth", Bool, "asks the store as -username with -password"),
+    flag("username", "username", Text, "with -basic-auth: who asks the store"),
+    flag("password", "password", Text, "with -basic-auth; better as CONFD_PASSWORD, which no list of processes shows"),
     flag("file", "file", List, "file or directory of the backend file; may be given several times"),
     flag("filter", "filter", Text, "names of files in a directory of the backend file"),
     flag("version", "", Bool, "prints the version"),
-    absent("username", "username", Text, "users and passwords are not there yet"),
-    absent("password", "password", Text, "users and passwords are not there yet"),
     absent("srv-domain", "srv_domain", Text, "endpoints are not found by DNS yet; name them with -node"),
     absent("srv-record", "srv_record", Text, "endpoints are not found by DNS yet; name them with -node"),
     Flag {
@@ -138,17 +142,15 @@ pub(super) fn no_such_backend(name: &str) -> String {
         "ssm",
         "rancher",
         "stackengine",
-        "metad",
         "acm",
         "secretsmanager",
         "imds",
         "kubernetes",
-        "etcdv2",
     ];
     if others.contains(&name) {
-        return format!("the backend {name:?} is not here; there are etcd (the v3 API), env and file");
+        return format!("the backend {name:?} is not here; there are etcdv3, etcd (the v2 API), metad, env and file");
     }
-    let hint = nearest(name, ["etcd", "etcdv3", "env", "file"].into_iter());
+    let hint = nearest(name, ["etcd", "etcdv2", "etcdv3", "metad", "env", "file"].into_iter());
     let hint = hint.map_or_else(String::new, |hint| format!("; did you mean {hint:?}?"));
-    format!("Invalid backend {name:?}: there are etcd, env and file{hint}")
+    format!("Invalid backend {name:?}: there are etcdv3, etcd (the v2 API), metad, env and file{hint}")
 }

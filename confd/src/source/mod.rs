@@ -3,13 +3,16 @@
 
 mod env;
 mod etcd;
+mod etcd_v2;
 mod file;
+mod metad;
+mod mirror;
 
 use crate::keys::Keys;
 use crate::resource::{Resource, covers};
 use crate::settings::{Backend, Settings};
 use crate::template::Text;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// All keys of a store that anybody wants, with their values.
 pub(crate) type Entries = BTreeMap<Text, Text>;
@@ -19,7 +22,85 @@ pub(crate) type Entries = BTreeMap<Text, Text>;
 pub(crate) enum Source {
     Env(env::Env),
     File(file::Files),
-    Etcd(Box<etcd::Etcd>),
+    Followed(Box<mirror::Followed>),
+}
+
+/// A store over the network, whose keys are asked for or followed. Clones share its connections.
+#[derive(Clone, Debug)]
+pub(crate) enum Store {
+    V3(etcd::Etcd),
+    V2(etcd_v2::EtcdV2),
+    Metad(metad::Metad),
+}
+
+impl Store {
+    fn open(settings: &Settings) -> Result<Self, String> {
+        let (nodes, tls, user) = (&settings.nodes, settings.tls.clone(), settings.user.clone());
+        Ok(match settings.backend {
+            Backend::EtcdV2 => etcd_v2::EtcdV2::new(nodes, tls, user)?.into(),
+            Backend::Metad => metad::Metad::new(nodes, tls)?.into(),
+            Backend::Etcd | Backend::Env | Backend::File => etcd::Etcd::new(nodes, tls, user)?.into(),
+        })
+    }
+
+    /// The wanted keys and what is below them.
+    async fn read(&self, keys: &[String]) -> Result<Entries, String> {
+        match self {
+            Self::V3(etcd) => etcd.read(keys).await,
+            Self::V2(etcd) => etcd.read(keys).await,
+            Self::Metad(metad) => metad.read(keys).await,
+        }
+    }
+
+    /// Reads a range and follows it until that fails.
+    async fn follow(&self, follower: &mirror::Follower) -> mirror::Ended {
+        match self {
+            Self::V3(etcd) => etcd.follow(follower).await,
+            Self::V2(etcd) => etcd.follow(follower).await,
+            Self::Metad(metad) => metad.follow(follower).await,
+        }
+    }
+
+    /// Where the ranges of these resources begin: texts that keys begin with, or with a slash at the end directories.
+    fn starts(&self, resources: &[Resource]) -> BTreeSet<String> {
+        let directory = |key: &String| format!("{}/", key.trim_end_matches('/'));
+        let keys = resources.iter().flat_map(|resource| &resource.keys);
+        match self {
+            Self::V3(_) => keys.cloned().collect(),
+            Self::V2(_) => keys.map(directory).collect(),
+            Self::Metad(_) => {
+                let starts = |resource: &Resource| match resource.prefix.as_str() {
+                    "/" => resource.keys.iter().map(directory).collect(),
+                    _ if resource.keys.is_empty() => Vec::new(),
+                    _ => vec![directory(&resource.prefix)],
+                };
+                resources.iter().flat_map(starts).collect()
+            }
+        }
+    }
+
+    /// True if it may let this process see some keys only.
+    fn has_user(&self) -> bool {
+        match self {
+            Self::V3(etcd) => etcd.has_user,
+            Self::V2(etcd) => etcd.has_user,
+            // Most of its ranges are the one that everything begins with.
+            Self::Metad(_) => false,
+        }
+    }
+
+    /// What is said about a key that is not there; None if that is no error.
+    fn missing(&self, key: &str) -> Option<String> {
+        match self {
+            Self::V2(_) => Some(etcd_v2::missing(key)),
+            Self::V3(_) | Self::Metad(_) => None,
+        }
+    }
+}
+
+/// A copy: a field of an answer is a slice of the whole answer.
+fn text(bytes: &[u8]) -> Text {
+    Text::from(bytes)
 }
 
 /// Which keys have other values than before.
@@ -48,7 +129,9 @@ impl Source {
         Ok(match settings.backend {
             Backend::Env => Self::Env(env::Env::new(environment)),
             Backend::File => Self::File(file::Files::new(settings.files.clone(), &settings.filter)?),
-            Backend::Etcd => Self::Etcd(Box::new(etcd::Etcd::new(&settings.nodes, settings.tls.clone())?)),
+            Backend::Etcd | Backend::EtcdV2 | Backend::Metad => {
+                Self::Followed(Box::new(mirror::Followed::new(Store::open(settings)?)))
+            }
         })
     }
 
@@ -60,11 +143,13 @@ impl Source {
         match self {
             Self::Env(env) => Ok(select(env.entries(&resource.keys), resource)),
             Self::File(files) => Ok(select_by_prefix(files.read().await?.as_ref(), resource)),
-            Self::Etcd(etcd) => {
-                if let Some(keys) = etcd.mirrored(&resource.keys, |entries| select_ranges(entries, resource)) {
-                    return keys.map_err(|error| format!("{}: {error}", resource.path.display()));
+            Self::Followed(followed) => {
+                let named = |error: String| format!("{}: {error}", resource.path.display());
+                if let Some(keys) = followed.mirrored(&resource.keys, |entries| select_ranges(entries, resource)) {
+                    return keys.map_err(named);
                 }
-                Ok(select_ranges(&etcd.read(&resource.keys).await?, resource))
+                let entries = followed.store().read(&resource.keys).await.map_err(named)?;
+                Ok(select_ranges(&entries, resource))
             }
         }
     }
@@ -73,7 +158,7 @@ impl Source {
     pub(crate) fn end_round(&mut self) {
         match self {
             Self::File(files) => files.forget(),
-            Self::Env(_) | Self::Etcd(_) => {}
+            Self::Env(_) | Self::Followed(_) => {}
         }
     }
 
@@ -82,7 +167,7 @@ impl Source {
         match self {
             Self::Env(_) => {}
             Self::File(files) => files.follow(),
-            Self::Etcd(etcd) => etcd.follow(resources).await,
+            Self::Followed(followed) => followed.follow(resources).await,
         }
     }
 
@@ -92,7 +177,7 @@ impl Source {
             // A process's environment never changes.
             Self::Env(_) => std::future::pending().await,
             Self::File(files) => files.changed().await,
-            Self::Etcd(etcd) => etcd.changed().await,
+            Self::Followed(followed) => followed.changed().await,
         }
     }
 }
