@@ -200,6 +200,12 @@ fn dependencies_point_down() -> Result<()> {
         ("cleat-confd", &["cleat-store", "cleat-server", "redb", "openraft"]),
     ];
     let mut offences = Vec::new();
+    // What is for tests alone, and what only the programs that talk to Kubernetes may pay for.
+    for package in ["cleat-server", "cleatctl", "cleat-discovery-service", "cleat-bench"] {
+        let found = dependencies_of(package)?;
+        let names = ["kube", "k8s-openapi", "cleat-kube-fake"];
+        offences.extend(names.iter().filter(|n| found.iter().any(|f| f == **n)).map(|n| format!("{package}: {n}")));
+    }
     for (package, names) in forbidden {
         let found = dependencies_of(package)?;
         offences
