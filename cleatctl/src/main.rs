@@ -1,66 +1,117 @@
 //! `cleatctl`: etcdctl's commands, flags and environment, for Cleat and etcd; and what is done to files offline.
 //!
-//! `args` is what is asked, `password` asks back, `snapshot`, `migrate` and `migrate_v2` do it, `print` has etcdctl's
-//! output formats.
+//! `cli` reads the command line, `commands` has them all, `context` is what each is given, `failure` how it ends, `print`
+//! has etcdctl's output formats. `v3` are etcdctl's commands, `snapshot`, `migrate` and `migrate_v2` work on whole stores,
+//! `people` are the commands that etcdctl has not. Called as `etcdctl`, this program is etcdctl.
 
-mod args;
+#![allow(dead_code, reason = "what the commands that come next share")]
+
+mod cli;
+mod commands;
+mod context;
+mod environment;
+mod failure;
+mod founder;
+mod globals;
+mod go;
 mod migrate;
 mod migrate_v2;
 mod password;
 mod print;
 mod snapshot;
+mod terminal;
+mod v3;
 
-use crate::args::{Args, Command, MigrateCommand, SnapshotCommand};
-use clap::Parser as _;
+use crate::cli::parse::{Parsed, Refused};
+use crate::cli::{Path, Personality, help};
+use crate::context::Context;
+use crate::failure::{Failure, code};
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Of etcd's API, as etcdctl prints it.
-const API_VERSION: &str = "3.5";
-
-/// Of etcdctl: bad flags, and everything else that fails.
-const BAD_FLAGS: u8 = 128;
-
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
-        Err(error) => {
-            // Help and version are no errors. Nobody is left to tell if the terminal is gone.
-            drop(error.print());
-            return if error.use_stderr() { ExitCode::from(BAD_FLAGS) } else { ExitCode::SUCCESS };
+    let mut words = std::env::args_os();
+    let name = words.next().unwrap_or_default();
+    let personality = match std::path::Path::new(&name).file_name() {
+        Some(name) if name == "etcdctl" => Personality::Etcdctl,
+        _ => Personality::Cleatctl,
+    };
+    let words: Vec<OsString> = words.collect();
+    let ended = match api(personality, &words).as_ref().and_then(|api| api.to_str()) {
+        Some("3" | "") | None => run(personality, words),
+        Some(other) => {
+            eprintln!("unsupported API version {other}");
+            Err(Failure::silent(code::ERROR))
         }
     };
-    let ended =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::from).and_then(
-            |runtime| {
-                let ended = runtime.block_on(run(args));
-                // Nobody waits for a prompt that was interrupted.
-                runtime.shutdown_background();
-                ended
-            },
-        );
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("Error: {error:#}");
-            ExitCode::FAILURE
+        Err(failure) => {
+            if let Some(text) = &failure.text {
+                eprintln!("Error: {text}");
+            }
+            ExitCode::from(failure.code)
         }
     }
 }
 
-async fn run(args: Args) -> anyhow::Result<()> {
-    let Args { global, command } = args;
-    match command {
-        Command::Version => {
-            print::line(&format!("cleatctl version: {}\nAPI version: {API_VERSION}", server::version::CLEAT_VERSION))
-        }
-        Command::Snapshot(SnapshotCommand::Save { file }) => snapshot::save(&global, &file).await,
-        Command::Snapshot(SnapshotCommand::Status { file }) => snapshot::status(&file, global.write_out),
-        Command::Snapshot(SnapshotCommand::Restore(restore)) => snapshot::restore(restore).await,
-        Command::Migrate(MigrateCommand::FromEtcd(args)) => migrate::from_etcd(args).await,
-        Command::Migrate(MigrateCommand::V2ToV3(args)) => migrate_v2::v2_to_v3(&global, &args).await,
-        Command::Migrate(MigrateCommand::ToEtcd { snapshot, file }) => migrate::to_etcd(&snapshot, &file),
+/// The API that is asked for: by `--api` before the environment, which `etcdctl` looks at alone.
+fn api(personality: Personality, words: &[OsString]) -> Option<OsString> {
+    let before_end = words.iter().take_while(|word| *word != "--");
+    let given = before_end.clone().zip(words.iter().skip(1)).find(|(flag, _)| *flag == "--api").map(|(_, api)| api);
+    let joined = before_end.filter_map(|word| word.to_str()?.strip_prefix("--api=")).last();
+    match personality {
+        Personality::Cleatctl => given.map(OsString::as_os_str).or(joined.map(OsStr::new)).map(OsStr::to_owned),
+        Personality::Etcdctl => None,
     }
+    .or_else(|| std::env::var_os("ETCDCTL_API"))
+}
+
+fn run(personality: Personality, words: Vec<OsString>) -> Result<(), Failure> {
+    match cli::parse::parse(&commands::ROOT, personality, &words) {
+        Ok(Parsed { path, values, args, wants_help }) => match path.command().run {
+            Some(run) if !wants_help => block_on(run, Context::new(path, values, args, words)),
+            _ => print_page(&path),
+        },
+        Err(Refused::Command { text, path }) => {
+            let program = path.personality.program();
+            let hint = format!("Run '{program} --help' for usage.");
+            eprintln!("Error: {text}\n{hint}");
+            // etcdctl's library says it, and then etcdctl.
+            Err(if path.personality == Personality::Etcdctl {
+                Failure::new(code::ERROR, text)
+            } else {
+                Failure::silent(code::ERROR)
+            })
+        }
+        Err(Refused::Flag { text, path, hint }) => {
+            let is_etcdctl = path.personality == Personality::Etcdctl;
+            if is_etcdctl {
+                eprintln!("Error: {text}");
+            }
+            print_page(&path)?;
+            if is_etcdctl {
+                eprintln!();
+                return Err(Failure::new(code::ERROR, text));
+            }
+            Err(Failure::new(code::ERROR, hint.map_or_else(|| text.clone(), |hint| format!("{text}; {hint}"))))
+        }
+    }
+}
+
+fn print_page(path: &Path) -> Result<(), Failure> {
+    let (version, api_version) = v3::version::of(path.personality);
+    print::out(help::page(path, version, api_version).as_bytes())
+}
+
+/// Runs a command on this thread.
+fn block_on(run: cli::Run, context: Context) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(run(context));
+    // Nobody waits for a prompt that was interrupted.
+    runtime.shutdown_background();
+    ended
 }

@@ -1,7 +1,13 @@
 //! `migrate`: etcd's data becomes the store of a new cluster, and a snapshot becomes a file that etcd restores.
 
-use crate::args::FromEtcdArgs;
-use crate::print;
+use crate::cli::{Command as CliCommand, Flag, Group, Origin};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::founder::{
+    DATA_DIR, INITIAL_ADVERTISE_PEER_URLS, INITIAL_CLUSTER, INITIAL_CLUSTER_TOKEN, NAME, WAL_DIR, founder,
+};
+use crate::snapshot::say_begun;
+use crate::{migrate_v2, print};
 use anyhow::{Context as _, Result, bail, ensure};
 use api::authpb::{Role, User};
 use api::cleatpb::Command;
@@ -11,8 +17,65 @@ use bolt::etcd::{Auth, Change, Lease, Meta};
 use bolt::wal::{InternalRaftRequest, Payload};
 use bolt::{Database, Member, OpenOptions, WriteOptions, Writer};
 use server::offline::SnapshotFile;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use store::{Entry, Options, Position, Rebuild, Revision};
+
+const SOURCE_WAL_DIR: Flag =
+    Flag::string("source-wal-dir", "", "Where the log of the source is, if not in its data directory").cleat();
+const BUMP_REVISION: Flag = Flag::int(
+    "bump-revision",
+    "0",
+    "Go on with a revision so much higher; not needed when etcd was stopped before its data was taken",
+)
+.cleat();
+
+pub(crate) const COMMAND: CliCommand = CliCommand {
+    name: "migrate",
+    usage: "<subcommand>",
+    short: "Takes data from etcd, or gives it back",
+    origin: Origin::Cleat,
+    group: Group::Data,
+    commands: &[&FROM_ETCD, &TO_ETCD, &migrate_v2::COMMAND],
+    ..CliCommand::NONE
+};
+
+const FROM_ETCD: CliCommand = CliCommand {
+    name: "from-etcd",
+    usage: "<snapshot or data directory> [options]",
+    short: "Makes the data directory of a member of a new cluster from etcd's data",
+    long:
+        "Keys with their history, leases, users and roles. Every member of the new cluster is made from the same source
+with the same flags, but for its own --name, --initial-advertise-peer-urls and --data-dir.",
+    flags: &[
+        BUMP_REVISION,
+        DATA_DIR,
+        INITIAL_ADVERTISE_PEER_URLS,
+        INITIAL_CLUSTER,
+        INITIAL_CLUSTER_TOKEN,
+        NAME,
+        SOURCE_WAL_DIR,
+        WAL_DIR,
+    ],
+    origin: Origin::Cleat,
+    run: Some(|context| Box::pin(from_etcd(context))),
+    ..CliCommand::NONE
+};
+
+const TO_ETCD: CliCommand = CliCommand {
+    name: "to-etcd",
+    usage: "<snapshot> <filename>",
+    short: "Makes a file from a snapshot that `etcdctl snapshot restore` takes",
+    origin: Origin::Cleat,
+    run: Some(|context| {
+        Box::pin(async move {
+            let [snapshot, file] = &*context.args else {
+                return Err(Failure::bad_args("migrate to-etcd takes a snapshot and the file to make"));
+            };
+            to_etcd(&PathBuf::from(snapshot), &PathBuf::from(file))
+        })
+    }),
+    ..CliCommand::NONE
+};
 
 /// Changes of a log that are applied between two flushes.
 const CHANGES_PER_FLUSH: u64 = 10_000;
@@ -41,22 +104,29 @@ impl Source {
 }
 
 /// Makes the data directory of a member of a new cluster.
-pub(crate) async fn from_etcd(args: FromEtcdArgs) -> Result<()> {
-    let FromEtcdArgs { source: path, source_wal_dir, bump_revision, founder } = args;
-    let source = Source::open(&path, source_wal_dir.as_deref())?;
-    if let Source::Member(member) = &source {
-        let unknown = member.pending()?.unknown;
-        if unknown > 0 {
-            eprintln!(
-                "warning: the log has {unknown} entries of which this member did not know whether they were committed; \
-                 they are left out. A snapshot of a running member has everything that was acknowledged"
-            );
-        }
-    }
+async fn from_etcd(context: Context) -> Result<(), Failure> {
+    let [path] = &*context.args else {
+        return Err(Failure::bad_args("migrate from-etcd takes one snapshot or data directory of etcd"));
+    };
+    let path = PathBuf::from(path);
+    let source = Source::open(&path, context.file(&SOURCE_WAL_DIR).as_deref())?;
+    warn_of_unknown(&source)?;
     warn_of_alarms(source.database())?;
-    let founder = founder.founder(bump_revision);
+    let founder = founder(&context, u64::try_from(context.int(&BUMP_REVISION)).unwrap_or_default());
     let begun = server::offline::begin(&founder, |database| fill(&source, database)).await?;
-    print::begun(&path, &founder, &begun)
+    say_begun(&path, &founder, &begun)
+}
+
+fn warn_of_unknown(source: &Source) -> Result<()> {
+    let Source::Member(member) = source else { return Ok(()) };
+    let unknown = member.pending()?.unknown;
+    if unknown > 0 {
+        eprintln!(
+            "warning: the log has {unknown} entries of which this member did not know whether they were committed; \
+             they are left out. A snapshot of a running member has everything that was acknowledged"
+        );
+    }
+    Ok(())
 }
 
 /// Alarms are those of members, which are not taken along. What one says of the data is true all the same.
@@ -154,7 +224,14 @@ fn op(request: InternalRaftRequest) -> Result<Option<Op>> {
 }
 
 /// Makes a file that etcd restores.
-pub(crate) fn to_etcd(snapshot: &Path, file: &Path) -> Result<()> {
+fn to_etcd(snapshot: &Path, file: &Path) -> Result<(), Failure> {
+    let (keys, revision) = write_for_etcd(snapshot, file)?;
+    let file = file.display();
+    print::line(&format!("{keys} keys at revision {revision}; restore {file} with `etcdctl snapshot restore`"))
+}
+
+/// Returns how many keys there are, and the revision.
+fn write_for_etcd(snapshot: &Path, file: &Path) -> Result<(usize, i64)> {
     let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
     let database = directory.path().join("store.redb");
     SnapshotFile::open(snapshot, false)?.import(&database)?;
@@ -198,10 +275,5 @@ pub(crate) fn to_etcd(snapshot: &Path, file: &Path) -> Result<()> {
         ..Meta::default()
     })?;
     writer.finish()?;
-    print::line(&format!(
-        "{} keys at revision {}; restore {} with `etcdctl snapshot restore`",
-        status.keys,
-        status.revision,
-        file.display()
-    ))
+    Ok((status.keys, status.revision))
 }

@@ -7,17 +7,98 @@
 mod plan;
 mod write;
 
-use crate::args::{Format, Global, SourceUser, V2ToV3Args};
-use crate::print;
+use crate::cli::{Command, Flag, Origin};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::print::{self, Format};
 use anyhow::{Context as _, Result, ensure};
 use client::v2::{Get, code};
-use client::{Client, Options, v2};
+use client::{Client, Options, User, v2};
 use indicatif::{ProgressBar, ProgressStyle};
 use plan::{Plan, Reader};
 use serde::Serialize;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 use write::{Outcome, Writer};
+
+const DRY_RUN: Flag =
+    Flag::switch("dry-run", "Only say what would be written, which is what happens without --yes").cleat();
+const HIDDEN: Flag = Flag::list(
+    "hidden",
+    "",
+    "Hidden keys to copy, too, which no listing shows: paths, or names to look for in every directory, as _config",
+)
+.cleat();
+const OVERWRITE: Flag = Flag::switch("overwrite", "Replace keys that have another value").cleat();
+const SOURCE_ENDPOINTS: Flag =
+    Flag::list("source-endpoints", "", "Endpoints of the v2 API, tried in this order; --endpoints if none are given")
+        .cleat();
+const SOURCE_PREFIX: Flag = Flag::string("source-prefix", "/", "The directory to copy").cleat();
+const SOURCE_USER: Flag =
+    Flag::string("source-user", "", "User of the v2 API as name:password; ETCDCTL_USERNAME if none is given").cleat();
+const TARGET_PREFIX: Flag =
+    Flag::string("target-prefix", "", "What keys begin with instead of --source-prefix").cleat();
+const YES: Flag = Flag::switch("yes", "Write").cleat();
+
+pub(crate) const COMMAND: Command = Command {
+    name: "v2-to-v3",
+    usage: "[options]",
+    short: "Copies the keys of a v2 API to the v3 API of --endpoints; without --yes it only says what it would do",
+    long: "Files become keys, and the time that they have left a lease, which keys that expire together share. What the target
+has already is left as it is: run it again after an interruption, and once more when nobody writes to the source
+any more.",
+    flags: &[
+        DRY_RUN,
+        HIDDEN,
+        OVERWRITE,
+        SOURCE_ENDPOINTS,
+        SOURCE_PREFIX,
+        SOURCE_USER,
+        TARGET_PREFIX,
+        YES,
+    ],
+    origin: Origin::Cleat,
+    run: Some(|context| Box::pin(v2_to_v3(context))),
+    ..Command::NONE
+};
+
+/// The user of a v2 API has a variable of its own, which is etcdctl's for that API.
+const SOURCE_USER_VARIABLE: &str = "ETCDCTL_USERNAME";
+
+/// What the flags say.
+struct Args {
+    source_endpoints: Vec<String>,
+    source_user: Option<User>,
+    source_prefix: String,
+    /// None keeps the prefix of the source.
+    target_prefix: Option<String>,
+    hidden: Vec<String>,
+    overwrite: bool,
+    yes: bool,
+}
+
+impl Args {
+    fn of(context: &Context) -> Result<Self, Failure> {
+        if context.switch(&YES) && context.switch(&DRY_RUN) {
+            return Err(Failure::bad_args("--yes and --dry-run cannot be set at the same time, choose one"));
+        }
+        let of_environment = || std::env::var(SOURCE_USER_VARIABLE).ok().filter(|user| !user.is_empty());
+        let user = context.given(&SOURCE_USER).or_else(of_environment).map(|user| {
+            // Without a password it is refused later.
+            let (name, password) = user.split_once(':').unwrap_or((&user, ""));
+            User { name: name.to_owned(), password: password.to_owned() }
+        });
+        Ok(Self {
+            source_endpoints: context.list(&SOURCE_ENDPOINTS),
+            source_user: user,
+            source_prefix: context.string(&SOURCE_PREFIX),
+            target_prefix: context.is_set(&TARGET_PREFIX).then(|| context.string(&TARGET_PREFIX)),
+            hidden: context.list(&HIDDEN),
+            overwrite: context.switch(&OVERWRITE),
+            yes: context.switch(&YES),
+        })
+    }
+}
 
 /// A large tree takes its time.
 const READ_DEADLINE: Duration = Duration::from_mins(2);
@@ -46,10 +127,22 @@ struct Summary {
 }
 
 /// Copies a tree, or shows what that would do.
-pub(crate) async fn v2_to_v3(global: &Global, args: &V2ToV3Args) -> Result<()> {
-    let options = global.client_options().await?;
-    let source = source(&options, args)?;
-    let target = Client::new(&options)?;
+async fn v2_to_v3(mut context: Context) -> Result<(), Failure> {
+    let args = Args::of(&context)?;
+    if let Some(extra) = context.args.first() {
+        let extra = extra.to_string_lossy();
+        return Err(Failure::bad_args(format!("migrate v2-to-v3 takes no arguments, and there is {extra:?}")));
+    }
+    context.read_environment()?;
+    let format = context.printer()?.format;
+    let endpoints = context.endpoints();
+    let options = context.options(&endpoints).await?;
+    Ok(copy(&options, &args, format).await?)
+}
+
+async fn copy(options: &Options, args: &Args, format: Format) -> Result<()> {
+    let source = source(options, args)?;
+    let target = Client::new(options)?;
     let plan = read(&source, args).await?;
     let mut writer = Writer::new(&target, args.yes, args.overwrite, plan.read_at);
     let progress = progress_bar(plan.files.len());
@@ -58,11 +151,11 @@ pub(crate) async fn v2_to_v3(global: &Global, args: &V2ToV3Args) -> Result<()> {
         progress.inc(batch.len() as u64);
     }
     progress.finish_and_clear();
-    report(global.write_out, &summary(plan, writer.into_outcome(), !args.yes), args)
+    report(format, &summary(plan, writer.into_outcome(), !args.yes), args)
 }
 
-fn source(options: &Options, args: &V2ToV3Args) -> Result<v2::Client> {
-    let user = args.source_user.clone().map(|SourceUser(user)| user);
+fn source(options: &Options, args: &Args) -> Result<v2::Client> {
+    let user = args.source_user.clone();
     if let Some(user) = &user {
         ensure!(!user.name.is_empty() && !user.password.is_empty(), "--source-user is written as NAME:PASSWORD");
     }
@@ -78,7 +171,7 @@ fn source(options: &Options, args: &V2ToV3Args) -> Result<v2::Client> {
 }
 
 /// Reads the tree, and the hidden keys that were named.
-async fn read(source: &v2::Client, args: &V2ToV3Args) -> Result<Plan> {
+async fn read(source: &v2::Client, args: &Args) -> Result<Plan> {
     let mut reader = Reader::new(&args.source_prefix, args.target_prefix.as_deref());
     let get = |key: String, recursive: bool| async move {
         match source.get(&key, Get { recursive, sorted: true, quorum: true }).await {
@@ -137,12 +230,12 @@ fn summary(plan: Plan, outcome: Outcome, dry_run: bool) -> Summary {
 }
 
 /// Prints what was done; fails if something was left out that was meant to be there.
-fn report(format: Format, summary: &Summary, args: &V2ToV3Args) -> Result<()> {
+fn report(format: Format, summary: &Summary, args: &Args) -> Result<()> {
     if format == Format::Json {
-        print::line(&serde_json::to_string(summary)?)?;
+        line(&serde_json::to_string(summary)?)?;
     } else {
         let would = if summary.dry_run { "would be " } else { "" };
-        print::line(&format!(
+        line(&format!(
             "{would}created {}, overwritten {}, unchanged {}, conflicts {}, leases {}; the source was read at index {}",
             summary.created,
             summary.overwritten,
@@ -152,15 +245,15 @@ fn report(format: Format, summary: &Summary, args: &V2ToV3Args) -> Result<()> {
             summary.index,
         ))?;
         if summary.expired > 0 {
-            print::line(&format!("{} keys expired meanwhile and are left out", summary.expired))?;
+            line(&format!("{} keys expired meanwhile and are left out", summary.expired))?;
         }
         let (all, empty) = (summary.directories, &summary.empty_directories);
-        print::line(&format!("{all} directories, {} of them empty: v3 has none, only the keys in them", empty.len()))?;
+        line(&format!("{all} directories, {} of them empty: v3 has none, only the keys in them", empty.len()))?;
         named("empty directory", empty)?;
         named("conflict: there with another value", &summary.conflicts)?;
         named("the v2 API cannot tell all bytes of the value of", &summary.damaged_values)?;
         if summary.dry_run {
-            print::line("nothing was written; add --yes to do it")?;
+            line("nothing was written; add --yes to do it")?;
         }
     }
     ensure!(
@@ -171,12 +264,17 @@ fn report(format: Format, summary: &Summary, args: &V2ToV3Args) -> Result<()> {
     Ok(())
 }
 
+fn line(text: &str) -> Result<()> {
+    // What is asked for is said on standard output; the failure has one text.
+    print::line(text).map_err(|failure| anyhow::anyhow!(failure.text.unwrap_or_default()))
+}
+
 fn named(what: &str, keys: &[String]) -> Result<()> {
     for key in keys.iter().take(SHOWN) {
-        print::line(&format!("{what}: {key}"))?;
+        line(&format!("{what}: {key}"))?;
     }
     if keys.len() > SHOWN {
-        print::line(&format!("{what}: {} more", keys.len() - SHOWN))?;
+        line(&format!("{what}: {} more", keys.len() - SHOWN))?;
     }
     Ok(())
 }

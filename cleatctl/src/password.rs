@@ -12,15 +12,15 @@ const LINE_BYTES_MAX: u64 = 4096;
 /// Of a command that was interrupted, as shells tell it.
 const INTERRUPTED: i32 = 130;
 
-/// Reads a line of standard input, with etcdctl's prompt. The prompt goes to standard error: standard output is for what was
+/// Reads a line of standard input, with a prompt. The prompt goes to standard error: standard output is for what was
 /// asked for.
 ///
 /// # Errors
 /// There is no line, or the wait was interrupted.
-pub(crate) async fn ask() -> Result<String> {
+pub(crate) async fn ask(prompt: &str) -> Result<String> {
     let hidden = Hidden::begin();
     let mut interrupts = if hidden.is_some() { Some(signal(SignalKind::interrupt())?) } else { None };
-    eprint!("Password: ");
+    eprint!("{prompt}");
     io::stderr().flush()?;
     let read = tokio::select! {
         read = tokio::task::spawn_blocking(read_line) => read?,

@@ -130,6 +130,15 @@ impl Client {
         let _moved = self.inner.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
+    /// Fetches the token of [`Options::user`] now, from the first endpoint that answers. Calls do so by themselves: this is
+    /// for who wants to know before.
+    ///
+    /// # Errors
+    /// As [`Client::range`].
+    pub async fn sign_in(&self) -> Result<(), Error> {
+        self.call(Effect::Read, (), |_, ()| async { Ok(()) }).await
+    }
+
     /// Reads keys.
     ///
     /// # Errors

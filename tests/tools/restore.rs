@@ -43,11 +43,7 @@ pub(crate) fn succeeds(args: &[&str]) -> Result<String> {
 pub(crate) fn fails(args: &[&str], with: &str) -> Result<()> {
     let output = cleatctl(args)?;
     let stderr = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.code() == Some(1) && stderr.contains(with),
-        "cleatctl {args:?}: {:?} {stderr}",
-        output.status
-    );
+    ensure!(!output.status.success() && stderr.contains(with), "cleatctl {args:?}: {:?} {stderr}", output.status);
     Ok(())
 }
 

@@ -10,6 +10,8 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// Of different values, so that nothing makes them smaller: about 3 MB.
+/// etcdctl's exit code of a snapshot that was not saved.
+const INTERRUPTED: i32 = 5;
 const KEYS: usize = 1500;
 const VALUE_BYTES: usize = 2000;
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -113,7 +115,7 @@ async fn the_same_command_goes_on_with_what_it_left() -> Result<()> {
     let proxy = Limiter::before(&server, &[(1_000_000, Fate::Cut)], true).await?;
     let output = save(&file, &proxy.endpoint).await?;
     let stderr = said(&output);
-    ensure!(output.status.code() == Some(1) && stderr.contains("give the same command again"), "{stderr}");
+    ensure!(output.status.code() == Some(INTERRUPTED) && stderr.contains("give the same command again"), "{stderr}");
     let part = std::fs::metadata(beside(&file, "part"))?.len();
     ensure!((900_000..1_000_000).contains(&part) && !file.exists(), "{part} bytes");
     // What is written, compacted and defragmented in between changes nothing in the snapshot that was begun.
@@ -166,7 +168,7 @@ async fn what_cannot_be_gone_on_with_begins_again() -> Result<()> {
     let once = [(1_000_000, Fate::Cut)];
     let proxy = Limiter::before(&server, &once, true).await?;
     // A part that is not what was sent: the hash says so.
-    ensure!(save(&file, &proxy.endpoint).await?.status.code() == Some(1));
+    ensure!(save(&file, &proxy.endpoint).await?.status.code() == Some(INTERRUPTED));
     let part = beside(&file, "part");
     let mut bytes = std::fs::read(&part)?;
     ensure!(!bytes.is_empty());
@@ -180,7 +182,7 @@ async fn what_cannot_be_gone_on_with_begins_again() -> Result<()> {
     // A member that has forgotten the snapshot.
     std::fs::remove_file(&file)?;
     let proxy = Limiter::before(&server, &once, true).await?;
-    ensure!(save(&file, &proxy.endpoint).await?.status.code() == Some(1));
+    ensure!(save(&file, &proxy.endpoint).await?.status.code() == Some(INTERRUPTED));
     ensure!(part.exists() && !file.exists());
     server.kill()?;
     server.restart().await?;
@@ -208,7 +210,7 @@ async fn a_download_from_etcd_starts_over() -> Result<()> {
     let always = [(1_000_000, Fate::Cut); 20];
     let proxy = Limiter::before(&server, &always, true).await?;
     let output = save(&file, &proxy.endpoint).await?;
-    ensure!(output.status.code() == Some(1) && !said(&output).contains("again within"), "{}", said(&output));
+    ensure!(output.status.code() == Some(INTERRUPTED) && !said(&output).contains("again within"), "{}", said(&output));
     nothing_is_left_beside(&file)?;
     ensure!(!file.exists());
     Ok(())

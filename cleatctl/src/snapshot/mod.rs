@@ -2,14 +2,80 @@
 
 mod save;
 
-pub(crate) use save::save;
-
-use crate::args::{Format, RestoreArgs};
-use crate::print;
-use anyhow::{Context as _, Result, ensure};
+use crate::cli::{Command, Flag, Group};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::founder::{
+    DATA_DIR, INITIAL_ADVERTISE_PEER_URLS, INITIAL_CLUSTER, INITIAL_CLUSTER_TOKEN, NAME, WAL_DIR, founder,
+};
+use crate::print::{self, Format, Printer};
+use anyhow::{Context as _, Result};
 use serde::Serialize;
-use server::offline::SnapshotFile;
-use std::path::Path;
+use server::offline::{Begun, Founder, SnapshotFile};
+use std::path::{Path, PathBuf};
+
+/// Revisions by which a restored store is ahead of its snapshot, unless it is told otherwise: more than any cluster
+/// writes between a snapshot and its loss. etcdctl does not move it.
+const BUMP_REVISION: Flag = Flag::int(
+    "bump-revision",
+    "1000000000",
+    "How much to increase the latest revision after restore, so that whoever saw the revisions after the snapshot notices",
+)
+.cleat();
+const MARK_COMPACTED: Flag = Flag::switch(
+    "mark-compacted",
+    "Mark the latest revision after restore as the point of scheduled compaction (always done when the revision is increased)",
+)
+.cleat();
+const SKIP_HASH_CHECK: Flag =
+    Flag::switch("skip-hash-check", "Ignore snapshot integrity hash value (required if copied from data directory)");
+
+pub(crate) const COMMAND: Command = Command {
+    name: "snapshot",
+    usage: "<subcommand>",
+    short: "Manages etcd node snapshots",
+    group: Group::Data,
+    commands: &[&RESTORE, &SAVE, &STATUS],
+    ..Command::NONE
+};
+
+const RESTORE: Command = Command {
+    name: "restore",
+    usage: "<filename> [options]",
+    short: "Restores an etcd member snapshot to an etcd directory",
+    flags: &[
+        BUMP_REVISION,
+        DATA_DIR,
+        INITIAL_ADVERTISE_PEER_URLS,
+        INITIAL_CLUSTER,
+        INITIAL_CLUSTER_TOKEN,
+        MARK_COMPACTED,
+        NAME,
+        SKIP_HASH_CHECK,
+        WAL_DIR,
+    ],
+    run: Some(|context| Box::pin(restore(context))),
+    ..Command::NONE
+};
+
+const SAVE: Command = Command {
+    name: "save",
+    usage: "<filename>",
+    short: "Stores an etcd node backend snapshot to a given file",
+    run: Some(|context| Box::pin(save::save(context))),
+    ..Command::NONE
+};
+
+const STATUS: Command = Command {
+    name: "status",
+    usage: "<filename>",
+    short: "Gets backend snapshot status of a given file",
+    long: "When --write-out is set to simple, this command prints out comma-separated status lists for each endpoint.
+The items in the lists are hash, revision, total keys, total size.
+",
+    run: Some(|context| Box::pin(status(context))),
+    ..Command::NONE
+};
 
 /// What `status` says, with etcdctl's names.
 #[derive(Serialize)]
@@ -23,7 +89,15 @@ struct Status {
 
 /// Prints what is in a snapshot file. The hash is the `HashKV` of the store at its revision, which every member that
 /// has this revision gives, too.
-pub(crate) fn status(file: &Path, format: Format) -> Result<()> {
+async fn status(context: Context) -> Result<(), Failure> {
+    let [file] = &*context.args else {
+        return Err(Failure::bad_args("snapshot status requires exactly one argument"));
+    };
+    let printer = context.printer()?;
+    print(printer, &read_status(&PathBuf::from(file))?)
+}
+
+fn read_status(file: &Path) -> Result<Status> {
     // etcdctl's words for the usual mistake.
     std::fs::metadata(file).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => anyhow::anyhow!("stat {}: no such file or directory", file.display()),
@@ -37,33 +111,59 @@ pub(crate) fn status(file: &Path, format: Format) -> Result<()> {
     let hash = reader.hash_kv(0).map_err(|error| anyhow::anyhow!("{error}"))?;
     let store = reader.status();
     let total_size = std::fs::metadata(file)?.len();
-    let status = Status { hash: hash.hash, revision: store.revision, total_key: store.keys, total_size };
+    Ok(Status { hash: hash.hash, revision: store.revision, total_key: store.keys, total_size })
+}
+
+fn print(printer: Printer, status: &Status) -> Result<(), Failure> {
     let Status { hash, revision, total_key, total_size } = status;
-    let size = print::bytes(total_size);
-    print::line(&match format {
-        Format::Simple => format!("{hash:x}, {revision}, {total_key}, {size}"),
-        Format::Json => serde_json::to_string(&status)?,
-        Format::Fields => {
-            format!("\"Hash\" : {hash}\n\"Revision\" : {revision}\n\"Keys\" : {total_key}\n\"Size\" : {total_size}")
-        }
-        Format::Table => print::table(&[
-            ("HASH", format!("{hash:x}")),
-            ("REVISION", revision.to_string()),
-            ("TOTAL KEYS", total_key.to_string()),
-            ("TOTAL SIZE", size),
-        ]),
-    })
+    let row = vec![format!("{hash:x}"), revision.to_string(), total_key.to_string(), print::bytes(*total_size)];
+    match printer.format {
+        Format::Simple => printer.simple(|out| out.line(row.join(", "))),
+        Format::Json => print::line(&serde_json::to_string(status).map_err(anyhow::Error::from)?),
+        Format::Fields => Printer::fields(|out| {
+            out.plain("Hash", hash);
+            out.plain("Revision", revision);
+            out.plain("Keys", total_key);
+            out.plain("Size", total_size);
+        }),
+        Format::Table => print::out(print::table(&["hash", "revision", "total keys", "total size"], &[row]).as_bytes()),
+        Format::Protobuf => Err(printer.unsupported()),
+    }
 }
 
 /// Makes the data directory of a member of a new cluster.
-pub(crate) async fn restore(args: RestoreArgs) -> Result<()> {
-    let RestoreArgs { file, skip_hash_check, bump_revision, mark_compacted, founder } = args;
-    ensure!(bump_revision > 0 || !mark_compacted, "--mark-compacted goes with a --bump-revision above 0");
-    ensure!(file.exists(), "stat {}: no such file or directory", file.display());
-    let founder = founder.founder(bump_revision);
+async fn restore(context: Context) -> Result<(), Failure> {
+    let [file] = &*context.args else {
+        return Err(Failure::bad_args("snapshot restore requires exactly one argument"));
+    };
+    let file = PathBuf::from(file);
+    let is_bumped = !context.is_etcdctl();
+    let bump_revision = if is_bumped { u64::try_from(context.int(&BUMP_REVISION)).unwrap_or_default() } else { 0 };
+    if bump_revision == 0 && context.switch(&MARK_COMPACTED) {
+        return Err(anyhow::anyhow!("--mark-compacted goes with a --bump-revision above 0").into());
+    }
+    let founder = founder(&context, bump_revision);
+    if !file.exists() {
+        return Err(anyhow::anyhow!("stat {}: no such file or directory", file.display()).into());
+    }
+    let skip_hash_check = context.switch(&SKIP_HASH_CHECK);
     let begun = server::offline::begin(&founder, |database| {
         Ok::<_, anyhow::Error>(SnapshotFile::open(&file, skip_hash_check)?.import(database)?)
     });
     let begun = begun.await?;
-    print::begun(&file, &founder, &begun)
+    say_begun(&file, &founder, &begun)
+}
+
+/// Says what was made of a file or directory, and how to start it.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub(crate) fn say_begun(from: &Path, founder: &Founder, begun: &Begun) -> Result<(), Failure> {
+    let Begun { cluster_id, member_id, store } = begun;
+    let compacted = if founder.bump_revision > 0 { ", with everything before it compacted" } else { "" };
+    let (from, name, revision) = (from.display(), &founder.name, store.revision);
+    eprintln!(
+        "{from} is now member {member_id:x} ({name}) of the new cluster {cluster_id:x}, at revision {revision}{compacted}"
+    );
+    print::line(&format!("start it with --name {name} --data-dir {}", founder.data_dir.display()))
 }

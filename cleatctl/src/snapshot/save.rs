@@ -4,7 +4,8 @@
 //! `FILE.part.id` names the snapshot that it is of, if the member can go on with it: after a broken connection, or when
 //! the same command is given again. Otherwise, and with etcd, the download starts over.
 
-use crate::args::Global;
+use crate::context::Context;
+use crate::failure::{Failure as Failed, code};
 use crate::print;
 use anyhow::{Context as _, Result, bail};
 use client::{Client, Download, SnapshotPlace};
@@ -39,16 +40,30 @@ const OPENS_MAX: u32 = 5;
 /// Only the owner may read what a store contains.
 const PRIVATE_FILE: u32 = 0o600;
 
-/// Stores a snapshot of the member behind the only endpoint in `file`.
-pub(crate) async fn save(global: &Global, file: &Path) -> Result<()> {
-    let [endpoint] = &*global.endpoints else {
-        bail!("snapshot must be requested to one selected node, not multiple [{}]", global.endpoints.join(" "));
+/// Stores a snapshot of the member behind the only endpoint in a file.
+pub(super) async fn save(mut context: Context) -> Result<(), Failed> {
+    let [file] = &*context.args else { return Err(Failed::bad_args("snapshot save expects one argument")) };
+    let file = PathBuf::from(file);
+    let interrupted = |error: anyhow::Error| Failed::from(error).with_code(code::INTERRUPTED);
+    context.read_environment()?;
+    let endpoints = context.endpoints();
+    let [endpoint] = &*endpoints else {
+        let all = endpoints.join(" ");
+        let error = anyhow::anyhow!("snapshot must be requested to one selected node, not multiple [{all}]");
+        return Err(interrupted(error));
     };
-    let client = Client::new(&global.client_options().await?)?;
+    let (client, _) = context.connect().await?;
     let started = Instant::now();
     let from = client::without_user(endpoint);
+    let bytes = save_to(&client, &file, &from).await.map_err(interrupted)?;
+    let took = started.elapsed();
+    eprintln!("{} in {:.1} s from {from}", print::bytes(bytes), took.as_secs_f64());
+    print::line(&format!("Snapshot saved at {}", file.display()))
+}
+
+async fn save_to(client: &Client, file: &Path, from: &str) -> Result<u64> {
     let mut part = Part::open(file)?;
-    let whole = fetch(&client, &mut part).await;
+    let whole = fetch(client, &mut part).await;
     let bytes = match whole {
         Ok(bytes) => bytes,
         Err(failure) => {
@@ -58,9 +73,7 @@ pub(crate) async fn save(global: &Global, file: &Path) -> Result<()> {
         }
     };
     part.become_whole(file)?;
-    let took = started.elapsed();
-    eprintln!("{} in {:.1} s from {from}", print::bytes(bytes), took.as_secs_f64());
-    print::line(&format!("Snapshot saved at {}", file.display()))
+    Ok(bytes)
 }
 
 /// Why an attempt ended.

@@ -1,0 +1,254 @@
+//! What a command is given: its flags and arguments, the connection that they describe, and the form of its output.
+
+use crate::cli::{Flag, Path, Personality, Values};
+use crate::environment;
+use crate::failure::{Failure, code};
+use crate::globals::{self, is_secret};
+use crate::password;
+use crate::print::{Format, Printer};
+use crate::terminal::Terminal;
+use client::{Client, Options, TlsOptions, User};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One run of one command.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) path: Path,
+    /// Words that are neither flags nor commands.
+    pub(crate) args: Vec<OsString>,
+    /// All words behind the program's name, as they were given.
+    pub(crate) words: Vec<OsString>,
+    pub(crate) terminal: Terminal,
+    values: Values,
+    has_environment: bool,
+    user: Option<Option<User>>,
+}
+
+impl Context {
+    pub(crate) fn new(path: Path, values: Values, args: Vec<OsString>, words: Vec<OsString>) -> Self {
+        let terminal = Terminal::of_process();
+        Self { path, args, words, terminal, values, has_environment: false, user: None }
+    }
+
+    pub(crate) fn personality(&self) -> Personality {
+        self.path.personality
+    }
+
+    /// True if nothing more and nothing else than etcdctl does is wanted.
+    pub(crate) fn is_etcdctl(&self) -> bool {
+        self.personality() == Personality::Etcdctl
+    }
+
+    /// An argument, which may be any bytes.
+    pub(crate) fn arg(&self, index: usize) -> Option<&[u8]> {
+        self.args.get(index).map(|arg| arg.as_bytes())
+    }
+
+    /// An argument that is a name, a number or a path in a message.
+    pub(crate) fn text(&self, index: usize) -> String {
+        self.args.get(index).map(|arg| arg.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    /// True if the flag was given, or the environment has it.
+    pub(crate) fn is_set(&self, flag: &Flag) -> bool {
+        self.values.is_set(flag.name)
+    }
+
+    pub(crate) fn switch(&self, flag: &Flag) -> bool {
+        self.values.switch(flag)
+    }
+
+    pub(crate) fn string(&self, flag: &Flag) -> String {
+        self.values.string(flag)
+    }
+
+    /// The value, None if it is empty.
+    pub(crate) fn given(&self, flag: &Flag) -> Option<String> {
+        Some(self.string(flag)).filter(|value| !value.is_empty())
+    }
+
+    pub(crate) fn bytes(&self, flag: &Flag) -> Vec<u8> {
+        self.values.bytes(flag)
+    }
+
+    /// A path, which may be no UTF-8; None if it is empty.
+    pub(crate) fn file(&self, flag: &Flag) -> Option<PathBuf> {
+        Some(PathBuf::from(OsStr::from_bytes(&self.bytes(flag)))).filter(|path| !path.as_os_str().is_empty())
+    }
+
+    pub(crate) fn int(&self, flag: &Flag) -> i64 {
+        self.values.int(flag)
+    }
+
+    pub(crate) fn uint(&self, flag: &Flag) -> u64 {
+        self.values.uint(flag)
+    }
+
+    pub(crate) fn list(&self, flag: &Flag) -> Vec<String> {
+        self.values.list(flag)
+    }
+
+    /// Zero for one below zero.
+    pub(crate) fn duration(&self, flag: &Flag) -> Duration {
+        self.values.duration(flag).unwrap_or_default()
+    }
+
+    pub(crate) fn values_mut(&mut self) -> &mut Values {
+        &mut self.values
+    }
+
+    /// Takes what the environment says of flags that were not given.
+    ///
+    /// # Errors
+    /// Both say something, for etcdctl; a value that is none, for `cleatctl`.
+    pub(crate) fn read_environment(&mut self) -> Result<(), Failure> {
+        if !std::mem::replace(&mut self.has_environment, true) {
+            environment::read(self)?;
+            if self.switch(&globals::DEBUG) {
+                self.show_globals();
+            }
+        }
+        Ok(())
+    }
+
+    fn show_globals(&self) {
+        for flag in self.path.inherited() {
+            let value = if is_secret(flag.name) { "***".to_owned() } else { self.string(flag) };
+            eprintln!("{}={value}", environment::name(flag.name));
+        }
+    }
+
+    /// The form of the output.
+    ///
+    /// # Errors
+    /// It is none.
+    pub(crate) fn printer(&self) -> Result<Printer, Failure> {
+        let format = Format::of(&self.string(&globals::WRITE_OUT))
+            .ok_or_else(|| Failure::new(code::BAD_FEATURE, "unsupported output format"))?;
+        Ok(Printer::new(format, self.switch(&globals::HEX)))
+    }
+
+    /// The endpoints as they were given, or as DNS tells them.
+    pub(crate) fn endpoints(&self) -> Vec<String> {
+        self.list(&globals::ENDPOINTS).iter().map(|endpoint| endpoint.trim().to_owned()).collect()
+    }
+
+    /// Longest time for a command that is no transfer.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.duration(&globals::COMMAND_TIMEOUT)
+    }
+
+    /// The connection that the flags describe, with its user signed in, and the form of the output.
+    ///
+    /// # Errors
+    /// With etcdctl's exit codes for each: a format that is none, certificates that cannot be used, a user that is
+    /// refused.
+    pub(crate) async fn connect(&mut self) -> Result<(Client, Printer), Failure> {
+        self.read_environment()?;
+        let printer = self.printer()?;
+        let endpoints = self.endpoints();
+        Ok((self.connect_to(&endpoints).await?, printer))
+    }
+
+    /// The same connection to other endpoints.
+    ///
+    /// # Errors
+    /// As [`Context::connect`].
+    pub(crate) async fn connect_to(&mut self, endpoints: &[String]) -> Result<Client, Failure> {
+        let options = self.options(endpoints).await?;
+        let client = client(&options)?;
+        if options.user.is_some() {
+            let signed_in = client.sign_in().await;
+            signed_in.map_err(|error| Failure::from(error).with_code(code::BAD_CONNECTION))?;
+        }
+        Ok(client)
+    }
+
+    /// The same connection without its user, for what needs none.
+    ///
+    /// # Errors
+    /// As [`Context::connect`].
+    pub(crate) fn connect_without_user(&mut self, endpoints: &[String]) -> Result<Client, Failure> {
+        client(&self.options_without_user(endpoints)?)
+    }
+
+    /// What a client is made from. Asks for the password if it must, once.
+    ///
+    /// # Errors
+    /// There is no password, or a file's name is empty.
+    pub(crate) async fn options(&mut self, endpoints: &[String]) -> Result<Options, Failure> {
+        let mut options = self.options_without_user(endpoints)?;
+        if self.user.is_none() {
+            self.user = Some(self.read_user().await?);
+        }
+        options.user = self.user.clone().flatten();
+        Ok(options)
+    }
+
+    fn options_without_user(&mut self, endpoints: &[String]) -> Result<Options, Failure> {
+        self.read_environment()?;
+        let file = |flag: &Flag| match self.file(flag) {
+            None if self.is_set(flag) => {
+                Err(Failure::bad_args(format!("empty string is passed to --{} option", flag.name)))
+            }
+            file => Ok(file),
+        };
+        let (cert_file, key_file, ca_file) = (file(&globals::CERT)?, file(&globals::KEY)?, file(&globals::CACERT)?);
+        let insecure_skip_verify = self.switch(&globals::INSECURE_SKIP_TLS_VERIFY);
+        // What the certificate of a server that was found by DNS must say.
+        let server_name = self.given(&globals::DISCOVERY_SRV).filter(|_| !self.switch(&globals::INSECURE_DISCOVERY));
+        let wants_tls = cert_file.is_some()
+            || key_file.is_some()
+            || ca_file.is_some()
+            || server_name.is_some()
+            || !self.switch(&globals::INSECURE_TRANSPORT);
+        let tls = TlsOptions { ca_file, cert_file, key_file, server_name, insecure_skip_verify };
+        // How to check certificates does not say that there are any.
+        let endpoints = endpoints.iter().map(|endpoint| match endpoint.contains("://") {
+            false if !wants_tls => format!("http://{endpoint}"),
+            _ => endpoint.clone(),
+        });
+        Ok(Options {
+            endpoints: endpoints.collect(),
+            tls: (wants_tls || insecure_skip_verify).then_some(tls),
+            user: None,
+            dial_timeout: self.duration(&globals::DIAL_TIMEOUT),
+            request_timeout: self.timeout(),
+            keepalive_time: self.duration(&globals::KEEPALIVE_TIME),
+            keepalive_timeout: self.duration(&globals::KEEPALIVE_TIMEOUT),
+        })
+    }
+
+    /// As etcdctl reads the flags: next to `--password` a colon belongs to the name.
+    async fn read_user(&self) -> Result<Option<User>, Failure> {
+        let password = self.given(&globals::PASSWORD);
+        let Some(user) = self.given(&globals::USER) else {
+            if password.is_some() && !self.is_etcdctl() {
+                return Err(Failure::bad_args("a password is given for nobody; name the user with --user"));
+            }
+            return Ok(None);
+        };
+        let with = |name: &str, password: String| User { name: name.to_owned(), password };
+        Ok(Some(match (password, user.split_once(':')) {
+            (Some(password), _) => with(&user, password),
+            (None, Some((name, password))) => with(name, password.to_owned()),
+            (None, None) => with(&user, password::ask("Password: ").await?),
+        }))
+    }
+}
+
+fn client(options: &Options) -> Result<Client, Failure> {
+    let bad = match Client::new(options) {
+        Ok(client) => return Ok(client),
+        Err(error) => error,
+    };
+    let code = match bad {
+        client::Error::TlsFile { .. } | client::Error::Tls(_) => code::BAD_ARGS,
+        client::Error::NoEndpoints => code::BAD_CONNECTION,
+        _ => code::ERROR,
+    };
+    Err(Failure::from(bad).with_code(code))
+}

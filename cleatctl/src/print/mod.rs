@@ -1,0 +1,147 @@
+//! etcdctl's output formats.
+//!
+//! What most commands print comes from one answer of the server: [`Printer::answer`] writes it in the format that was
+//! asked for. `simple` and `fields` are written by hand, as every answer has its own form; JSON and protobuf follow from
+//! the message. What is written goes out in one piece.
+
+mod fields;
+mod json;
+mod simple;
+mod table;
+
+pub(crate) use fields::Fields;
+pub(crate) use json::{Json, message as json_message};
+pub(crate) use simple::{Simple, bytes};
+pub(crate) use table::table;
+
+use crate::failure::{Failure, code};
+use api::descriptor::{self, Message};
+use std::io::{self, Write as _};
+
+/// Output formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Simple,
+    Fields,
+    Json,
+    Protobuf,
+    Table,
+}
+
+impl Format {
+    /// The format of this name.
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        match name {
+            "simple" => Some(Self::Simple),
+            "fields" => Some(Self::Fields),
+            "json" => Some(Self::Json),
+            "protobuf" => Some(Self::Protobuf),
+            "table" => Some(Self::Table),
+            _ => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Simple => "simple",
+            Self::Fields => "fields",
+            Self::Json => "json",
+            Self::Protobuf => "protobuf",
+            Self::Table => "table",
+        }
+    }
+}
+
+/// Writes what commands say.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Printer {
+    pub(crate) format: Format,
+    /// Bytes as hexadecimal digits, for `simple`.
+    pub(crate) hex: bool,
+    /// Only the values of keys, for `simple`.
+    pub(crate) value_only: bool,
+}
+
+impl Printer {
+    pub(crate) fn new(format: Format, hex: bool) -> Self {
+        Self { format, hex, value_only: false }
+    }
+
+    /// Etcdctl's error for a format that a command does not have.
+    pub(crate) fn unsupported(self) -> Failure {
+        Failure::new(code::BAD_FEATURE, format!("{} not supported as output format", self.format.name()))
+    }
+
+    /// Prints an answer of the method of this path.
+    ///
+    /// # Errors
+    /// The command does not have the format.
+    pub(crate) fn answer<M: prost::Message>(
+        self,
+        method: &str,
+        answer: &M,
+        simple: impl FnOnce(&mut Simple),
+        fields: impl FnOnce(&mut Fields),
+    ) -> Result<(), Failure> {
+        match self.format {
+            Format::Simple => self.simple(simple),
+            Format::Fields => Self::fields(fields),
+            Format::Json => self.json(|json| json.raw(&json_message(output(method), &answer.encode_to_vec()))),
+            Format::Protobuf => out(&answer.encode_to_vec()),
+            Format::Table => Err(self.unsupported()),
+        }
+    }
+
+    /// # Errors
+    /// As [`out`].
+    pub(crate) fn simple(self, write: impl FnOnce(&mut Simple)) -> Result<(), Failure> {
+        let mut simple = Simple::new(self);
+        write(&mut simple);
+        out(&simple.bytes)
+    }
+
+    /// # Errors
+    /// As [`out`].
+    pub(crate) fn fields(write: impl FnOnce(&mut Fields)) -> Result<(), Failure> {
+        let mut fields = Fields::default();
+        write(&mut fields);
+        out(&fields.bytes)
+    }
+
+    /// # Errors
+    /// As [`out`].
+    pub(crate) fn json(self, write: impl FnOnce(&mut Json)) -> Result<(), Failure> {
+        let mut json = Json::default();
+        write(&mut json);
+        json.text.push('\n');
+        out(json.text.as_bytes())
+    }
+}
+
+/// What the answer of a method looks like.
+pub(crate) fn output(method: &str) -> &'static Message {
+    static NOTHING: Message = Message { name: "", fields: &[] };
+    descriptor::method(method).map_or(&NOTHING, |method| method.output)
+}
+
+/// Writes to standard output. Nobody is left to tell if nobody reads any more.
+///
+/// # Errors
+/// It cannot be written.
+pub(crate) fn out(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::from(error).context("cannot write the output").into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a line to standard output.
+///
+/// # Errors
+/// As [`out`].
+pub(crate) fn line(text: &str) -> Result<(), Failure> {
+    out(format!("{text}\n").as_bytes())
+}

@@ -1,0 +1,48 @@
+//! Tables: heads in the middle, cells to the right.
+
+/// A table as etcdctl draws it.
+pub(crate) fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |text: &str| text.chars().count();
+    let heads: Vec<String> = heads.iter().map(|head| head.to_uppercase()).collect();
+    let widths: Vec<usize> = heads
+        .iter()
+        .enumerate()
+        .map(|(column, head)| rows.iter().map(|row| width(&row[column])).max().unwrap_or_default().max(width(head)))
+        .collect();
+    let line = |ends: char, part: &dyn Fn(usize) -> String| {
+        let parts: Vec<String> = (0..widths.len()).map(part).collect();
+        format!("{ends}{}{ends}\n", parts.join(&ends.to_string()))
+    };
+    let border = line('+', &|column| "-".repeat(widths[column] + 2));
+    let mut text = border.clone();
+    text += &line('|', &|column| {
+        let free = widths[column] - width(&heads[column]);
+        format!(" {}{}{} ", " ".repeat(free.div_ceil(2)), heads[column], " ".repeat(free / 2))
+    });
+    text += &border;
+    for row in rows {
+        text += &line('|', &|column| format!(" {:>width$} ", row[column], width = widths[column]));
+    }
+    if !rows.is_empty() {
+        text += &border;
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::table;
+
+    #[test]
+    fn a_table_looks_like_etcdctls() {
+        let row = ["dee068a2", "36", "48", "25 kB"].map(str::to_owned).to_vec();
+        let expected = "\
++----------+----------+------------+------------+
+|   HASH   | REVISION | TOTAL KEYS | TOTAL SIZE |
++----------+----------+------------+------------+
+| dee068a2 |       36 |         48 |      25 kB |
++----------+----------+------------+------------+
+";
+        assert_eq!(table(&["hash", "revision", "total keys", "total size"], &[row]), expected);
+    }
+}
