@@ -13,6 +13,13 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Whose requests these are, once it is known: a password is asked for once.
+#[derive(Clone)]
+enum Asked {
+    NotYet,
+    For(Option<User>),
+}
+
 /// One run of one command.
 #[derive(Clone)]
 pub(crate) struct Context {
@@ -24,13 +31,13 @@ pub(crate) struct Context {
     pub(crate) terminal: Terminal,
     values: Values,
     has_environment: bool,
-    user: Option<Option<User>>,
+    user: Asked,
 }
 
 impl Context {
     pub(crate) fn new(path: Path, values: Values, args: Vec<OsString>, words: Vec<OsString>) -> Self {
         let terminal = Terminal::of_process();
-        Self { path, args, words, terminal, values, has_environment: false, user: None }
+        Self { path, args, words, terminal, values, has_environment: false, user: Asked::NotYet }
     }
 
     pub(crate) fn personality(&self) -> Personality {
@@ -181,10 +188,12 @@ impl Context {
     /// There is no password, or a file's name is empty.
     pub(crate) async fn options(&mut self, endpoints: &[String]) -> Result<Options, Failure> {
         let mut options = self.options_without_user(endpoints)?;
-        if self.user.is_none() {
-            self.user = Some(self.read_user().await?);
+        if let Asked::NotYet = self.user {
+            self.user = Asked::For(self.read_user().await?);
         }
-        options.user = self.user.clone().flatten();
+        if let Asked::For(user) = &self.user {
+            options.user.clone_from(user);
+        }
         Ok(options)
     }
 
@@ -207,9 +216,9 @@ impl Context {
             || !self.switch(&globals::INSECURE_TRANSPORT);
         let tls = TlsOptions { ca_file, cert_file, key_file, server_name, insecure_skip_verify };
         // How to check certificates does not say that there are any.
-        let endpoints = endpoints.iter().map(|endpoint| match endpoint.contains("://") {
-            false if !wants_tls => format!("http://{endpoint}"),
-            _ => endpoint.clone(),
+        let endpoints = endpoints.iter().map(|endpoint| {
+            let is_plain = !wants_tls && !endpoint.contains("://");
+            if is_plain { format!("http://{endpoint}") } else { endpoint.clone() }
         });
         Ok(Options {
             endpoints: endpoints.collect(),

@@ -31,10 +31,8 @@ pub(crate) fn founder(context: &Context, bump_revision: u64) -> Founder {
     let urls: Vec<String> = context.string(&INITIAL_ADVERTISE_PEER_URLS).split(',').map(str::to_owned).collect();
     let own = || urls.iter().map(|url| format!("{name}={url}")).collect::<Vec<_>>().join(",");
     // etcdctl has the default of the flag whatever the name is, and then refuses it.
-    let initial_cluster = match context.is_set(&INITIAL_CLUSTER) || context.is_etcdctl() {
-        true => context.string(&INITIAL_CLUSTER),
-        false => own(),
-    };
+    let has_default = context.is_set(&INITIAL_CLUSTER) || context.is_etcdctl();
+    let initial_cluster = if has_default { context.string(&INITIAL_CLUSTER) } else { own() };
     Founder {
         initial_cluster,
         data_dir: context.file(&DATA_DIR).unwrap_or_else(|| PathBuf::from(format!("{name}.etcd"))),

@@ -1,8 +1,6 @@
 //! What Go's standard library reads and prints, as far as users of etcdctl see it: numbers and their errors, quoted text,
 //! durations, lists.
 
-use std::fmt::Write as _;
-
 const NANOS_PER_SECOND: f64 = 1e9;
 
 /// `%q`: in double quotes, with escapes for what cannot be printed.
@@ -14,8 +12,7 @@ pub(crate) fn quote(bytes: &[u8]) -> String {
             if c == '"' { out.push_str("\\\"") } else { escape(&mut out, c) }
         }
         for byte in chunk.invalid() {
-            // Writing to a text does not fail.
-            drop(write!(out, "\\x{byte:02x}"));
+            out.push_str(&format!("\\x{byte:02x}"));
         }
     }
     out.push('"');
@@ -47,11 +44,10 @@ fn escape(out: &mut String, c: char) {
         c if is_print(c) => out.push(c),
         c => {
             let code = u32::from(c);
-            // Writing to a text does not fail.
-            drop(match code {
-                0..0x20 | 0x7f => write!(out, "\\x{code:02x}"),
-                0x20..0x1_0000 => write!(out, "\\u{code:04x}"),
-                _ => write!(out, "\\U{code:08x}"),
+            out.push_str(&match code {
+                0..0x20 | 0x7f => format!("\\x{code:02x}"),
+                0x20..0x1_0000 => format!("\\u{code:04x}"),
+                _ => format!("\\U{code:08x}"),
             });
         }
     }

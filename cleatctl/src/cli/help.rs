@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 pub(crate) fn page(path: &Path, version: &str, api_version: &str) -> String {
     let mut text = String::new();
     // Writing to a text does not fail.
-    drop(write_page(&mut text, path, version, api_version));
+    let _written = write_page(&mut text, path, version, api_version);
     tab::align(&text)
 }
 

@@ -174,7 +174,10 @@ fn takes_next(path: &Path, word: &[u8]) -> bool {
     let flag = match word {
         [b'-', b'-', name @ ..] => {
             let name = String::from_utf8_lossy(name);
-            if name == HELP { return false } else { path.flag(&name) }
+            if name == HELP {
+                return false;
+            }
+            path.flag(&name)
         }
         [b'-', b'h'] if path.short('h').is_none() => return false,
         [b'-', letter] => path.short(char::from(*letter)),

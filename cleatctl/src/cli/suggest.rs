@@ -11,8 +11,7 @@ pub(crate) fn of_command(path: &Path, typed: &str) -> String {
     if near.is_empty() {
         return String::new();
     }
-    let names: String = near.iter().map(|name| format!("\t{name}\n")).collect();
-    format!("\n\nDid you mean this?\n{names}")
+    format!("\n\nDid you mean this?\n\t{}\n", near.join("\n\t"))
 }
 
 /// The flag that is nearest to an unknown one. etcdctl has nothing like it.

@@ -7,7 +7,6 @@ use api::descriptor::{Field, Kind, Message};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use prost::encoding::{WireType, decode_key, decode_varint};
-use std::fmt::Write as _;
 
 /// A JSON text that grows.
 #[derive(Default)]
@@ -84,8 +83,7 @@ pub(crate) fn string(out: &mut String, text: &str) {
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\0'..='\u{1f}' => {
-                // Writing to a text does not fail.
-                drop(write!(out, "\\u{:04x}", u32::from(c)));
+                out.push_str(&format!("\\u{:04x}", u32::from(c)));
             }
             c => out.push(c),
         }

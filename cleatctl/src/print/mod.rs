@@ -86,7 +86,7 @@ impl Printer {
         match self.format {
             Format::Simple => self.simple(simple),
             Format::Fields => Self::fields(fields),
-            Format::Json => self.json(|json| json.raw(&json_message(output(method), &answer.encode_to_vec()))),
+            Format::Json => Self::json(|json| json.raw(&json_message(output(method), &answer.encode_to_vec()))),
             Format::Protobuf => out(&answer.encode_to_vec()),
             Format::Table => Err(self.unsupported()),
         }
@@ -110,7 +110,7 @@ impl Printer {
 
     /// # Errors
     /// As [`out`].
-    pub(crate) fn json(self, write: impl FnOnce(&mut Json)) -> Result<(), Failure> {
+    pub(crate) fn json(write: impl FnOnce(&mut Json)) -> Result<(), Failure> {
         let mut json = Json::default();
         write(&mut json);
         json.text.push('\n');

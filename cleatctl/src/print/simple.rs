@@ -34,7 +34,9 @@ impl Simple {
 
 /// `\x66\x6f`.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect()
+    let mut out = String::with_capacity(bytes.len() * 4);
+    bytes.iter().for_each(|byte| out.push_str(&format!("\\x{byte:02x}")));
+    out
 }
 
 /// A size in the words of etcdctl: powers of 1,000, and two digits below ten.

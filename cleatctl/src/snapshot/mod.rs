@@ -73,7 +73,7 @@ const STATUS: Command = Command {
     long: "When --write-out is set to simple, this command prints out comma-separated status lists for each endpoint.
 The items in the lists are hash, revision, total keys, total size.
 ",
-    run: Some(|context| Box::pin(status(context))),
+    run: Some(|context| Box::pin(async move { status(&context) })),
     ..Command::NONE
 };
 
@@ -89,7 +89,7 @@ struct Status {
 
 /// Prints what is in a snapshot file. The hash is the `HashKV` of the store at its revision, which every member that
 /// has this revision gives, too.
-async fn status(context: Context) -> Result<(), Failure> {
+fn status(context: &Context) -> Result<(), Failure> {
     let [file] = &*context.args else {
         return Err(Failure::bad_args("snapshot status requires exactly one argument"));
     };

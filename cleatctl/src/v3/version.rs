@@ -9,7 +9,7 @@ pub(crate) const COMMAND: Command = Command {
     name: "version",
     short: "Prints the version of etcdctl",
     group: Group::Other,
-    run: Some(|context| Box::pin(version(context))),
+    run: Some(|context| Box::pin(async move { version(&context) })),
     ..Command::NONE
 };
 
@@ -22,7 +22,7 @@ pub(crate) fn of(personality: Personality) -> (&'static str, &'static str) {
     }
 }
 
-async fn version(context: Context) -> Result<(), Failure> {
+fn version(context: &Context) -> Result<(), Failure> {
     let (version, api) = of(context.personality());
     print::line(&format!("{} version: {version}\nAPI version: {api}", context.personality().program()))
 }
