@@ -23,9 +23,9 @@ pub(crate) fn quote(bytes: &[u8]) -> String {
 pub(crate) fn quote_char(c: char) -> String {
     let mut out = "'".to_owned();
     if c == '\'' {
-        out.push_str("\\'")
+        out.push_str("\\'");
     } else {
-        escape(&mut out, c)
+        escape(&mut out, c);
     }
     out.push('\'');
     out
