@@ -4,6 +4,11 @@
 //! has etcdctl's output formats. `v3` are etcdctl's commands, `snapshot`, `migrate` and `migrate_v2` work on whole stores,
 //! `people` are the commands that etcdctl has not. Called as `etcdctl`, this program is etcdctl.
 
+#![allow(
+    clippy::format_push_string,
+    clippy::needless_for_each,
+    reason = "what is printed is put together from short texts and lists of lines"
+)]
 #![allow(dead_code, reason = "what the commands that come next share")]
 
 mod cli;
