@@ -78,7 +78,7 @@ async fn etcd_says(shape: &Server, flags: &[String]) -> Result<String> {
 
 #[tokio::test]
 async fn discovery_urls() -> Result<()> {
-    let store = v2_store().await?;
+    let store = v2_store(Kind::Etcd).await?;
     let service = DiscoveryService::start(&store.client_url()).await?;
     for (name, size) in [("bad", "x"), ("negative", "-1"), ("full", "1")] {
         token(&store, name, size).await?;

@@ -17,10 +17,10 @@ use std::time::Duration;
 /// A process has to start, register and meet the others.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// An etcd that serves the v2 API.
-async fn v2_store() -> Result<Server> {
+/// A server of the v2 API.
+async fn v2_store(kind: Kind) -> Result<Server> {
     let options = harness::Options { flags: vec!["--enable-v2".to_owned()], ..harness::Options::default() };
-    Server::start_with(Kind::Etcd, options).await
+    Server::start_with(kind, options).await
 }
 
 /// A member that never runs: its name, and a URL on a port of its own.

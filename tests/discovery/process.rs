@@ -52,7 +52,7 @@ pub(crate) async fn http(address: &str, method: &str, path: &str, form: &str) ->
     Ok((status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()))
 }
 
-/// A discovery service: Debian's `etcd-discovery`, with its tokens in an etcd that serves the v2 API, or ours.
+/// A discovery service: Debian's `etcd-discovery`, with its tokens in a store of the v2 API, or ours.
 #[derive(Debug)]
 pub(crate) struct DiscoveryService {
     port: Port,

@@ -4,8 +4,8 @@ use crate::process::{DiscoveryService, http};
 use crate::{DEADLINE, Member, etcd, ids, names, options, resolve, sorted_ids, v2_store};
 use anyhow::{Context, Result, ensure};
 use discovery::{Options, Source};
-use harness::Server;
 use harness::ports::Port;
+use harness::{Kind, Server};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -70,29 +70,35 @@ async fn one_cluster_with_etcd(url: &str, ours_first: bool) -> Result<()> {
     Ok(())
 }
 
+/// Tokens of the v2 API itself, of Debian's service on it, and of ours.
+async fn in_every_service(kind: Kind, ours_first: bool) -> Result<()> {
+    let store = v2_store(kind).await?;
+    one_cluster_with_etcd(&token(&store, "plain", "3").await?, ours_first).await?;
+    let service = DiscoveryService::start(&store.client_url()).await?;
+    one_cluster_with_etcd(&service.token(3).await?, ours_first).await?;
+    let service = DiscoveryService::start_own(&store.client_url()).await?;
+    one_cluster_with_etcd(&service.token(3).await?, ours_first).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ours_completes_a_cluster_of_etcd() -> Result<()> {
-    let store = v2_store().await?;
-    one_cluster_with_etcd(&token(&store, "plain", "3").await?, false).await?;
-    let service = DiscoveryService::start(&store.client_url()).await?;
-    one_cluster_with_etcd(&service.token(3).await?, false).await?;
-    let service = DiscoveryService::start_own(&store.client_url()).await?;
-    one_cluster_with_etcd(&service.token(3).await?, false).await
+    in_every_service(Kind::Etcd, false).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_completes_a_cluster_of_ours() -> Result<()> {
-    let store = v2_store().await?;
-    one_cluster_with_etcd(&token(&store, "plain", "3").await?, true).await?;
-    let service = DiscoveryService::start(&store.client_url()).await?;
-    one_cluster_with_etcd(&service.token(3).await?, true).await?;
-    let service = DiscoveryService::start_own(&store.client_url()).await?;
-    one_cluster_with_etcd(&service.token(3).await?, true).await
+    in_every_service(Kind::Etcd, true).await
+}
+
+/// The store of the tokens is ours, also that of Debian's service.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_completes_a_cluster_by_our_v2_api() -> Result<()> {
+    in_every_service(Kind::Cleat, true).await
 }
 
 #[tokio::test]
 async fn a_start_that_was_cut_off_is_taken_up() -> Result<()> {
-    let store = v2_store().await?;
+    let store = v2_store(Kind::Etcd).await?;
     let url = token(&store, "cut", "2").await?;
     let (first, second) = (Member::new("m1")?, Member::new("m2")?);
     let (source_of_first, me) = (source(&url), first.me.clone());
@@ -114,7 +120,7 @@ async fn a_start_that_was_cut_off_is_taken_up() -> Result<()> {
 
 #[tokio::test]
 async fn who_comes_too_late_is_told_who_was_there() -> Result<()> {
-    let store = v2_store().await?;
+    let store = v2_store(Kind::Etcd).await?;
     let url = token(&store, "race", "2").await?;
     let members = ["m1", "m2", "m3", "m4"].map(Member::new).into_iter().collect::<Result<Vec<_>>>()?;
     let source = source(&url);
@@ -130,7 +136,7 @@ async fn who_comes_too_late_is_told_who_was_there() -> Result<()> {
 
 #[tokio::test]
 async fn a_service_that_comes_back_is_found_again() -> Result<()> {
-    let mut store = v2_store().await?;
+    let mut store = v2_store(Kind::Etcd).await?;
     let url = token(&store, "back", "1").await?;
     let member = Member::new("m1")?;
     store.kill()?;
@@ -163,7 +169,7 @@ async fn serve_proxy(listener: TcpListener) -> Result<()> {
 
 #[tokio::test]
 async fn a_proxy_is_used() -> Result<()> {
-    let store = v2_store().await?;
+    let store = v2_store(Kind::Etcd).await?;
     let (url, member, port) = (token(&store, "proxied", "1").await?, Member::new("m1")?, Port::reserve()?);
     let proxy = format!("127.0.0.1:{}", port.number());
     let source = Source::Url { url, proxy: Some(format!("u:p%20w@{proxy}")) };

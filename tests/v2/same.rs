@@ -281,6 +281,39 @@ async fn what_is_odd_in_http_is_answered_as_by_etcd() -> Result<()> {
     pair.check(Asked { method: "POST", path: "/v2/members", body: body(), user: "" }).await
 }
 
+/// More than is listed at once, and than fits in one piece of an answer.
+#[tokio::test]
+async fn a_large_tree_is_listed_as_by_etcd() -> Result<()> {
+    let pair = Pair::start().await?;
+    let value = "v".repeat(200);
+    for directory in 0..12 {
+        for file in 0..100 {
+            let form = format!("value={value}%3c%00%ff{file}");
+            let put = |server: &Server| {
+                let path = format!("/v2/keys/large/d{directory}/f{file}");
+                let asked = Asked { method: "PUT", path: &path, body: Given::Form(&form), user: "" }.request();
+                let endpoint = server.endpoint();
+                async move { http::send(&endpoint, asked?).await }
+            };
+            let (etcd, cleat) = tokio::try_join!(put(&pair.etcd), put(&pair.cleat))?;
+            ensure!(etcd.status == 201 && cleat.status == 201, "{} {}", etcd.status, cleat.status);
+        }
+    }
+    for path in [
+        "?sorted=true",
+        "?recursive=true&sorted=true",
+        "/large?recursive=true&sorted=true",
+        "/large/d3?sorted=true",
+        "/large?quorum=true&recursive=true&sorted=true",
+    ] {
+        pair.key("GET", path, "").await?;
+    }
+    let request = Request::get("/v2/keys/?recursive=true").body(http::full(String::new()))?;
+    let answer = http::send(&pair.cleat.endpoint(), request).await?;
+    ensure!(answer.body.len() > 12 * 100 * 220 && answer.header("content-length").is_empty(), "it came in pieces");
+    pair.key("DELETE", "/large?recursive=true", "").await
+}
+
 #[tokio::test]
 async fn streams_tell_what_etcds_tell() -> Result<()> {
     let pair = Pair::start().await?;

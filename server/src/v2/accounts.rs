@@ -368,7 +368,7 @@ impl V2 {
 
     /// Makes what everything of users is in, unless it is there.
     async fn make_dirs(&self) -> Result<(), Written> {
-        if self.node.reader().v2_look(AUTH_ENABLED.as_bytes()).is_ok() {
+        if self.node.reader().v2_exists(AUTH_ENABLED.as_bytes()) {
             return Ok(());
         }
         let dirs = DIRS.map(|dir| V2Request { dir: true, ..request(Change::Create, dir.into()) });

@@ -238,20 +238,16 @@ impl Auth {
         if let Some(found) = map(&mut known).get(name) {
             return Some(Arc::clone(found));
         }
-        let file = self.node.reader().v2_look(&resource(kind, name)).ok()?;
-        let read = Arc::new(complete(serde_json::from_slice(&file.value?).ok()?));
+        let file = self.node.reader().v2_value(&resource(kind, name))?;
+        let read = Arc::new(complete(serde_json::from_slice(&file).ok()?));
         map(&mut known).insert(name.to_owned(), Arc::clone(&read));
         Some(read)
     }
 
     /// The names of users or roles, ascending.
     pub(super) fn names(&self, kind: &str) -> Vec<String> {
-        let Ok(dir) = self.node.reader().v2_look(&resource(kind, "")) else { return Vec::new() };
-        let name = |key: &[u8]| {
-            let name = key.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-            String::from_utf8_lossy(name).into_owned()
-        };
-        dir.nodes.iter().map(|node| name(&node.key)).collect()
+        let names = self.node.reader().v2_names(&resource(kind, ""));
+        names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
     }
 }
 

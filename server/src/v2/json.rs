@@ -61,14 +61,78 @@ pub(super) fn event(out: &mut Vec<u8>, event: &Event, with_nodes: bool) {
     out.extend(b"}\n");
 }
 
-/// Appends what was read, and the end of its line.
-pub(super) fn got(out: &mut Vec<u8>, read: &NodeView) {
-    out.extend(b"{\"action\":\"get\",\"node\":");
-    node(out, read);
-    out.extend(b"}\n");
+/// What was read, on its way: encoded piece by piece, and given up as it is.
+pub(super) struct Listing {
+    /// None once it is begun.
+    first: Option<NodeView>,
+    /// The directories that are not at their end, the outermost first.
+    open: Vec<Open>,
 }
 
+struct Open {
+    children: std::vec::IntoIter<NodeView>,
+    is_first: bool,
+    indexes: (u64, u64),
+}
+
+impl Listing {
+    pub(super) fn new(read: NodeView) -> Self {
+        Self { first: Some(read), open: Vec::new() }
+    }
+
+    /// Appends the next piece: `bytes` of it, and as much as the node is over that. True if more is to come.
+    pub(super) fn encode(&mut self, out: &mut Vec<u8>, bytes: usize) -> bool {
+        let end = out.len() + bytes;
+        if let Some(first) = self.first.take() {
+            out.extend(b"{\"action\":\"get\",\"node\":");
+            self.node(out, first);
+        }
+        while let Some(directory) = self.open.last_mut() {
+            if out.len() >= end {
+                return true;
+            }
+            if let Some(child) = directory.children.next() {
+                if !std::mem::take(&mut directory.is_first) {
+                    out.push(b',');
+                }
+                self.node(out, child);
+            } else {
+                out.push(b']');
+                indexes(out, directory.indexes);
+                self.open.pop();
+            }
+        }
+        out.extend(b"}\n");
+        false
+    }
+
+    /// A node whole, or the beginning of a directory that is not empty.
+    fn node(&mut self, out: &mut Vec<u8>, mut node: NodeView) {
+        if node.nodes.is_empty() {
+            return self::node(out, &node);
+        }
+        fields(out, &node);
+        out.extend(b",\"nodes\":[");
+        let children = std::mem::take(&mut node.nodes).into_iter();
+        self.open.push(Open { children, is_first: true, indexes: (node.modified_index, node.created_index) });
+    }
+}
+
+/// Appends a node without what is in it.
 fn node(out: &mut Vec<u8>, node: &NodeView) {
+    let begin = out.len();
+    fields(out, node);
+    indexes(out, (node.modified_index, node.created_index));
+    // Nothing has been written of a node that is nothing, or its indexes alone.
+    match out.get_mut(begin) {
+        Some(comma @ b',') => *comma = b'{',
+        Some(b'}') => out.insert(begin, b'{'),
+        _ => {}
+    }
+}
+
+/// Appends what comes before the list of nodes, with the brace if there is anything.
+fn fields(out: &mut Vec<u8>, node: &NodeView) {
     let begin = out.len();
     let key = node.key.strip_prefix(KEYS.as_bytes()).unwrap_or(&node.key);
     if !key.is_empty() {
@@ -88,22 +152,16 @@ fn node(out: &mut Vec<u8>, node: &NodeView) {
         out.push(b'"');
     }
     number(out, "ttl", node.ttl);
-    if !node.nodes.is_empty() {
-        out.extend(b",\"nodes\":");
-        for (place, child) in node.nodes.iter().enumerate() {
-            out.push(if place == 0 { b'[' } else { b',' });
-            self::node(out, child);
-        }
-        out.push(b']');
+    // In the place of the first comma.
+    if let Some(comma) = out.get_mut(begin) {
+        *comma = b'{';
     }
-    number(out, "modifiedIndex", node.modified_index as i64);
-    number(out, "createdIndex", node.created_index as i64);
-    if out.len() == begin {
-        out.push(b'{');
-    } else {
-        // In the place of the first comma.
-        out[begin] = b'{';
-    }
+}
+
+/// Appends the end of a node.
+fn indexes(out: &mut Vec<u8>, (modified, created): (u64, u64)) {
+    number(out, "modifiedIndex", modified as i64);
+    number(out, "createdIndex", created as i64);
     out.push(b'}');
 }
 
@@ -178,10 +236,60 @@ mod tests {
         }
     }
 
+    fn view(key: &[u8], nodes: Vec<NodeView>) -> NodeView {
+        let is_dir = !nodes.is_empty();
+        let value = (!is_dir).then(|| "v".into());
+        NodeView { key: key.into(), value, is_dir, nodes, modified_index: 7, created_index: 5, ..NodeView::default() }
+    }
+
+    fn pieces(view: NodeView, bytes: usize) -> Vec<String> {
+        let mut listing = Listing::new(view);
+        let mut pieces = Vec::new();
+        loop {
+            let mut piece = Vec::new();
+            let more = listing.encode(&mut piece, bytes);
+            pieces.push(String::from_utf8(piece).unwrap());
+            if !more {
+                return pieces;
+            }
+        }
+    }
+
     #[test]
     fn a_root_that_is_empty_is_a_directory() {
-        let mut out = Vec::new();
-        got(&mut out, &NodeView { key: b"/1".as_slice().into(), is_dir: true, ..NodeView::default() });
-        assert_eq!(String::from_utf8(out).unwrap(), "{\"action\":\"get\",\"node\":{\"dir\":true}}\n");
+        let root = NodeView { key: b"/1".as_slice().into(), is_dir: true, ..NodeView::default() };
+        assert_eq!(pieces(root, 1), ["{\"action\":\"get\",\"node\":{\"dir\":true}}\n"]);
+    }
+
+    #[test]
+    fn nothing_but_indexes_is_an_object() {
+        for (view, expected) in [
+            (NodeView::default(), "{}"),
+            (NodeView { created_index: 4, ..NodeView::default() }, "{\"createdIndex\":4}"),
+        ] {
+            let mut out = b"x".to_vec();
+            node(&mut out, &view);
+            assert_eq!(String::from_utf8(out).unwrap(), format!("x{expected}"));
+        }
+    }
+
+    #[test]
+    fn the_pieces_of_a_listing_are_the_listing() {
+        let deep =
+            view(b"/1/b", vec![view(b"/1/b/c", vec![view(b"/1/b/c/d", Vec::new())]), view(b"/1/b/e", Vec::new())]);
+        let root = || view(b"/1", vec![view(b"/1/a", Vec::new()), deep.clone(), view(b"/1/f", Vec::new())]);
+        let indexes = "\"modifiedIndex\":7,\"createdIndex\":5}";
+        let file = |key: &str| format!("{{\"key\":\"{key}\",\"value\":\"v\",{indexes}");
+        let dir = |key: &str, nodes: &[String]| {
+            format!("{{\"key\":\"{key}\",\"dir\":true,\"nodes\":[{}],{indexes}", nodes.join(","))
+        };
+        let b = dir("/b", &[dir("/b/c", &[file("/b/c/d")]), file("/b/e")]);
+        let nodes = [file("/a"), b, file("/f")].join(",");
+        let expected = format!("{{\"action\":\"get\",\"node\":{{\"dir\":true,\"nodes\":[{nodes}],{indexes}}}\n");
+        for bytes in [1, 50, 120, 10_000] {
+            let pieces = pieces(root(), bytes);
+            assert_eq!(pieces.concat(), expected);
+            assert_eq!(pieces.len() == 1, bytes == 10_000);
+        }
     }
 }

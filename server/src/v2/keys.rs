@@ -4,7 +4,7 @@ use super::error::{KeyError, UNAUTHORIZED};
 use super::hub::WatchError;
 use super::request::{Form, KeyRequest, bad_form};
 use super::watch::WatchBody;
-use super::{V2, json, path, refused_method};
+use super::{V2, json, listing, path, refused_method};
 use crate::wall_clock;
 use api::cleatpb::V2Request;
 use api::cleatpb::command::Op;
@@ -61,7 +61,7 @@ async fn answer(v2: &V2, head: &Parts, body: Body, key: &[u8]) -> Result<Respons
             if request.quorum && head.method == Method::GET {
                 v2.node.read_barrier().await?;
             }
-            read(v2, path, request.recursive, now)
+            read(v2, path, request.recursive, now).await
         }
     }
 }
@@ -108,12 +108,10 @@ fn media_type(headers: &HeaderMap) -> Result<bool, &'static str> {
     }
 }
 
-fn read(v2: &V2, path: &[u8], recursive: bool, now: i64) -> Result<Response, KeyError> {
-    let read = v2.node.reader().v2_get(path, recursive, now);
-    let node = read.result?;
-    let mut body = Vec::with_capacity(128);
-    json::got(&mut body, &node);
-    Ok(v2.keys_answer(StatusCode::OK, body.into(), read.index, read.applied))
+async fn read(v2: &V2, path: &[u8], recursive: bool, now: i64) -> Result<Response, KeyError> {
+    let (read, permit) = v2.listings.read(v2, path, recursive, now).await?;
+    let body = listing::body(read.result?, permit);
+    Ok(v2.keys_answer(StatusCode::OK, body, read.index, read.applied))
 }
 
 fn watch(v2: &V2, path: &[u8], request: &KeyRequest) -> Result<Response, KeyError> {

@@ -3,7 +3,7 @@
 //! ```text
 //!   listen/, http --> serve (path) --> keys ----> request (form, parameters)
 //!                                        |          |-- write: node/propose -> store/v2
-//!                                        |          |-- read:  (node/read) -> store/v2
+//!                                        |          |-- read:  (node/read) -> listing -> store/v2
 //!                                        |          '-- wait:  hub -> watch (body of the answer)
 //!                                        '--> auth: who asks, may it
 //!                              members, stats, accounts (/v2/auth)
@@ -20,6 +20,7 @@ pub(crate) mod expire;
 pub(crate) mod hub;
 mod json;
 mod keys;
+mod listing;
 mod members;
 mod path;
 mod request;
@@ -67,6 +68,7 @@ pub(crate) struct V2 {
     quota: Arc<Quota>,
     hub: Arc<Hub>,
     auth: Auth,
+    listings: listing::Listings,
     stats: stats::Stats,
     cluster_id: HeaderValue,
 }
@@ -79,7 +81,7 @@ impl V2 {
         // Invariant: digits are a header's value.
         let cluster_id = HeaderValue::try_from(cluster_id).unwrap_or(HeaderValue::from_static("0"));
         let stats = stats::Stats::new(name, &node, traffic);
-        Arc::new(Self { node, cluster, quota, hub, auth, stats, cluster_id })
+        Arc::new(Self { node, cluster, quota, hub, auth, listings: listing::Listings::default(), stats, cluster_id })
     }
 }
 

@@ -211,6 +211,15 @@ pub struct Told {
     pub removed: Vec<Box<[u8]>>,
 }
 
+/// How much of a directory is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Listing {
+    /// All that is in it, and not one level.
+    pub recursive: bool,
+    /// More nodes in it than these are not read at all.
+    pub nodes_at_most: usize,
+}
+
 /// What is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {

@@ -75,21 +75,21 @@ impl Node {
         }
     }
 
-    /// As [`Self::view`], with what is in it: one level, or all.
-    pub(super) fn listing(&self, path: &mut Vec<u8>, all: bool, now: i64) -> NodeView {
+    /// As [`Self::view`], with what is in it: one level, or all. None if that is more than `room` nodes.
+    pub(super) fn listing(&self, path: &mut Vec<u8>, all: bool, now: i64, room: &mut usize) -> Option<NodeView> {
         let mut view = self.view(path, now);
-        let Some(children) = self.children() else { return view };
+        let Some(children) = self.children() else { return Some(view) };
         let length = path.len();
         for (name, child) in children {
-            // Hidden ones are found by those who know their name.
-            if name.first() == Some(&b'_') {
+            if is_hidden(name) {
                 continue;
             }
+            *room = room.checked_sub(1)?;
             push(path, name);
-            view.nodes.push(if all { child.listing(path, all, now) } else { child.view(path, now) });
+            view.nodes.push(if all { child.listing(path, all, now, room)? } else { child.view(path, now) });
             path.truncate(length);
         }
-        view
+        Some(view)
     }
 }
 
@@ -100,6 +100,11 @@ fn ttl(expiration: i64, now: i64) -> i64 {
     }
     let left = expiration.saturating_sub(now);
     left / NANOS_PER_SECOND + i64::from(left % NANOS_PER_SECOND > 0)
+}
+
+/// True for nodes that no listing shows: they are found by those who know their name.
+pub(super) fn is_hidden(name: &[u8]) -> bool {
+    name.first() == Some(&b'_')
 }
 
 /// The names along a path.

@@ -1,30 +1,41 @@
 //! What a [`Reader`] tells of the tree.
 
-use super::{NodeView, Read, Refusal, Scan, Stats};
+use super::node::is_hidden;
+use super::{Listing, Read, Refusal, Scan, Stats};
 use crate::Reader;
+use bytes::Bytes;
 use std::sync::atomic::Ordering;
 
 impl Reader {
-    /// What is at a path, a clean one with its namespace: a directory with one level of what is in it, or all of it.
-    /// `now` is what TTLs are counted from, nanoseconds since 1970.
-    pub fn v2_get(&self, path: &[u8], recursive: bool, now: i64) -> Read {
+    /// What is at a path, a clean one with its namespace: a file, or a directory and what is in it. None if that is more
+    /// than it may be. `now` is what TTLs are counted from, nanoseconds since 1970. Nothing is applied meanwhile.
+    pub fn v2_get(&self, path: &[u8], now: i64, how: Listing) -> Option<Read> {
         let read = {
             let state = self.shared.state.read();
-            let result = state.v2.get(path, recursive, now);
+            let result = state.v2.get(path, now, how)?;
             Read { result, index: state.v2.index(), applied: state.applied.index }
         };
         let [all, vain] = &self.shared.gauges.v2_gets;
         all.fetch_add(1, Ordering::Relaxed);
         vain.fetch_add(u64::from(read.result.is_err()), Ordering::Relaxed);
-        read
+        Some(read)
     }
 
-    /// As [`Self::v2_get`] of a single node, for the server itself: it is not counted.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn v2_look(&self, path: &[u8]) -> Result<NodeView, Refusal> {
-        self.shared.state.read().v2.get(path, false, 0)
+    /// True if there is something at a path. For the server itself: it is not counted.
+    pub fn v2_exists(&self, path: &[u8]) -> bool {
+        self.shared.state.read().v2.find(path).is_ok()
+    }
+
+    /// The value of a file, for the server itself: it is not counted.
+    pub fn v2_value(&self, path: &[u8]) -> Option<Bytes> {
+        self.shared.state.read().v2.find(path).ok()?.value().cloned()
+    }
+
+    /// The names of what is in a directory, but for hidden ones, for the server itself: it is not counted.
+    pub fn v2_names(&self, path: &[u8]) -> Vec<Box<[u8]>> {
+        let state = self.shared.state.read();
+        let children = state.v2.find(path).ok().and_then(|node| node.children());
+        children.into_iter().flat_map(|children| children.keys()).filter(|name| !is_hidden(name)).cloned().collect()
     }
 
     /// The first event from `since` on that a watcher of `key` wants, 0 for what comes next. Whoever finds none and waits

@@ -1,7 +1,7 @@
 //! The tree by itself, without a database and with one. What it does to requests is compared with etcd in `tests/v2`.
 
 use super::history::EVENTS_BYTES_MAX;
-use super::{Action, Code, DEPTH_MAX, Event, FIRST_INDEX, Read, Refusal, Told, Tree};
+use super::{Action, Code, DEPTH_MAX, Event, FIRST_INDEX, Listing, Read, Refusal, Told, Tree};
 use crate::command::{Entry, Position, Reply};
 use crate::snapshot::receive::Import;
 use crate::{Options, Reader, Writer, open};
@@ -12,6 +12,7 @@ use api::etcdserverpb::{AlarmRequest, AlarmType};
 use std::sync::Arc;
 
 const SECOND: i64 = 1_000_000_000;
+const EVERYTHING: Listing = Listing { recursive: true, nodes_at_most: usize::MAX };
 /// A time after 2000.
 const NOW: i64 = 1_000_000_000 * SECOND;
 
@@ -58,7 +59,7 @@ fn what_expires_goes_oldest_first_each_at_its_index() {
     let expected = ["/1/d", "/1/b/x", "/1/c"].map(|path| (Action::Expire, path.to_owned()));
     assert_eq!(gone(&told), expected);
     assert_eq!((tree.index(), tree.next_expiration()), (FIRST_INDEX + 7, Some(NOW + 9 * SECOND)));
-    assert!(tree.get(b"/1/b", false, NOW).unwrap().nodes.is_empty(), "the directory stays");
+    assert!(tree.get(b"/1/b", NOW, EVERYTHING).unwrap().unwrap().nodes.is_empty(), "the directory stays");
 }
 
 #[test]
@@ -183,8 +184,12 @@ struct Answers {
     next_expiration: Option<i64>,
 }
 
+fn get(reader: &Reader, path: &[u8], recursive: bool) -> Read {
+    reader.v2_get(path, NOW, Listing { recursive, ..EVERYTHING }).unwrap()
+}
+
 fn answers(reader: &Reader) -> Answers {
-    let trees = [&b"/1"[..], b"/2"].map(|path| reader.v2_get(path, true, NOW));
+    let trees = [&b"/1"[..], b"/2"].map(|path| get(reader, path, true));
     let history = (1..=reader.v2_index()).map(|since| reader.v2_scan(b"/", true, since).map(|scan| scan.event));
     let history = history.collect();
     let state = reader.shared.state.read();
@@ -293,7 +298,7 @@ fn a_new_cluster_that_moves_revisions_up_forgets_the_history() {
         let (_writer, _flusher, reader) = open(&path, Options::default()).unwrap();
         assert_eq!(reader.v2_index(), index);
         assert_eq!(reader.v2_scan(b"/1/k", false, FIRST_INDEX + 1).is_ok(), kept);
-        assert!(reader.v2_get(b"/1/k", false, NOW).result.is_ok());
+        assert!(get(&reader, b"/1/k", false).result.is_ok());
     }
 }
 
@@ -314,5 +319,35 @@ fn without_space_keys_can_be_kept_alive_and_removed() {
     for (index, request) in [refresh, expire(1), delete("/1/k")].into_iter().enumerate() {
         write(&mut writer, 10 + index as u64, Op::V2(request)).unwrap();
     }
-    assert!(reader.v2_get(b"/1/k", false, NOW).result.is_err());
+    assert!(get(&reader, b"/1/k", false).result.is_err());
+}
+
+#[test]
+fn a_listing_has_all_that_it_may_have_or_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut writer, _flusher, reader) = open(&directory.path().join("db"), Options::default()).unwrap();
+    for (index, key) in ["/1/d/a", "/1/d/b/c", "/1/d/b/_hidden", "/1/d/_hidden/e", "/1/f"].into_iter().enumerate() {
+        write(&mut writer, 1 + index as u64, Op::V2(set(key, "v"))).unwrap();
+    }
+    let before = reader.v2_stats().gets;
+    for (path, recursive, nodes) in [
+        ("/1", false, 2),
+        ("/1", true, 5),
+        ("/1/d", false, 2),
+        ("/1/d", true, 3),
+        ("/1/f", true, 0),
+        ("/1/no", true, 0),
+    ] {
+        let listing = |nodes_at_most| reader.v2_get(path.as_bytes(), NOW, Listing { recursive, nodes_at_most });
+        assert_eq!(listing(nodes), Some(get(&reader, path.as_bytes(), recursive)), "{path}");
+        assert!(nodes == 0 || listing(nodes - 1).is_none(), "{path}");
+    }
+    // What was not read is not counted.
+    let after = reader.v2_stats().gets;
+    assert_eq!((after.succeeded - before.succeeded, after.failed - before.failed), (10, 2));
+    assert_eq!(reader.v2_names(b"/1/d"), [Box::from(&b"a"[..]), Box::from(&b"b"[..])]);
+    assert_eq!(
+        (reader.v2_value(b"/1/f"), reader.v2_value(b"/1/d"), reader.v2_exists(b"/1/no")),
+        (Some("v".into()), None, false)
+    );
 }

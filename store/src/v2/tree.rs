@@ -3,7 +3,7 @@
 use super::history::History;
 use super::node::{Content, Node, names, push, split};
 use super::{
-    AUTH, AUTH_ENABLED, Action, Answer, Code, DEPTH_MAX, EXPIRATION_MIN, Event, FIRST_INDEX, KEYS, NAMESPACES,
+    AUTH, AUTH_ENABLED, Action, Answer, Code, DEPTH_MAX, EXPIRATION_MIN, Event, FIRST_INDEX, KEYS, Listing, NAMESPACES,
     NodeView, Refusal, Scan, Stats, Told,
 };
 use api::cleatpb::V2Request;
@@ -386,8 +386,13 @@ impl Tree {
     }
 
     /// What is at a path: a directory with one level of what is in it, or all of it.
-    pub(crate) fn get(&self, path: &[u8], recursive: bool, now: i64) -> Result<NodeView, Refusal> {
-        Ok(self.find(path)?.listing(&mut path.to_vec(), recursive, now))
+    pub(crate) fn get(&self, path: &[u8], now: i64, how: Listing) -> Option<Result<NodeView, Refusal>> {
+        let node = match self.find(path) {
+            Ok(node) => node,
+            Err(refusal) => return Some(Err(refusal)),
+        };
+        let mut room = how.nodes_at_most;
+        node.listing(&mut path.to_vec(), how.recursive, now, &mut room).map(Ok)
     }
 
     /// What a new watcher finds; `since` 0 means what comes next.
