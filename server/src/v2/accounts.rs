@@ -5,6 +5,7 @@
 
 use super::auth::{GUEST, Permissions, ROOT, ReadWrite, Role, User, resource};
 use super::error::KeyError;
+use super::given::{self, Given};
 use super::{V2, members, refused_method};
 use crate::wall_clock;
 use api::cleatpb::V2Request;
@@ -17,7 +18,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::request::Parts;
 use http::{Method, StatusCode};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use store::v2::{AUTH, AUTH_ENABLED, Code};
 
 /// The directories of users and roles.
@@ -126,14 +127,10 @@ fn go_json(value: &impl Serialize, ends_line: bool) -> Vec<u8> {
     text.into_bytes()
 }
 
-async fn read<T: for<'a> Deserialize<'a>>(body: Body) -> Result<T, Refused> {
+async fn read<T: Given>(body: Body) -> Result<T, Refused> {
     let body = members::read_body(body).await.map_err(|message| Refused(StatusCode::BAD_REQUEST, message))?;
-    // Go reads one value and leaves what follows alone.
-    let first = serde_json::Deserializer::from_slice(&body).into_iter().next();
-    match first {
-        Some(Ok(value)) => Ok(value),
-        Some(Err(_)) | None => refuse(StatusCode::BAD_REQUEST, "Invalid JSON in request body."),
-    }
+    given::read(&body)
+        .map_err(|given::Malformed| Refused(StatusCode::BAD_REQUEST, "Invalid JSON in request body.".to_owned()))
 }
 
 impl V2 {

@@ -17,6 +17,7 @@ mod accounts;
 pub(crate) mod auth;
 mod error;
 pub(crate) mod expire;
+mod given;
 pub(crate) mod hub;
 mod json;
 mod keys;
