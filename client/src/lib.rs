@@ -22,6 +22,7 @@
 
 mod auth;
 mod call;
+mod certificate;
 mod client;
 mod connector;
 mod endpoint;
@@ -29,12 +30,14 @@ mod error;
 pub mod http;
 pub mod message;
 mod mirror;
+mod observe;
 mod options;
 mod snapshot;
 mod tls;
 pub mod v2;
 mod watch;
 
+pub use certificate::shown_certificate;
 pub use client::{Client, Listing};
 pub use endpoint::without_user;
 pub use error::Error;

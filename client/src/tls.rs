@@ -2,14 +2,14 @@
 
 use crate::error::Error;
 use crate::options::TlsOptions;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WantsClientCert, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Reads the files, for connections that speak one of these protocols.
 ///
@@ -22,26 +22,51 @@ pub(crate) fn load(options: &TlsOptions, protocols: &[&[u8]]) -> Result<ClientCo
         .with_safe_default_protocol_versions()
         .map_err(unusable)?;
     let builder = if options.insecure_skip_verify {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny { provider }))
+        let verifier = AcceptAny { provider, shown: Shown::default() };
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
     } else {
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(options)?), provider)
             .build()
             .map_err(|error| Error::Tls(error.to_string()))?;
         builder.with_webpki_verifier(verifier)
     };
-    let mut config = match (&options.cert_file, &options.key_file) {
-        (None, None) => builder.with_no_client_auth(),
+    let mut config = with_client(builder, options)?;
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(config)
+}
+
+/// Like [`load`], for a look at the server's certificate, whatever it is.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn load_looking(options: &TlsOptions, shown: Shown) -> Result<ClientConfig, Error> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::Tls(error.to_string()))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AcceptAny { provider, shown }));
+    let mut config = with_client(builder, options)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+/// Adds the client's own certificate, if there is one.
+fn with_client(
+    builder: ConfigBuilder<ClientConfig, WantsClientCert>,
+    options: &TlsOptions,
+) -> Result<ClientConfig, Error> {
+    match (&options.cert_file, &options.key_file) {
+        (None, None) => Ok(builder.with_no_client_auth()),
         (Some(cert), Some(key)) => {
             let private = PrivateKeyDer::from_pem_file(key).map_err(|error| file_error(key, &error))?;
             builder.with_client_auth_cert(certificates(cert)?, private).map_err(|error| Error::TlsFile {
                 path: cert.clone(),
                 reason: format!("cannot be used with {}: {error}", key.display()),
-            })?
+            })
         }
-        _ => return Err(Error::Tls("a client certificate and its key are given together".to_owned())),
-    };
-    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-    Ok(config)
+        _ => Err(Error::Tls("a client certificate and its key are given together".to_owned())),
+    }
 }
 
 /// The authorities to trust.
@@ -84,21 +109,34 @@ fn file_error(path: &Path, error: &pem::Error) -> Error {
     Error::TlsFile { path: path.to_owned(), reason }
 }
 
+/// The certificate that a server has shown, in DER.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shown(Arc<Mutex<Option<Vec<u8>>>>);
+
+impl Shown {
+    /// Takes it out.
+    pub(crate) fn take(&self) -> Option<Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 /// For `insecure_skip_verify`: the certificate may be anyone's, but who shows it must still have its key.
 #[derive(Debug)]
 struct AcceptAny {
     provider: Arc<CryptoProvider>,
+    shown: Shown,
 }
 
 impl ServerCertVerifier for AcceptAny {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
+        certificate: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
         _: &ServerName<'_>,
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        *self.shown.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(certificate.to_vec());
         Ok(ServerCertVerified::assertion())
     }
 

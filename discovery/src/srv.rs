@@ -197,6 +197,17 @@ async fn targets(domain: &str, service_name: &str, options: &Options) -> Result<
     Ok(found.into_iter().take(MAX_RECORDS).collect())
 }
 
+/// Host and port of every SRV record of a name, best first. DNS is asked once.
+///
+/// # Errors
+/// Why there are none, in Go's words.
+pub async fn srv_records(name: &str, options: &Options) -> Result<Vec<(String, u16)>, String> {
+    let resolver = names::resolver(options.name_server).map_err(|error| error.to_string())?;
+    let mut targets = ask(&resolver, name, "").await?;
+    targets.sort();
+    Ok(targets.into_iter().take(MAX_RECORDS).map(|target| (target.host, target.port)).collect())
+}
+
 async fn ask(resolver: &TokioResolver, name: &str, scheme: &'static str) -> Result<Vec<Target>, String> {
     let answer = resolver.srv_lookup(name).await.map_err(|error| reason(&error))?;
     let targets = answer.answers().iter().filter_map(|record| match &record.data {

@@ -29,6 +29,11 @@ pub(crate) fn common_name(certificate: &[u8]) -> Option<String> {
     der::CertFacts::of(certificate)?.common_name.filter(|name| !name.is_empty())
 }
 
+/// When a certificate ends, in seconds since 1970; None for what is no certificate.
+pub fn certificate_expiry(certificate: &[u8]) -> Option<i64> {
+    der::CertFacts::of(certificate).map(|facts| facts.not_after)
+}
+
 pub use accept::TlsAcceptor;
 pub use connect::{PeerConnector, PeerStream};
 pub use files::TlsError;
