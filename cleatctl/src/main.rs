@@ -22,6 +22,7 @@ mod go;
 mod migrate;
 mod migrate_v2;
 mod password;
+mod people;
 mod print;
 mod snapshot;
 mod terminal;
@@ -56,7 +57,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if let Some(text) = &failure.text {
-                eprintln!("Error: {text}");
+                let told = match &failure.call {
+                    Some(call) if personality == Personality::Cleatctl => people::explain(call, text),
+                    _ => text.clone(),
+                };
+                eprintln!("Error: {told}");
             }
             ExitCode::from(failure.code)
         }

@@ -134,6 +134,10 @@ impl Flag {
         Self { name, short: None, kind: Kind::Int, default, help, origin: Origin::Etcdctl }
     }
 
+    pub(crate) const fn uint(name: &'static str, default: &'static str, help: &'static str) -> Self {
+        Self { name, short: None, kind: Kind::Uint, default, help, origin: Origin::Etcdctl }
+    }
+
     pub(crate) const fn duration(name: &'static str, default: &'static str, help: &'static str) -> Self {
         Self { name, short: None, kind: Kind::Duration, default, help, origin: Origin::Etcdctl }
     }

@@ -4,6 +4,7 @@ use crate::cli::{Command, Flag};
 use crate::context::Context;
 use crate::failure::{Failure, code};
 use crate::go;
+use crate::people::destructive::{DRY_RUN, YES, permits_del};
 use crate::print::{Fields, Format, Simple};
 use api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use api::etcdserverpb::{
@@ -71,7 +72,7 @@ pub(crate) const DEL: Command = Command {
     name: "del",
     usage: "[options] <key> [range_end]",
     short: "Removes the specified key or range of keys [key, range_end)",
-    flags: &[DEL_FROM_KEY, DEL_PREFIX, DEL_PREV_KV, DEL_RANGE],
+    flags: &[DRY_RUN, DEL_FROM_KEY, DEL_PREFIX, DEL_PREV_KV, DEL_RANGE, YES],
     run: Some(|context| Box::pin(del(context))),
     ..Command::NONE
 };
@@ -128,6 +129,9 @@ async fn put(mut context: Context) -> Result<(), Failure> {
 async fn del(mut context: Context) -> Result<(), Failure> {
     let request = del_request(&context)?;
     let (client, printer) = context.connect().await?;
+    if !permits_del(&context, &client, &request).await? {
+        return Ok(());
+    }
     let answer = client.delete(request).await?;
     printer.answer(
         "/etcdserverpb.KV/DeleteRange",
