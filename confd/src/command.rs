@@ -1,5 +1,6 @@
 //! Check and reload commands: run with a deadline, in a process group of their own that is ended as a whole.
 
+use crate::children;
 use crate::template::{Functions, Limits, Template, Value};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::BTreeMap;
@@ -71,6 +72,10 @@ impl CommandLine {
         Self { timeout, ..self }
     }
 
+    pub(crate) fn is_shell(&self) -> bool {
+        matches!(self.words, Words::Shell(_))
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         match &self.words {
             Words::Shell(text) => text.is_empty(),
@@ -129,11 +134,11 @@ impl CommandLine {
         Ok(Self { words, ..self.clone() })
     }
 
-    /// Runs the command to its end. What it printed is returned.
+    /// The program with its arguments, in a process group of its own.
     ///
     /// # Errors
-    /// [`CommandError`] with the exit status, or that it took too long.
-    pub async fn run(&self) -> Result<Vec<u8>, CommandError> {
+    /// There is no program.
+    pub(crate) fn command(&self) -> Result<Command, CommandError> {
         let mut command = match &self.words {
             Words::Shell(text) => {
                 let mut command = Command::new("/bin/sh");
@@ -147,8 +152,18 @@ impl CommandLine {
                 command
             }
         };
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
-        let mut child = command.spawn().map_err(|error| CommandError::new(error.to_string()))?;
+        command.process_group(0).kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// Runs the command to its end. What it printed is returned.
+    ///
+    /// # Errors
+    /// [`CommandError`] with the exit status, or that it took too long.
+    pub async fn run(&self) -> Result<Vec<u8>, CommandError> {
+        let mut command = self.command()?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let (mut child, _own) = children::spawn(&mut command).map_err(|error| CommandError::new(error.to_string()))?;
         let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         let mut unfinished = Unfinished(group);
         let outputs = (child.stdout.take(), child.stderr.take());

@@ -83,6 +83,7 @@ fn run(settings: Settings, environment: BTreeMap<String, String>) -> ExitCode {
     match ended {
         Ok(End::Success) => ExitCode::SUCCESS,
         Ok(End::WouldChange) => ExitCode::from(TWO),
+        Ok(End::Program(code)) => ExitCode::from(code),
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::FAILURE

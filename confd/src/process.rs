@@ -1,7 +1,7 @@
 //! One resource from its keys to its file: render, compare, stage, check, replace. What follows, the reload, is for the
 //! whole round (`runner.rs`).
 
-use crate::command::CommandLine;
+use crate::command::{CommandError, CommandLine};
 use crate::diff;
 use crate::functions::{Context, functions};
 use crate::keys::Keys;
@@ -9,11 +9,13 @@ use crate::resource::Resource;
 use crate::settings::Settings;
 use crate::source::Source;
 use crate::stage::{self, Attributes, Difference, OldFile, Staged};
+use crate::status::Status;
 use crate::template::{Limits, Template, Value, strconv};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// What became of a resource.
 #[derive(Debug)]
@@ -125,9 +127,14 @@ impl Renderer {
 }
 
 /// Does everything for one resource but the reload.
-pub(crate) async fn process(renderer: Arc<Renderer>, source: &Source, settings: &Settings) -> Result<Outcome, String> {
+pub(crate) async fn process(
+    renderer: Arc<Renderer>,
+    source: &Source,
+    settings: &Settings,
+    status: &Status,
+) -> Result<Outcome, String> {
     let resource = renderer.resource.clone();
-    let keys = source.read(&resource).await?;
+    let keys = source.read(&resource).await.inspect_err(|_| status.backend_errors.inc())?;
     tracing::debug!("{} has {} keys", resource.path.display(), keys.len());
     let blocking = renderer.clone();
     let prepared = tokio::task::spawn_blocking(move || blocking.prepare(keys)).await;
@@ -155,7 +162,7 @@ pub(crate) async fn process(renderer: Arc<Renderer>, source: &Source, settings: 
     let src = staged.path.clone();
     if !settings.sync_only
         && let Some(check) = &resource.check
-        && let Err(error) = run_check(check, &src, &resource.dest).await
+        && let Err(error) = run_check(check, &src, &resource.dest, status).await
     {
         if settings.keep_stage_file {
             staged.keep();
@@ -237,9 +244,18 @@ async fn noop(
     Ok(Outcome::WouldChange)
 }
 
-async fn run_check(check: &CommandLine, src: &Path, dest: &Path) -> Result<(), String> {
+/// Runs a command and counts it as one of this type.
+pub(crate) async fn measured(line: &CommandLine, what: &str, status: &Status) -> Result<Vec<u8>, CommandError> {
+    let began = Instant::now();
+    let ended = line.run().await;
+    status.command_seconds.with_label_values(&[what]).observe(began.elapsed().as_secs_f64());
+    status.commands.with_label_values(&[what, if ended.is_ok() { "success" } else { "error" }]).inc();
+    ended
+}
+
+async fn run_check(check: &CommandLine, src: &Path, dest: &Path, status: &Status) -> Result<(), String> {
     let line = check.for_check(src, dest).map_err(|error| format!("Config check failed: {error}"))?;
-    match line.run().await {
+    match measured(&line, "check", status).await {
         Ok(output) => {
             log_output(&output);
             Ok(())

@@ -4,21 +4,26 @@
 //! What fails is tried again with growing pauses until it succeeds, a reload as well as a resource, so that no change is
 //! lost. Signals wait for the round that is under way.
 
+mod round;
+
 use crate::command::CommandLine;
-use crate::process::{self, Outcome, Renderer, Replaced};
+use crate::exec::Supervisor;
+use crate::process::{self, Renderer};
 use crate::resource::Loaded;
 use crate::settings::{Mode, Settings};
 use crate::source::Source;
-use crate::stage;
-use crate::template::strconv;
+use crate::status::Status;
 use crate::wait::Pending;
-use futures::StreamExt as _;
+use crate::{children, web};
+use round::Round;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 
 /// Resources that are processed at the same time.
 const CONCURRENCY: usize = 8;
@@ -35,6 +40,8 @@ pub enum End {
     Success,
     /// With `-noop -diff`: something would change.
     WouldChange,
+    /// The program that was supervised has ended, with this exit code.
+    Program(u8),
 }
 
 /// Keeps files up to date until it is done or told to end.
@@ -48,8 +55,18 @@ pub async fn run(settings: Settings, environment: BTreeMap<String, String>) -> R
     }
     let source = Source::open(&settings, &environment)?;
     let signals = Signals::new().map_err(|error| format!("signals: {error}"))?;
+    let status = Arc::new(Status::new().map_err(|error| error.to_string())?);
+    let program =
+        settings.program.clone().map(Supervisor::new).transpose().map_err(|error| format!("signals: {error}"))?;
+    // They end with this function.
+    let mut beside = JoinSet::new();
+    if let Some(address) = settings.metrics_addr {
+        beside.spawn(web::serve(web::bind(address).await?, status.clone()));
+    }
+    beside.spawn(children::reap());
+    let (items, reloads) = (Vec::new(), BTreeMap::new());
     let environment = Arc::new(environment);
-    let runner = Runner { settings, environment, source, items: Vec::new(), reloads: BTreeMap::new() };
+    let runner = Runner { settings, environment, source, items, all_usable: true, reloads, status, program };
     if !runner.settings.confdir.is_dir() {
         let confdir = runner.settings.confdir.display();
         tracing::warn!("Cannot load template resources: confdir '{confdir}' does not exist");
@@ -57,8 +74,8 @@ pub async fn run(settings: Settings, environment: BTreeMap<String, String>) -> R
     }
     match runner.settings.mode {
         Mode::Onetime => runner.onetime_or_signal(signals).await,
-        Mode::Interval(interval) => runner.keep(Some(interval), signals).await,
-        Mode::Watch => runner.keep(None, signals).await,
+        Mode::Interval(interval) => runner.keep(Some(interval), false, signals).await,
+        Mode::Watch(interval) => runner.keep(interval, true, signals).await,
     }
 }
 
@@ -137,13 +154,17 @@ struct Runner {
     environment: Arc<BTreeMap<String, String>>,
     source: Source,
     items: Vec<Item>,
+    /// False if some files of resources cannot be used.
+    all_usable: bool,
     /// Ordered, so that rounds are alike.
     reloads: BTreeMap<CommandLine, Reload>,
+    status: Arc<Status>,
+    program: Option<Supervisor>,
 }
 
 impl Runner {
-    /// Reads the resources. Those that are as before keep what they know. True if all could be used.
-    fn load(&mut self) -> Result<bool, String> {
+    /// Reads the resources. Those that are as before keep what they know.
+    fn load(&mut self) -> Result<(), String> {
         let loaded = Loaded::read(&self.settings)?;
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
@@ -172,7 +193,12 @@ impl Runner {
         });
         let lines: BTreeSet<CommandLine> = lines.collect();
         self.reloads.retain(|line, _| lines.contains(line));
-        Ok(loaded.errors.is_empty())
+        self.all_usable = loaded.errors.is_empty();
+        let keys: BTreeSet<&String> = self.items.iter().flat_map(|item| &item.renderer.resource.keys).collect();
+        self.status.loaded.set(i64::try_from(self.items.len()).unwrap_or(i64::MAX));
+        self.status.watched_keys.set(i64::try_from(keys.len()).unwrap_or(i64::MAX));
+        self.status.set_loaded(loaded.errors.len(), keys.first().and_then(|key| self.source.prober(key)));
+        Ok(())
     }
 
     /// [`Runner::onetime`], which any signal ends at once, as it ends confd. Commands that run are ended with it, and a
@@ -185,45 +211,43 @@ impl Runner {
     }
 
     async fn onetime(mut self) -> Result<End, String> {
-        let all_usable = self.load()?;
+        self.load()?;
         let all = (0..self.items.len()).collect();
-        let (failed, would_change) = self.round(all).await;
-        match failed {
+        let round = self.round(all).await;
+        match round.failed {
             Some(error) => Err(error),
-            None if !all_usable => Err("some template resources cannot be used".to_owned()),
+            None if !self.all_usable => Err("some template resources cannot be used".to_owned()),
             None if !self.reloads.is_empty() => Err("a reload command failed".to_owned()),
-            None if would_change && self.settings.diff => Ok(End::WouldChange),
+            None if round.would_change && self.settings.diff => Ok(End::WouldChange),
             None => Ok(End::Success),
         }
     }
 
-    /// Runs until a signal. With an interval everything is due again and again, without one on changes.
-    async fn keep(mut self, interval: Option<Duration>, mut signals: Signals) -> Result<End, String> {
+    /// Runs until a signal, or until the program that is supervised has ended. With an interval everything is due again and
+    /// again; with a watch resources are due on changes.
+    async fn keep(mut self, interval: Option<Duration>, watch: bool, mut signals: Signals) -> Result<End, String> {
+        let mut systemd = Systemd::new();
         self.load()?;
-        if !self.follow(interval, &mut signals).await {
-            return Ok(End::Success);
+        if let Err(name) = self.follow(watch, &mut signals, &mut systemd).await {
+            return Ok(self.stop(name, &systemd).await);
         }
         let mut next_tick = Some(Instant::now());
         let mut is_ready = false;
         loop {
-            let now = Instant::now();
-            if next_tick.is_some_and(|tick| tick <= now) {
-                if interval.is_some()
-                    && is_ready
-                    && let Err(error) = self.load()
-                {
-                    // What was read before still holds.
-                    tracing::error!("{error}");
-                }
-                self.items.iter_mut().for_each(|item| item.due = Some(now));
-                next_tick = interval.map(|interval| now + interval);
-            }
-            if let Some(name) = self.due_round(&mut signals).await {
-                return Ok(Self::stop(name));
+            self.tick(&mut next_tick, interval, is_ready && !watch);
+            let round = match self.due_round(&mut signals, &mut systemd).await {
+                Ok(round) => round,
+                Err(name) => return Ok(self.stop(name, &systemd).await),
+            };
+            match self.tell_program(&round, &mut signals, &mut systemd).await {
+                Told::Done => {}
+                Told::Signal(name) => return Ok(self.stop(name, &systemd).await),
+                Told::Failed(error) => return Err(error),
             }
             if !is_ready {
                 is_ready = true;
-                notify("READY=1");
+                self.status.set_started();
+                systemd.tell(notify::State::Ready);
             }
             let next = self.next_due().into_iter().chain(next_tick).min();
             tokio::select! {
@@ -234,41 +258,96 @@ impl Runner {
                     }
                 }
                 () = sleep_until(next) => {}
+                () = systemd.alive() => {}
+                code = Supervisor::watch(self.program.as_mut()) => {
+                    systemd.tell(notify::State::Stopping);
+                    return Ok(End::Program(code));
+                }
                 name = signals.next() => {
                     if let Some(name) = name {
-                        return Ok(Self::stop(name));
+                        return Ok(self.stop(name, &systemd).await);
                     }
                     tracing::info!("Captured hangup. Reading the template resources again");
+                    systemd.tell(notify::State::Reloading);
                     if let Err(error) = self.load() {
                         tracing::error!("{error}");
                     }
-                    if !self.follow(interval, &mut signals).await {
-                        return Ok(End::Success);
+                    if let Err(name) = self.follow(watch, &mut signals, &mut systemd).await {
+                        return Ok(self.stop(name, &systemd).await);
                     }
+                    systemd.tell(notify::State::Ready);
                     next_tick = Some(Instant::now());
                 }
             }
         }
     }
 
-    fn stop(signal: &str) -> End {
-        tracing::info!("Captured {signal}. Exiting...");
-        notify("STOPPING=1");
-        End::Success
+    /// Lets everything be due if it is time for that. In intervals the resources are read again, too.
+    fn tick(&mut self, next_tick: &mut Option<Instant>, interval: Option<Duration>, reads_again: bool) {
+        let now = Instant::now();
+        if next_tick.is_none_or(|tick| tick > now) {
+            return;
+        }
+        if reads_again && let Err(error) = self.load() {
+            // What was read before still holds.
+            tracing::error!("{error}");
+        }
+        self.items.iter_mut().for_each(|item| item.due = Some(now));
+        *next_tick = interval.map(|interval| now + interval);
     }
 
-    /// Follows the keys of the resources in watch mode. False if a signal asks for the end meanwhile.
-    async fn follow(&mut self, interval: Option<Duration>, signals: &mut Signals) -> bool {
-        if interval.is_some() {
-            return true;
+    /// Starts the program once all files are there, and tells it of changes later.
+    async fn tell_program(&mut self, round: &Round, signals: &mut Signals, systemd: &mut Systemd) -> Told {
+        let Some(program) = &mut self.program else { return Told::Done };
+        let is_first = !program.is_running();
+        let all_are_there = || self.items.iter().all(|item| item.failures == 0 && item.due.is_none());
+        let is_due = if is_first { self.all_usable && all_are_there() } else { round.concerns_program };
+        if !is_due {
+            return Told::Done;
+        }
+        if is_first || program.restarts_on_change() {
+            self.status.program_starts.inc();
+        }
+        let told = if is_first {
+            program.start()
+        } else {
+            let mut changed = Box::pin(program.changed());
+            loop {
+                tokio::select! {
+                    told = &mut changed => break told,
+                    name = signals.end() => return Told::Signal(name),
+                    () = systemd.alive() => {}
+                }
+            }
+        };
+        self.report();
+        told.map_or_else(Told::Failed, |()| Told::Done)
+    }
+
+    /// Ends the program, if there is one, and says so.
+    async fn stop(&mut self, signal: &str, systemd: &Systemd) -> End {
+        tracing::info!("Captured {signal}. Exiting...");
+        systemd.tell(notify::State::Stopping);
+        match &mut self.program {
+            Some(program) => End::Program(program.stop().await),
+            None => End::Success,
+        }
+    }
+
+    /// Follows the keys of the resources, if there is a watch. An error is a signal that asks for the end meanwhile.
+    async fn follow(&mut self, watch: bool, signals: &mut Signals, systemd: &mut Systemd) -> Result<(), &'static str> {
+        if !watch {
+            return Ok(());
         }
         let resources: Vec<_> = self.items.iter().map(|item| (*item.renderer.resource).clone()).collect();
-        let name = tokio::select! {
-            () = self.source.follow(&resources) => return true,
-            name = signals.end() => name,
-        };
-        Self::stop(name);
-        false
+        let mut followed = Box::pin(self.source.follow(&resources));
+        loop {
+            tokio::select! {
+                () = &mut followed => return Ok(()),
+                name = signals.end() => return Err(name),
+                () = systemd.alive() => {}
+            }
+        }
     }
 
     /// When something is due next.
@@ -280,8 +359,8 @@ impl Runner {
         self.items.iter().filter_map(item_due).chain(self.reloads.values().map(|reload| reload.due)).min()
     }
 
-    /// Does what is due. A signal that asks for the end is returned, after the round if it does not take too long.
-    async fn due_round(&mut self, signals: &mut Signals) -> Option<&'static str> {
+    /// Does what is due. An error is a signal that asks for the end, after the round if it does not take too long.
+    async fn due_round(&mut self, signals: &mut Signals, systemd: &mut Systemd) -> Result<Round, &'static str> {
         let now = Instant::now();
         let due = |item: &Item| {
             let wait = item.renderer.resource.wait.unwrap_or(self.settings.wait);
@@ -289,161 +368,70 @@ impl Runner {
         };
         let due: Vec<usize> = (0..self.items.len()).filter(|&at| due(&self.items[at])).collect();
         if due.is_empty() && !self.reloads.values().any(|reload| reload.due <= now) {
-            return None;
+            return Ok(Round::default());
         }
-        let round = self.round(due);
-        finish(round, signals).await
-    }
-
-    /// Processes resources, and reloads what has to be. The last error, and whether anything would change.
-    async fn round(&mut self, due: Vec<usize>) -> (Option<String>, bool) {
-        for &at in &due {
-            self.items[at].pending = None;
-            self.items[at].due = None;
-        }
-        let (source, settings) = (&self.source, &self.settings);
-        let renderers: Vec<_> = due.iter().map(|&at| self.items[at].renderer.clone()).collect();
-        let processed: Vec<_> = futures::stream::iter(renderers)
-            .map(|renderer| process::process(renderer, source, settings))
-            .buffered(CONCURRENCY)
-            .collect()
-            .await;
-        self.source.end_round();
-        let mut failed = None;
-        let mut would_change = false;
-        let mut changed = Vec::new();
-        for (&at, outcome) in due.iter().zip(processed) {
-            match outcome {
-                Ok(outcome) => {
-                    self.items[at].failures = 0;
-                    would_change |= matches!(outcome, Outcome::WouldChange);
-                    match outcome {
-                        Outcome::Changed(replaced) => {
-                            if let Some(line) = &replaced.reload {
-                                self.has_to_reload(line.clone(), at);
-                            }
-                            changed.push((at, replaced));
-                        }
-                        Outcome::NotReloaded(line) => {
-                            self.reload_of(line, at);
-                        }
-                        Outcome::Unchanged | Outcome::WouldChange => {}
-                    }
-                }
-                Err(error) => {
-                    tracing::error!("{error}");
-                    let item = &mut self.items[at];
-                    item.due = Some(Instant::now() + pause(item.failures));
-                    item.failures = item.failures.saturating_add(1);
-                    failed = Some(error);
-                }
-            }
-        }
-        let failed = self.reload(&changed).await.or(failed);
-        (failed, would_change)
-    }
-
-    /// Notes that a command has to run now, because of this resource.
-    fn has_to_reload(&mut self, line: CommandLine, at: usize) {
-        self.reload_of(line, at).due = Instant::now();
-    }
-
-    /// The command, which is for this resource's file, too. One that waits after a failure goes on waiting.
-    fn reload_of(&mut self, line: CommandLine, at: usize) -> &mut Reload {
-        let new = || Reload { due: Instant::now(), failures: 0, dests: BTreeSet::new() };
-        let reload = self.reloads.entry(line).or_insert_with(new);
-        reload.dests.insert(self.items[at].renderer.resource.dest.clone());
-        reload
-    }
-
-    /// Runs the reload commands that are due, each once. The error tells of files that were put back.
-    async fn reload(&mut self, changed: &[(usize, Replaced)]) -> Option<String> {
-        let mut failed = None;
-        let now = Instant::now();
-        let due = self.reloads.iter().filter(|(_, reload)| reload.due <= now);
-        let lines: Vec<CommandLine> = due.map(|(line, _)| line.clone()).collect();
-        for line in lines {
-            let error = match line.run().await {
-                Ok(output) => {
-                    process::log_output(&output);
-                    self.reloaded(&line);
-                    continue;
-                }
-                Err(error) => error,
-            };
-            tracing::error!("{}", strconv::quote(&error.output));
-            tracing::error!("reload command failed, it will run again: {error}");
-            if self.roll_back(&line, changed) {
-                failed = Some("files are as they were before, because their reload command failed".to_owned());
-                match line.run().await {
-                    Ok(_) => {
-                        self.reloaded(&line);
-                        continue;
-                    }
-                    Err(error) => tracing::error!("reload command failed with the old file, too: {error}"),
-                }
-            }
-            if let Some(reload) = self.reloads.get_mut(&line) {
-                reload.due = Instant::now() + pause(reload.failures);
-                reload.failures = reload.failures.saturating_add(1);
-            }
-        }
-        failed
-    }
-
-    /// Nothing is left to do for a command.
-    fn reloaded(&mut self, line: &CommandLine) {
-        for dest in self.reloads.remove(line).into_iter().flat_map(|reload| reload.dests) {
-            if let Err(error) = stage::unmark(&dest) {
-                tracing::error!("{error}");
-            }
-        }
-    }
-
-    /// Puts old files back whose resources ask for it. False if no file was.
-    fn roll_back(&self, line: &CommandLine, changed: &[(usize, Replaced)]) -> bool {
-        let mut rolled_back = false;
-        for (at, replaced) in changed.iter().filter(|(_, replaced)| replaced.reload.as_ref() == Some(line)) {
-            let resource = &self.items[*at].renderer.resource;
-            if !resource.rollback {
-                continue;
-            }
-            match replaced.undo(&resource.dest) {
-                Ok(()) => {
-                    rolled_back = true;
-                    tracing::warn!("{} is as it was before", resource.dest.display());
-                }
-                Err(error) => tracing::error!("{} cannot be put back: {error}", resource.dest.display()),
-            }
-        }
-        rolled_back
+        finish(self.round(due), signals, systemd).await
     }
 }
 
+/// What became of telling the program.
+enum Told {
+    Done,
+    /// It asks for the end.
+    Signal(&'static str),
+    /// The program cannot be started.
+    Failed(String),
+}
+
 /// Lets a round come to its end after a signal, for a while.
-async fn finish(round: impl Future<Output = (Option<String>, bool)>, signals: &mut Signals) -> Option<&'static str> {
+async fn finish(
+    round: impl Future<Output = Round>,
+    signals: &mut Signals,
+    systemd: &mut Systemd,
+) -> Result<Round, &'static str> {
     tokio::pin!(round);
-    let name = tokio::select! {
-        _ = &mut round => return None,
-        name = signals.end() => name,
+    let name = loop {
+        tokio::select! {
+            round = &mut round => return Ok(round),
+            name = signals.end() => break name,
+            () = systemd.alive() => {}
+        }
     };
     if tokio::time::timeout(GRACE, round).await.is_err() {
         tracing::warn!("a round is still under way after {GRACE:?}");
     }
-    Some(name)
+    Err(name)
 }
 
-/// Tells systemd, if it asked for it.
-fn notify(state: &str) {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let Ok(socket) = std::os::unix::net::UnixDatagram::unbound() else { return };
-    let bytes = path.as_encoded_bytes();
-    let sent = match bytes.strip_prefix(b"@") {
-        Some(name) => <std::os::unix::net::SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(name)
-            .and_then(|address| socket.send_to_addr(state.as_bytes(), &address)),
-        None => socket.send_to(state.as_bytes(), &path),
-    };
-    if let Err(error) = sent {
-        tracing::warn!("NOTIFY_SOCKET: {error}");
+/// Word to systemd, if it asked for it.
+struct Systemd {
+    socket: Option<OsString>,
+    /// Between two signs of life.
+    watchdog: Option<tokio::time::Interval>,
+}
+
+impl Systemd {
+    fn new() -> Self {
+        let variable = |name: &str| std::env::var(name).ok();
+        let (usec, pid) = (variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"));
+        let interval = notify::watchdog_interval(usec.as_deref(), pid.as_deref());
+        Self { socket: std::env::var_os(notify::SOCKET), watchdog: interval.map(tokio::time::interval) }
+    }
+
+    fn tell(&self, state: notify::State) {
+        if let Err(error) = notify::send(self.socket.as_deref(), state) {
+            tracing::warn!("{}: {error}", notify::SOCKET);
+        }
+    }
+
+    /// Gives a sign of life when it is time for one; never, if nobody wants any. Cancel safe.
+    async fn alive(&mut self) {
+        match &mut self.watchdog {
+            Some(watchdog) => {
+                watchdog.tick().await;
+                self.tell(notify::State::Alive);
+            }
+            None => std::future::pending().await,
+        }
     }
 }

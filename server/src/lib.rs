@@ -21,7 +21,6 @@ pub mod logging;
 pub mod metrics;
 mod newcomer;
 mod node;
-pub mod notify;
 pub mod offline;
 mod open;
 mod otlp;

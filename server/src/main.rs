@@ -2,7 +2,7 @@
 
 use server::config::{self, Command, Config};
 use server::server::{End, Server, StartError};
-use server::{logging, notify, version};
+use server::{logging, version};
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -82,7 +82,7 @@ async fn run(config: Config) -> anyhow::Result<Option<SignalKind>> {
         stop = signals.next() => return Ok(Some(stop)),
     };
     tracing::info!("ready to serve client requests");
-    if let Err(error) = notify::ready(std::env::var_os("NOTIFY_SOCKET").as_deref()) {
+    if let Err(error) = notify::send(std::env::var_os(notify::SOCKET).as_deref(), notify::State::Ready) {
         tracing::warn!(%error, "cannot tell systemd that the member is ready");
     }
     if std::io::stdout().is_terminal() {

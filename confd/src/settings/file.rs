@@ -1,7 +1,7 @@
 //! `confd.toml`.
 
 use super::Layer;
-use super::names::{FLAGS, Kind};
+use super::names::{EXEC_WORDS, FLAGS, Kind};
 use crate::table::Table;
 use std::path::Path;
 
@@ -36,6 +36,11 @@ fn parse(text: &str, warnings: &mut Vec<String>) -> Result<Layer, String> {
             Kind::List => entry.texts()?,
             Kind::Bool => vec![entry.bool()?.to_string()],
             Kind::Text => vec![entry.text_or_number()?],
+            Kind::Command if entry.is_list() => {
+                layer.insert(EXEC_WORDS, entry.texts()?);
+                Vec::new()
+            }
+            Kind::Command => vec![entry.text()?],
         };
         layer.insert(flag.name, values);
     }

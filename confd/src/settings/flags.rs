@@ -4,8 +4,7 @@ use super::names::{self, FLAGS, Kind, State};
 use super::{Layer, SettingsError, parse_bool};
 
 /// What `-h` prints before the flags.
-pub const USAGE: &str =
-    "Usage: confd [flags]          keep files up to date\n       confd check [flags]    check the configuration";
+pub const USAGE: &str = "Usage: confd [flags]          keep files up to date\n       confd check [flags]    check the configuration\n       confd [flags] -- program [words]    and keep a program running that uses them";
 
 pub(super) enum Parsed {
     Help,
@@ -16,6 +15,15 @@ pub(super) fn parse(arguments: &[String]) -> Result<Parsed, SettingsError> {
     let mut layer = Layer::new();
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
+        if argument == "--" {
+            let words: Vec<String> = rest.cloned().collect();
+            if words.is_empty() {
+                return Err(SettingsError::Flag("there is no program behind --".to_owned()));
+            }
+            layer.insert("exec", Vec::new());
+            layer.insert(names::EXEC_WORDS, words);
+            break;
+        }
         let Some(body) = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')) else {
             // Go ignores what follows the first argument that is no flag; a forgotten dash is better told.
             return Err(SettingsError::Flag(format!("unexpected argument {argument:?}: flags begin with a dash")));

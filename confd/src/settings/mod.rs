@@ -11,9 +11,12 @@ mod names;
 pub use flags::{USAGE, help};
 pub(crate) use names::nearest;
 
+use crate::command::CommandLine;
+use crate::exec::{self, Program, SignalName};
 use crate::functions::Dialect;
-use crate::wait::Wait;
+use crate::wait::{self, Wait};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -49,8 +52,8 @@ pub enum Mode {
     Onetime,
     /// Again and again, with this pause.
     Interval(Duration),
-    /// Whenever a key changes.
-    Watch,
+    /// Whenever a key changes; and everything again and again, if there is a pause.
+    Watch(Option<Duration>),
 }
 
 /// How log lines look.
@@ -100,6 +103,10 @@ pub struct Settings {
     pub wait: Wait,
     /// Whose functions templates have, unless the resource says otherwise.
     pub dialect: Dialect,
+    /// A program that is started when the files are there.
+    pub program: Option<Program>,
+    /// Where health and metrics are shown.
+    pub metrics_addr: Option<SocketAddr>,
     /// What has no effect.
     pub warnings: Vec<String>,
 }
@@ -185,7 +192,8 @@ impl Settings {
         let mode = if is_on("onetime")? {
             Mode::Onetime
         } else if is_on("watch")? {
-            Mode::Watch
+            // confd has an interval always; only one that was asked for is meant to be used with a watch.
+            Mode::Watch(Some(Duration::from_secs(seconds)).filter(|_| !one("interval").is_empty()))
         } else {
             Mode::Interval(Duration::from_secs(seconds))
         };
@@ -216,6 +224,8 @@ impl Settings {
                 "" => Dialect::default(),
                 name => name.parse().map_err(|error| format!("-dialect: {error}"))?,
             },
+            program: program(layers, &one)?,
+            metrics_addr: metrics_addr(&one("metrics-addr"))?,
             warnings,
         };
         settings.check(is_on("client-insecure")?)
@@ -229,6 +239,9 @@ impl Settings {
         }
         if self.diff && !self.noop {
             return Err("-diff goes with -noop: it shows what would change".into());
+        }
+        if self.program.is_some() && (self.noop || self.mode == Mode::Onetime) {
+            return Err("-exec goes with -watch or -interval: it keeps a program running".into());
         }
         if self.backend == Backend::File && self.files.is_empty() {
             return Err("the backend file needs -file".into());
@@ -265,6 +278,40 @@ fn log_level(level: &str) -> Result<String, String> {
         other => return Err(format!("not a valid level: {other:?}; it is one of error, warn, info, debug")),
     }
     .to_owned())
+}
+
+/// The program of the first layer that has one: words behind `--`, a list in the file, or a text for the shell.
+fn program(layers: &[Layer], one: &dyn Fn(&str) -> String) -> Result<Option<Program>, String> {
+    let line = layers.iter().find_map(|layer| match (layer.get(names::EXEC_WORDS), layer.get("exec")?.last()) {
+        (Some(words), _) => Some(CommandLine::list(words.clone())),
+        (None, text) => text.map(|text| CommandLine::shell(text.clone())),
+    });
+    let Some(line) = line.filter(|line| !line.is_empty()) else { return Ok(None) };
+    let signal = one("exec-kill-signal");
+    let timeout = one("exec-kill-timeout");
+    Ok(Some(Program {
+        line,
+        on_change: one("exec-reload-signal").parse().map_err(|error| format!("-exec-reload-signal: {error}"))?,
+        kill_signal: match signal.as_str() {
+            "" => SignalName::TERM,
+            name => name.parse().map_err(|error| format!("-exec-kill-signal: {error}"))?,
+        },
+        kill_timeout: match timeout.as_str() {
+            "" => exec::KILL_TIMEOUT,
+            text => wait::duration(text).map_err(|error| format!("-exec-kill-timeout: {error}"))?,
+        },
+    }))
+}
+
+/// `host:port`, or `:port` for every address as Go has it.
+fn metrics_addr(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let full = if text.starts_with(':') { format!("[::]{text}") } else { text.replacen("localhost:", "127.0.0.1:", 1) };
+    let wrong =
+        |_| format!("-metrics-addr is {text:?}: it is ADDRESS:PORT, as 127.0.0.1:9100, or :PORT for every address");
+    full.parse().map(Some).map_err(wrong)
 }
 
 /// As in confd, name and password count only with `-basic-auth`.

@@ -16,6 +16,8 @@ pub(super) enum Kind {
     Text,
     /// May be given several times.
     List,
+    /// A text for the shell, or in the file a list of words, too.
+    Command,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +49,11 @@ const fn absent(name: &'static str, key: &'static str, kind: Kind, reason: &'sta
 const OTHER_BACKEND: &str =
     "it belongs to a backend that is not here; there are etcdv3, etcd (the v2 API), metad, env and file";
 const USE_WAIT: &str = "use -wait, which sets how long a change waits for others";
-const NOT_YET: &str = "it is not there yet";
 
-use Kind::{Bool, List, Text};
+/// In a layer: the words of a program, beside `exec`.
+pub(super) const EXEC_WORDS: &str = "exec-words";
+
+use Kind::{Bool, Command, List, Text};
 
 /// All flags, those of confd and of its forks among them.
 pub(super) const FLAGS: &[Flag] = &[
@@ -58,7 +62,7 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("confdir", "confdir", Text, "directory with conf.d and templates"),
     flag("config-file", "", Text, "the file of settings"),
     flag("prefix", "prefix", Text, "prefix of all keys, instead of that of each resource"),
-    flag("interval", "interval", Text, "seconds between two rounds"),
+    flag("interval", "interval", Text, "seconds between two rounds; with -watch, too, if it is given"),
     flag("onetime", "", Bool, "one round, and then the end"),
     flag("watch", "watch", Bool, "a round whenever a key changes"),
     flag("wait", "wait", Text, "with -watch: MIN[:MAX], how long a change waits for others, as 500ms:2s"),
@@ -78,6 +82,16 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("password", "password", Text, "with -basic-auth; better as CONFD_PASSWORD, which no list of processes shows"),
     flag("file", "file", List, "file or directory of the backend file; may be given several times"),
     flag("filter", "filter", Text, "names of files in a directory of the backend file"),
+    flag("exec", "exec", Command, "a program to start when all files are there; or its words behind --, at the end"),
+    flag(
+        "exec-reload-signal",
+        "exec_reload_signal",
+        Text,
+        "tells it of changes: a signal, restart (the default) or none",
+    ),
+    flag("exec-kill-signal", "exec_kill_signal", Text, "asks it to end: a signal, TERM by default"),
+    flag("exec-kill-timeout", "exec_kill_timeout", Text, "time to end then, 30s by default"),
+    flag("metrics-addr", "metrics_addr", Text, "address of /health, /ready and /metrics, as 127.0.0.1:9100"),
     flag("version", "", Bool, "prints the version"),
     absent("srv-domain", "srv_domain", Text, "endpoints are not found by DNS yet; name them with -node"),
     absent("srv-record", "srv_record", Text, "endpoints are not found by DNS yet; name them with -node"),
@@ -102,7 +116,6 @@ pub(super) const FLAGS: &[Flag] = &[
     absent("debounce", "debounce", Text, USE_WAIT),
     absent("batch-interval", "batch_interval", Text, USE_WAIT),
     absent("failure-mode", "failure_mode", Text, "a resource that fails never stops the others"),
-    absent("metrics-addr", "metrics_addr", Text, NOT_YET),
     absent("systemd-notify", "systemd_notify", Bool, "it needs no flag: it is done whenever NOTIFY_SOCKET is set"),
 ];
 

@@ -56,6 +56,14 @@ impl Etcd {
         Ok(entries)
     }
 
+    /// True if the store answers, and be it that this key is not for this user.
+    pub(super) async fn answers(&self, key: &str) -> bool {
+        match self.client.get(key.as_bytes().to_vec()).await {
+            Ok(_) => true,
+            Err(error) => error.is(api::error::Error::PermissionDenied),
+        }
+    }
+
     /// Follows a range for as long as anybody listens.
     pub(super) async fn follow(&self, follower: &Follower) -> Ended {
         let mut keys = client::Mirror::new(self.client.clone(), follower.range.clone().into_bytes());

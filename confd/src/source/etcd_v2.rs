@@ -77,6 +77,15 @@ impl EtcdV2 {
         Ok(entries)
     }
 
+    /// True if the store answers, and be it that this key is not there or not for this user.
+    pub(super) async fn answers(&self, key: &str) -> bool {
+        match self.client.get(key, Get { quorum: true, ..Get::default() }).await {
+            Ok(_) => true,
+            Err(Error::Answered { status, .. } | Error::Refused { status, .. }) => status < 500,
+            Err(_) => false,
+        }
+    }
+
     /// Reads a range and watches it until the store cannot tell what came next.
     pub(super) async fn follow(&self, follower: &Follower) -> Ended {
         let name = match follower.range.trim_end_matches('/') {

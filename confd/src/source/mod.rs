@@ -13,6 +13,7 @@ use crate::resource::{Resource, covers};
 use crate::settings::{Backend, Settings};
 use crate::template::Text;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// All keys of a store that anybody wants, with their values.
 pub(crate) type Entries = BTreeMap<Text, Text>;
@@ -98,6 +99,29 @@ impl Store {
     }
 }
 
+/// Asks a store whether it answers.
+#[derive(Clone, Debug)]
+pub(crate) struct Prober {
+    store: Store,
+    key: String,
+}
+
+/// Longest time for an answer that says that the store is there.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
+impl Prober {
+    pub(crate) async fn probe(&self) -> bool {
+        let answers = async {
+            match &self.store {
+                Store::V3(etcd) => etcd.answers(&self.key).await,
+                Store::V2(etcd) => etcd.answers(&self.key).await,
+                Store::Metad(metad) => metad.read(std::slice::from_ref(&self.key)).await.is_ok(),
+            }
+        };
+        tokio::time::timeout(PROBE_TIMEOUT, answers).await.unwrap_or(false)
+    }
+}
+
 /// A copy: a field of an answer is a slice of the whole answer.
 fn text(bytes: &[u8]) -> Text {
     Text::from(bytes)
@@ -151,6 +175,14 @@ impl Source {
                 let entries = followed.store().read(&resource.keys).await.map_err(named)?;
                 Ok(select_ranges(&entries, resource))
             }
+        }
+    }
+
+    /// How to ask whether the store answers; None for a source that is always there.
+    pub(crate) fn prober(&self, key: &str) -> Option<Prober> {
+        match self {
+            Self::Env(_) | Self::File(_) => None,
+            Self::Followed(followed) => Some(Prober { store: followed.store().clone(), key: key.to_owned() }),
         }
     }
 

@@ -1,114 +1,12 @@
-//! The program as its users run it: files, environment, flags, signals and exit codes.
+//! From resources to files: what is written, what runs, what is told.
 
+use crate::site::{Running, Site, read, text, until};
 use anyhow::{Context as _, Result, ensure};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
-
-/// Longest time for anything to happen, on a machine with much else to do.
-const PATIENCE: Duration = Duration::from_mins(1);
-
-/// A directory with `conf.d`, `templates` and `out`.
-struct Site {
-    directory: tempfile::TempDir,
-}
-
-impl Site {
-    fn new() -> Result<Self> {
-        let directory = tempfile::tempdir()?;
-        for name in ["conf.d", "templates", "out"] {
-            fs::create_dir(directory.path().join(name))?;
-        }
-        Ok(Self { directory })
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn out(&self, name: &str) -> PathBuf {
-        self.path("out").join(name)
-    }
-
-    /// A resource `NAME.toml` with template `NAME.tmpl` and destination `out/NAME`.
-    fn resource(&self, name: &str, template: &str, more: &str) -> Result<()> {
-        let dest = self.out(name);
-        let text = format!("[template]\nsrc = '{name}.tmpl'\ndest = '{}'\n{more}\n", dest.display());
-        fs::write(self.path("conf.d").join(format!("{name}.toml")), text)?;
-        fs::write(self.path("templates").join(format!("{name}.tmpl")), template)?;
-        Ok(())
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_confd"));
-        let (first, rest) = match arguments.split_first() {
-            Some((first, rest)) if *first == "check" => (Some(*first), rest),
-            _ => (None, arguments),
-        };
-        command
-            .args(first)
-            .arg("-confdir")
-            .arg(self.directory.path())
-            .args(["-config-file", "/nonexistent"])
-            .args(rest);
-        command.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Output> {
-        let mut command = self.command(arguments);
-        command.envs(environment.iter().copied());
-        command.output().context("run confd")
-    }
-
-    fn leftovers(&self) -> Result<Vec<String>> {
-        let names = fs::read_dir(self.path("out"))?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-        let names: Vec<String> = names.collect::<Result<_>>()?;
-        Ok(names.into_iter().filter(|name| name.starts_with('.')).collect())
-    }
-}
-
-/// A confd that runs until it is dropped.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended already.
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-impl Running {
-    fn start(command: &mut Command) -> Result<Self> {
-        Ok(Self(command.stderr(Stdio::null()).spawn()?))
-    }
-
-    fn signal(&self, name: &str) -> Result<()> {
-        let pid = self.0.id().to_string();
-        ensure!(Command::new("kill").args([&format!("-{name}"), &pid]).status()?.success(), "kill -{name} {pid}");
-        Ok(())
-    }
-}
-
-fn until(what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        ensure!(Instant::now() < deadline, "{what} did not happen within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_default()
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 #[test]
 fn a_resource_becomes_a_file_once() -> Result<()> {
@@ -334,7 +232,7 @@ fn equal_reloads_run_once_and_failed_ones_again() -> Result<()> {
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(read(&marker), runs);
     running.signal("TERM")?;
-    assert!(running.0.wait()?.success());
+    assert!(running.wait()?.success());
     Ok(())
 }
 
@@ -351,7 +249,7 @@ fn a_signal_ends_one_round_at_once_with_its_commands() -> Result<()> {
         running.signal(signal)?;
         let mut status = None;
         until("the end", || {
-            status = running.0.try_wait().ok().flatten();
+            status = running.child.try_wait().ok().flatten();
             status.is_some()
         })?;
         assert_eq!(status.and_then(|status| status.code()), Some(1), "{signal}");
@@ -433,7 +331,7 @@ fn a_reload_that_fails_with_the_old_file_too_is_owed_to_the_others() -> Result<(
     fs::write(&gate, "")?;
     until("the markers' end", || site.leftovers().is_ok_and(|names| names.is_empty()))?;
     running.signal("TERM")?;
-    assert!(running.0.wait()?.success());
+    assert!(running.wait()?.success());
     Ok(())
 }
 
@@ -455,7 +353,7 @@ fn a_reload_command_that_was_corrected_does_not_run_again() -> Result<()> {
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!((read(&log), read(&right)), (runs, "y\n".to_owned()));
     running.signal("TERM")?;
-    assert!(running.0.wait()?.success());
+    assert!(running.wait()?.success());
     Ok(())
 }
 
@@ -479,7 +377,7 @@ fn files_are_followed_and_hangup_reads_resources_again() -> Result<()> {
     running.signal("HUP")?;
     until("the new resource", || read(&site.out("b")) == "b")?;
     running.signal("INT")?;
-    assert!(running.0.wait()?.success());
+    assert!(running.wait()?.success());
     Ok(())
 }
 
@@ -492,7 +390,7 @@ fn a_data_file_that_is_away_for_a_moment_is_waited_for() -> Result<()> {
     let mut running = Running::start(&mut site.command(&["-backend", "file", "-file", &data_path, "-watch"]))?;
     // Long enough for a program that ends by itself.
     std::thread::sleep(Duration::from_millis(500));
-    assert!(running.0.try_wait()?.is_none());
+    assert!(running.child.try_wait()?.is_none());
     fs::write(&data, "a: one\n")?;
     until("the file", || read(&site.out("a")) == "one")?;
     fs::remove_file(&data)?;
@@ -501,7 +399,7 @@ fn a_data_file_that_is_away_for_a_moment_is_waited_for() -> Result<()> {
     fs::write(&data, "a: two\n")?;
     until("the change", || read(&site.out("a")) == "two")?;
     running.signal("INT")?;
-    assert!(running.0.wait()?.success());
+    assert!(running.wait()?.success());
     Ok(())
 }
 
@@ -572,7 +470,7 @@ fn a_confd_that_is_killed_leaves_whole_files_and_no_reload_undone() -> Result<()
 /// Runs a script where it may mount file systems that nobody else sees.
 fn with_mounts(script: &str, site: &Site) -> Result<Output> {
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-ec", script]).env("B", site.directory.path());
+    command.args(["--mount", "sh", "-ec", script]).env("B", site.directory());
     command.env("CONFD", env!("CARGO_BIN_EXE_confd")).stdin(Stdio::null());
     command.output().context("run unshare, which needs root")
 }

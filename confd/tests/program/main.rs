@@ -1,0 +1,6 @@
+//! The program as its users run it: files, environment, flags, signals and exit codes.
+
+mod exec;
+mod flow;
+mod operations;
+mod site;
