@@ -333,7 +333,7 @@ impl Server {
             let (revision, is_wanted) = (auth.watch_revision(), config.v2 == V2Mode::Wanted);
             self.tasks.spawn(v2::auth::tell(node.clone(), is_wanted, revision, self.stop.clone()));
         }
-        http = http.merge(match self.v2(config, &quota, &auth) {
+        http = http.merge(match self.v2(config, &quota, &auth, metrics) {
             Some(v2) => v2::router(v2),
             None => http::nothing_else(),
         });
@@ -507,7 +507,7 @@ impl Server {
     }
 
     /// The v2 API, if it is served.
-    fn v2(&self, config: &Config, quota: &Arc<Quota>, auth: &Auth) -> Option<Arc<V2>> {
+    fn v2(&self, config: &Config, quota: &Arc<Quota>, auth: &Auth, metrics: &Arc<Metrics>) -> Option<Arc<V2>> {
         if config.v2 == V2Mode::Off {
             return None;
         }
@@ -521,6 +521,9 @@ impl Server {
             takes_common_names: config.auth.names_are_users,
             is_wanted: config.v2 == V2Mode::Wanted,
             name: config.name.clone(),
+            metrics: Arc::clone(metrics),
+            audit: self.audit.clone(),
+            slow: config.warning_unary_request_duration,
         };
         Some(V2::new(parts))
     }

@@ -2,6 +2,7 @@
 //! reads.
 
 mod confd;
+mod observed;
 mod recorded;
 mod same;
 

@@ -16,7 +16,7 @@ use api::etcdserverpb::ResponseHeader;
 use bytes::{Bytes, BytesMut};
 use describe::describe;
 use prost::Message as _;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +51,20 @@ pub(crate) struct Record<'a> {
     /// The first part of the answer.
     pub(crate) response: Option<Bytes>,
     pub(crate) code: Code,
+}
+
+/// A change by plain HTTP that has ended.
+pub(crate) struct HttpRecord<'a> {
+    pub(crate) method: &'a str,
+    /// Without the query, which may have values.
+    pub(crate) path: &'a str,
+    /// What may be shown of the query.
+    pub(crate) parameters: &'a [(&'static str, String)],
+    pub(crate) caller: &'a Caller,
+    /// None if the client left before the answer.
+    pub(crate) status: Option<u16>,
+    /// Of the v2 API's tree, after the change.
+    pub(crate) index: Option<u64>,
 }
 
 /// What every answer begins with.
@@ -146,7 +160,17 @@ impl Audit {
 
     /// Writes the line of a call.
     pub(crate) fn write(&self, record: Record<'_>) {
-        let Some(line) = line(record) else { return };
+        if let Some(line) = line(record) {
+            self.queue(&line);
+        }
+    }
+
+    /// Writes the line of a change by plain HTTP.
+    pub(crate) fn write_http(&self, record: &HttpRecord<'_>) {
+        self.queue(&http_line(record));
+    }
+
+    fn queue(&self, line: &str) {
         for outlet in &self.outlets {
             // What finds no room is counted there.
             outlet.write(line.as_bytes());
@@ -163,19 +187,32 @@ fn line(record: Record<'_>) -> Option<String> {
     };
     let answer = record.response.map(|frame| frame.slice(FRAME_HEAD.min(frame.len())..));
     let header = answer.and_then(|answer| Answer::decode(answer).ok()?.header);
+    // Answers about members have a header without one.
+    let revision = header.map(|header| header.revision).filter(|revision| *revision != 0);
+    let code = format!("{:?}", record.code);
+    let rest =
+        [("method", record.path.into()), ("request", request), ("code", code.into()), ("revision", revision.into())];
+    Some(with_caller(record.caller, rest))
+}
+
+/// The line of a change by plain HTTP, with its end.
+fn http_line(record: &HttpRecord<'_>) -> String {
+    let mut request = serde_json::Map::from_iter([("path".to_owned(), Value::from(record.path))]);
+    request.extend(record.parameters.iter().map(|(name, value)| ((*name).to_owned(), Value::from(value.as_str()))));
+    let code = record.status.map_or_else(|| "Cancelled".into(), Value::from);
+    let rest =
+        [("method", record.method.into()), ("request", request.into()), ("code", code), ("index", record.index.into())];
+    with_caller(record.caller, rest)
+}
+
+/// A line with the time, and who called.
+fn with_caller(caller: &Caller, rest: [(&str, Value); 4]) -> String {
     let mut time = String::new();
     SystemTime.format_time(&mut Writer::new(&mut time)).ok();
-    let line = json!({
-        "ts": time,
-        "user": record.caller.name.as_deref(),
-        "remote": record.caller.remote.map(|remote| remote.to_string()),
-        "method": record.path,
-        "request": request,
-        "code": format!("{:?}", record.code),
-        // Answers about members have a header without one.
-        "revision": header.map(|header| header.revision).filter(|revision| *revision != 0),
-    });
-    Some(format!("{line}\n"))
+    let remote = caller.remote.map(|remote| remote.to_string());
+    let common = [("ts", time.into()), ("user", caller.name.as_deref().into()), ("remote", remote.into())];
+    let members = common.into_iter().chain(rest).map(|(name, value)| (name.to_owned(), value));
+    format!("{}\n", Value::from(members.collect::<serde_json::Map<_, _>>()))
 }
 
 /// The one message of a request, if all of it is there.
@@ -200,6 +237,7 @@ mod tests {
         request_op,
     };
     use prost::Message;
+    use serde_json::json;
 
     fn framed(message: &impl Message) -> Bytes {
         let body = message.encode_to_vec();

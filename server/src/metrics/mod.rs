@@ -238,6 +238,22 @@ impl PeerMetrics {
 }
 
 group! {
+    /// The v2 API: requests about keys, and what its tree counts.
+    V2Metrics {
+        http_received: IntCounterVec = labelled_counter(&["method"]), "etcd_http_received_total", "Counter of requests received into the system (successfully parsed and authd).";
+        http_failed: IntCounterVec = labelled_counter(&["method", "code"]), "etcd_http_failed_total", "Counter of handle failures of requests (non-watches), by method (GET/PUT etc.) and code (400, 500 etc.).";
+        http_seconds: HistogramVec = labelled_exponential(&["method"], 0.0005, 13), "etcd_http_successful_duration_seconds", "Bucketed histogram of processing time (s) of successfully handled requests (non-watches), by method (GET/PUT etc.).";
+        reads: IntCounterVec = labelled_counter(&["action"]), "etcd_debugging_store_reads_total", "Total number of reads action by (get/getRecursive), local to this member.";
+        reads_failed: IntCounterVec = labelled_counter(&["action"]), "etcd_debugging_store_reads_failed_total", "Failed read actions by (get/getRecursive), local to this member.";
+        writes: IntCounterVec = labelled_counter(&["action"]), "etcd_debugging_store_writes_total", "Total number of writes (e.g. set/compareAndDelete) seen by this member.";
+        writes_failed: IntCounterVec = labelled_counter(&["action"]), "etcd_debugging_store_writes_failed_total", "Failed write actions (e.g. set/compareAndDelete), seen by this member.";
+        expires: IntCounter = counter, "etcd_debugging_store_expires_total", "Total number of expired keys.";
+        watch_requests: IntCounter = counter, "etcd_debugging_store_watch_requests_total", "Total number of incoming watch requests (new or reestablished).";
+        watchers: IntGauge = gauge, "etcd_debugging_store_watchers", "Count of currently active watchers.";
+    }
+}
+
+group! {
     /// What is lost of what this member tells about itself. Names of our own: etcd has none for it.
     TellingMetrics {
         log_lines_lost: IntCounter = counter, "cleat_log_lines_lost_total", "The number of log lines that were lost because an output did not keep up.";
@@ -272,6 +288,8 @@ pub struct Metrics {
     pub network: NetworkMetrics,
     /// Traffic with other members.
     pub peer: PeerMetrics,
+    /// The v2 API.
+    pub v2: V2Metrics,
     /// Lost lines and spans.
     pub telling: TellingMetrics,
     /// Refusals.
@@ -305,6 +323,7 @@ impl Metrics {
             lease: LeaseMetrics::register(&registry)?,
             network: NetworkMetrics::register(&registry)?,
             peer: PeerMetrics::register(&registry)?,
+            v2: V2Metrics::register(&registry)?,
             telling: TellingMetrics::register(&registry)?,
             overload: OverloadMetrics::register(&registry)?,
             grpc: GrpcMetrics::register(&registry, extensive)?,

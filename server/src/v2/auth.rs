@@ -3,6 +3,7 @@
 //! They are looked at on this member's state when a request comes, and not again when its change is applied. What was read
 //! of them is kept until one of them changes; a password that was right is remembered by [`Passwords`].
 
+use super::observe;
 use crate::auth::CommonName;
 use crate::auth::password::Passwords;
 use crate::node::Node;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 use store::v2::AUTH;
 use tokio_util::sync::CancellationToken;
 
@@ -193,12 +195,17 @@ impl Auth {
     async fn caller(&self, head: &Parts) -> Caller {
         if !head.headers.contains_key(header::AUTHORIZATION) {
             let name = head.extensions.get::<CommonName>().filter(|_| self.takes_common_names);
-            return name.and_then(|name| self.user(&name.0)).map_or(Caller::Guest, Caller::User);
+            let user = name.and_then(|name| self.user(&name.0));
+            if let Some(user) = &user {
+                observe::is_asked_by(&head.extensions, &user.name);
+            }
+            return user.map_or(Caller::Guest, Caller::User);
         }
         let Some((name, password)) = basic(&head.headers) else { return Caller::Unknown };
         let user = self.user(&name);
         let hash = user.as_ref().map(|user| user.password.as_bytes());
         if let (Ok(true), Some(user)) = (self.passwords.is_right(hash, &password).await, user) {
+            observe::is_asked_by(&head.extensions, &user.name);
             return Caller::User(user);
         }
         tracing::warn!(user = name, "v2: wrong user or password");
@@ -256,6 +263,8 @@ pub(crate) fn is_unguarded(node: &Node) -> bool {
     node.reader().auth_revision_if_enabled() != 0 && !node.reader().v2_auth().0
 }
 
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
 /// Says in the log when the v2 API is shut, or open to everybody, because only v3 asks for users. Runs until the member
 /// stops.
 pub(crate) async fn tell(node: Node, is_wanted: bool, mut revision: watch::Receiver<u64>, stop: CancellationToken) {
@@ -276,6 +285,8 @@ pub(crate) async fn tell(node: Node, is_wanted: bool, mut revision: watch::Recei
             biased;
             () = stop.cancelled() => return,
             changed = revision.changed() => if changed.is_err() { return },
+            // The users of the v2 API change without a revision of v3's.
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
         }
     }
 }

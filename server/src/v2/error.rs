@@ -45,6 +45,11 @@ impl KeyError {
         self.code
     }
 
+    /// Of the answer.
+    pub(super) fn status(&self) -> StatusCode {
+        self.status.unwrap_or_else(|| status(self.code))
+    }
+
     pub(super) fn answer(&self, v2: &V2) -> Response {
         let mut body = Vec::with_capacity(128);
         body.extend(format!("{{\"errorCode\":{},\"message\":\"{}\"", self.code, message(self.code)).bytes());
@@ -53,7 +58,7 @@ impl KeyError {
             json::string(&mut body, &self.cause);
         }
         body.extend(format!(",\"index\":{}}}\n", self.index).bytes());
-        let mut response = v2.json(self.status.unwrap_or_else(|| status(self.code)), body);
+        let mut response = v2.json(self.status(), body);
         response.headers_mut().insert(INDEX, HeaderValue::from(self.index));
         debug_assert_eq!(response.headers().get(header::CONTENT_TYPE), Some(&JSON));
         response

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use store::Reader;
 use store::v2::{AUTH, Event, Refusal, Scan, Told};
 use tokio::sync::{mpsc, oneshot};
@@ -29,6 +29,8 @@ pub(crate) struct Hub {
     watchers: Mutex<Watchers>,
     /// Those that are there, and those that are about to be.
     count: AtomicUsize,
+    /// All that ever came.
+    requests: AtomicU64,
 }
 
 #[derive(Default)]
@@ -87,6 +89,11 @@ impl Hub {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// Watchers that came since the start.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
     /// Begins to watch `path` from the index `since` on, 0 for what comes next.
     pub(super) fn watch(
         self: &Arc<Self>,
@@ -95,6 +102,7 @@ impl Hub {
         (recursive, stream): (bool, bool),
         since: u64,
     ) -> Result<(Wait, Scan), WatchError> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         // Before the tree is looked at: whoever applies what comes behind that look sees that somebody waits.
         if self.count.fetch_add(1, Ordering::SeqCst) >= WATCHERS_MAX {
             self.count.fetch_sub(1, Ordering::SeqCst);

@@ -21,7 +21,7 @@ use store::v2::{Event, KEYS};
 
 const METHODS: &str = "HEAD,GET,PUT,POST,DELETE";
 
-const INDEX: HeaderName = HeaderName::from_static("x-etcd-index");
+pub(super) const INDEX: HeaderName = HeaderName::from_static("x-etcd-index");
 const RAFT_INDEX: HeaderName = HeaderName::from_static("x-raft-index");
 const RAFT_TERM: HeaderName = HeaderName::from_static("x-raft-term");
 
@@ -54,6 +54,14 @@ async fn answer(v2: &V2, head: &Parts, body: Body, key: &[u8]) -> Result<Respons
     v2.auth.check_key(head, key, request.recursive).await.map_err(|why| KeyError::of_request(UNAUTHORIZED, why))?;
     let path = [KEYS.as_bytes(), &path::clean(key)].concat();
     let path = path.strip_suffix(b"/").map_or(&*path, |path| path);
+    let (metrics, waits) = (&v2.observers.metrics, request.wait);
+    let counted = metrics.begin(&head.method, request.quorum, waits);
+    let result = perform(v2, head, path, request, now).await;
+    metrics.end(&counted, result.as_ref().err().map(KeyError::status), waits);
+    result
+}
+
+async fn perform(v2: &V2, head: &Parts, path: &[u8], request: KeyRequest, now: i64) -> Result<Response, KeyError> {
     match head.method {
         Method::PUT | Method::POST | Method::DELETE => write(v2, &head.method, path, request, now).await,
         _ if request.wait && !request.quorum => watch(v2, path, &request),

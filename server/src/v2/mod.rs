@@ -6,6 +6,7 @@
 //!                                        |          |-- read:  (node/read) -> listing -> store/v2
 //!                                        |          '-- wait:  hub -> watch (body of the answer)
 //!                                        '--> auth: who asks, may it
+//!                  '--> observe: metrics, slow lines, the audit log
 //!                              members, stats, accounts (/v2/auth)
 //!   raft/state_machine --> hub: every change, once it is applied
 //! ```
@@ -23,14 +24,17 @@ mod json;
 mod keys;
 mod listing;
 mod members;
+mod observe;
 mod path;
 mod request;
 mod stats;
 mod watch;
 
+use crate::audit::Audit;
 use crate::auth::password::Passwords;
 use crate::cluster::Cluster;
 use crate::http::{not_found, plain};
+use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::peer::traffic::PeersTraffic;
 use crate::quota::Quota;
@@ -41,7 +45,9 @@ use axum::response::Response;
 use axum::routing::any;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use hub::Hub;
+use observe::Observers;
 use std::sync::Arc;
+use std::time::Duration;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
@@ -60,6 +66,10 @@ pub(crate) struct Parts {
     pub(crate) is_wanted: bool,
     /// The member's name.
     pub(crate) name: String,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) audit: Option<Arc<Audit>>,
+    /// Requests that take longer are logged.
+    pub(crate) slow: Duration,
 }
 
 /// See the module.
@@ -70,19 +80,32 @@ pub(crate) struct V2 {
     hub: Arc<Hub>,
     auth: Auth,
     listings: listing::Listings,
+    observers: Observers,
     stats: stats::Stats,
     cluster_id: HeaderValue,
 }
 
 impl V2 {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { node, cluster, quota, hub, traffic, passwords, takes_common_names, is_wanted, name } = parts;
+        let Parts { node, cluster, quota, hub, traffic, passwords, takes_common_names, is_wanted, name, .. } = parts;
+        let observers = Observers { metrics: parts.metrics.v2.clone(), slow: parts.slow, audit: parts.audit };
+        observe::export(&parts.metrics, node.clone(), Arc::clone(&hub));
         let auth = Auth::new(node.clone(), passwords, takes_common_names, is_wanted);
         let cluster_id = format!("{:x}", node.identity().cluster_id);
         // Invariant: digits are a header's value.
         let cluster_id = HeaderValue::try_from(cluster_id).unwrap_or(HeaderValue::from_static("0"));
         let stats = stats::Stats::new(name, &node, traffic);
-        Arc::new(Self { node, cluster, quota, hub, auth, listings: listing::Listings::default(), stats, cluster_id })
+        Arc::new(Self {
+            node,
+            cluster,
+            quota,
+            hub,
+            auth,
+            listings: listing::Listings::default(),
+            observers,
+            stats,
+            cluster_id,
+        })
     }
 }
 
@@ -99,7 +122,14 @@ async fn elsewhere(request: Request) -> Response {
     }
 }
 
-async fn serve(State(v2): State<Arc<V2>>, request: Request) -> Response {
+async fn serve(State(v2): State<Arc<V2>>, mut request: Request) -> Response {
+    let mut observed = v2.observers.start(&mut request);
+    let response = if observed.must_be_refused() { observe::not_recorded(&v2) } else { dispatch(&v2, request).await };
+    observed.end(&response);
+    response
+}
+
+async fn dispatch(v2: &V2, request: Request) -> Response {
     let Some(path) = path::decoded(request.uri().path()) else {
         return plain(StatusCode::BAD_REQUEST, "400 Bad Request".to_owned());
     };
@@ -107,21 +137,21 @@ async fn serve(State(v2): State<Arc<V2>>, request: Request) -> Response {
         return redirect;
     }
     match after(&path, b"/v2/keys") {
-        Some(key) => return keys::serve(&v2, request, key).await,
-        None if path == b"/v2/machines" => return members::machines(&v2, &request),
+        Some(key) => return keys::serve(v2, request, key).await,
+        None if path == b"/v2/machines" => return members::machines(v2, &request),
         None => {}
     }
     if let Some(rest) = after(&path, b"/v2/members") {
-        return members::serve(&v2, request, rest).await;
+        return members::serve(v2, request, rest).await;
     }
     if let Some(rest) = path.strip_prefix(b"/v2/stats/") {
-        match v2.stats.serve(&v2, request.method(), rest) {
+        match v2.stats.serve(v2, request.method(), rest) {
             Some(response) => return response,
             None => return not_found().await,
         }
     }
     match path.strip_prefix(b"/v2/auth/") {
-        Some(rest) => accounts::serve(&v2, request, rest).await,
+        Some(rest) => accounts::serve(v2, request, rest).await,
         None => not_found().await,
     }
 }

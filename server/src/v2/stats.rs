@@ -115,8 +115,10 @@ fn of_store(v2: &V2) -> Vec<u8> {
     let stats = v2.node.reader().v2_stats();
     let pair =
         |name: &str, count: Count| format!("\"{name}Success\":{},\"{name}Fail\":{},", count.succeeded, count.failed);
+    let (level, all) = (stats.gets, stats.recursive_gets);
+    let gets = Count { succeeded: level.succeeded + all.succeeded, failed: level.failed + all.failed };
     let counts = [
-        pair("gets", stats.gets),
+        pair("gets", gets),
         pair("sets", stats.sets),
         pair("delete", stats.deletes),
         pair("update", stats.updates),

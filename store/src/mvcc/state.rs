@@ -94,8 +94,8 @@ pub(crate) struct Gauges {
     pub(crate) v2_expiration: AtomicI64,
     /// Whether requests of the v2 API need a user, and twice the number of changes of its users and roles.
     pub(crate) v2_auth: AtomicU64,
-    /// Reads of the v2 API's tree, and those that found nothing.
-    pub(crate) v2_gets: [AtomicU64; 2],
+    /// Reads of the v2 API's tree, and those that found nothing: of one level, and of all below.
+    pub(crate) v2_gets: [[AtomicU64; 2]; 2],
 }
 
 impl Gauges {

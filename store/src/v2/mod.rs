@@ -249,6 +249,7 @@ pub struct Scan {
 #[allow(missing_docs, reason = "named by etcd")]
 pub struct Stats {
     pub gets: Count,
+    pub recursive_gets: Count,
     pub sets: Count,
     pub deletes: Count,
     pub updates: Count,

@@ -1,7 +1,7 @@
 //! What a [`Reader`] tells of the tree.
 
 use super::node::is_hidden;
-use super::{Listing, Read, Refusal, Scan, Stats};
+use super::{Count, Listing, Read, Refusal, Scan, Stats};
 use crate::Reader;
 use bytes::Bytes;
 use std::sync::atomic::Ordering;
@@ -15,7 +15,7 @@ impl Reader {
             let result = state.v2.get(path, now, how)?;
             Read { result, index: state.v2.index(), applied: state.applied.index }
         };
-        let [all, vain] = &self.shared.gauges.v2_gets;
+        let [all, vain] = &self.shared.gauges.v2_gets[usize::from(how.recursive)];
         all.fetch_add(1, Ordering::Relaxed);
         vain.fetch_add(u64::from(read.result.is_err()), Ordering::Relaxed);
         Some(read)
@@ -68,9 +68,12 @@ impl Reader {
     /// How often what was done since the member started.
     pub fn v2_stats(&self) -> Stats {
         let mut stats = self.shared.state.read().v2.stats();
-        let [all, vain] = &self.shared.gauges.v2_gets;
-        stats.gets.failed = vain.load(Ordering::Relaxed);
-        stats.gets.succeeded = all.load(Ordering::Relaxed).saturating_sub(stats.gets.failed);
+        let read = |recursive: usize| {
+            let [all, vain] = &self.shared.gauges.v2_gets[recursive];
+            let failed = vain.load(Ordering::Relaxed);
+            Count { succeeded: all.load(Ordering::Relaxed).saturating_sub(failed), failed }
+        };
+        (stats.gets, stats.recursive_gets) = (read(0), read(1));
         stats
     }
 }
