@@ -65,7 +65,7 @@ fn render(findings: &[Finding], terminal: &Terminal) -> String {
 mod tests {
     use super::*;
     use crate::people::snapshots::{assert_recorded, outputs};
-    use crate::people::status::screen::tests::{healthy, troubled};
+    use crate::people::status::samples::{healthy, troubled};
 
     #[test]
     fn every_report_is_as_recorded() {

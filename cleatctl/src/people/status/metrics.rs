@@ -84,16 +84,8 @@ pub(crate) fn shown_seconds(seconds: f64) -> String {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-
-    /// A member whose slowest syncs took so many seconds.
-    pub(crate) fn with_sync(seconds: f64, quota_bytes: u64) -> Metrics {
-        Metrics::parse(&format!(
-            "# TYPE {LOG_SYNC} histogram\n{LOG_SYNC}_bucket{{le=\"{seconds}\"}} 1000\n{LOG_SYNC}_bucket{{le=\"+Inf\"}} 1000\n\
-             {LOG_SYNC}_sum 1\n{LOG_SYNC}_count 1000\netcd_server_quota_backend_bytes {quota_bytes}\n"
-        ))
-    }
 
     const TEXT: &str = "\
 # HELP etcd_disk_wal_fsync_duration_seconds The latency distributions of fsync called by WAL.

@@ -8,6 +8,9 @@ pub(crate) mod gather;
 pub(crate) mod metrics;
 pub(crate) mod screen;
 
+#[cfg(test)]
+pub(crate) mod samples;
+
 use crate::people::terminal::Terminal;
 use crate::people::{Format, Session, print};
 use anyhow::{Result, bail};
@@ -156,7 +159,7 @@ pub(crate) fn worst(findings: &[Finding]) -> Level {
 
 #[cfg(test)]
 mod tests {
-    use super::screen::tests::{healthy, troubled};
+    use super::samples::{healthy, troubled};
     use super::*;
     use crate::people::snapshots::assert_recorded;
 
