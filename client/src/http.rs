@@ -102,6 +102,11 @@ impl Server {
         self.is_tls == other.is_tls && self.host().eq_ignore_ascii_case(other.host()) && self.port() == other.port()
     }
 
+    /// Host and port as they are in the URL, which is what the header `Host` says.
+    pub fn authority(&self) -> &str {
+        self.authority.as_str()
+    }
+
     /// Without the brackets of an IPv6 address.
     fn host(&self) -> &str {
         let host = self.authority.host();
@@ -282,9 +287,42 @@ impl Http {
         Err(HttpError::Redirect(format!("{server} redirects more than {MAX_REDIRECTS} times")))
     }
 
+    /// Sends a request with the caller's own headers and body, and follows no redirect. Its URI is a path with a query.
+    /// For HTTP APIs that are not etcd's. Dropping the future closes the connection.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub async fn ask(&self, server: &Server, request: Request<Bytes>, limit: Duration) -> Result<Answer, HttpError> {
+        let (mut head, body) = request.into_parts();
+        let unfit = |reason: String| HttpError::Connect { server: server.to_string(), reason };
+        if self.proxy.as_ref().is_some_and(|_| !server.is_tls) {
+            let absolute = format!("{server}{}", head.uri);
+            head.uri = absolute.parse().map_err(|error| unfit(format!("{error}")))?;
+        }
+        let host = HeaderValue::from_str(server.authority.as_str()).map_err(|error| unfit(error.to_string()))?;
+        head.headers.insert(HOST, host);
+        head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        let whole = async {
+            let opened = self.exchange_request(server, Request::from_parts(head, Full::from(body)), limit).await?;
+            self.collect(server, opened).await
+        };
+        let late = || HttpError::Deadline { server: server.to_string(), limit };
+        timeout(limit + self.connect_timeout, whole).await.unwrap_or_else(|_| Err(late()))
+    }
+
     async fn exchange(&self, server: &Server, call: &Call, limit: Duration) -> Result<Opened, HttpError> {
         let connect_error = |reason: String| HttpError::Connect { server: server.to_string(), reason };
         let request = self.request(server, call).map_err(|error| connect_error(error.to_string()))?;
+        self.exchange_request(server, request, limit).await
+    }
+
+    async fn exchange_request(
+        &self,
+        server: &Server,
+        request: Request<Full<Bytes>>,
+        limit: Duration,
+    ) -> Result<Opened, HttpError> {
+        let connect_error = |reason: String| HttpError::Connect { server: server.to_string(), reason };
         let connecting = async {
             let trust = self.trust(server).await?;
             connect(server.clone(), self.proxy.clone(), trust).await
