@@ -41,12 +41,25 @@ def _commented(text):
     return "".join(f"# {line}".rstrip() + "\n" for line in text.strip().splitlines())
 
 
-def render(values, release=RELEASE, minor=USUAL, server=None):
-    """The chart with these values. Raises `helm_sdkpy.InstallError` with Helm's message if it cannot be rendered. With a
-    server the install finds what was installed there before."""
-    if server is not None:
-        return _install(values, release, server)
-    return _render(json.dumps(values), release, minor)
+def render(values, release=RELEASE, minor=USUAL):
+    """The chart with these values. Raises `helm_sdkpy.InstallError` with Helm's message if it cannot be rendered."""
+    outcome = _attempt(json.dumps(values), release, minor)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def install_and_upgrade(values, upgraded):
+    """The chart as it is installed, and as an upgrade with other values makes it afterwards."""
+    server = ApiServer(USUAL)
+    try:
+        first = _install(values, RELEASE, server)
+        with helm_sdkpy.Configuration(namespace=NAMESPACE, kubeconfig=server.kubeconfig()) as configuration:
+            upgrade = helm_sdkpy.Upgrade(configuration)
+            second = asyncio.run(upgrade.run(RELEASE, str(CHART), values=upgraded, wait=False, timeout=30))
+        return first, Rendered(second)
+    finally:
+        server.close()
 
 
 @functools.lru_cache(maxsize=1024)
@@ -58,13 +71,6 @@ def _attempt(values, release, minor):
         return refused
     finally:
         server.close()
-
-
-def _render(values, release, minor):
-    outcome = _attempt(values, release, minor)
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
 
 
 def _install(values, release, server):

@@ -14,8 +14,7 @@ import kubernetes_validate
 import yaml
 
 import policy
-from kube import ApiServer
-from render import CHART, USUAL, lint, prepare, render
+from render import CHART, install_and_upgrade, lint, prepare, render
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -149,16 +148,17 @@ class Chart(unittest.TestCase):
         self.assertNotEqual(a["template"], b["template"])
 
     def test_secrets_that_are_made_by_chance_stay_at_an_upgrade(self):
-        values = {"auth": {"enabled": True}, "bootstrap": {"mode": "auto"}}
-        server = ApiServer(USUAL)
-        try:
-            first, second = (render(values, release=name, server=server) for name in ("kv", "kv"))
-        except helm_sdkpy.InstallError:
-            self.fail("the second install was refused")
-        finally:
-            server.close()
+        values = {"auth": {"enabled": True}, "bootstrap": {"mode": "auto"}, "tls": {"source": "none"}}
+        first, second = install_and_upgrade(values, {**values, "replicaCount": 5})
         for name in ("kv-cleat-auth", "kv-cleat-join-token"):
             self.assertEqual(first.kind("Secret", name)["data"], second.kind("Secret", name)["data"])
+
+    def test_an_upgrade_restores_nothing(self):
+        values = VALUE_SETS["backup-s3-restore"]
+        first, second = install_and_upgrade(values, values)
+        starts = [[c["name"] for c in r.kind("StatefulSet")[0]["spec"]["template"]["spec"].get("initContainers", [])]
+                  for r in (first, second)]
+        self.assertEqual(starts, [["restore"], []])
 
     def test_the_password_is_in_its_secret_alone(self):
         rendered = render({"auth": {"enabled": True, "rootPassword": "hunter2hunter2"}})
@@ -195,7 +195,7 @@ class Chart(unittest.TestCase):
         for values, words in [
             ({"persistence": {"enabled": False}}, "loses everything"),
             ({"replicaCount": 1}, "each restart is an outage"),
-            ({}, "Set tls.source to generated"),
+            ({"tls": {"source": "none"}}, "Set tls.source to generated"),
             ({"service": {"type": "LoadBalancer"}}, "auth.enabled is false"),
             ({"podManagementPolicy": "OrderedReady"}, "stays lost"),
         ]:

@@ -30,6 +30,12 @@ peer-cert-file: /etc/cleat/peer-tls/tls.crt
 peer-key-file: /etc/cleat/peer-tls/tls.key
 peer-client-cert-auth: true
 peer-trusted-ca-file: /etc/cleat/peer-tls/ca.crt
+# The address of a pod says nothing about the names in its certificate.
+peer-skip-client-san-verification: true
+{{- if ne .Values.tls.source "existingSecret" }}
+# Who has a certificate of a member is one; other certificates of the same authority do not do.
+peer-cert-allowed-hostname: {{ printf "%s-0.%s.%s.svc" (include "cleat.fullname" .) (include "cleat.headless" .) (include "cleat.namespace" .) }}
+{{- end }}
 {{- end }}
 {{- if eq .Values.auth.token.type "jwt" }}
 auth-token: "jwt,sign-method={{ .Values.auth.token.signMethod }},priv-key=/etc/cleat/jwt/jwt.key,pub-key=/etc/cleat/jwt/jwt.pub,ttl={{ .Values.auth.token.ttl }}"

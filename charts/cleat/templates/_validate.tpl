@@ -1,6 +1,6 @@
 {{/* Flags that `config` may not have, separated by spaces. */}}
 {{- define "cleat.managedFlags" -}}
-name data-dir wal-dir config-file listen-client-urls listen-client-http-urls listen-peer-urls listen-metrics-urls advertise-client-urls initial-advertise-peer-urls initial-cluster initial-cluster-state initial-cluster-token require-existing join-token-file cert-file key-file client-cert-auth trusted-ca-file auto-tls peer-cert-file peer-key-file peer-client-cert-auth peer-trusted-ca-file peer-auto-tls auth-token force-new-cluster unsafe-no-fsync discovery discovery-srv discovery-token discovery-endpoints
+name data-dir wal-dir config-file listen-client-urls listen-client-http-urls listen-peer-urls listen-metrics-urls advertise-client-urls initial-advertise-peer-urls initial-cluster initial-cluster-state initial-cluster-token require-existing join-token-file cert-file key-file client-cert-auth trusted-ca-file auto-tls peer-cert-file peer-key-file peer-client-cert-auth peer-trusted-ca-file peer-auto-tls peer-skip-client-san-verification peer-cert-allowed-hostname auth-token force-new-cluster unsafe-no-fsync discovery discovery-srv discovery-token discovery-endpoints
 {{- end }}
 
 {{/* What the schema cannot say: values that contradict each other. Each message names the value and the remedy. */}}
