@@ -14,7 +14,7 @@ pub(crate) struct StoreArgs {
     /// The snapshot, of `cleatctl snapshot save`. It is not there any more afterwards
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// A directory, or s3://BUCKET/PREFIX with address and keys in AWS's variables
+    /// A directory, or `s3://BUCKET/PREFIX` with address and keys in AWS's variables
     #[arg(long, value_name = "PLACE")]
     to: String,
     /// How many snapshots to keep there
@@ -26,7 +26,7 @@ pub(crate) struct StoreArgs {
 pub(crate) struct RestoreArgs {
     #[command(flatten)]
     cluster: cluster::Args,
-    /// A directory, or s3://BUCKET/PREFIX with address and keys in AWS's variables
+    /// A directory, or `s3://BUCKET/PREFIX` with address and keys in AWS's variables
     #[arg(long, value_name = "PLACE")]
     from: String,
     /// Name of the snapshot
@@ -63,14 +63,14 @@ pub(crate) async fn store(args: &StoreArgs) -> Result<()> {
         place.put(&args.file, &name).await?;
         // Best effort: what is left of it goes with its volume.
         drop(std::fs::remove_file(&args.file));
-        println!("stored {name}, {size} bytes, in {}", args.to);
+        say!("stored {name}, {size} bytes, in {}", args.to);
     } else {
-        println!("{} is not there: it was stored before", args.file.display());
+        say!("{} is not there: it was stored before", args.file.display());
     }
     let names = place.list().await?;
     for name in &names[..names.len().saturating_sub(args.keep_last.into())] {
         place.delete(name).await?;
-        println!("deleted {name}");
+        say!("deleted {name}");
     }
     Ok(())
 }
@@ -93,11 +93,11 @@ pub(crate) async fn restore(args: &RestoreArgs) -> Result<()> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let config: Config = serde_saphyr::from_str(&text).with_context(|| format!("{}", file.display()))?;
     if has_entries(&config.data_dir) {
-        println!("{} has data: nothing is restored", config.data_dir.display());
+        say!("{} has data: nothing is restored", config.data_dir.display());
         return Ok(());
     }
     if cluster_answers(&args.cluster).await? {
-        println!("the cluster is there already: nothing is restored, this member joins it");
+        say!("the cluster is there already: nothing is restored, this member joins it");
         return Ok(());
     }
     let place = Place::parse(&args.from)?;
@@ -127,7 +127,7 @@ pub(crate) async fn restore(args: &RestoreArgs) -> Result<()> {
     std::fs::rename(&making, &config.data_dir).context("cannot give the restored directory its name")?;
     // Best effort: it is a copy.
     drop(std::fs::remove_file(&fetched));
-    println!("restored {} to {}", args.snapshot, config.data_dir.display());
+    say!("restored {} to {}", args.snapshot, config.data_dir.display());
     Ok(())
 }
 

@@ -12,7 +12,6 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use ring::digest::{SHA256, digest};
-use std::fmt::Write as _;
 
 /// When the certificate in a Secret ends; and what it was made of.
 const NOT_AFTER: &str = "cleat/not-after";
@@ -93,7 +92,7 @@ pub(crate) async fn keep(args: &Args) -> Result<()> {
     let mut authority = found.unwrap_or_else(|| Secret::new(&args.authority));
     if settle(&mut authority, args, now)? {
         api.write(&authority).await?;
-        println!("{}: written", args.authority);
+        say!("{}: written", args.authority);
     }
     let all = [(Use::Server, &args.server), (Use::Peer, &args.peer), (Use::Client, &args.client)];
     for (purpose, list) in all {
@@ -101,9 +100,9 @@ pub(crate) async fn keep(args: &Args) -> Result<()> {
             let mut secret = api.secret(name).await?.unwrap_or_else(|| Secret::new(name));
             if renew(&mut secret, purpose, hosts, &authority, args, now)? {
                 api.write(&secret).await?;
-                println!("{name}: written, valid until {}", secret.annotations[NOT_AFTER]);
+                say!("{name}: written, valid until {}", secret.annotations[NOT_AFTER]);
             } else {
-                println!("{name}: valid until {}", secret.annotations[NOT_AFTER]);
+                say!("{name}: valid until {}", secret.annotations[NOT_AFTER]);
             }
         }
     }
@@ -122,7 +121,9 @@ fn settle(secret: &mut Secret, args: &Args, now: DateTime<Utc>) -> Result<bool> 
     let Some(ends) = ends.filter(|ends| *ends > now) else {
         let (cert, key) = make_authority(args, now)?;
         secret.data.clear();
-        secret.data.extend([("ca.crt", cert.clone()), ("tls.crt", cert), ("tls.key", key)].map(|(k, v)| (k.to_owned(), v)));
+        secret
+            .data
+            .extend([("ca.crt", cert.clone()), ("tls.crt", cert), ("tls.key", key)].map(|(k, v)| (k.to_owned(), v)));
         stamp(secret, now, args.authority_days);
         return Ok(true);
     };
@@ -232,11 +233,7 @@ fn limit(params: &mut CertificateParams, now: DateTime<Utc>, days: i64) -> Resul
 
 fn hash(parts: &[&str]) -> String {
     let joined = parts.join("\n");
-    digest(&SHA256, joined.as_bytes()).as_ref().iter().take(16).fold(String::new(), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _written = write!(text, "{byte:02x}");
-        text
-    })
+    crate::s3::hex(&digest(&SHA256, joined.as_bytes()).as_ref()[..16])
 }
 
 #[cfg(test)]

@@ -42,10 +42,10 @@ pub(crate) async fn check(args: &Args) -> Result<()> {
         drop(client.delete(message::delete(key)).await);
     }
     checked?;
-    println!("ok: put, get, watch, transaction, lease, delete");
+    say!("ok: put, get, watch, transaction, lease, delete");
     for url in &args.ready {
         ready(url, Duration::from_secs(args.cluster.wait)).await?;
-        println!("ok: {url}");
+        say!("ok: {url}");
     }
     Ok(())
 }

@@ -1,10 +1,9 @@
 //! How jobs reach the cluster: etcdctl's flags and environment.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use client::{Client, Options, TlsOptions, User};
 use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 /// Longest time for one call.
@@ -29,7 +28,7 @@ pub(crate) struct Args {
     key: Option<PathBuf>,
     /// Whose requests these are
     #[arg(long, env = "ETCDCTL_USER", value_name = "NAME")]
-    pub(crate) user: Option<String>,
+    user: Option<String>,
     /// The password; there is no flag for it, which everybody would see
     #[arg(skip = Secret::of_environment())]
     password: Option<Secret>,
@@ -40,19 +39,11 @@ pub(crate) struct Args {
 
 /// A text that is shown nowhere.
 #[derive(Clone)]
-pub(crate) struct Secret(pub(crate) String);
+struct Secret(String);
 
 impl Secret {
     fn of_environment() -> Option<Self> {
         std::env::var("ETCDCTL_PASSWORD").ok().filter(|text| !text.is_empty()).map(Self)
-    }
-}
-
-impl FromStr for Secret {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self(text.to_owned()))
     }
 }
 
@@ -63,17 +54,6 @@ impl fmt::Debug for Secret {
 }
 
 impl Args {
-    /// The user and the password, which both must be there.
-    ///
-    /// # Errors
-    /// One of them is not; the text says how to give it.
-    pub(crate) fn user(&self) -> Result<User> {
-        let name = self.user.clone().context("there is no user: set ETCDCTL_USER to root")?;
-        ensure!(name == "root", "the user is {name:?}: only root can require users, set ETCDCTL_USER to root");
-        let password = self.password.clone().context("there is no password: set ETCDCTL_PASSWORD")?.0;
-        Ok(User { name, password })
-    }
-
     /// A client that gives its name if there is one and a password for it.
     pub(crate) fn client(&self) -> Result<Client> {
         let user = self.user.clone().zip(self.password.clone());

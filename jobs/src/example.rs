@@ -32,10 +32,10 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
     loop {
         show(&args.file);
         if let Some(url) = &args.metad {
-            println!("this is: {}", self_of(url).await?.trim());
+            say!("this is: {}", self_of(url).await?.trim());
         }
         tokio::select! {
-            _ = hangup.recv() => println!("reload"),
+            _ = hangup.recv() => say!("reload"),
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         }
@@ -44,8 +44,8 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
 
 fn show(file: &Path) {
     match std::fs::read_to_string(file) {
-        Ok(text) => println!("{}:\n{}", file.display(), text.trim_end()),
-        Err(error) => println!("{}: {error}", file.display()),
+        Ok(text) => say!("{}:\n{}", file.display(), text.trim_end()),
+        Err(error) => say!("{}: {error}", file.display()),
     }
 }
 

@@ -49,7 +49,10 @@ impl Secret {
         let mut data = BTreeMap::new();
         for (key, value) in value["data"].as_object().into_iter().flatten() {
             let bytes = BASE64.decode(text(value)).with_context(|| format!("{key} of a Secret is no base64"))?;
-            data.insert(key.clone(), String::from_utf8(bytes).with_context(|| format!("{key} of a Secret is no text"))?);
+            data.insert(
+                key.clone(),
+                String::from_utf8(bytes).with_context(|| format!("{key} of a Secret is no text"))?,
+            );
         }
         Ok(Self {
             name: text(&metadata["name"]),
@@ -82,16 +85,17 @@ impl Api {
     /// This is no pod, or its token cannot be read.
     pub(crate) fn new(url: Option<&str>, namespace: &str) -> Result<Self> {
         let account = Path::new(ACCOUNT);
-        let url = match url {
-            Some(url) => url.to_owned(),
-            None => {
-                let variable = |name: &str| std::env::var(name).with_context(|| format!("{name} is not set: this is no pod"));
-                let host = variable("KUBERNETES_SERVICE_HOST")?;
-                let host = if host.contains(':') { format!("[{host}]") } else { host };
-                format!("https://{host}:{}", variable("KUBERNETES_SERVICE_PORT")?)
-            }
+        let url = if let Some(url) = url {
+            url.to_owned()
+        } else {
+            let variable =
+                |name: &str| std::env::var(name).with_context(|| format!("{name} is not set: this is no pod"));
+            let host = variable("KUBERNETES_SERVICE_HOST")?;
+            let host = if host.contains(':') { format!("[{host}]") } else { host };
+            format!("https://{host}:{}", variable("KUBERNETES_SERVICE_PORT")?)
         };
-        let (server, _) = Server::parse(&url).map_err(|reason| anyhow::anyhow!("the Kubernetes API at {url:?}: {reason}"))?;
+        let (server, _) =
+            Server::parse(&url).map_err(|reason| anyhow::anyhow!("the Kubernetes API at {url:?}: {reason}"))?;
         let token = match std::fs::read_to_string(account.join("token")) {
             Ok(token) => {
                 let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim())).context("the pod's token")?;
@@ -100,7 +104,9 @@ impl Api {
             }
             // A test's API asks for none.
             Err(_) if url.starts_with("http://") => None,
-            Err(error) => return Err(error).context(format!("cannot read {ACCOUNT}/token: mount the ServiceAccount's token")),
+            Err(error) => {
+                return Err(error).context(format!("cannot read {ACCOUNT}/token: mount the ServiceAccount's token"));
+            }
         };
         let ca_file = Some(account.join("ca.crt")).filter(|path| path.exists());
         let http = Http {
@@ -122,7 +128,7 @@ impl Api {
             request = request.header(CONTENT_TYPE, "application/json");
         }
         let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
-        Ok(self.http.ask(&self.server, request.body(body)?, LIMIT).await.context(what)?)
+        self.http.ask(&self.server, request.body(body)?, LIMIT).await.context(what)
     }
 
     fn path(&self, name: &str) -> String {

@@ -17,7 +17,7 @@ const PATTERN: &str = "00000000T000000Z.db";
 #[derive(Debug)]
 pub(crate) enum Place {
     Directory(PathBuf),
-    Bucket(Bucket),
+    Bucket(Box<Bucket>),
 }
 
 /// The name of a snapshot that is stored at a time.
@@ -37,7 +37,7 @@ impl Place {
     /// It is neither, or what is needed for a bucket is not in the environment.
     pub(crate) fn parse(text: &str) -> Result<Self> {
         if let Some(rest) = text.strip_prefix("s3://") {
-            return Ok(Self::Bucket(Bucket::of_environment(rest)?));
+            return Ok(Self::Bucket(Box::new(Bucket::of_environment(rest)?)));
         }
         ensure!(!text.contains("://"), "{text:?} is no place for snapshots: write a directory or s3://BUCKET/PREFIX");
         ensure!(Path::new(text).is_dir(), "{text:?} is no directory");
@@ -50,9 +50,8 @@ impl Place {
     /// It cannot be written, or was not written whole.
     pub(crate) async fn put(&self, file: &Path, name: &str) -> Result<()> {
         match self {
-            Self::Directory(directory) => {
-                move_file(file, directory, name).with_context(|| format!("cannot store {name} in {}", directory.display()))
-            }
+            Self::Directory(directory) => move_file(file, directory, name)
+                .with_context(|| format!("cannot store {name} in {}", directory.display())),
             Self::Bucket(bucket) => {
                 bucket.put(file, name).await.with_context(|| format!("cannot store {name} in {bucket}"))
             }
@@ -89,7 +88,9 @@ impl Place {
             Self::Directory(directory) => {
                 std::fs::remove_file(directory.join(name)).with_context(|| format!("cannot delete {name}"))
             }
-            Self::Bucket(bucket) => bucket.delete(name).await.with_context(|| format!("cannot delete {name} in {bucket}")),
+            Self::Bucket(bucket) => {
+                bucket.delete(name).await.with_context(|| format!("cannot delete {name} in {bucket}"))
+            }
         }
     }
 
@@ -144,7 +145,8 @@ mod tests {
     #[test]
     fn only_names_of_snapshots_are_snapshots() {
         assert!(is_name(&name_at(chrono::Utc::now())));
-        for other in ["", "latest", "20261128T142300Z", "20261128T142300Z.db.part", "2026-11-28T14:23Z.db", ".incoming"] {
+        for other in ["", "latest", "20261128T142300Z", "20261128T142300Z.db.part", "2026-11-28T14:23Z.db", ".incoming"]
+        {
             assert!(!is_name(other), "{other}");
         }
     }

@@ -22,7 +22,7 @@ const PART_BYTES: usize = 16 << 20;
 const PARTS_MAX: usize = 10_000;
 /// Pages of a listing, a thousand names each.
 const PAGES_MAX: usize = 100;
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_mins(5);
 /// Attempts for each request.
 const TRIES: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -34,7 +34,7 @@ const PRIVATE_FILE: u32 = 0o600;
 pub(crate) struct Bucket {
     server: Server,
     http: Http,
-    bucket: String,
+    name: String,
     /// Empty, or with a slash at its end.
     prefix: String,
     keys: Keys,
@@ -50,7 +50,7 @@ struct Keys {
 
 impl fmt::Display for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "s3://{}/{} at {}", self.bucket, self.prefix, self.server)
+        write!(f, "s3://{}/{} at {}", self.name, self.prefix, self.server)
     }
 }
 
@@ -81,7 +81,10 @@ impl Bucket {
 
     fn new(endpoint: &str, place: &str, keys: Keys, ca_file: Option<PathBuf>) -> Result<Self> {
         let (server, path) = Server::parse(endpoint).map_err(|reason| anyhow::anyhow!("the S3 service: {reason}"))?;
-        ensure!(matches!(&*path, "" | "/"), "the URL of the S3 service has a path: the bucket is part of s3://BUCKET/PREFIX");
+        ensure!(
+            matches!(&*path, "" | "/"),
+            "the URL of the S3 service has a path: the bucket is part of s3://BUCKET/PREFIX"
+        );
         let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
         ensure!(!bucket.is_empty(), "there is no bucket: write s3://BUCKET/PREFIX");
         let prefix = prefix.trim_matches('/');
@@ -92,7 +95,7 @@ impl Bucket {
             max_body_bytes: PART_BYTES + (1 << 20),
         };
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        Ok(Self { server, http, bucket: bucket.to_owned(), prefix, keys })
+        Ok(Self { server, http, name: bucket.to_owned(), prefix, keys })
     }
 
     /// Uploads a file, in parts if it is large. Half an object is never seen.
@@ -131,7 +134,7 @@ impl Bucket {
             let answer = self.call(&Method::PUT, key, &query, None, body.into()).await?;
             let etag = answer.headers.get("etag").and_then(|etag| etag.to_str().ok()).context("a part has no ETag")?;
             let etag = etag.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
-            list += &format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>");
+            list.extend(["<Part><PartNumber>", &number.to_string(), "</PartNumber><ETag>", &etag, "</ETag></Part>"]);
         }
         list += "</CompleteMultipartUpload>";
         let done = self.call(&Method::POST, key, &[("uploadId", id)], None, list.into()).await?;
@@ -224,8 +227,9 @@ impl Bucket {
     ) -> Result<Request<Bytes>> {
         let escaped = |text: &str| utf8_percent_encode(text, UNRESERVED).to_string();
         let segments: Vec<String> = key.split('/').map(escaped).collect();
-        let path = format!("/{}{}{}", self.bucket, if key.is_empty() { "" } else { "/" }, segments.join("/"));
-        let mut pairs: Vec<String> = query.iter().map(|(name, value)| format!("{}={}", escaped(name), escaped(value))).collect();
+        let path = format!("/{}{}{}", self.name, if key.is_empty() { "" } else { "/" }, segments.join("/"));
+        let mut pairs: Vec<String> =
+            query.iter().map(|(name, value)| format!("{}={}", escaped(name), escaped(value))).collect();
         pairs.sort_unstable();
         let query = pairs.join("&");
         let (time, day) = (now.format("%Y%m%dT%H%M%SZ").to_string(), now.format("%Y%m%d").to_string());
@@ -238,13 +242,15 @@ impl Bucket {
         ];
         headers.extend(self.keys.session.clone().map(|token| ("x-amz-security-token", token)));
         let names = headers.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";");
-        let lines: String = headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
+        let lines: String = headers.iter().flat_map(|(name, value)| [*name, ":", value, "\n"]).collect();
         let canonical = format!("{method}\n{path}\n{query}\n{lines}\n{names}\n{payload}");
         let scope = format!("{day}/{}/s3/aws4_request", self.keys.region);
         let digest = hex(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref());
         let signature = hex(&self.keys.sign(&day, &format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{digest}")));
-        let authorization =
-            format!("AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={names}, Signature={signature}", self.keys.id);
+        let authorization = format!(
+            "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={names}, Signature={signature}",
+            self.keys.id
+        );
 
         let uri = if query.is_empty() { path } else { format!("{path}?{query}") };
         let mut request = Request::builder().method(method.clone()).uri(uri).header("authorization", authorization);
@@ -268,8 +274,9 @@ impl Keys {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 fn text(answer: &Answer) -> String {

@@ -109,7 +109,7 @@ impl Service {
             ("GET", query) if query.contains("list-type=2") => {
                 let from = if query.contains("continuation-token=2") { 2 } else { 0 };
                 let keys: Vec<_> = self.objects.keys().skip(from).take(2).collect();
-                let keys: String = keys.iter().map(|key| format!("<Contents><Key>{key}</Key></Contents>")).collect();
+                let keys: String = keys.iter().flat_map(|key| ["<Contents><Key>", key, "</Key></Contents>"]).collect();
                 let more = from == 0 && self.objects.len() > 2;
                 let next = if more { "<NextContinuationToken>2</NextContinuationToken>" } else { "" };
                 answer = format!("<ListBucketResult>{keys}{next}</ListBucketResult>").into_bytes();
