@@ -2,6 +2,7 @@
 //! reads.
 
 mod confd;
+mod guarded;
 mod observed;
 mod recorded;
 mod same;

@@ -14,7 +14,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(50);
 
 /// Sends a request with a form or JSON, and returns the status.
-async fn send(server: &Server, method: &str, path: &str, body: &str, user: &str) -> Result<u16> {
+pub(crate) async fn send(server: &Server, method: &str, path: &str, body: &str, user: &str) -> Result<u16> {
     let kind = if body.starts_with('{') { "application/json" } else { "application/x-www-form-urlencoded" };
     let mut request = Request::builder().method(method).uri(path).header("content-type", kind);
     if !user.is_empty() {
