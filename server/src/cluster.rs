@@ -301,15 +301,18 @@ impl Cluster {
         let membership = stored.membership();
         let peer = membership.get_node(&id).ok_or(Error::MemberNotFound)?;
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
-        if votes(&voters, id, peer) {
-            return Err(Error::MemberNotLearner.into());
-        }
         let (matched, last, answers) = self.node.raft_metrics(|now| {
             let entries = |index: Option<u64>| index.map_or(0, |index| index + 1);
             (entries(matched(now, id)), entries(now.last_log_index), self.answers(now, id))
         });
+        let is_behind = id != self.node.identity().member_id && matched * 100 < last * LEARNER_READY_PERCENT;
+        if votes(&voters, id, peer) {
+            // As in etcd, which looks at the log first.
+            let error = if is_behind { Error::LearnerNotReady } else { Error::MemberNotLearner };
+            return Err(error.into());
+        }
         // One that is gone still has what it had: in a cluster that is idle, everything.
-        if !answers || matched * 100 < last * LEARNER_READY_PERCENT {
+        if !answers || is_behind {
             return Err(Error::LearnerNotReady.into());
         }
         if self.rules.strict {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use api::etcdserverpb::{
-    MemberListRequest, MemberPromoteRequest, PutRequest, RangeRequest, SnapshotRequest, StatusRequest,
+    MemberAddRequest, MemberListRequest, MemberPromoteRequest, PutRequest, RangeRequest, SnapshotRequest, StatusRequest,
 };
 use bytes::Bytes;
 use harness::{Client, Cluster, Kind, Place, Subject, http};
@@ -147,6 +147,21 @@ async fn promote(cluster: &Cluster, voter: usize, learner: usize) -> Result<()> 
     promoted.kv.put(PutRequest { key: "b".into(), ..Default::default() }).await?;
     let (_, _, metrics) = http::get(&cluster.url(voter), "/metrics").await?;
     ensure!(metrics.contains("\netcd_server_learner_promote_successes 1\n"), "the promotion is not counted");
+    promote_voters(&mut client, id).await
+}
+
+/// Voters are refused: one that takes part as such, one that never started because it has nothing.
+async fn promote_voters(client: &mut Client, voter: u64) -> Result<()> {
+    let nobody = MemberAddRequest { peer_urls: vec!["http://127.0.0.1:1".to_owned()], is_learner: false };
+    let added = client.cluster.member_add(nobody).await?.into_inner().member.context("a member")?.id;
+    for (id, text) in [
+        (voter, "etcdserver: can only promote a learner member"),
+        (added, "etcdserver: can only promote a learner member which is in sync with leader"),
+    ] {
+        let refused = client.cluster.member_promote(MemberPromoteRequest { id }).await;
+        let status = refused.err().context("a voter is promoted")?;
+        ensure!((status.code(), status.message()) == (Code::FailedPrecondition, text), "{status}");
+    }
     Ok(())
 }
 

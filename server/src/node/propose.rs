@@ -63,6 +63,13 @@ fn is_urgent(op: &Op) -> bool {
     matches!(op, Op::LeaseRevoke(_) | Op::LeaseCheckpoint(_) | Op::Alarm(_))
 }
 
+/// Whether proposals are refused while so many bytes are not in the database, and so many entries are not applied.
+fn is_too_far_behind(tail_bytes: usize, unapplied: u64, urgent: bool) -> bool {
+    let (tail_bytes_max, unapplied_max) =
+        if urgent { (TAIL_BYTES_MAX_URGENT, UNAPPLIED_MAX_URGENT) } else { (TAIL_BYTES_MAX, UNAPPLIED_MAX) };
+    tail_bytes > tail_bytes_max || unapplied > unapplied_max
+}
+
 /// The same for a batch. Urgent commands are never in one with others.
 fn is_urgent_batch(batch: &Batch) -> bool {
     batch.commands.iter().all(|command| command.op.as_ref().is_some_and(is_urgent))
@@ -217,9 +224,7 @@ impl Node {
 
     /// True while the disk or applying does not keep up.
     fn is_overloaded(&self, urgent: bool) -> bool {
-        let (tail_bytes, unapplied) =
-            if urgent { (TAIL_BYTES_MAX_URGENT, UNAPPLIED_MAX_URGENT) } else { (TAIL_BYTES_MAX, UNAPPLIED_MAX) };
-        self.reader().tail_bytes() > tail_bytes || self.0.view.unapplied() > unapplied
+        is_too_far_behind(self.reader().tail_bytes(), self.0.view.unapplied(), urgent)
     }
 
     async fn write(&self, queue: &Queue, command: Command, bytes: usize) -> Result<(Outcome, ProposalTimes), Error> {
@@ -441,5 +446,42 @@ fn write_error(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> E
             Error::Unhealthy
         }
         RaftError::Fatal(_) => Error::Stopped,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{PROPOSAL_BYTES_WAITING, Queue};
+    use super::*;
+
+    #[test]
+    fn what_is_too_far_behind_refuses_the_ordinary_first() {
+        for (tail_bytes, unapplied, ordinary, urgent) in [
+            (0, 0, false, false),
+            (TAIL_BYTES_MAX, UNAPPLIED_MAX, false, false),
+            (TAIL_BYTES_MAX + 1, 0, true, false),
+            (0, UNAPPLIED_MAX + 1, true, false),
+            (TAIL_BYTES_MAX_URGENT + 1, 0, true, true),
+            (0, UNAPPLIED_MAX_URGENT + 1, true, true),
+        ] {
+            let refused = [false, true].map(|is_urgent| is_too_far_behind(tail_bytes, unapplied, is_urgent));
+            assert_eq!(refused, [ordinary, urgent], "{tail_bytes} {unapplied}");
+        }
+    }
+
+    #[test]
+    fn what_waits_has_room_for_its_bytes_or_is_refused() {
+        let (queue, _waiting) = Queue::new(1);
+        let most = queue.room_for(PROPOSAL_BYTES_WAITING - 10).unwrap();
+        let rest = queue.room_for(10).unwrap();
+        assert!(queue.room_for(1).is_none());
+        drop(rest);
+        assert!(queue.room_for(11).is_none());
+        drop(most);
+        // One that is larger than all of it has it alone.
+        let alone = queue.room_for(2 * PROPOSAL_BYTES_WAITING).unwrap();
+        assert!(queue.room_for(1).is_none());
+        drop(alone);
+        assert!(queue.room_for(1).is_some());
     }
 }
