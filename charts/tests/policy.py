@@ -203,8 +203,8 @@ def references(rendered, given):
 
 # What each Role may do, and nothing else.
 RIGHTS = {
-    "agent": {("", "pods", "get list patch watch"), ("apps", "statefulsets", "get list watch"),
-              ("events.k8s.io", "events", "create patch")},
+    "agent": {("", "pods", "list patch"), ("apps", "statefulsets", "get"), ("events.k8s.io", "events", "create"),
+              ("", "configmaps", "get patch")},
     "certificates": {("", "secrets", "create"), ("", "secrets", "get update")},
     "metad": {("", "pods", "get list watch"), ("authentication.k8s.io", "tokenreviews", "create")},
 }
@@ -219,8 +219,9 @@ def rights(rendered):
         if has != RIGHTS.get(component):
             yield f"{role['kind']} {what}: {sorted(has)}"
         for rule in role["rules"]:
-            if "secrets" in rule["resources"] and rule["verbs"] != ["create"] and not rule.get("resourceNames"):
-                yield f"{role['kind']} {what}: may read every Secret"
+            named = {"secrets", "configmaps"} & set(rule["resources"])
+            if named and rule["verbs"] != ["create"] and not rule.get("resourceNames"):
+                yield f"{role['kind']} {what}: may read all {named}"
 
 
 RULES = [restricted, no_tokens_by_default, images_and_resources, selectors, no_secrets_in_the_open, names, volumes, rights]

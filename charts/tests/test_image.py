@@ -6,6 +6,7 @@ The programs are those that are built already (`target/debug`), on a base of the
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -67,49 +68,78 @@ class Cluster:
     """The members of a rendered release as containers on a network with DNS."""
 
     def __init__(self, podman, rendered, kube, directory):
-        self.podman, self.directory = podman, directory
-        self.spec = rendered.kind("StatefulSet")[0]["spec"]["template"]["spec"]
-        self.members = [f"kv-cleat-{ordinal}" for ordinal in range(3)]
+        self.podman, self.directory, self.kube = podman, directory, kube
+        self.use(rendered)
         for config in rendered.kind("ConfigMap"):
-            self.write(f"config/{config['metadata']['name']}", config["data"])
-        for volume in self.spec["volumes"]:
-            if "secret" in volume:
-                name = volume["secret"]["secretName"]
-                self.write(f"secret/{name}", kube.secret(NAMESPACE, name))
-        self.founders = next(c["data"]["initial-cluster"] for c in rendered.kind("ConfigMap") if "initial-cluster" in c["data"])
+            self.write(f"config/{config['metadata']['name']}", config.get("data", {}))
+        for name in ("kv-cleat-client-tls", "kv-cleat-peer-tls"):
+            self.write(f"secret/{name}", kube.secret(NAMESPACE, name))
+
+    def use(self, rendered):
+        """Takes what this rendering says of members."""
+        self.rendered = rendered
+        spec = rendered.kind("StatefulSet")[0]["spec"]
+        self.spec = spec["template"]["spec"]
+        self.members = [f"kv-cleat-{ordinal}" for ordinal in range(spec["replicas"])]
 
     def write(self, name, texts):
+        """Files of a Secret or ConfigMap, each exchanged at once, as the kubelet does it."""
         directory = self.directory / name
-        directory.mkdir(parents=True)
-        for file, text in texts.items():
-            (directory / file).write_text(text)
-            (directory / file).chmod(0o440)
-            shutil.chown(directory / file, group=65532)
+        directory.mkdir(parents=True, exist_ok=True)
+        for file, text in sorted(texts.items(), reverse=True):
+            new = directory / f".{file}"
+            new.write_text(text)
+            new.chmod(0o440)
+            shutil.chown(new, group=65532)
+            new.rename(directory / file)
 
-    def source(self, volume):
-        """Where a volume of the pod is on this machine."""
-        if "configMap" in volume:
-            return self.directory / "config" / volume["configMap"]["name"]
-        return self.directory / "secret" / volume["secret"]["secretName"]
+    def source(self, volume, data):
+        """Where a volume of a pod is on this machine."""
+        if volume is None:
+            return data
+        for kind, key in (("config", "configMap"), ("secret", "secret")):
+            if key in volume:
+                return self.directory / kind / (volume[key].get("name") or volume[key]["secretName"])
+        return self.volume("backup")
 
-    def create(self, member, **environment):
-        """Starts a member with a new volume, by the command line of its pod."""
-        container = self.spec["containers"][0]
-        data = self.directory / "data" / member
-        data.mkdir(parents=True)
-        shutil.chown(data, 65532, 65532)
-        given = {"POD_NAME": member, "POD_NAMESPACE": NAMESPACE, "ETCD_INITIAL_CLUSTER": self.founders, **environment}
+    def volume(self, name):
+        """A directory that the containers' user may write to."""
+        directory = self.directory / "data" / name
+        directory.mkdir(parents=True, exist_ok=True)
+        shutil.chown(directory, 65532, 65532)
+        return directory
+
+    def options(self, spec, container, data=None, **given):
+        """Environment and volumes of a container, and its command line."""
+        for variable in container.get("env", []):
+            origin = variable.get("valueFrom", {}).get("configMapKeyRef")
+            if origin:
+                given[variable["name"]] = self.rendered.kind("ConfigMap", origin["name"])["data"][origin["key"]]
+            elif "value" in variable:
+                given[variable["name"]] = variable["value"]
         expand = lambda text: re.sub(r"\$\((\w+)\)", lambda name: given[name[1]], text)
-        volumes = {volume["name"]: volume for volume in self.spec["volumes"]}
         options = [word for name, value in given.items() for word in ("-e", f"{name}={value}")]
+        volumes = {volume["name"]: volume for volume in spec["volumes"]}
         for mount in container["volumeMounts"]:
-            source = data if mount["name"] == "data" else self.source(volumes[mount["name"]])
+            source = self.source(volumes.get(mount["name"]), data)
             options += ["-v", f"{source}:{mount['mountPath']}" + (":ro" if mount.get("readOnly") else "")]
-        command = [*container["command"], *map(expand, container["args"])]
-        self.podman.run(
-            "run", "-d", "--name", member, *RESTRICTED, "--network", NETWORK,
-            "--network-alias", f"{member}.kv-cleat-headless.{NAMESPACE}.svc", *options,
-            "--entrypoint", command[0], IMAGE, *command[1:])
+        return options, [expand(word) for word in (*container["command"], *container.get("args", []))]
+
+    def create(self, member, network=NETWORK):
+        """Starts a member with its volume, by the command line of its pod."""
+        given = {"POD_NAME": member, "POD_NAMESPACE": NAMESPACE}
+        options, command = self.options(self.spec, self.spec["containers"][0], self.volume(member), **given)
+        names = [f"{member}.kv-cleat-headless.{NAMESPACE}.svc", f"kv-cleat.{NAMESPACE}.svc"]
+        options += [word for name in names for word in ("--network-alias", name)]
+        self.podman.run("run", "-d", "--name", member, *RESTRICTED, "--network", network, *options,
+                        "--entrypoint", command[0], IMAGE, *command[1:])
+
+    def run(self, spec, container, data=None, **given):
+        """Runs a container of a job to its end, and returns what it says."""
+        options, command = self.options(spec, container, data, **given)
+        done = self.podman.run("run", "--rm", *RESTRICTED, "--network", NETWORK, *options,
+                               "--entrypoint", command[0], IMAGE, *command[1:], limit=180)
+        return done.stdout + done.stderr
 
     def forget(self, member):
         """Takes a member and its volume away."""
@@ -132,8 +162,7 @@ class Cluster:
 
     def call(self, member, method, body):
         """The answer of a member to a request about members."""
-        trust = trusting((self.directory / "secret/kv-cleat-client-tls/ca.crt").read_text())
-        status, answer = request(self.address(member), 2379, f"/v3/cluster/{method}", body, trust)
+        status, answer = request(self.address(member), 2379, f"/v3/cluster/{method}", body, load_trust(self))
         if status != 200:
             raise AssertionError(f"{method}: {status} {answer}")
         return json.loads(answer)
@@ -194,7 +223,7 @@ class Image(unittest.TestCase):
         self.assertEqual(*parts)
 
     def test_a_cluster_of_the_chart_survives_faults_under_load(self):
-        rendered = render({})
+        rendered = render({"backup": {"enabled": True}})
         kube = ApiServer(33)
         self.addCleanup(kube.close)
         self.make_certificates(rendered, kube)
@@ -211,7 +240,7 @@ class Image(unittest.TestCase):
         load = Load(lambda: [cluster.address(member) for member in cluster.members], authority)
         self.addCleanup(load.stop)
         load.start()
-        for name in ("rolling_restart", "kill", "pause", "disconnect", "volume_loss"):
+        for name in ("helm_test", "rolling_restart", "kill", "pause", "disconnect", "certificates", "volume_loss"):
             with self.subTest(name):
                 began = time.monotonic()
                 load.wait_for_writes(20)
@@ -219,18 +248,39 @@ class Image(unittest.TestCase):
                 cluster.wait_ready()
                 load.wait_for_writes(20)
                 print(f"{name}: {time.monotonic() - began:.1f} s, {load.acknowledged()} writes so far")
-        self.end_by_signal(cluster, load)
+        self.nothing_is_lost(cluster, load)
+        self.back_up_and_restore(cluster, load)
 
-    def make_certificates(self, rendered, kube):
-        """Runs the chart's own job, with the API server that the chart was rendered by."""
+    def make_certificates(self, rendered, kube, *more):
+        """Runs the chart's own job, with another API server than that of a pod."""
         [job] = [job for job in rendered.kind("Job") if "certificates" in job["metadata"]["name"]]
         program, *arguments = job["spec"]["template"]["spec"]["containers"][0]["command"]
         arguments = [argument.replace("$(POD_NAMESPACE)", NAMESPACE) for argument in arguments]
-        command = [BUILT / Path(program).name, *arguments, "--api-server", kube.url]
-        for said in ("written", "valid until"):
+        given = [argument for argument in arguments if argument.split("=")[0] not in {word.split("=")[0] for word in more}]
+        command = [BUILT / Path(program).name, *given, "--api-server", kube.url, *more]
+        for said in ("written", "valid until")[: 1 if more else 2]:
             done = subprocess.run(command, capture_output=True, text=True, timeout=60)
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertIn(f"kv-cleat-peer-tls: {said}", done.stdout)
+
+    def helm_test(self, cluster):
+        [pod] = [pod for pod in cluster.rendered.kind("Pod") if pod["metadata"]["name"] == "kv-cleat-test"]
+        said = cluster.run(pod["spec"], pod["spec"]["containers"][0])
+        self.assertIn("ok: put, get, watch, transaction, lease, delete", said)
+        self.assertEqual(said.count("/readyz"), 3)
+
+    def certificates(self, cluster):
+        """All certificates are renewed, and members show the new ones without a restart."""
+        def shown(member):
+            with socket.create_connection((cluster.address(member), 2379), timeout=10) as plain:
+                with load_trust(cluster).wrap_socket(plain, server_hostname="localhost") as secure:
+                    return secure.getpeercert(binary_form=True)
+        before = {member: shown(member) for member in cluster.members}
+        self.make_certificates(cluster.rendered, cluster.kube, "--renew-before-days=91", "--days=90")
+        for name in ("kv-cleat-client-tls", "kv-cleat-peer-tls"):
+            cluster.write(f"secret/{name}", cluster.kube.secret(NAMESPACE, name))
+        for member in cluster.members:
+            wait_for(f"{member} shows its new certificate", lambda member=member: shown(member) != before[member])
 
     def rolling_restart(self, cluster):
         for member in reversed(cluster.members):
@@ -283,7 +333,7 @@ class Image(unittest.TestCase):
         cluster.create(lost)
         cluster.wait_ready(lost)
 
-    def end_by_signal(self, cluster, load):
+    def nothing_is_lost(self, cluster, load):
         """Stops the load, and looks for what was acknowledged at every member."""
         load.stop()
         acknowledged = load.written()
@@ -293,6 +343,29 @@ class Image(unittest.TestCase):
             lost = {key: value for key, value in acknowledged.items() if found.get(key) != value}
             self.assertEqual(lost, {}, f"{member} lacks what was acknowledged")
         print(f"{len(acknowledged)} acknowledged writes are at every member")
+
+    def back_up_and_restore(self, cluster, load):
+        """The job of the backup, and then a new release that begins with what it stored."""
+        spec = cluster.rendered.kind("CronJob", "kv-cleat-backup")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        for container in (*spec["initContainers"], *spec["containers"]):
+            said = cluster.run(spec, container, JOB_NAME="kv-cleat-backup-1")
+        self.assertIn("stored ", said)
+        for member in cluster.members:
+            cluster.forget(member)
+        cluster.use(render({"replicaCount": 1, "restore": {"enabled": True}, "backup": {"volume": {"existingClaim": "b"}}}))
+        [member], [restore] = cluster.members, cluster.spec["initContainers"]
+        given = {"POD_NAME": member, "POD_NAMESPACE": NAMESPACE}
+        self.assertIn("restored latest", cluster.run(cluster.spec, restore, cluster.volume(member), **given))
+        self.assertIn("nothing is restored", cluster.run(cluster.spec, restore, cluster.volume(member), **given))
+        cluster.create(member)
+        cluster.wait_ready()
+        found = load.read(cluster.address(member))
+        self.assertEqual({key: found.get(key) for key in load.written()}, load.written())
+        print(f"{len(found)} keys are in the restored release")
+
+
+def load_trust(cluster):
+    return trusting((cluster.directory / "secret/kv-cleat-client-tls/ca.crt").read_text())
 
 
 def main():

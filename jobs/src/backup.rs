@@ -25,7 +25,7 @@ pub(crate) struct StoreArgs {
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct RestoreArgs {
     #[command(flatten)]
-    cluster: cluster::Args,
+    cluster: cluster::ClusterArgs,
     /// A directory, or `s3://BUCKET/PREFIX` with address and keys in AWS's variables
     #[arg(long, value_name = "PLACE")]
     from: String,
@@ -150,7 +150,7 @@ fn beside(program: &str) -> Result<PathBuf> {
 }
 
 /// True if the endpoints lead to a cluster with a leader.
-async fn cluster_answers(args: &cluster::Args) -> Result<bool> {
+async fn cluster_answers(args: &cluster::ClusterArgs) -> Result<bool> {
     let client = args.client_of(None)?;
     for attempt in 1..=ASKED {
         match client.member_list().await {

@@ -19,7 +19,7 @@ const STEP: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    cluster: cluster::Args,
+    cluster: cluster::ClusterArgs,
     /// URL that says whether a member is ready; may be given several times
     #[arg(long, value_name = "URL")]
     ready: Vec<String>,

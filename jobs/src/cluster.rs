@@ -13,7 +13,7 @@ pub(crate) const PAUSE: Duration = Duration::from_secs(2);
 
 /// Where the cluster is, and who asks.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct ClusterArgs {
     /// gRPC endpoints, tried in this order
     #[arg(long, env = "ETCDCTL_ENDPOINTS", value_delimiter = ',', default_value = "127.0.0.1:2379")]
     pub(crate) endpoints: Vec<String>,
@@ -53,7 +53,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-impl Args {
+impl ClusterArgs {
     /// A client that gives its name if there is one and a password for it.
     pub(crate) fn client(&self) -> Result<Client> {
         let user = self.user.clone().zip(self.password.clone());

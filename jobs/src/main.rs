@@ -67,3 +67,14 @@ async fn run(command: Command) -> Result<()> {
         Command::Example(args) => example::run(&args).await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Command;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn flags_are_consistent() {
+        Command::command().debug_assert();
+    }
+}

@@ -10,8 +10,8 @@ listen-metrics-urls: "http://{{ .Values.listenAddress }}:2381"
 initial-cluster-state: {{ .Values.bootstrap.mode }}
 initial-cluster-token: {{ default (printf "%s/%s" (include "cleat.namespace" .) (include "cleat.fullname" .)) .Values.bootstrap.clusterToken | quote }}
 {{- if eq .Values.bootstrap.mode "auto" }}
-{{- if .Values.bootstrap.requireExisting }}
-require-existing: true
+{{- if not .Values.bootstrap.allowRebootstrap }}
+initial-cluster-id-file: /etc/cleat/cluster/cluster-id
 {{- end }}
 {{- if include "cleat.joinToken" . }}
 join-token-file: /etc/cleat/join-token/token

@@ -154,6 +154,10 @@ storageClassName: {{ $class }}
 {{- define "cleat.joinTokenSecret" -}}
 {{- default (printf "%s-join-token" (include "cleat.fullname" .)) .Values.bootstrap.existingJoinTokenSecret -}}
 {{- end }}
+{{/* The mark that there is a cluster. */}}
+{{- define "cleat.mark" -}}
+{{- if and (eq .Values.bootstrap.mode "auto") (not .Values.bootstrap.allowRebootstrap) }}true{{ end -}}
+{{- end }}
 {{/* A join token is for members that TLS does not tell apart from strangers. */}}
 {{- define "cleat.joinToken" -}}
 {{- if and (eq .Values.bootstrap.mode "auto") (not (include "cleat.peerTLS" .)) }}true{{ end -}}

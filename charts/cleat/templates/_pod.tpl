@@ -133,6 +133,11 @@ volumeMounts:
     mountPath: /etc/cleat/peer-tls
     readOnly: true
   {{- end }}
+  {{- if include "cleat.mark" . }}
+  - name: cluster
+    mountPath: /etc/cleat/cluster
+    readOnly: true
+  {{- end }}
   {{- if include "cleat.joinToken" . }}
   - name: join-token
     mountPath: /etc/cleat/join-token
@@ -165,20 +170,16 @@ args:
   - --cert=/etc/cleat/tool-tls/tls.crt
   - --key=/etc/cleat/tool-tls/tls.key
   {{- end }}
+  - --cluster-configmap={{ include "cleat.fullname" . }}-cluster
+  {{- if .Values.auth.enabled }}
+  - --user=root
+  - --password-file=/etc/cleat/auth/{{ include "cleat.authSecretKey" . }}
+  {{- end }}
   {{- range .Values.agent.extraArgs }}
   - {{ tpl . $ | quote }}
   {{- end }}
 env:
   {{- include "cleat.podEnv" . | nindent 2 }}
-  {{- if .Values.auth.enabled }}
-  - name: ETCDCTL_USER
-    value: root
-  - name: ETCDCTL_PASSWORD
-    valueFrom:
-      secretKeyRef:
-        name: {{ include "cleat.authSecret" . }}
-        key: {{ include "cleat.authSecretKey" . }}
-  {{- end }}
 securityContext:
   {{- toYaml .Values.containerSecurityContext | nindent 2 }}
 resources:
@@ -187,6 +188,11 @@ volumeMounts:
   - name: kube-api
     mountPath: /var/run/secrets/kubernetes.io/serviceaccount
     readOnly: true
+  {{- if .Values.auth.enabled }}
+  - name: auth
+    mountPath: /etc/cleat/auth
+    readOnly: true
+  {{- end }}
   {{- with include "cleat.toolMounts" . | trim }}{{ . | nindent 2 }}{{ end }}
 {{- end }}
 
@@ -234,6 +240,12 @@ volumeMounts:
     secretName: {{ include "cleat.peerSecret" . }}
     defaultMode: 0440
 {{- end }}
+{{- if include "cleat.mark" . }}
+- name: cluster
+  configMap:
+    name: {{ include "cleat.fullname" . }}-cluster
+    optional: true
+{{- end }}
 {{- if include "cleat.joinToken" . }}
 - name: join-token
   secret:
@@ -248,6 +260,12 @@ volumeMounts:
 {{- end }}
 {{- if .Values.agent.enabled }}
 {{ include "cleat.kubeApiVolume" . }}
+{{- if .Values.auth.enabled }}
+- name: auth
+  secret:
+    secretName: {{ include "cleat.authSecret" . }}
+    defaultMode: 0440
+{{- end }}
 {{- end }}
 {{- if or .Values.agent.enabled (include "cleat.restoring" .) }}
 {{- include "cleat.toolVolumes" . }}

@@ -85,16 +85,28 @@ command: [/usr/local/bin/metad]
 args:
   {{- include "cleat.metadStore" .root | nindent 2 }}
   - --listen=127.0.0.1:9680
-  - --listen_manage=127.0.0.1:9611
+  - --kubernetes
+  - --kubernetes_node=$(NODE_NAME)
+  - --local_client=$(POD_IP)
   {{- range .root.Values.metad.extraArgs }}
   - {{ tpl . $.root | quote }}
   {{- end }}
+env:
+  - name: NODE_NAME
+    valueFrom:
+      fieldRef:
+        fieldPath: spec.nodeName
+  - name: POD_IP
+    valueFrom:
+      fieldRef:
+        fieldPath: status.podIP
 securityContext:
   {{- toYaml .root.Values.containerSecurityContext | nindent 2 }}
 resources:
   {{- toYaml .root.Values.metad.resources | nindent 2 }}
-{{- with include "cleat.toolMounts" .root }}
 volumeMounts:
-  {{- . | nindent 2 }}
-{{- end }}
+  - name: kube-api
+    mountPath: /var/run/secrets/kubernetes.io/serviceaccount
+    readOnly: true
+  {{- with include "cleat.toolMounts" .root | trim }}{{ . | nindent 2 }}{{ end }}
 {{- end }}

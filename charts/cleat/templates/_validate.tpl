@@ -1,6 +1,6 @@
 {{/* Flags that `config` may not have, separated by spaces. */}}
 {{- define "cleat.managedFlags" -}}
-name data-dir wal-dir config-file listen-client-urls listen-client-http-urls listen-peer-urls listen-metrics-urls advertise-client-urls initial-advertise-peer-urls initial-cluster initial-cluster-state initial-cluster-token require-existing join-token-file cert-file key-file client-cert-auth trusted-ca-file auto-tls peer-cert-file peer-key-file peer-client-cert-auth peer-trusted-ca-file peer-auto-tls peer-skip-client-san-verification peer-cert-allowed-hostname auth-token force-new-cluster unsafe-no-fsync discovery discovery-srv discovery-token discovery-endpoints
+name data-dir wal-dir config-file listen-client-urls listen-client-http-urls listen-peer-urls listen-metrics-urls advertise-client-urls initial-advertise-peer-urls initial-cluster initial-cluster-state initial-cluster-token initial-cluster-id-file join-token-file cert-file key-file client-cert-auth trusted-ca-file auto-tls peer-cert-file peer-key-file peer-client-cert-auth peer-trusted-ca-file peer-auto-tls peer-skip-client-san-verification peer-cert-allowed-hostname auth-token force-new-cluster unsafe-no-fsync discovery discovery-srv discovery-token discovery-endpoints
 {{- end }}
 
 {{/* What the schema cannot say: values that contradict each other. Each message names the value and the remedy. */}}
@@ -43,8 +43,8 @@ name data-dir wal-dir config-file listen-client-urls listen-client-http-urls lis
 {{- if and $v.restore.enabled (eq $v.backup.destination "volume") (not $v.backup.volume.existingClaim) -}}
 {{- fail "restore.enabled with backup.destination volume: set backup.volume.existingClaim to the claim with the snapshots" -}}
 {{- end -}}
-{{- if and $v.restore.enabled $v.bootstrap.requireExisting -}}
-{{- fail "restore.enabled founds a cluster, which bootstrap.requireExisting refuses: unset one of them" -}}
+{{- if and $v.agent.enabled (ne $v.bootstrap.mode "auto") -}}
+{{- fail "agent.enabled needs bootstrap.mode auto: members that the agent removes could not come back otherwise" -}}
 {{- end -}}
 {{- if and $v.metrics.serviceMonitor.enabled $v.metrics.podMonitor.enabled -}}
 {{- fail "metrics.serviceMonitor.enabled and metrics.podMonitor.enabled would scrape members twice: unset one of them" -}}
