@@ -7,6 +7,7 @@ mod cutter;
 mod discovery;
 mod migrate;
 mod migrate_v2;
+mod people;
 mod restore;
 mod save;
 mod user;

@@ -1,0 +1,93 @@
+//! What is asked at a terminal, and what a program called `etcdctl` does not have.
+
+use super::{DEADLINE, fails, same, says};
+use anyhow::{Result, ensure};
+use harness::server::built_binary;
+use harness::tool::run;
+use harness::{Kind, Output, Server};
+use tokio::process::Command;
+
+/// Runs a command at a terminal of its own, whose person types the answer.
+async fn at_a_terminal(server: &Server, program: &str, words: &str, answer: &str) -> Result<Output> {
+    let mut command = Command::new("script");
+    let line = format!("stty cols 80; {program} --endpoints {} {words}", server.endpoint());
+    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]).current_dir(server.scratch());
+    command.env("TERM", "xterm").env_remove("NO_COLOR").env("LC_ALL", "C.UTF-8");
+    run(command, answer.as_bytes(), DEADLINE).await
+}
+
+async fn filled(kind: Kind) -> Result<Server> {
+    let server = Server::start(kind).await?;
+    for key in ["a/1", "a/2", "b"] {
+        says(&server, &["put", key, "red"]).await?;
+    }
+    Ok(server)
+}
+
+#[tokio::test]
+async fn a_person_is_asked_before_many_keys_go() -> Result<()> {
+    let cleatctl = built_binary("cleatctl")?.display().to_string();
+    for kind in [Kind::Etcd, Kind::Cleat] {
+        let server = filled(kind).await?;
+        let refused = at_a_terminal(&server, &cleatctl, "del --prefix a/", "n\n").await?;
+        ensure!(refused.code == Some(1), "{refused:?}");
+        ensure!(refused.stdout.contains("Delete 2 keys that begin with a/? [y/N] "), "{refused:?}");
+        ensure!(refused.stdout.contains("nothing was changed: the answer was not yes"), "{refused:?}");
+        same(&says(&server, &["get", "--prefix", "a/", "--keys-only"]).await?, "a/1\n\na/2\n\n")?;
+        let done = at_a_terminal(&server, &cleatctl, "del --prefix a/", "y\n").await?;
+        ensure!(done.code == Some(0) && done.stdout.trim_end().ends_with('2'), "{done:?}");
+        // One key, and who is sure, are not asked about.
+        let one = at_a_terminal(&server, &cleatctl, "del b", "").await?;
+        ensure!(one.code == Some(0) && !one.stdout.contains("[y/N]"), "{one:?}");
+        says(&server, &["put", "a/1", "red"]).await?;
+        let sure = at_a_terminal(&server, &cleatctl, "del --prefix a/ --yes", "").await?;
+        ensure!(sure.code == Some(0) && !sure.stdout.contains("[y/N]"), "{sure:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_terminal_has_colours_unless_they_are_unwelcome() -> Result<()> {
+    let cleatctl = built_binary("cleatctl")?.display().to_string();
+    let server = filled(Kind::Cleat).await?;
+    let coloured = at_a_terminal(&server, &cleatctl, "history b", "").await?;
+    ensure!(coloured.stdout.contains("\x1b[32mcreate"), "{coloured:?}");
+    let plain = at_a_terminal(&server, &format!("env NO_COLOR=1 {cleatctl}"), "history b", "").await?;
+    ensure!(plain.stdout.contains("create") && !plain.stdout.contains('\x1b'), "{plain:?}");
+    let revert = at_a_terminal(&server, &cleatctl, "revert b --rev 3", "\n").await?;
+    ensure!(revert.stdout.contains("take b back to revision 3? [y/N]") && revert.code == Some(1), "{revert:?}");
+    same(&says(&server, &["get", "b", "--print-value-only"]).await?, "red\n")
+}
+
+#[tokio::test]
+async fn a_program_called_etcdctl_has_nothing_of_it() -> Result<()> {
+    let server = filled(Kind::Cleat).await?;
+    let link = server.scratch().join("etcdctl");
+    std::os::unix::fs::symlink(built_binary("cleatctl")?, &link)?;
+    let link = link.display().to_string();
+    // No question: whoever calls it that way is used to that.
+    let deleted = at_a_terminal(&server, &link, "del --prefix a/", "").await?;
+    same(deleted.stdout.trim_end(), "2")?;
+    for words in ["history b", "status", "del b --dry-run"] {
+        let refused = at_a_terminal(&server, &link, words, "").await?;
+        ensure!(refused.code == Some(1) && refused.stdout.contains("unknown "), "{words}: {refused:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_error_names_cause_place_and_remedy() -> Result<()> {
+    let mut server = Server::start(Kind::Cleat).await?;
+    let future = fails(&server, &["get", "a", "--rev", "100"], 1).await?;
+    let expected = format!(
+        "Error: etcdserver: mvcc: required revision is a future revision\n  from: {}\n  do:   name a revision that exists, or none \
+         for the present state\n",
+        server.endpoint()
+    );
+    same(future.split("http://").collect::<String>().as_str(), &expected)?;
+    server.terminate().await?;
+    let gone = fails(&server, &["--command-timeout", "1s", "get", "a"], 1).await?;
+    ensure!(gone.contains("Connection refused") && gone.contains(server.endpoint().as_str()), "{gone}");
+    ensure!(gone.contains("do:   start a member there") && !gone.contains("deadline"), "{gone}");
+    Ok(())
+}
