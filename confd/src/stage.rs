@@ -1,10 +1,10 @@
 //! Files on their way to their place: made beside it with their final mode and owner, compared, and renamed.
 
 use crate::resource::Resource;
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, FallocateFlags, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use std::fs::{File, Metadata};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -186,9 +186,27 @@ impl Staged {
     }
 }
 
+/// Writes into a file that cannot be replaced. Room is taken before anything is changed, and what went wrong all the same is
+/// undone; only a process that is killed meanwhile leaves a part of each, which the next round repairs.
 fn write_in_place(dest: &Path, content: &[u8], wanted: Attributes) -> io::Result<()> {
-    let mut file = File::options().write(true).truncate(true).open(dest)?;
-    file.write_all(content)?;
+    let mut file = File::options().read(true).write(true).open(dest)?;
+    let len = u64::try_from(content.len()).map_err(io::Error::other)?;
+    match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, len.max(1)) {
+        // Not every file system can.
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+        Err(error) => return Err(named(&error.into(), dest)),
+    }
+    let mut old = Vec::new();
+    file.read_to_end(&mut old)?;
+    let overwrite = |file: &mut File, content: &[u8]| {
+        file.rewind()?;
+        file.write_all(content)?;
+        file.set_len(u64::try_from(content.len()).map_err(io::Error::other)?)
+    };
+    if let Err(error) = overwrite(&mut file, content) {
+        overwrite(&mut file, &old).map_err(|second| io::Error::other(format!("{error}, and it is torn: {second}")))?;
+        return Err(named(&error, dest));
+    }
     let metadata = file.metadata()?;
     if metadata.uid() != wanted.uid || metadata.gid() != wanted.gid {
         rustix::fs::fchown(&file, Some(Uid::from_raw(wanted.uid)), Some(Gid::from_raw(wanted.gid)))?;

@@ -64,7 +64,8 @@ fn recorded_cases_give_what_they_gave() {
     assert_eq!(check("confd.jsonl"), NEWER_GO.len());
 }
 
-/// Templates as people write them for nginx, haproxy, redis, prometheus, envoy and others, and what Go made of them.
+/// Templates as people write them for 150 services, from nginx to krb5, and what Go made of them. The name of one type is
+/// that of confd's.
 #[test]
 fn templates_of_services_give_what_go_gives() {
     assert_eq!(check("corpus.jsonl"), 0);
