@@ -8,10 +8,11 @@
 //! its name only when the founding is in the log. Who lost the log later must not found the cluster a second time, beside
 //! the members that were added since.
 //!
-//! Three ways: a member with an identity goes on with it; one that is to found a cluster finds itself in the list of its
-//! members; one that is to join asks the members of the cluster who it is. Whether a member without a log may use its
+//! Four ways: a member with an identity goes on with it; one that is to found a cluster finds itself in the list of its
+//! members; one that is to join asks the members of the cluster who it is; one that is to find out does so in `assembly`. Whether a member without a log may use its
 //! identity is decided in `newcomer`.
 
+use crate::assembly;
 use crate::config::{Config, InitialClusterState};
 use crate::data_dir::remedy;
 use crate::node::Identity;
@@ -93,6 +94,31 @@ pub enum BootstrapError {
         /// The list.
         listed: String,
     },
+    /// The secret of members that join by themselves is not one.
+    #[error("{path} does not hold a join token: write one line of visible ASCII characters into it")]
+    JoinToken {
+        /// The file.
+        path: String,
+    },
+    /// The mark that a cluster was founded cannot be read.
+    #[error(
+        "{path} does not hold a cluster id in hexadecimal digits: write that of the cluster, or empty the file to found a new one"
+    )]
+    Mark {
+        /// The file.
+        path: String,
+    },
+    /// There was a cluster, and this member would found a second one.
+    #[error(
+        "cluster {cluster_id:x} was founded before, as {path} says, and no data of it is here: restore a member from a \
+         snapshot or from its volume; or empty that file to found a new cluster without the data"
+    )]
+    WasFounded {
+        /// The cluster that there was.
+        cluster_id: u64,
+        /// The file that says so.
+        path: String,
+    },
     /// The cluster runs a newer version.
     #[error("incompatible with current running cluster: it has version {cluster}, this member {own}: upgrade it first")]
     TooOld {
@@ -111,6 +137,8 @@ pub(crate) struct Beginning {
     pub(crate) founders: BTreeMap<u64, Peer>,
     /// This member is to found a cluster of one, and never has: [`settle`] is due once it has.
     pub(crate) founds_alone: bool,
+    /// It may turn out that there is a cluster already: nothing is written, [`write_settled`] is due when it takes part.
+    pub(crate) is_assumed: bool,
 }
 
 /// Reads the identity, or finds it out and writes it at the first start.
@@ -131,11 +159,16 @@ pub(crate) async fn begin(
             if let Some(cut_off) = cut_off(&path) {
                 return Ok(cut_off);
             }
-            let cluster = listed(config).await?;
             let beginning = match config.initial_cluster_state {
-                InitialClusterState::New => found(&cluster, &config.name),
-                InitialClusterState::Existing => join(&cluster, data_dir, &config.name, connector).await?,
+                InitialClusterState::New => found(&listed(config).await?, &config.name),
+                InitialClusterState::Existing => {
+                    join(&listed(config).await?, data_dir, &config.name, connector).await?
+                }
+                InitialClusterState::Auto => assemble(config, connector).await?,
             };
+            if beginning.is_assumed {
+                return Ok(beginning);
+            }
             write(&path, &beginning).map_err(|source| io("write", source))?;
             if !beginning.founds_alone {
                 name(&path).map_err(|source| io("write", source))?;
@@ -143,6 +176,26 @@ pub(crate) async fn begin(
             Ok(beginning)
         }
         Err(source) => Err(io("read", source)),
+    }
+}
+
+/// Becomes one of the founders if it is listed, or part of the cluster that lets it in.
+async fn assemble(config: &Config, connector: &PeerConnector) -> Result<Beginning, BootstrapError> {
+    if !assembly::is_founder(config) {
+        let identity = assembly::join(config, connector).await?;
+        return Ok(Beginning::joined(identity));
+    }
+    let beginning = found(&listed(config).await?, &config.name);
+    if beginning.founds_alone {
+        assembly::Mark::new(config).check_founding()?;
+    }
+    Ok(Beginning { is_assumed: !beginning.founds_alone, ..beginning })
+}
+
+impl Beginning {
+    /// That of a member which a cluster let in under this identity.
+    pub(crate) fn joined(identity: Identity) -> Self {
+        Self { identity, founders: BTreeMap::new(), founds_alone: false, is_assumed: false }
     }
 }
 
@@ -173,6 +226,9 @@ pub(crate) async fn others(beginning: &Beginning, config: &Config) -> Result<Vec
         let others = beginning.founders.iter().filter(|(id, _)| **id != beginning.identity.member_id);
         return Ok(others.flat_map(|(_, peer)| peer.peer_urls.clone()).collect());
     }
+    if config.initial_cluster_state == InitialClusterState::Auto {
+        return Ok(assembly::seeds(config));
+    }
     let cluster = listed(config).await?;
     let others = cluster.members.into_iter().filter(|member| member.name != config.name);
     Ok(others.flat_map(|member| member.peer_urls).collect())
@@ -201,7 +257,7 @@ pub(crate) fn found(cluster: &InitialCluster, name: &str) -> Beginning {
         .map(|(id, member)| (*id, Peer { peer_urls: member.peer_urls.clone(), joins_as_voter: true }))
         .collect();
     let founds_alone = cluster.members.len() == 1;
-    Beginning { identity, founders, founds_alone }
+    Beginning { identity, founders, founds_alone, is_assumed: false }
 }
 
 /// Becomes a member that somebody added to a running cluster.
@@ -230,7 +286,7 @@ async fn join(
     let nobody = BootstrapError::NobodyAnswers { reasons: reasons.join(", ") };
     let identity =
         recognize(cluster, own_urls(cluster, name), &answers, data_dir).map_err(|why| why.unwrap_or(nobody))?;
-    Ok(Beginning { identity, founders: BTreeMap::new(), founds_alone: false })
+    Ok(Beginning::joined(identity))
 }
 
 /// Finds this member by all answers. Each list may be old, so that one of them has this member is enough.
@@ -320,7 +376,7 @@ fn parse(bytes: &[u8]) -> Option<Beginning> {
         let peer_urls = urls.split(',').map(str::to_owned).collect();
         founders.insert(u64::from_str_radix(id, 16).ok()?, Peer { peer_urls, joins_as_voter: true });
     }
-    let beginning = Beginning { identity, founders, founds_alone: false };
+    let beginning = Beginning { identity, founders, founds_alone: false, is_assumed: false };
     (text == format(&beginning)).then_some(beginning)
 }
 

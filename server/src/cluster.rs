@@ -7,6 +7,8 @@
 //! does that by itself), so that one that never starts cannot take the majority away. To clients it is a voter all the
 //! time. See docs/adr/0006-voters-catch-up-first.md.
 
+mod join;
+
 use crate::node::{Node, peer_failure};
 use crate::peer::PeerError;
 use crate::peer::address::PeerUrl;
@@ -63,6 +65,14 @@ pub(crate) struct Cluster {
     rules: Rules,
     /// Held during a change.
     changing: Mutex<()>,
+    /// When a member joined by itself while this one led.
+    joined: parking_lot::Mutex<Option<Instant>>,
+    /// Members that lost their data and asked for their place, by their old ids.
+    lost: parking_lot::Mutex<BTreeMap<u64, Instant>>,
+    /// Why the last one could not.
+    refused_join: parking_lot::Mutex<String>,
+    /// The last refusal that was logged: name and reason, and when.
+    told_join: parking_lot::Mutex<Option<((String, String), Instant)>>,
     /// Learners that clients had promoted here.
     promotions: AtomicU64,
     /// Those that were refused while this member led, by the reason.
@@ -110,6 +120,10 @@ impl Cluster {
             node,
             rules,
             changing: Mutex::default(),
+            joined: parking_lot::Mutex::default(),
+            lost: parking_lot::Mutex::default(),
+            refused_join: parking_lot::Mutex::default(),
+            told_join: parking_lot::Mutex::default(),
             promotions: AtomicU64::default(),
             refused_promotions: parking_lot::Mutex::default(),
         }
@@ -188,6 +202,7 @@ impl Cluster {
                 Change::Remove(request) => self.remove(request).await,
                 Change::Update(request) => self.update(request).await,
                 Change::Promote(request) => self.promote_learner(request).await,
+                Change::Join(request) => self.join(request, now).await,
             };
             match made {
                 Ok((member_id, at)) => return Ok(MembershipChanged { member_id, at: Some(wire::to_log_id(at)) }),
@@ -204,6 +219,9 @@ impl Cluster {
     fn refused(&self, change: &Change, error: Error) -> Error {
         if matches!(change, Change::Promote(_)) {
             *self.refused_promotions.lock().entry(error.text()).or_default() += 1;
+        }
+        if let Change::Join(request) = change {
+            self.tell_refused_join(request, &error);
         }
         error
     }

@@ -16,6 +16,8 @@ const FORMAT_FILE: &str = "FORMAT";
 const NEW_FORMAT_FILE: &str = "FORMAT.new";
 const LOCK_FILE: &str = "LOCK";
 /// The same name as in etcd, so that backups and volume mounts need not be changed.
+/// What was set aside; the time follows, in seconds since 1970.
+const REMOVED_PREFIX: &str = "removed-";
 const MEMBER_DIR: &str = "member";
 /// The same name as in etcd.
 const FIXTURES_DIR: &str = "fixtures";
@@ -128,6 +130,31 @@ impl DataDir {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Moves the data of a member that was removed out of the way, so that the next start is that of a new one. Only the
+/// newest such data is kept. Returns where it is.
+///
+/// # Errors
+/// Files cannot be renamed or deleted; what was not moved is still in use.
+pub fn set_aside(path: &Path, now: u64) -> io::Result<PathBuf> {
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(REMOVED_PREFIX) {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    let aside = path.join(format!("{REMOVED_PREFIX}{now}"));
+    make_private(&aside)?;
+    // First the log and the database: a member with an identity and no data asks who it is.
+    for name in [MEMBER_DIR, crate::bootstrap::FILE] {
+        match std::fs::rename(path.join(name), aside.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed?,
+        }
+    }
+    File::open(path)?.sync_all()?;
+    Ok(aside)
 }
 
 /// Looks whether the directory is ours or can become ours, without changing anything: it may be somebody's home.
@@ -333,6 +360,22 @@ mod tests {
         let volume = tempfile::tempdir().unwrap();
         std::fs::create_dir(volume.path().join("lost+found")).unwrap();
         DataDir::open(volume.path()).unwrap();
+    }
+
+    #[test]
+    fn what_was_removed_is_set_aside_once() {
+        let temp = tempfile::tempdir().unwrap();
+        drop(DataDir::open(temp.path()).unwrap());
+        for now in [5, 6] {
+            std::fs::write(temp.path().join("IDENTITY"), now.to_string()).unwrap();
+            std::fs::write(temp.path().join("member/data"), "").unwrap();
+            let aside = set_aside(temp.path(), now).unwrap();
+            assert_eq!(std::fs::read_to_string(aside.join("IDENTITY")).unwrap(), now.to_string());
+            assert!(aside.join("member/data").exists());
+            assert!(!temp.path().join("IDENTITY").exists());
+            drop(DataDir::open(temp.path()).unwrap());
+        }
+        assert!(!temp.path().join("removed-5").exists(), "only the newest is kept");
     }
 
     #[test]

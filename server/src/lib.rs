@@ -1,5 +1,6 @@
 //! The member process.
 
+mod assembly;
 mod audit;
 mod auth;
 mod background;

@@ -1,10 +1,12 @@
 //! `cleat`: reads the settings, runs a member until a signal comes, and ends the way etcd ends.
 
-use server::config::{self, Command, Config};
+use server::config::{self, Command, Config, InitialClusterState};
 use server::server::{End, Server, StartError};
-use server::{logging, version};
+use server::{data_dir, logging, version};
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[global_allocator]
@@ -74,9 +76,17 @@ async fn run(config: Config) -> anyhow::Result<Option<SignalKind>> {
         "starting a member"
     );
     let welcome = welcome(&config);
+    let finds_place = config.initial_cluster_state == InitialClusterState::Auto && config.wal_dir.is_none();
+    let data_dir = config.data_dir.clone();
+    let removed = move || {
+        if finds_place {
+            set_aside(&data_dir);
+        }
+        Ok(None)
+    };
     let mut member = tokio::select! {
         started = Box::pin(Server::start(config)) => match started {
-            Err(StartError::Ended(End::Removed)) => return Ok(None),
+            Err(StartError::Ended(End::Removed)) => return removed(),
             started => started?,
         },
         stop = signals.next() => return Ok(Some(stop)),
@@ -94,7 +104,7 @@ async fn run(config: Config) -> anyhow::Result<Option<SignalKind>> {
             End::Fault(reason) => anyhow::bail!(reason),
             End::Removed => {
                 member.shutdown().await;
-                return Ok(None);
+                return removed();
             }
         },
     };
@@ -102,6 +112,22 @@ async fn run(config: Config) -> anyhow::Result<Option<SignalKind>> {
     tokio::select! {
         () = member.shutdown() => Ok(Some(stop)),
         second = signals.next() => Ok(Some(second)),
+    }
+}
+
+/// Makes room for a new member, which the next start is.
+fn set_aside(data_dir: &Path) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    match data_dir::set_aside(data_dir, now) {
+        Ok(aside) => tracing::warn!(
+            aside = %aside.display(),
+            "the data of the removed member is set aside: the next start asks to join as a new member"
+        ),
+        Err(error) => tracing::error!(
+            %error,
+            data_dir = %data_dir.display(),
+            "the data of the removed member cannot be set aside: delete it before the next start"
+        ),
     }
 }
 

@@ -12,10 +12,11 @@
 //! The first entry of its log is the record of the decision: a restart before that asks again, one after it does not.
 //! Why this is enough, and what it cannot know, is in docs/adr/0008-members-without-a-log-ask-first.md.
 
+use crate::assembly::{self, Mark};
 use crate::background::tell_removed;
 use crate::bootstrap::{self, Beginning, BootstrapError};
-use crate::config::Config;
-use crate::node::Node;
+use crate::config::{Config, InitialClusterState};
+use crate::node::{Identity, Node};
 use crate::peer::describe::{self, Described, Knowledge};
 use crate::server::{End, StartError};
 use crate::tls::PeerConnector;
@@ -52,6 +53,8 @@ enum Word {
     Ran,
     /// This member was removed from the cluster.
     Removed,
+    /// There is a cluster, and it is another one than this member would found.
+    Elsewhere,
 }
 
 impl Word {
@@ -72,7 +75,10 @@ impl Word {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Wait,
+    /// The leader has said that it is new.
     TakePart,
+    /// It founds the cluster with a majority that has no data either.
+    Found,
     /// It must not come back under its id.
     Ran,
     Removed,
@@ -102,11 +108,21 @@ impl Founders<'_> {
         }
         let fresh: BTreeSet<u64> = words().filter(|(_, word)| *word == Word::Fresh).map(|(from, _)| *from).collect();
         let fresh = fresh.intersection(self.ids).count() + usize::from(self.ids.contains(&self.me));
-        if all_had_a_say && !says(Word::Unsure) && fresh > self.ids.len() / 2 && !self.ids.is_empty() {
-            return Verdict::TakePart;
+        let somebody_knows = says(Word::Unsure) || says(Word::Elsewhere);
+        if all_had_a_say && !somebody_knows && fresh > self.ids.len() / 2 && !self.ids.is_empty() {
+            return Verdict::Found;
         }
         Verdict::Wait
     }
+}
+
+/// What became of a member without a log.
+#[derive(Debug)]
+pub(crate) enum Known {
+    /// It takes part under its identity.
+    TakesPart,
+    /// A cluster let it in under this one: it begins again.
+    Joined(Identity),
 }
 
 /// One member's answers, one after the other.
@@ -114,6 +130,8 @@ type Answers = BoxStream<'static, (String, Result<Described, String>)>;
 
 /// A member without a log, and what it has heard.
 struct Newcomer {
+    /// It joins what cluster there is (`assembly`).
+    finds_place: bool,
     me: u64,
     cluster_id: u64,
     founders: BTreeSet<u64>,
@@ -128,22 +146,26 @@ struct Newcomer {
     complained: Option<Instant>,
 }
 
-/// Returns when this member may take part. For as long as that takes, all it does is ask.
+/// Returns when this member may take part, or has joined a cluster. For as long as that takes, all it does is ask. Long
+/// because each verdict ends it in its own way.
 ///
 /// # Errors
-/// It ran before, or was removed; the members to ask are not known.
+/// It ran before, or was removed, and is not to find its place by itself; the members to ask are not known.
 pub(crate) async fn wait_until_known(
     node: &Node,
     config: &Config,
     beginning: &Beginning,
     connector: &PeerConnector,
-) -> Result<(), StartError> {
+) -> Result<Known, StartError> {
     let identity = node.identity();
     let first = bootstrap::others(beginning, config).await?;
+    let finds_place = config.initial_cluster_state == InitialClusterState::Auto;
     let mut newcomer = Newcomer {
+        finds_place,
         me: identity.member_id,
         cluster_id: identity.cluster_id,
-        founders: beginning.founders.keys().copied().collect(),
+        // The only founder had its identity before it lost its data: it may not found the cluster again.
+        founders: beginning.founders.keys().copied().filter(|_| beginning.founders.len() > 1).collect(),
         connector: connector.clone(),
         pause_max: (config.election_timeout / PAUSES_IN_ELECTION_TIMEOUT).max(PAUSE_MIN),
         asked: BTreeSet::new(),
@@ -156,6 +178,7 @@ pub(crate) async fn wait_until_known(
     tracing::info!(others = ?first, "this member has no data: asking the others whether it ran before");
     let mut tick = tokio::time::interval(WAITING_LOG_INTERVAL);
     tick.reset();
+    let (mark, mut attempts) = (Mark::new(config), Attempts::default());
     loop {
         tokio::select! {
             biased;
@@ -165,7 +188,12 @@ pub(crate) async fn wait_until_known(
                 let all_had_a_say = first.iter().all(|url| newcomer.heard.contains_key(url));
                 match newcomer.verdict(all_had_a_say) {
                     Verdict::Wait => {}
-                    Verdict::TakePart => return Ok(()),
+                    Verdict::TakePart => return Ok(Known::TakesPart),
+                    Verdict::Found => match mark.check_founding() {
+                        Ok(()) => return Ok(Known::TakesPart),
+                        Err(error) => newcomer.tell_marked(&error),
+                    },
+                    Verdict::Ran | Verdict::Removed if finds_place => attempts.are_due = true,
                     Verdict::Ran => {
                         return Err(StartError::Bootstrap(BootstrapError::AlreadyBootstrapped {
                             member_id: newcomer.me,
@@ -179,12 +207,63 @@ pub(crate) async fn wait_until_known(
                     }
                 }
             }
-            _ = tick.tick() => newcomer.tell(config),
+            _ = tick.tick() => {
+                newcomer.tell(config);
+                // Whose former self had acknowledged something cannot be vouched for, and gets a new id.
+                attempts.are_due |= finds_place && newcomer.says(Word::Unsure);
+            }
+        }
+        attempts.are_due |= newcomer.says(Word::Elsewhere);
+        if attempts.begin() {
+            match assembly::attempt(config, &first, connector).await? {
+                Ok(identity) => return Ok(Known::Joined(identity)),
+                Err(reasons) => attempts.tell(&reasons),
+            }
+        }
+    }
+}
+
+/// Attempts to join, with pauses.
+#[derive(Default)]
+struct Attempts {
+    are_due: bool,
+    last: Option<Instant>,
+    /// When it was last logged why one failed.
+    told: Option<Instant>,
+}
+
+impl Attempts {
+    /// True if one is due now.
+    fn begin(&mut self) -> bool {
+        let is_now = self.are_due && self.last.is_none_or(|last| last.elapsed() >= assembly::PAUSE);
+        if is_now {
+            (self.are_due, self.last) = (false, Some(Instant::now()));
+        }
+        is_now
+    }
+
+    /// Logs why one failed, once in a while.
+    fn tell(&mut self, reasons: &[String]) {
+        if self.told.is_none_or(|told| told.elapsed() >= WAITING_LOG_INTERVAL) {
+            self.told = Some(Instant::now());
+            tracing::warn!(?reasons, "the cluster does not let this member in yet, trying again");
         }
     }
 }
 
 impl Newcomer {
+    fn says(&self, wanted: Word) -> bool {
+        self.heard.values().any(|heard| heard.as_ref().is_ok_and(|(_, word)| *word == wanted))
+    }
+
+    /// Logs why it does not found the cluster.
+    fn tell_marked(&mut self, error: &BootstrapError) {
+        if self.complained.is_none_or(|at| at.elapsed() >= WAITING_LOG_INTERVAL) {
+            self.complained = Some(Instant::now());
+            tracing::error!(%error, "a majority of the members has no data, and no cluster is founded");
+        }
+    }
+
     /// Asks at more URLs, each at once and then with growing pauses.
     fn ask(&mut self, answers: &mut SelectAll<Answers>, urls: Vec<String>) {
         for url in urls {
@@ -216,6 +295,11 @@ impl Newcomer {
             Err(reason) => {
                 self.complain(&url, &reason);
                 (Err(reason), Vec::new())
+            }
+            Ok(described) if self.finds_place && described.cluster_id != self.cluster_id => {
+                // Without data, it may have another list, as while the cluster is made larger.
+                let word = if assembly::has_cluster(&described) { Word::Elsewhere } else { Word::Unsure };
+                (Ok((described.member_id, word)), Vec::new())
             }
             Ok(described) if described.cluster_id != self.cluster_id => {
                 let reason = format!("it is of another cluster, {:x}", described.cluster_id);
@@ -264,6 +348,15 @@ impl Newcomer {
                 Err(reason) => format!("{url}: {reason}"),
             })
             .collect();
+        if self.finds_place {
+            tracing::warn!(
+                ?said,
+                data_dir = %config.data_dir.display(),
+                "this member has no data and waits for its cluster, or for a majority of the listed members that has none \
+                 either: start the others"
+            );
+            return;
+        }
         tracing::warn!(
             ?said,
             data_dir = %config.data_dir.display(),
@@ -289,11 +382,11 @@ mod tests {
     fn a_majority_that_has_nothing_begins() {
         use Word::Fresh;
         assert_eq!(judge(3, &[]), Verdict::Wait);
-        assert_eq!(judge(3, &[(1, Fresh)]), Verdict::TakePart);
+        assert_eq!(judge(3, &[(1, Fresh)]), Verdict::Found);
         assert_eq!(judge(4, &[(1, Fresh)]), Verdict::Wait);
-        assert_eq!(judge(4, &[(1, Fresh), (2, Fresh)]), Verdict::TakePart);
+        assert_eq!(judge(4, &[(1, Fresh), (2, Fresh)]), Verdict::Found);
         assert_eq!(judge(5, &[(1, Fresh)]), Verdict::Wait);
-        assert_eq!(judge(5, &[(1, Fresh), (5, Fresh)]), Verdict::TakePart);
+        assert_eq!(judge(5, &[(1, Fresh), (5, Fresh)]), Verdict::Found);
         // One member at two URLs, one at a URL that leads back, one that is no founder.
         assert_eq!(judge(5, &[(1, Fresh), (1, Fresh)]), Verdict::Wait);
         assert_eq!(judge(3, &[(ME, Fresh)]), Verdict::Wait);
@@ -302,12 +395,13 @@ mod tests {
 
     #[test]
     fn whoever_has_data_is_heard_first() {
-        use Word::{Fresh, New, Ran, Removed, Unsure};
+        use Word::{Elsewhere, Fresh, New, Ran, Removed, Unsure};
         let few = Founders { me: ME, ids: &(1..=3).collect() };
         assert_eq!(few.judge(&[(1, Fresh)], false), Verdict::Wait, "the other may know more");
         assert_eq!(few.judge(&[(1, New)], false), Verdict::TakePart);
         assert_eq!(judge(3, &[(1, Fresh), (2, Unsure)]), Verdict::Wait);
         assert_eq!(judge(5, &[(1, Fresh), (2, Fresh), (4, Unsure)]), Verdict::Wait);
+        assert_eq!(judge(3, &[(1, Fresh), (2, Elsewhere)]), Verdict::Wait, "no second cluster");
         assert_eq!(judge(3, &[(1, Unsure), (2, Unsure)]), Verdict::Wait);
         assert_eq!(judge(3, &[(1, Unsure), (2, New)]), Verdict::TakePart);
         assert_eq!(judge(3, &[(1, New), (2, Ran)]), Verdict::Ran);

@@ -1,10 +1,11 @@
 //! Opens what is below the services: log, store, raft, and how they hear of each other.
 
+use crate::assembly;
 use crate::auth::feed::Feed;
 use crate::auth::simple::SimpleTokens;
 use crate::background::{EndSender, fault_sender};
 use crate::bootstrap::{self, Beginning};
-use crate::config::Config;
+use crate::config::{Config, InitialClusterState};
 use crate::data_dir::DataDir;
 use crate::lessor::Lessor;
 use crate::metrics::{Kind, Metrics};
@@ -86,7 +87,9 @@ pub(crate) async fn open_core(
         let peer_urls = config.initial_advertise_peer_urls.clone();
         alone::force(&mut log, &reader, identity.member_id, peer_urls).await.map_err(StartError::Raft)?;
     }
-    let is_newcomer = is_newcomer(&mut log, &reader, beginning, data_dir).await?;
+    let others_may_know =
+        config.initial_cluster_state == InitialClusterState::Auto && !assembly::seeds(config).is_empty();
+    let is_newcomer = is_newcomer(&mut log, &reader, beginning, (data_dir, others_may_know)).await?;
     let pace = Pace {
         flush_interval: config.flush_interval,
         compaction_keys: config.compaction_batch_limit,
@@ -191,11 +194,11 @@ async fn is_newcomer(
     log: &mut LogStore,
     reader: &Reader,
     beginning: &Beginning,
-    data_dir: &DataDir,
+    (data_dir, others_may_know): (&DataDir, bool),
 ) -> Result<bool, StartError> {
     let state = log.get_log_state().await.map_err(|error| StartError::Raft(error.to_string()))?;
     let is_empty = state.last_log_id.is_none() && reader.applied().0.index == 0;
-    if is_empty && beginning.founders.len() == 1 && !beginning.founds_alone {
+    if is_empty && beginning.founders.len() == 1 && !beginning.founds_alone && !others_may_know {
         let (dir, member_id) = (data_dir.path().to_owned(), beginning.identity.member_id);
         return Err(StartError::LostData { dir, member_id });
     }

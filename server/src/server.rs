@@ -5,6 +5,7 @@
 //! raft, flush and close the store. A part that breaks reports once through [`Server::end`], and the process ends without
 //! answering anything more.
 
+use crate::assembly::JoinToken;
 use crate::audit::Audit;
 use crate::auth::feed::Feed;
 use crate::auth::jwt::Jwt;
@@ -22,13 +23,14 @@ use crate::http::{self, AccessRules, HttpState};
 use crate::lessor::Lessor;
 use crate::listen::{Bound, Front, GrpcRoutes, LeaderGate, ListenError, ListenSettings, Listeners, Traffic};
 use crate::metrics::Metrics;
-use crate::newcomer;
+use crate::newcomer::{self, Known};
 use crate::node::{Identity, Limits, Node, Parts};
 use crate::open::{self, Core, open_core};
 use crate::otlp::Tracer;
 use crate::peer::describe;
 use crate::peer::door::Door;
 use crate::peer::grpc::PeerGrpc;
+use crate::peer::join::{self, Gate};
 use crate::peer::limit::message_bytes_max;
 use crate::peer::link::Links;
 use crate::peer::service::PeerService;
@@ -154,6 +156,9 @@ pub enum StartError {
     /// The metrics could not be registered, or a thread not be started.
     #[error("cannot start: {0}")]
     Internal(String),
+    /// A cluster has let the member in, which is written down: it begins again as another one.
+    #[error("this member has joined its cluster and begins again")]
+    Joined,
     /// The member ended while it was waiting for its cluster.
     #[error("{0}")]
     Ended(End),
@@ -219,6 +224,16 @@ impl Server {
     /// # Errors
     /// [`StartError`], with what to do about it. Nothing is left running.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        loop {
+            match Box::pin(Self::start_once(config.clone())).await {
+                // Every round needs a cluster that has let this member in anew.
+                Err(StartError::Joined) => {}
+                started => return started,
+            }
+        }
+    }
+
+    async fn start_once(config: Config) -> Result<Self, StartError> {
         let metrics = Metrics::new(config.metrics == MetricsLevel::Extensive)
             .map_err(|error| StartError::Internal(error.to_string()))?;
         let audit = config.audit.as_ref().map(Audit::open).transpose().map_err(StartError::Internal)?.map(Arc::new);
@@ -392,8 +407,11 @@ impl Server {
         let grpc = PeerServer::new(PeerGrpc::new(service))
             .max_decoding_message_size(message_bytes_max(config.max_request_bytes));
         let grpc = Door::new(grpc, node.clone(), Arc::clone(&self.traffic));
-        let router = describe::router(node).route_service("/cleatpb.Peer/{method}", grpc);
-        let front = Front::http_only(router);
+        let gate = Gate::new(JoinToken::read(config)?);
+        let router = describe::router(node.clone())
+            .merge(join::router(node, Arc::clone(&self.cluster), gate))
+            .route_service("/cleatpb.Peer/{method}", grpc);
+        let front = Front::http_only(router).showing_certificates();
         for url in &config.listen_peer_urls {
             let bound = Bound::new(url, config.socket_reuse_port, tls.peer.as_ref()).await?;
             self.peer_listeners.serve(bound, &front);
@@ -405,8 +423,17 @@ impl Server {
     async fn wait_until_known(&mut self, config: &Config, beginning: &Beginning, tls: &Tls) -> Result<(), StartError> {
         let node = self.node.clone();
         tokio::select! {
-            known = newcomer::wait_until_known(&node, config, beginning, &tls.connector) => known?,
+            known = newcomer::wait_until_known(&node, config, beginning, &tls.connector) => match known? {
+                Known::TakesPart => {}
+                Known::Joined(identity) => {
+                    bootstrap::write_settled(self.data_dir.path(), &Beginning::joined(identity))?;
+                    return Err(StartError::Joined);
+                }
+            },
             end = self.ends.recv() => return Err(ended(end)),
+        }
+        if beginning.is_assumed {
+            bootstrap::write_settled(self.data_dir.path(), beginning)?;
         }
         open::found(node.raft(), beginning, &self.data_dir).await?;
         node.take_part();

@@ -5,6 +5,7 @@
 //! a hundred by hand), `CLEAT_PEER=etcd` runs everything against etcd, which shows that the tests ask for nothing that
 //! etcd does not do.
 
+mod assembly;
 mod auth;
 mod bootstrap;
 mod corruption;

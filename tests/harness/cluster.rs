@@ -213,7 +213,10 @@ impl Cluster {
             }
         };
         let mut flags = self.flags.clone();
-        flags.push(format!("--initial-cluster-state={state}"));
+        // Members that are to find out are so at every start.
+        if !flags.iter().any(|flag| flag.starts_with("--initial-cluster-state")) {
+            flags.push(format!("--initial-cluster-state={state}"));
+        }
         let name = format!("m{number}");
         flags.extend(self.site.iter().flat_map(|site| site.flags(&name)));
         let options = Options {
@@ -390,6 +393,20 @@ impl Cluster {
         })
         .await?;
         Ok(number)
+    }
+
+    /// Makes a member that nobody announced: with `--initial-cluster-state=auto` it joins by itself. It knows the peer
+    /// URLs of these members.
+    pub fn prepare_joining(&mut self, known: &[usize]) -> Result<usize> {
+        let number = self.prepare("auto")?;
+        let list = self.initial_cluster(known);
+        self.members[number].server.options_mut().initial_cluster = list;
+        Ok(number)
+    }
+
+    /// What the next starts of a member are made with.
+    pub fn options_mut(&mut self, member: usize) -> &mut Options {
+        self.members[member].server.options_mut()
     }
 
     /// Adds a voter and starts its process.

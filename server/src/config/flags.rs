@@ -126,10 +126,10 @@ const CLUSTERING: &[Flag] = &[
     flag("initial-cluster", Text, "", Used, "Members of a new cluster, name=url,...; without it, this member alone."),
     flag(
         "initial-cluster-state",
-        OneOf(&["new", "existing"]),
+        OneOf(&["new", "existing", "auto"]),
         "new",
         Used,
-        "Start a new cluster or join one; only an empty data directory asks.",
+        "Start a new cluster or join one; only an empty data directory asks. With auto the other members decide.",
     ),
     flag(
         "initial-cluster-token",
@@ -137,6 +137,20 @@ const CLUSTERING: &[Flag] = &[
         "etcd-cluster",
         Used,
         "Tells clusters apart: part of the cluster and member ids.",
+    ),
+    flag(
+        "initial-cluster-id-file",
+        Text,
+        "",
+        Used,
+        "With auto: while this file holds a cluster id, no new cluster is founded.",
+    ),
+    flag(
+        "join-token-file",
+        Text,
+        "",
+        Used,
+        "File of the secret that members show who join by themselves; without it, peer certificates count.",
     ),
     flag("strict-reconfig-check", Bool, "true", Used, "Refuse membership changes that would lose the quorum."),
     flag("pre-vote", Bool, "true", Used, "Ask before an election whether it could be won."),

@@ -20,6 +20,22 @@ pub(super) fn check(values: &Values) -> Result<(), String> {
                 .to_owned(),
         );
     }
+    let finds_out = values.text("initial-cluster-state") == "auto";
+    if finds_out && ways.iter().any(|way| *way != "initial-cluster" && !values.text(way).is_empty()) {
+        return Err("--initial-cluster-state=auto asks the members that --initial-cluster lists: give that, and no \
+                    discovery flag"
+            .to_owned());
+    }
+    if finds_out && values.boolean("force-new-cluster") {
+        return Err(
+            "--force-new-cluster makes a cluster of one member: leave --initial-cluster-state=auto out".to_owned()
+        );
+    }
+    if !finds_out && !values.text("initial-cluster-id-file").is_empty() {
+        return Err(
+            "--initial-cluster-id-file is for --initial-cluster-state=auto: set that, or leave it out".to_owned()
+        );
+    }
     Ok(())
 }
 

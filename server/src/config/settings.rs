@@ -65,6 +65,10 @@ pub struct Config {
     pub initial_cluster_state: InitialClusterState,
     /// The name that raft logs.
     pub initial_cluster_token: String,
+    /// Holds the id of the cluster that was founded once; see `assembly`.
+    pub initial_cluster_id_file: Option<PathBuf>,
+    /// Holds what members show that join by themselves.
+    pub join_token_file: Option<PathBuf>,
     /// Where the members of a new cluster, or of the one to join, are listed.
     pub founding: discovery::Source,
     /// Make a cluster of this member alone, with the data that it has.
@@ -148,6 +152,8 @@ pub enum InitialClusterState {
     New,
     /// Joins one.
     Existing,
+    /// Finds out which, and takes the place of the member of its name that lost its data.
+    Auto,
 }
 
 /// Whether the v2 API is served.
@@ -252,6 +258,11 @@ pub enum LogOutput {
     File(PathBuf),
 }
 
+/// A path that may be left out.
+fn path(values: &Values, flag: &'static str) -> Option<PathBuf> {
+    Some(values.text(flag)).filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
 impl Config {
     /// Validates the merged texts. Long because it has a line for each setting.
     pub(super) fn from_values(mut values: Values) -> Result<Self, String> {
@@ -280,9 +291,12 @@ impl Config {
             initial_advertise_peer_urls: advertise_peer,
             initial_cluster_state: match values.text("initial-cluster-state") {
                 "existing" => InitialClusterState::Existing,
+                "auto" => InitialClusterState::Auto,
                 _ => InitialClusterState::New,
             },
             initial_cluster_token: values.text("initial-cluster-token").to_owned(),
+            initial_cluster_id_file: path(&values, "initial-cluster-id-file"),
+            join_token_file: path(&values, "join-token-file"),
             founding,
             listen_peer_urls,
             force_new_cluster: values.boolean("force-new-cluster"),
@@ -326,7 +340,7 @@ impl Config {
             audit: observe::audit(&values)?,
             name,
             data_dir,
-            wal_dir: Some(values.text("wal-dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
+            wal_dir: path(&values, "wal-dir"),
             warnings,
         };
         Ok(config)

@@ -157,7 +157,7 @@ fn unreadable_command_lines_exit_with_2() {
         ),
         (
             &["--initial-cluster-state=x"],
-            "invalid value \"x\" for flag --initial-cluster-state: must be one of new, existing",
+            "invalid value \"x\" for flag --initial-cluster-state: must be one of new, existing, auto",
         ),
         (&["--metrics=foo"], "invalid value \"foo\" for flag --metrics: must be one of basic, extensive"),
         (
@@ -174,8 +174,20 @@ fn unreadable_command_lines_exit_with_2() {
 
 #[test]
 fn bad_settings_exit_with_1() {
-    let cases: [(&[&str], &str); 22] = [
+    let cases: [(&[&str], &str); 25] = [
         (&["extra"], "'extra' is not a valid flag"),
+        (
+            &["--initial-cluster-state=auto", "--discovery-srv=example.org"],
+            "--initial-cluster-state=auto asks the members that --initial-cluster lists: give that, and no discovery flag",
+        ),
+        (
+            &["--initial-cluster-state=auto", "--force-new-cluster"],
+            "--force-new-cluster makes a cluster of one member: leave --initial-cluster-state=auto out",
+        ),
+        (
+            &["--initial-cluster-id-file=/x"],
+            "--initial-cluster-id-file is for --initial-cluster-state=auto: set that, or leave it out",
+        ),
         (&["--name", "x", "y"], "'y' is not a valid flag"),
         (&["--pre-vote", "false"], "'false' is not a valid flag (a boolean takes its value as --flag=false)"),
         (&["gateway", "start"], "'gateway' is not supported yet"),

@@ -257,11 +257,11 @@ async fn serve(shared: Arc<Shared>, mut socket: Socket, door: Door, slot: OwnedS
             // Boxed, so that a connection without TLS is not as large as a handshake.
             socket = Box::pin(socket.secured(tls, remote)).await?;
         }
-        let common_name = socket.common_name();
+        let shown = (socket.common_name(), socket.certificate());
         let (connection, is_http2) = tokio::time::timeout(FIRST_BYTES_DEADLINE, Connection::open(socket)).await??;
-        io::Result::Ok((connection, is_http2, common_name))
+        io::Result::Ok((connection, is_http2, shown))
     };
-    let (connection, is_http2, common_name) = tokio::select! {
+    let (connection, is_http2, (common_name, certificate)) = tokio::select! {
         opened = opened => match opened {
             Ok(opened) => opened,
             Err(error) => return tracing::debug!(?remote, %error, "connection ended before it began"),
@@ -274,7 +274,7 @@ async fn serve(shared: Arc<Shared>, mut socket: Socket, door: Door, slot: OwnedS
     let calls = OpenCalls::default();
     let mut front = ConnectionFront::new(door.front, calls.clone(), local, remote);
     if door.tls.is_some() {
-        front = front.secured().named(common_name);
+        front = front.secured().named(common_name).certified(certificate);
     }
     let served = if is_http2 {
         let connection = match &shared.traffic {

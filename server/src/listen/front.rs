@@ -18,6 +18,7 @@ use axum::routing::future::RouteFuture;
 use futures::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
+use rustls::pki_types::CertificateDer;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
@@ -305,22 +306,29 @@ fn answer(status: tonic::Status) -> Response<ResponseBody> {
 pub struct Front {
     grpc: Option<Arc<GrpcRoutes>>,
     http: Option<Router>,
+    shows_certificates: bool,
 }
 
 impl Front {
     /// Serves gRPC and HTTP on one port.
     pub fn both(grpc: Arc<GrpcRoutes>, http: Router) -> Self {
-        Self { grpc: Some(grpc), http: Some(http) }
+        Self { grpc: Some(grpc), http: Some(http), shows_certificates: false }
     }
 
     /// Serves gRPC only; other requests are answered with 404.
     pub fn grpc_only(grpc: Arc<GrpcRoutes>) -> Self {
-        Self { grpc: Some(grpc), http: None }
+        Self { grpc: Some(grpc), http: None, shows_certificates: false }
     }
 
     /// Serves HTTP only; a gRPC call is answered as an unknown path.
     pub fn http_only(http: Router) -> Self {
-        Self { grpc: None, http: Some(http) }
+        Self { grpc: None, http: Some(http), shows_certificates: false }
+    }
+
+    /// Puts the certificates of callers into the extensions of requests, as [`CallerCertificate`].
+    #[must_use]
+    pub(crate) fn showing_certificates(self) -> Self {
+        Self { shows_certificates: true, ..self }
     }
 
     /// What is served, in etcd's words.
@@ -374,6 +382,10 @@ pub(crate) struct HttpCaller {
 #[derive(Clone, Copy, Debug)]
 pub struct OverTls;
 
+/// The certificate that the caller of a peer URL has shown, and the handshake verified.
+#[derive(Clone, Debug)]
+pub(crate) struct CallerCertificate(pub(crate) Arc<CertificateDer<'static>>);
+
 /// The front as one connection sees it.
 #[derive(Debug)]
 pub(super) struct ConnectionFront {
@@ -382,6 +394,7 @@ pub(super) struct ConnectionFront {
     peer: Option<TcpConnectInfo>,
     is_secure: bool,
     common_name: Option<CommonName>,
+    certificate: Option<CallerCertificate>,
     /// Told of every request.
     requests: Option<Arc<Notify>>,
 }
@@ -389,7 +402,7 @@ pub(super) struct ConnectionFront {
 impl ConnectionFront {
     pub(super) fn new(front: Front, calls: OpenCalls, local: Option<SocketAddr>, remote: Option<SocketAddr>) -> Self {
         let peer = remote.map(|_| TcpConnectInfo { local_addr: local, remote_addr: remote });
-        Self { front, calls, peer, is_secure: false, common_name: None, requests: None }
+        Self { front, calls, peer, is_secure: false, common_name: None, certificate: None, requests: None }
     }
 
     /// Marks requests as [`OverTls`].
@@ -401,6 +414,13 @@ impl ConnectionFront {
     /// Tells services whose certificate the caller has shown.
     pub(super) fn named(mut self, common_name: Option<String>) -> Self {
         self.common_name = common_name.map(|name| CommonName(name.into()));
+        self
+    }
+
+    /// Tells those who ask for it which certificate the caller has shown.
+    pub(super) fn certified(mut self, certificate: Option<CertificateDer<'static>>) -> Self {
+        self.certificate =
+            certificate.filter(|_| self.front.shows_certificates).map(|it| CallerCertificate(Arc::new(it)));
         self
     }
 
@@ -425,6 +445,9 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionFront {
         }
         if let Some(name) = &self.common_name {
             request.extensions_mut().insert(name.clone());
+        }
+        if let Some(certificate) = &self.certificate {
+            request.extensions_mut().insert(certificate.clone());
         }
         self.front.call(request, self.peer.as_ref(), &self.calls)
     }

@@ -30,6 +30,7 @@ mod tests;
 
 pub use accept::{ListenSettings, Listeners, max_connections};
 pub use body::{GatewayBody, RequestBody, ResponseBody};
+pub(crate) use front::CallerCertificate;
 pub(crate) use front::HttpCaller;
 pub use front::{Front, GrpcRoutes, OverTls};
 pub use interrupt::LeaderGate;

@@ -8,6 +8,7 @@ use crate::metrics::Metrics;
 use crate::tls::TlsAcceptor;
 use bytes::Bytes;
 use prometheus::IntCounter;
+use rustls::pki_types::CertificateDer;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt as _;
@@ -178,6 +179,14 @@ impl Socket {
         match self {
             Self::Tcp(..) | Self::Unix(_) => None,
             Self::Tls(stream) => crate::tls::common_name(stream.get_ref().1.peer_certificates()?.first()?),
+        }
+    }
+
+    /// The caller's certificate, which the handshake has verified.
+    pub(super) fn certificate(&self) -> Option<CertificateDer<'static>> {
+        match self {
+            Self::Tcp(..) | Self::Unix(_) => None,
+            Self::Tls(stream) => Some(stream.get_ref().1.peer_certificates()?.first()?.clone().into_owned()),
         }
     }
 

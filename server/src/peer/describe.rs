@@ -8,11 +8,11 @@ use crate::tls::PeerConnector;
 use crate::version::{CLEAT_VERSION, COMPATIBLE_CLUSTER_VERSION, COMPATIBLE_ETCD_VERSION};
 use axum::Router;
 use axum::extract::Query;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use futures::future::join_all;
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::Request;
 use hyper::body::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -226,32 +226,12 @@ pub(crate) async fn one(url: &str, newcomer: Option<u64>, connector: &PeerConnec
 }
 
 async fn ask(url: &str, newcomer: Option<u64>, connector: &PeerConnector) -> Result<Described, String> {
-    let target = PeerUrl::parse(url).ok_or("not a peer URL")?;
-    let stream =
-        connector.connect(&target.host, target.port, target.is_tls).await.map_err(|error| error.to_string())?;
-    let text = |error: hyper::Error| innermost(&error).to_string();
-    // HTTP/2 as between members at all times, so that the same TLS settings fit.
-    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
-    let (mut sender, connection) = handshake.await.map_err(text)?;
     let query = newcomer.map_or_else(String::new, |id| format!("?newcomer={id:x}"));
-    let request = Request::get(format!("http://{}:{}/members{query}", target.host, target.port))
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| error.to_string())?;
-    let answered = async {
-        let response = sender.send_request(request).await.map_err(text)?;
-        if !response.status().is_success() {
-            return Err(format!("it answers {}", response.status()));
-        }
-        let (head, body) = response.into_parts();
-        let body = Limited::new(body, BODY_BYTES).collect().await.map_err(|error| error.to_string())?.to_bytes();
-        Ok((head.headers, body))
-    };
-    let (headers, body) = tokio::select! {
-        // The connection knows why a request failed.
-        biased;
-        ended = connection => return Err(ended.map_or_else(text, |()| "the connection was closed".to_owned())),
-        answered = answered => answered?,
-    };
+    let request = Request::get(format!("/members{query}")).body(Full::default()).map_err(|error| error.to_string())?;
+    let (status, headers, body) = exchange(url, request, connector).await?;
+    if !status.is_success() {
+        return Err(format!("it answers {status}"));
+    }
     let value = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let id = |name: &HeaderName| value(name).and_then(|id| u64::from_str_radix(id, 16).ok());
     let cluster_id = id(&CLUSTER_ID).ok_or("it names no cluster")?;
@@ -260,4 +240,36 @@ async fn ask(url: &str, newcomer: Option<u64>, connector: &PeerConnector) -> Res
     let cluster_version = value(&CLUSTER_VERSION).unwrap_or_default().to_owned();
     let members = serde_json::from_slice(&body).map_err(|error| format!("no list of members: {error}"))?;
     Ok(Described { cluster_id, member_id, knowledge, cluster_version, members })
+}
+
+/// Sends a request, whose URI is a path, to a peer URL on a connection of its own.
+///
+/// # Errors
+/// It cannot be reached, or the answer is cut off or too large.
+pub(super) async fn exchange(
+    url: &str,
+    mut request: Request<Full<Bytes>>,
+    connector: &PeerConnector,
+) -> Result<(StatusCode, HeaderMap, Bytes), String> {
+    let target = PeerUrl::parse(url).ok_or("not a peer URL")?;
+    let place = PeerUrl { is_tls: false, ..target.clone() };
+    let uri = format!("{place}{}", request.uri());
+    *request.uri_mut() = uri.parse().map_err(|_| "not a peer URL")?;
+    let stream =
+        connector.connect(&target.host, target.port, target.is_tls).await.map_err(|error| error.to_string())?;
+    let text = |error: hyper::Error| innermost(&error).to_string();
+    // HTTP/2 as between members at all times, so that the same TLS settings fit.
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (mut sender, connection) = handshake.await.map_err(text)?;
+    let answered = async {
+        let (head, body) = sender.send_request(request).await.map_err(text)?.into_parts();
+        let body = Limited::new(body, BODY_BYTES).collect().await.map_err(|error| error.to_string())?.to_bytes();
+        Ok((head.status, head.headers, body))
+    };
+    tokio::select! {
+        // The connection knows why a request failed.
+        biased;
+        ended = connection => Err(ended.map_or_else(text, |()| "the connection was closed".to_owned())),
+        answered = answered => answered,
+    }
 }

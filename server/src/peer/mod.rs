@@ -12,7 +12,7 @@
 //!                 link::Links ───── one connection ───── grpc
 //! ```
 //!
-//! A member that is not part of the conversation yet asks with plain HTTP ([`describe`]).
+//! A member that is not part of the conversation yet asks with plain HTTP ([`describe`], and [`join`]).
 //!
 //! Not here: who the members are (raft's membership; [`Transport::set_members`] is told), and what the requests do.
 
@@ -20,6 +20,7 @@ pub(crate) mod address;
 pub(crate) mod describe;
 pub(crate) mod door;
 pub(crate) mod grpc;
+pub(crate) mod join;
 pub(crate) mod limit;
 pub(crate) mod link;
 pub(crate) mod service;

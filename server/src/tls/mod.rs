@@ -24,6 +24,10 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
+use rustls::client::verify_server_name;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::ParsedCertificate;
+
 /// The common name in a certificate; none for an empty one, which is nobody's.
 pub(crate) fn common_name(certificate: &[u8]) -> Option<String> {
     der::CertFacts::of(certificate)?.common_name.filter(|name| !name.is_empty())
@@ -32,6 +36,13 @@ pub(crate) fn common_name(certificate: &[u8]) -> Option<String> {
 /// When a certificate ends, in seconds since 1970; None for what is no certificate.
 pub fn certificate_expiry(certificate: &[u8]) -> Option<i64> {
     der::CertFacts::of(certificate).map(|facts| facts.not_after)
+}
+
+/// True if a certificate is good for a host, by its alternative names.
+pub(crate) fn is_for_host(certificate: &CertificateDer<'_>, host: &str) -> bool {
+    let parsed = ParsedCertificate::try_from(certificate);
+    let name = ServerName::try_from(host);
+    parsed.ok().zip(name.ok()).is_some_and(|(parsed, name)| verify_server_name(&parsed, &name).is_ok())
 }
 
 pub use accept::TlsAcceptor;
