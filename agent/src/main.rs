@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Looks after the pods and members of a Cleat StatefulSet, while its own member leads.
+#[allow(clippy::doc_markdown, reason = "it is the text of --help")]
 #[derive(Parser)]
 #[command(name = "cleat-agent", version)]
 struct Args {

@@ -221,7 +221,7 @@ impl Cluster {
             *self.refused_promotions.lock().entry(error.text()).or_default() += 1;
         }
         if let Change::Join(request) = change {
-            self.tell_refused_join(request, &error);
+            self.tell_refused_join(request, error);
         }
         error
     }

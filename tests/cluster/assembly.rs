@@ -347,3 +347,26 @@ async fn certificate_lets_a_member_take_its_place() -> Result<()> {
     healed.with_context(|| secure.logs())?;
     secure.wait_for_line_of_any(&[0, 1], &["replaced a member that lost its data", "\"name\":\"c\""]).await
 }
+
+/// A certificate of the right CA, and of somebody else, whom the handshake lets in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificate_of_another_host_is_refused() -> Result<()> {
+    let _turn = CLUSTERS.acquire().await?;
+    let mut secure = Secure::new()?;
+    for member in &mut secure.members {
+        member.add_flags([AUTO.to_owned(), "--peer-skip-client-san-verification".to_owned()]);
+        member.spawn()?;
+    }
+    secure.ready(&[0, 1, 2]).await?;
+    secure.lose(2)?;
+    secure.site.install("stranger", &secure.ca.issue("c", &["elsewhere.example"])?)?;
+    let file = |name: &str| secure.site.path(name).display().to_string();
+    let flags = [
+        format!("--peer-client-cert-file={}", file("stranger.pem")),
+        format!("--peer-client-key-file={}", file("stranger.key")),
+    ];
+    secure.members[2].add_flags(flags);
+    secure.members[2].spawn()?;
+    secure.wait_for_line(2, &["does not let this member in yet", "is not valid for 127.0.0.1"]).await?;
+    secure.wait_for_line_of_any(&[0, 1], &["a member that wants to join was not let in"]).await
+}

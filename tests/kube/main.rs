@@ -42,7 +42,7 @@ async fn labels_follow(set: &mut Set) -> Result<()> {
     let leader = roles(set, 2).await?;
     // The id is on record, and members that lose everything do not found another cluster.
     until("the mark is written", async || Ok(set.mark()? == format!("{:x}", set.cluster_id().await?))).await?;
-    let number = set.number(&leader)?;
+    let number = Set::number(&leader)?;
     set.members[number].kill()?;
     until("another pod is the leader's", async || {
         Ok(set.roles()?.iter().any(|(pod, role)| role == "leader" && *pod != leader))
@@ -63,7 +63,7 @@ async fn labels_say_who_leads_and_the_mark_is_written() -> Result<()> {
 
 async fn volume_is_lost(set: &mut Set) -> Result<()> {
     set.start(&[0, 1, 2]).await?;
-    let leader = set.number(&roles(set, 2).await?)?;
+    let leader = Set::number(&roles(set, 2).await?)?;
     let lost = (leader + 1) % 3;
     set.members[lost].kill()?;
     std::fs::remove_dir_all(set.members[lost].data_dir())?;

@@ -155,7 +155,7 @@ impl Set {
     }
 
     /// The number of a pod.
-    pub(crate) fn number(&self, pod: &str) -> Result<usize> {
+    pub(crate) fn number(pod: &str) -> Result<usize> {
         Ok(pod.strip_prefix("db-").context("a pod of the set")?.parse()?)
     }
 

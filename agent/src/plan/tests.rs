@@ -122,7 +122,7 @@ fn no_case_breaks_the_rules() {
             let members: Vec<Member> = (0..size)
                 .map(|ordinal| {
                     let [answers, _, is_learner, is_started] = state(ordinal);
-                    Member { answers, is_learner, is_started, ..member(ordinal as u32, answers) }
+                    Member { is_learner, is_started, answers, ..member(ordinal as u32, answers) }
                 })
                 .collect();
             let gone: Vec<u32> = (0..size as u32).filter(|ordinal| state(*ordinal as usize)[1]).collect();

@@ -169,7 +169,7 @@ impl Cluster {
     }
 
     /// Tells why a member could not join.
-    pub(super) fn tell_refused_join(&self, request: &MemberJoinRequest, error: &Error) {
+    pub(super) fn tell_refused_join(&self, request: &MemberJoinRequest, error: Error) {
         let reason = std::mem::take(&mut *self.refused_join.lock());
         let told = (request.name.clone(), reason.clone());
         {
