@@ -5,6 +5,7 @@ mod client;
 mod confd;
 mod cutter;
 mod discovery;
+mod metad;
 mod migrate;
 mod migrate_v2;
 mod people;

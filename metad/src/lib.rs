@@ -1,0 +1,32 @@
+//! `metad`: an application asks `/self` and learns who it is. Data, mappings and rules are mirrored from a store into
+//! memory, and each client is answered by its address.
+//!
+//! It takes the place of yunify's metad: the same APIs, flags and keys.
+
+#![allow(clippy::result_large_err, reason = "a step that ends a request gives the answer, which is made once")]
+
+mod access;
+mod address;
+mod app;
+mod backend;
+mod caller;
+mod hub;
+mod json;
+mod listen;
+pub mod log;
+mod manage;
+mod mapping;
+mod metrics;
+mod path;
+mod query;
+mod rate;
+mod reply;
+mod rules;
+pub mod serve;
+mod session;
+pub mod settings;
+mod shown;
+mod state;
+mod tree;
+mod values;
+mod yaml;

@@ -1,0 +1,170 @@
+//! The process: starts the parts in order, waits for signals, and ends them in order.
+
+use crate::app::App;
+use crate::backend::{Backend, Etcd, Local};
+use crate::listen::{Acceptor, Limits, Listener};
+use crate::manage::Tokens;
+use crate::metrics::Metrics;
+use crate::rate::Limit;
+use crate::session::Sessions;
+use crate::settings::{ManageSettings, SessionTokens, Settings, Storage};
+use crate::state::World;
+use crate::{manage, query};
+use axum::Router;
+use axum::extract::{Request, State};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How a process ends that was asked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By SIGINT.
+    Interrupted,
+    /// By SIGTERM.
+    Terminated,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+/// Serves until a signal ends it.
+///
+/// # Errors
+/// What cannot be opened or bound, with its name.
+pub async fn run(settings: Settings) -> Result<End, String> {
+    let caught = |kind| signal(kind).map_err(|error| format!("cannot catch signals: {error}"));
+    let mut signals = Signals {
+        terminate: caught(SignalKind::terminate())?,
+        interrupt: caught(SignalKind::interrupt())?,
+        hangup: caught(SignalKind::hangup())?,
+    };
+    let limits = Limits { connections: settings.max_connections, of_source: settings.max_connections_per_source };
+    let limits = limits.possible();
+    let acceptor = settings.manage.as_ref().map(acceptor).transpose()?.flatten();
+    let hops = settings.query.session_tokens != SessionTokens::Off && settings.query.token_hop_limit > 0;
+    let query_listener = Listener::bind(settings.listen, None, limits, hops).await?;
+    let manage_listener = match &settings.manage {
+        Some(manage) => Some(Listener::bind(manage.addr, acceptor.clone(), limits, false).await?),
+        None => None,
+    };
+    let (drain, listen) = (settings.drain, settings.listen);
+    let manage_addr = settings.manage.as_ref().map(|manage| manage.addr);
+    let pid_file = settings.pid_file.clone();
+    if let Some(path) = &pid_file {
+        write_pid(path)?;
+    }
+    let (tasks, stop_following) = (TaskTracker::new(), CancellationToken::new());
+    let stop = CancellationToken::new();
+    let app = Arc::new(app(settings, &tasks, &stop_following, &stop)?);
+    let serving = TaskTracker::new();
+    let router = Router::new()
+        .fallback(|State(app): State<Arc<App>>, request: Request| async move { query::answer(app, request).await });
+    serving.spawn(query_listener.serve(router.with_state(Arc::clone(&app)), stop.clone(), drain));
+    if let Some(listener) = manage_listener {
+        let router = Router::new().fallback(|State(app): State<Arc<App>>, request: Request| async move {
+            manage::answer(app, request).await
+        });
+        serving.spawn(listener.serve(router.with_state(Arc::clone(&app)), stop.clone(), drain));
+    }
+    tracing::info!("Listening on {listen}");
+    if let Some(manage) = manage_addr {
+        tracing::info!("Listening for Manage on {manage}");
+    }
+    let end = wait(&mut signals, acceptor.as_ref(), &app).await;
+    tracing::info!("Received stop signal");
+    stop.cancel();
+    serving.close();
+    serving.wait().await;
+    stop_following.cancel();
+    tasks.close();
+    tasks.wait().await;
+    if let Some(path) = pid_file {
+        remove_pid(&path);
+    }
+    Ok(end)
+}
+
+/// Waits for the end, and reads files again on SIGHUP.
+async fn wait(signals: &mut Signals, acceptor: Option<&Acceptor>, app: &App) -> End {
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => return End::Terminated,
+            _ = signals.interrupt.recv() => return End::Interrupted,
+            _ = signals.hangup.recv() => {
+                if let Some(Err(error)) = acceptor.map(Acceptor::reload) {
+                    tracing::error!("what was read before stays in use: {error}");
+                }
+                app.reload();
+            }
+        }
+    }
+}
+
+fn acceptor(manage: &ManageSettings) -> Result<Option<Acceptor>, String> {
+    let Some((certificate, key)) = manage.certificate.clone() else { return Ok(None) };
+    let (client_ca, is_optional) = (manage.client_ca.clone(), manage.token_file.is_some());
+    Acceptor::new(crate::listen::TlsFiles { certificate, key, client_ca, is_optional }).map(Some)
+}
+
+fn app(
+    settings: Settings,
+    tasks: &TaskTracker,
+    stop_following: &CancellationToken,
+    stop: &CancellationToken,
+) -> Result<App, String> {
+    let world = Arc::new(World::default());
+    let backend = match &settings.storage {
+        Storage::Local => {
+            let local = Arc::new(Local::new(Arc::clone(&world)));
+            let (expiring, stop) = (Arc::clone(&local), stop_following.clone());
+            tasks.spawn(async move { expiring.expire(stop).await });
+            Backend::Local(local)
+        }
+        Storage::Etcd(options) => {
+            let etcd = Etcd::new(options, &settings.prefix, &settings.group).map_err(|error| error.to_string())?;
+            let etcd = Arc::new(etcd);
+            etcd.follow(&world, tasks, stop_following);
+            Backend::Etcd(etcd)
+        }
+    };
+    let tokens_file = settings.manage.as_ref().and_then(|manage| manage.token_file.clone());
+    let sessions = match settings.query.session_tokens {
+        SessionTokens::Off => None,
+        _ => Some(Sessions::new(settings.query.token_key_file.as_deref())?),
+    };
+    Ok(App {
+        world,
+        backend: Arc::new(backend),
+        rate: Limit::new(settings.query.rate_limit),
+        manage_tokens: tokens_file.as_deref().map(Tokens::read).transpose()?.map(parking_lot::RwLock::new),
+        sessions,
+        query: settings.query,
+        manage: settings.manage,
+        compat: settings.compat,
+        hosts: settings.hosts,
+        access_log: settings.access_log,
+        metrics: Metrics::new().map_err(|error| error.to_string())?,
+        requests: AtomicU64::new(0),
+        stop: stop.clone(),
+    })
+}
+
+/// As metad does: the number alone.
+fn write_pid(path: &Path) -> Result<(), String> {
+    std::fs::write(path, std::process::id().to_string()).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Takes the file away, unless it is another process's by now.
+fn remove_pid(path: &PathBuf) {
+    let is_own = std::fs::read_to_string(path).is_ok_and(|text| text == std::process::id().to_string());
+    if is_own && let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!("{}: {error}", path.display());
+    }
+}
