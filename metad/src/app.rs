@@ -3,6 +3,7 @@
 use crate::backend::Backend;
 use crate::manage::Tokens;
 use crate::metrics::Metrics;
+use crate::pods::Pods;
 use crate::rate::Limit;
 use crate::reply::{self, REQUEST_ID, VERSION, Wish};
 use crate::session::Sessions;
@@ -11,6 +12,7 @@ use crate::state::World;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
+use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use parking_lot::RwLock;
 use std::borrow::Cow;
@@ -33,6 +35,10 @@ pub(crate) struct App {
     /// Bearer tokens of the manage API.
     pub(crate) manage_tokens: Option<RwLock<Tokens>>,
     pub(crate) sessions: Option<Sessions>,
+    /// Pods as clients.
+    pub(crate) pods: Option<Arc<Pods>>,
+    /// Says whose a service account's token is.
+    pub(crate) review: Option<Review>,
     pub(crate) rate: Limit,
     /// True for yunify's status codes and waits.
     pub(crate) compat: bool,
@@ -42,6 +48,19 @@ pub(crate) struct App {
     pub(crate) requests: AtomicU64,
     /// Ends the waits, when the process is to end.
     pub(crate) stop: CancellationToken,
+}
+
+/// Asks for the uid of the pod that a token is bound to.
+#[derive(Clone)]
+pub(crate) struct Review(pub(crate) Arc<dyn Fn(String) -> Reviewed + Send + Sync>);
+
+/// The uid, if the token is good; an error if nobody can say.
+pub(crate) type Reviewed = BoxFuture<'static, Result<Option<String>, String>>;
+
+impl std::fmt::Debug for Review {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Review")
+    }
 }
 
 /// Where a request came from, which the listener knows.
@@ -159,15 +178,26 @@ impl App {
         response
     }
 
+    /// True once there is something to answer from.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.backend.is_synced() && self.pods.as_ref().is_none_or(|pods| pods.is_synced())
+    }
+
     /// Waits until there is something to answer from, but not for long.
     ///
     /// # Errors
     /// The answer if there is nothing yet.
     pub(crate) async fn synced(&self, wish: Wish) -> Result<(), Response> {
-        if self.backend.is_synced() {
+        if self.is_synced() {
             return Ok(());
         }
-        let waiting = tokio::time::timeout(SYNC_WAIT, self.backend.synced());
+        let syncing = async {
+            self.backend.synced().await;
+            if let Some(pods) = &self.pods {
+                pods.synced().await;
+            }
+        };
+        let waiting = tokio::time::timeout(SYNC_WAIT, syncing);
         if let Some(Ok(())) = self.stop.run_until_cancelled(waiting).await {
             return Ok(());
         }

@@ -18,6 +18,26 @@ use tokio::time::{Instant, timeout_at};
 /// Paths that one request waits for. More are waited for together, at the root.
 const MAX_PATHS: usize = 256;
 
+/// What can be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Topic {
+    Data,
+    Mapping,
+    Rule,
+    /// Pods, by uid and by address.
+    Pod,
+}
+
+impl From<Table> for Topic {
+    fn from(table: Table) -> Self {
+        match table {
+            Table::Data => Self::Data,
+            Table::Mapping => Self::Mapping,
+            Table::Rule => Self::Rule,
+        }
+    }
+}
+
 /// How long changes of a directory are waited for after the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Quiet {
@@ -45,7 +65,7 @@ pub(crate) struct Hub {
 
 #[derive(Debug, Default)]
 struct Inner {
-    by_path: HashMap<(Table, Box<[u8]>), HashMap<u64, Arc<Waiter>>>,
+    by_path: HashMap<(Topic, Box<[u8]>), HashMap<u64, Arc<Waiter>>>,
     by_source: HashMap<IpAddr, usize>,
     count: usize,
     next: u64,
@@ -64,12 +84,12 @@ impl Hub {
     pub(crate) fn wait(
         self: &Arc<Self>,
         source: IpAddr,
-        mut paths: Vec<(Table, Vec<u8>)>,
+        mut paths: Vec<(Topic, Vec<u8>)>,
         bounds: Bounds,
     ) -> Result<Wait, Full> {
         if paths.len() > MAX_PATHS {
-            paths.retain(|(table, _)| *table != Table::Data);
-            paths.push((Table::Data, b"/".to_vec()));
+            paths.retain(|(topic, _)| *topic != Topic::Data);
+            paths.push((Topic::Data, b"/".to_vec()));
         }
         let mut inner = self.inner.lock();
         let of_source = inner.by_source.get(&source).copied().unwrap_or_default();
@@ -99,8 +119,8 @@ impl Hub {
         for change in changes {
             for at in path::upwards(&change.path) {
                 // What is not waited for needs no key made for it only because of its type.
-                let Some(waiters) = inner.by_path.get(&(change.table, Box::from(at))) else { continue };
-                let is_due = at.len() == change.path.len() || change.table != Table::Data;
+                let Some(waiters) = inner.by_path.get(&(change.topic, Box::from(at))) else { continue };
+                let is_due = at.len() == change.path.len() || change.topic != Topic::Data;
                 for waiter in waiters.values() {
                     waiter.events.fetch_add(1, Ordering::Relaxed);
                     if is_due {
@@ -114,8 +134,8 @@ impl Hub {
 }
 
 impl Inner {
-    fn register(&mut self, wait: &mut Wait, paths: Vec<(Table, Vec<u8>)>) {
-        wait.keys = paths.into_iter().map(|(table, path)| (table, path.into_boxed_slice())).collect();
+    fn register(&mut self, wait: &mut Wait, paths: Vec<(Topic, Vec<u8>)>) {
+        wait.keys = paths.into_iter().map(|(topic, path)| (topic, path.into_boxed_slice())).collect();
         for key in &wait.keys {
             self.by_path.entry(key.clone()).or_default().insert(wait.id, Arc::clone(&wait.waiter));
         }
@@ -139,7 +159,7 @@ pub(crate) struct Wait {
     hub: Arc<Hub>,
     id: u64,
     source: IpAddr,
-    keys: Vec<(Table, Box<[u8]>)>,
+    keys: Vec<(Topic, Box<[u8]>)>,
     waiter: Arc<Waiter>,
 }
 
@@ -166,7 +186,7 @@ impl Wait {
     }
 
     /// Waits for other paths from now on.
-    pub(crate) fn move_to(&mut self, paths: Vec<(Table, Vec<u8>)>) {
+    pub(crate) fn move_to(&mut self, paths: Vec<(Topic, Vec<u8>)>) {
         let hub = Arc::clone(&self.hub);
         let mut inner = hub.inner.lock();
         inner.forget(self);
@@ -201,12 +221,12 @@ mod tests {
         address::parse(text).unwrap()
     }
 
-    fn paths(paths: &[&str]) -> Vec<(Table, Vec<u8>)> {
-        paths.iter().map(|path| (Table::Data, path.as_bytes().to_vec())).collect()
+    fn paths(paths: &[&str]) -> Vec<(Topic, Vec<u8>)> {
+        paths.iter().map(|path| (Topic::Data, path.as_bytes().to_vec())).collect()
     }
 
-    fn change(hub: &Hub, table: Table, path: &str) {
-        hub.publish(&[Change { table, path: path.as_bytes().to_vec() }]);
+    fn change(hub: &Hub, topic: Topic, path: &str) {
+        hub.publish(&[Change { topic, path: path.as_bytes().to_vec() }]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -216,16 +236,16 @@ mod tests {
         let never = timeout(Duration::from_mins(1), wait.changed(QUIET)).await;
         assert!(never.is_err());
         for path in ["/a", "/", "/ab", "/a/bc"] {
-            change(&hub, Table::Data, path);
+            change(&hub, Topic::Data, path);
         }
-        change(&hub, Table::Mapping, "/a/b");
+        change(&hub, Topic::Mapping, "/a/b");
         assert!(timeout(Duration::from_mins(1), wait.changed(QUIET)).await.is_err());
         let begin = Instant::now();
-        change(&hub, Table::Data, "/a/b");
+        change(&hub, Topic::Data, "/a/b");
         wait.changed(QUIET).await;
         assert_eq!(begin.elapsed(), Duration::ZERO);
-        change(&hub, Table::Data, "/a/b/x");
-        change(&hub, Table::Data, "/c/y/z");
+        change(&hub, Topic::Data, "/a/b/x");
+        change(&hub, Topic::Data, "/c/y/z");
         wait.changed(QUIET).await;
         assert_eq!(begin.elapsed(), QUIET.min);
     }
@@ -239,7 +259,7 @@ mod tests {
             let hub = Arc::clone(&hub);
             async move {
                 for _ in 0..100 {
-                    change(&hub, Table::Data, "/a/x");
+                    change(&hub, Topic::Data, "/a/x");
                     sleep(Duration::from_millis(60)).await;
                 }
             }

@@ -12,12 +12,15 @@ mod backend;
 mod caller;
 mod hub;
 mod json;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod listen;
 pub mod log;
 mod manage;
 mod mapping;
 mod metrics;
 mod path;
+mod pods;
 mod query;
 mod rate;
 mod reply;

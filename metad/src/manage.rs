@@ -138,7 +138,7 @@ fn ready(app: &App) -> Response {
     if app.stop.is_cancelled() {
         return plain(StatusCode::SERVICE_UNAVAILABLE, "{\"status\":\"stopping\"}");
     }
-    if !app.backend.is_synced() {
+    if !app.is_synced() {
         return plain(StatusCode::SERVICE_UNAVAILABLE, "{\"status\":\"the store has not been read yet\"}");
     }
     if app.backend.silence().is_zero() {
@@ -149,7 +149,12 @@ fn ready(app: &App) -> Response {
 }
 
 fn metrics(app: &App) -> Response {
-    match app.metrics.text(&app.world, app.backend.is_synced(), app.backend.silence()) {
+    match app.metrics.text(
+        &app.world,
+        app.is_synced(),
+        app.backend.silence(),
+        app.pods.as_ref().map_or(0, |pods| pods.len()),
+    ) {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => {
             tracing::warn!(%error, "cannot write the metrics");

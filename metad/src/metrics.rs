@@ -18,6 +18,7 @@ pub(crate) struct Metrics {
     version: IntGauge,
     synced: IntGauge,
     silence: IntGauge,
+    pods: IntGauge,
 }
 
 impl Metrics {
@@ -50,6 +51,7 @@ impl Metrics {
             version: gauge("metad_data_version", "Version of the data: the store's revision of its last change.")?,
             synced: gauge("metad_synced", "1 once the store has been read.")?,
             silence: gauge("metad_store_silence_seconds", "How long the store has not answered; 0 while it does.")?,
+            pods: gauge("metad_pods", "Pods that are known.")?,
             requests,
             refused,
             waits,
@@ -70,7 +72,14 @@ impl Metrics {
     }
 
     /// The text format.
-    pub(crate) fn text(&self, world: &World, is_synced: bool, silence: Duration) -> Result<String, prometheus::Error> {
+    pub(crate) fn text(
+        &self,
+        world: &World,
+        is_synced: bool,
+        silence: Duration,
+        pods: usize,
+    ) -> Result<String, prometheus::Error> {
+        self.pods.set(i64::try_from(pods).unwrap_or(i64::MAX));
         let state = world.state();
         self.waiting.set(i64::try_from(world.hub.count()).unwrap_or(i64::MAX));
         self.leaves.set(i64::try_from(state.data().len()).unwrap_or(i64::MAX));

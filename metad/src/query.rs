@@ -6,14 +6,15 @@
 use crate::access::{self, Access};
 use crate::app::{App, Asked, Fields, Handled};
 use crate::caller::{self, Caller};
-use crate::hub::{Quiet, Wait};
+use crate::hub::{Quiet, Topic, Wait};
 use crate::mapping::Mapped;
 use crate::path;
+use crate::pods::{self, Pod};
 use crate::reply::{self, Wish};
 use crate::session::{TOKEN, TTL, TTL_SECONDS};
 use crate::settings::{DefaultAccess, SessionTokens, duration};
-use crate::shown::Shown;
-use crate::state::{State, Table};
+use crate::shown::{self, Shown};
+use crate::state::State;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::response::Response;
@@ -27,6 +28,8 @@ use tokio::time::sleep_until;
 
 /// How often a stream of events shows that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How long a client is waited for that may be a pod which has just started.
+const POD_WAIT: Duration = Duration::from_secs(1);
 /// Names in a path; longer ones lead nowhere.
 const MAX_NAMES: usize = 256;
 
@@ -69,7 +72,12 @@ async fn handle(app: &Arc<App>, asked: Asked) -> Handled {
         _ => Place { is_self: false, names },
     };
     let route = if place.is_self { "self" } else { "root" };
-    let looking = Looking { app: Arc::clone(app), client, place };
+    let who = match identify(app, &asked, client).await {
+        Ok(who) => who,
+        Err(response) => return Handled::page(response, "refused"),
+    };
+    let is_stream = is_stream(&asked, &Fields::new(asked.query.as_deref()));
+    let looking = Looking { app: Arc::clone(app), who, place, is_stream };
     let (response, version) = looking.answer(&asked).await;
     Handled { response, version: Some(version), route }
 }
@@ -90,6 +98,7 @@ fn admit(app: &App, asked: &Asked) -> Result<Option<IpAddr>, Response> {
         }
     }
     let client = match caller::caller(asked.peer.addr.ip(), &asked.headers, app.query.proxies.as_deref()) {
+        Caller::Client(client) if client.is_loopback() => Some(app.query.local_client.unwrap_or(client)),
         Caller::Client(client) => Some(client),
         Caller::Nobody => {
             app.metrics.refuse("forwarded");
@@ -150,6 +159,58 @@ fn grant(app: &App, asked: &Asked, client: Option<IpAddr>) -> Response {
     response
 }
 
+/// A client.
+#[derive(Clone, Debug)]
+struct Who {
+    /// Where the request comes from, which waits are counted by.
+    source: Option<IpAddr>,
+    /// What mappings and rules are found by.
+    address: Option<IpAddr>,
+    /// Of the pod whose token the request has.
+    uid: Option<String>,
+}
+
+/// Who asks, by a token if there is one, else by the address. A pod that has just started may ask before its address is
+/// known, and is waited for a moment.
+async fn identify(app: &App, asked: &Asked, client: Option<IpAddr>) -> Result<Who, Response> {
+    let who = Who { source: client, address: client, uid: None };
+    let (Some(all), Some(client)) = (&app.pods, client) else { return Ok(who) };
+    if let (Some(review), Some(token)) = (&app.review, bearer(asked)) {
+        let refused = |status, message| {
+            app.metrics.refuse("token");
+            asked.wish.error(status, message, !app.compat)
+        };
+        let uid = (review.0)(token).await.map_err(|error| {
+            tracing::warn!("cannot ask about a token: {error}");
+            app.later(asked.wish, StatusCode::SERVICE_UNAVAILABLE, "the token cannot be reviewed now")
+        })?;
+        let pod = uid.as_ref().and_then(|uid| all.with_uid(uid)).filter(|pod| pod.has(client));
+        return match pod {
+            Some(pod) if pod.is_host_network() => Ok(Who { source: who.source, address: None, uid }),
+            Some(_) => Ok(Who { uid, ..who }),
+            None => Err(refused(StatusCode::UNAUTHORIZED, "the token is not one of a pod at this address")),
+        };
+    }
+    let state = app.world.state();
+    let is_known =
+        |client| all.at(client).is_some() || state.mapped(client).is_some() || state.access(client).is_some();
+    if !is_known(client)
+        && let Ok(wait) = app.world.hub.wait(client, vec![(Topic::Pod, pods::address_path(client))], app.query.waits)
+        && all.at(client).is_none()
+    {
+        let quiet = Quiet { min: Duration::ZERO, max: Duration::ZERO };
+        let known = tokio::time::timeout(POD_WAIT, wait.changed(quiet));
+        let _in_time = app.stop.run_until_cancelled(known).await;
+    }
+    Ok(who)
+}
+
+fn bearer(asked: &Asked) -> Option<String> {
+    let value = asked.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+}
+
 /// What is asked for.
 struct Place {
     /// Below `/self`, instead of the data.
@@ -166,8 +227,10 @@ struct Seen {
 /// A client at a place.
 struct Looking {
     app: Arc<App>,
-    client: Option<IpAddr>,
+    who: Who,
     place: Place,
+    /// An answer that goes on. metad has none, so nothing of it has to be as there.
+    is_stream: bool,
 }
 
 /// How a wait has ended.
@@ -182,7 +245,7 @@ enum End {
 impl Looking {
     async fn answer(&self, asked: &Asked) -> (Response, i64) {
         let (wish, fields) = (asked.wish, Fields::new(asked.query.as_deref()));
-        if is_stream(asked, &fields) {
+        if self.is_stream {
             return self.stream(wish, &fields);
         }
         let wait = fields.get("wait").eq_ignore_ascii_case("true");
@@ -207,27 +270,18 @@ impl Looking {
         let app = &self.app;
         // metad has no version for what a client may not see in the data, and the present one below /self.
         let nothing = Seen { shown: None, version: if self.place.is_self && app.compat { state.version() } else { 0 } };
-        let Some(client) = self.client else { return nothing };
-        let mapped = state.mapped(client).map(Arc::as_ref);
-        let Some(access) = self.access(state, client, mapped) else {
+        let pod = self.pod();
+        let Some(client) = self.client(state, pod.as_deref()) else {
             app.metrics.unknown_clients.inc();
             return nothing;
         };
-        let root = state.enter(access);
         let names: Vec<&[u8]> = self.place.names.iter().map(Vec::as_slice).collect();
         let (shown, own_version) = if self.place.is_self {
-            let version = |mapped: &Mapped| {
-                let targets = mapped.targets(&names).map(|(targets, _)| targets).unwrap_or_default();
-                let places = targets.iter().filter_map(|target| root.at(target));
-                places.map(access::Place::version).max().unwrap_or_default().max(mapped.version())
-            };
-            let version = if app.compat { 0 } else { mapped.map(version).unwrap_or_default() };
-            (mapped.and_then(|mapped| mapped.shown(&names, root)), version)
+            (client.own(state, &names), if app.compat { 0 } else { client.own_version(state, &names) })
         } else {
-            let place = root.at(&path::join(b"/", &names.join(b"/".as_slice())));
-            let shown = place.map(access::Place::shown);
-            let own = mapped.filter(|_| names.is_empty()).and_then(|mapped| mapped.shown(&[], root));
-            let shown = match (shown, own) {
+            let place = state.enter(client.access).at(&path::join(b"/", &names.join(b"/".as_slice())));
+            let own = if names.is_empty() { client.own(state, &[]) } else { None };
+            let shown = match (place.map(access::Place::shown), own) {
                 (Some(shown), Some(own)) => Some(shown.with(b"self", own)),
                 (shown, _) => shown,
             };
@@ -241,31 +295,50 @@ impl Looking {
         }
     }
 
-    fn access<'s>(&self, state: &'s State, client: IpAddr, mapped: Option<&'s Mapped>) -> Option<&'s Access> {
-        let by_mapping = || mapped.filter(|_| self.app.query.default_access == DefaultAccess::Mapping);
-        state.access(client).map(Arc::as_ref).or_else(|| by_mapping().map(|mapped| &mapped.access))
+    /// The pod that asks, if it is one.
+    fn pod(&self) -> Option<Arc<Pod>> {
+        let all = self.app.pods.as_ref()?;
+        match &self.who.uid {
+            Some(uid) => all.with_uid(uid),
+            None => all.at(self.who.address?),
+        }
+    }
+
+    /// What is known of the client; None if it may read nothing.
+    fn client<'s>(&self, state: &'s State, pod: Option<&'s Pod>) -> Option<Client<'s>> {
+        let mapped = self.who.address.and_then(|address| state.mapped(address)).map(Arc::as_ref);
+        let rules = self.who.address.and_then(|address| state.access(address)).map(Arc::as_ref);
+        let is_by_mapping = self.app.query.default_access == DefaultAccess::Mapping;
+        let by_mapping = mapped.filter(|_| is_by_mapping).map(|mapped| &mapped.access);
+        let by_pod = || pod.and_then(|pod| pod.mapped.as_ref()).map(|mapped| &mapped.access);
+        let access = rules.or(by_mapping).or_else(by_pod)?;
+        Some(Client { access, mapped, pod })
     }
 
     /// What a change must touch to be seen here. None if there is nothing to wait for.
-    fn watched(&self, state: &State) -> Option<Vec<(Table, Vec<u8>)>> {
-        let client = self.client?;
-        let mapped = state.mapped(client);
-        self.access(state, client, mapped.map(Arc::as_ref))?;
+    fn watched(&self, state: &State) -> Option<Vec<(Topic, Vec<u8>)>> {
+        let pod = self.pod();
+        let client = self.client(state, pod.as_deref())?;
         let names: Vec<&[u8]> = self.place.names.iter().map(Vec::as_slice).collect();
-        let own = format!("/{client}").into_bytes();
-        let mut watched = vec![(Table::Rule, own.clone()), (Table::Mapping, own)];
-        if let Some(mapped) = mapped {
-            watched.push((Table::Mapping, path::clean(&mapped.name)));
+        let mut watched = Vec::new();
+        if let Some(address) = self.who.address {
+            let own = format!("/{address}").into_bytes();
+            watched.extend([(Topic::Rule, own.clone()), (Topic::Mapping, own)]);
+            if self.app.pods.is_some() {
+                watched.push((Topic::Pod, pods::address_path(address)));
+            }
         }
+        watched.extend(client.pod.map(Pod::topic));
+        watched.extend(client.mapped.map(|mapped| (Topic::Mapping, path::clean(&mapped.name))));
         if self.place.is_self {
-            let (targets, is_below) = mapped?.targets(&names)?;
+            let (targets, is_below) = client.targets(&names)?;
             // metad knows no change below the end of a link, and answers at once.
-            if is_below && self.app.compat {
+            if is_below && self.app.compat && !self.is_stream {
                 return None;
             }
-            watched.extend(targets.into_iter().map(|target| (Table::Data, target)));
+            watched.extend(targets.into_iter().map(|target| (Topic::Data, target)));
         } else {
-            watched.push((Table::Data, path::join(b"/", &names.join(b"/".as_slice()))));
+            watched.push((Topic::Data, path::join(b"/", &names.join(b"/".as_slice()))));
         }
         Some(watched)
     }
@@ -273,7 +346,7 @@ impl Looking {
     /// Begins a wait, and looks what there is by then.
     fn begin(&self) -> Result<(Option<Wait>, Seen), crate::hub::Full> {
         let world = &self.app.world;
-        let wait = match (self.watched(&world.state()), self.client) {
+        let wait = match (self.watched(&world.state()), self.who.source) {
             (Some(watched), Some(source)) => Some(world.hub.wait(source, watched, self.app.query.waits)?),
             _ => None,
         };
@@ -333,7 +406,8 @@ impl Looking {
                 _ => false,
             };
             if !is_same {
-                if seen.shown.is_none() && self.app.compat && !self.place.is_self {
+                let is_kept = || self.watched(&world.state()).is_some();
+                if seen.shown.is_none() && self.app.compat && !self.is_stream && is_kept() {
                     // metad keeps a place for who waited, and nothing is in it.
                     seen = Seen { shown: Some(Shown::Map(Vec::new())), version: world.state().version() };
                 }
@@ -362,7 +436,7 @@ impl Looking {
         };
         let (version, quiet) = (seen.version, self.quiet(fields));
         let place = Place { is_self: self.place.is_self, names: self.place.names.clone() };
-        let looking = Self { app: Arc::clone(&self.app), client: self.client, place };
+        let looking = Self { app: Arc::clone(&self.app), who: self.who.clone(), place, is_stream: true };
         let first = frame(&seen);
         let frames = futures::stream::unfold(Some((looking, wait, seen)), move |open| async move {
             let (looking, wait, seen) = open?;
@@ -399,6 +473,60 @@ fn respond(shown: &Shown, asked: &Asked, fields: &Fields<'_>) -> Response {
         return reply::not_modified(&etag);
     }
     wish.shown(body, &etag)
+}
+
+/// A client that may read something: what it is mapped to in the store, and what it is as a pod.
+#[derive(Clone, Copy)]
+struct Client<'s> {
+    access: &'s Access,
+    mapped: Option<&'s Mapped>,
+    pod: Option<&'s Pod>,
+}
+
+impl Client<'_> {
+    /// What it sees at a path below `/self`. Names of the store's mapping win over those that every pod has.
+    fn own(self, state: &State, names: &[&[u8]]) -> Option<Shown> {
+        let mapped = self.mapped.and_then(|mapped| mapped.shown(names, state.enter(self.access)));
+        let Some(pod) = self.pod else { return mapped };
+        let view = Shown::All(Arc::clone(&pod.view));
+        let links = pod.mapped.as_ref().and_then(|links| links.shown(names, state.enter(&links.access)));
+        match names {
+            [] => {
+                let mut own = links.unwrap_or(Shown::Map(Vec::new())).with(b"pod", view);
+                if let Some(Shown::Map(entries)) = mapped {
+                    for (name, shown) in entries {
+                        own = own.with(&name, shown);
+                    }
+                }
+                Some(own)
+            }
+            [b"pod", rest @ ..] if mapped.is_none() => shown::all(&pod.view, &rest.join(b"/".as_slice())),
+            _ => mapped.or(links),
+        }
+    }
+
+    /// Paths of the data that a path below `/self` leads to, and whether it goes on below the end of a link.
+    fn targets(self, names: &[&[u8]]) -> Option<(Vec<Vec<u8>>, bool)> {
+        let of = |mapped: Option<&Mapped>| mapped.and_then(|mapped| mapped.targets(names));
+        let by_pod = self.pod.and_then(|pod| of(pod.mapped.as_ref()));
+        let is_view = self.pod.is_some() && names.first().is_none_or(|name| *name == b"pod");
+        match (of(self.mapped), by_pod) {
+            (Some((mut one, is_below)), Some((other, _))) => {
+                one.extend(other);
+                Some((one, is_below))
+            }
+            (Some(one), None) | (None, Some(one)) => Some(one),
+            (None, None) => is_view.then(|| (Vec::new(), false)),
+        }
+    }
+
+    /// Revision of the last change of what these lead to.
+    fn own_version(self, state: &State, names: &[&[u8]]) -> i64 {
+        let targets = self.targets(names).map(|(targets, _)| targets).unwrap_or_default();
+        let root = state.enter(self.access);
+        let versions = targets.iter().filter_map(|target| root.at(target)).map(access::Place::version);
+        versions.max().unwrap_or_default().max(self.mapped.map_or(0, Mapped::version))
+    }
 }
 
 fn is_stream(asked: &Asked, fields: &Fields<'_>) -> bool {

@@ -1,13 +1,14 @@
 //! The process: starts the parts in order, waits for signals, and ends them in order.
 
-use crate::app::App;
+use crate::app::{App, Review};
 use crate::backend::{Backend, Etcd, Local};
 use crate::listen::{Acceptor, Limits, Listener};
 use crate::manage::Tokens;
 use crate::metrics::Metrics;
+use crate::pods::Pods;
 use crate::rate::Limit;
 use crate::session::Sessions;
-use crate::settings::{ManageSettings, SessionTokens, Settings, Storage};
+use crate::settings::{KubernetesSettings, ManageSettings, SessionTokens, Settings, Storage};
 use crate::state::World;
 use crate::{manage, query};
 use axum::Router;
@@ -62,7 +63,7 @@ pub async fn run(settings: Settings) -> Result<End, String> {
     }
     let (tasks, stop_following) = (TaskTracker::new(), CancellationToken::new());
     let stop = CancellationToken::new();
-    let app = Arc::new(app(settings, &tasks, &stop_following, &stop)?);
+    let app = Arc::new(app(settings, &tasks, &stop_following, &stop).await?);
     let serving = TaskTracker::new();
     let router = Router::new()
         .fallback(|State(app): State<Arc<App>>, request: Request| async move { query::answer(app, request).await });
@@ -113,7 +114,7 @@ fn acceptor(manage: &ManageSettings) -> Result<Option<Acceptor>, String> {
     Acceptor::new(crate::listen::TlsFiles { certificate, key, client_ca, is_optional }).map(Some)
 }
 
-fn app(
+async fn app(
     settings: Settings,
     tasks: &TaskTracker,
     stop_following: &CancellationToken,
@@ -134,6 +135,7 @@ fn app(
             Backend::Etcd(etcd)
         }
     };
+    let (pods, review) = kubernetes(settings.kubernetes.as_ref(), &world, tasks, stop_following).await?;
     let tokens_file = settings.manage.as_ref().and_then(|manage| manage.token_file.clone());
     let sessions = match settings.query.session_tokens {
         SessionTokens::Off => None,
@@ -142,6 +144,8 @@ fn app(
     Ok(App {
         world,
         backend: Arc::new(backend),
+        pods,
+        review,
         rate: Limit::new(settings.query.rate_limit),
         manage_tokens: tokens_file.as_deref().map(Tokens::read).transpose()?.map(parking_lot::RwLock::new),
         sessions,
@@ -154,6 +158,41 @@ fn app(
         requests: AtomicU64::new(0),
         stop: stop.clone(),
     })
+}
+
+/// Starts to follow the pods, if they are to be clients.
+#[cfg(feature = "kubernetes")]
+async fn kubernetes(
+    settings: Option<&KubernetesSettings>,
+    world: &World,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<(Option<Arc<Pods>>, Option<Review>), String> {
+    let Some(settings) = settings else { return Ok((None, None)) };
+    let client = crate::kubernetes::connect().await?;
+    let pods = Arc::new(Pods::new(&settings.root, Arc::clone(&world.hub)));
+    let following = crate::kubernetes::follow(client.clone(), settings.node.clone(), Arc::clone(&pods));
+    let stop = stop.clone();
+    tasks.spawn(async move { stop.run_until_cancelled(following).await });
+    let review = (!settings.audience.is_empty()).then(|| {
+        let reviewer = Arc::new(crate::kubernetes::Reviewer::new(client, &settings.audience));
+        Review(Arc::new(move |token| {
+            let reviewer = Arc::clone(&reviewer);
+            Box::pin(async move { reviewer.pod_uid(&token).await })
+        }))
+    });
+    Ok((Some(pods), review))
+}
+
+/// The settings refuse it.
+#[cfg(not(feature = "kubernetes"))]
+async fn kubernetes(
+    _: Option<&KubernetesSettings>,
+    _: &World,
+    _: &TaskTracker,
+    _: &CancellationToken,
+) -> Result<(Option<Arc<Pods>>, Option<Review>), String> {
+    Ok((None, None))
 }
 
 /// As metad does: the number alone.

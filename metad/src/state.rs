@@ -3,7 +3,7 @@
 
 use crate::access::{Access, Place};
 use crate::address::Addressed;
-use crate::hub::Hub;
+use crate::hub::{Hub, Topic};
 use crate::mapping::Mapped;
 use crate::path;
 use crate::rules;
@@ -25,7 +25,7 @@ pub(crate) enum Table {
 /// A key that has another value than before, or is new or gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Change {
-    pub(crate) table: Table,
+    pub(crate) topic: Topic,
     /// Clean. In the rules it is the host.
     pub(crate) path: Vec<u8>,
 }
@@ -103,7 +103,7 @@ impl State {
                 Table::Rule => self.write_rule(write),
             };
             if effect == Effect::Changed {
-                changes.push(Change { table, path: write.path.clone() });
+                changes.push(Change { topic: table.into(), path: write.path.clone() });
             }
         }
         if table == Table::Mapping {

@@ -3,10 +3,10 @@
 mod layers;
 mod names;
 
-use crate::address::Net;
+use crate::address::{self, Net};
 use crate::hub::{Bounds, Quiet};
 use layers::{Layer, parse_bool};
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -61,6 +61,8 @@ pub(crate) enum SessionTokens {
 pub(crate) struct QuerySettings {
     /// Proxies whose X-Forwarded-For counts. None if nobody's does.
     pub(crate) proxies: Option<Vec<Net>>,
+    /// Who clients on loopback count as.
+    pub(crate) local_client: Option<IpAddr>,
     pub(crate) default_access: DefaultAccess,
     /// Name and, if there is one, value.
     pub(crate) required_header: Option<(http::HeaderName, Option<String>)>,
@@ -85,6 +87,17 @@ pub(crate) struct ManageSettings {
     pub(crate) max_body: usize,
 }
 
+/// Pods as clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KubernetesSettings {
+    /// Only the pods of this node, unless it is empty.
+    pub(crate) node: String,
+    /// Directory of the data for pods.
+    pub(crate) root: String,
+    /// Of the tokens that are taken; none are if it is empty.
+    pub(crate) audience: String,
+}
+
 /// Everything that is decided before anything is started. Its Debug output has no secrets.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -95,6 +108,7 @@ pub struct Settings {
     pub(crate) listen: SocketAddr,
     pub(crate) query: QuerySettings,
     pub(crate) manage: Option<ManageSettings>,
+    pub(crate) kubernetes: Option<KubernetesSettings>,
     /// True for yunify's status codes and waits.
     pub(crate) compat: bool,
     /// Names that clients may use, beside the usual ones. None for any.
@@ -196,6 +210,7 @@ impl Values {
             listen: self.addr("listen")?,
             query: self.query()?,
             manage,
+            kubernetes: self.kubernetes()?,
             compat: self.is_on("compat")?,
             hosts: (!hosts.iter().any(|host| host == "*")).then_some(hosts),
             max_connections: self.number("max_connections", 1)?,
@@ -217,6 +232,20 @@ impl Values {
             },
             warnings: Vec::new(),
         })
+    }
+
+    fn kubernetes(&self) -> Result<Option<KubernetesSettings>, String> {
+        if !self.is_on("kubernetes")? {
+            return Ok(None);
+        }
+        if cfg!(not(feature = "kubernetes")) {
+            return Err("kubernetes: this metad was built without it (cargo's feature `kubernetes`)".to_owned());
+        }
+        Ok(Some(KubernetesSettings {
+            node: self.one("kubernetes_node"),
+            root: self.one("kubernetes_root"),
+            audience: self.one("kubernetes_audience"),
+        }))
     }
 
     fn storage(&self) -> Result<Storage, String> {
@@ -271,6 +300,7 @@ impl Values {
         }
         Ok(QuerySettings {
             proxies: is_xff.then_some(proxies),
+            local_client: self.local_client()?,
             default_access: match self.one("access").as_str() {
                 "mapping" => DefaultAccess::Mapping,
                 "deny" => DefaultAccess::Nothing,
@@ -293,6 +323,12 @@ impl Values {
             wait_max: self.duration("wait_max")?,
             quiet,
         })
+    }
+
+    fn local_client(&self) -> Result<Option<IpAddr>, String> {
+        let text = self.one("local_client");
+        let problem = || format!("local_client is {text:?}: it is an address");
+        if text.is_empty() { Ok(None) } else { address::parse(&text).ok_or_else(problem).map(Some) }
     }
 
     fn required_header(&self) -> Result<Option<(http::HeaderName, Option<String>)>, String> {

@@ -80,6 +80,16 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("wait_quiet", Text, "100ms", "time without a change after which a wait for a directory ends"),
     flag("wait_quiet_max", Text, "1s", "time after the first change at which it ends in any case"),
     flag("drain", Text, "5s", "time for requests under way when the process ends"),
+    flag("kubernetes", Bool, "false", "pods are clients, and are told about themselves as /self/pod"),
+    flag("kubernetes_node", Text, "", "only the pods of this node, for one metad on each"),
+    flag("kubernetes_root", Text, "/kubernetes", "directory of the data for pods, with one for each namespace"),
+    flag("local_client", Text, "", "address that clients on this machine count as; in a sidecar, the pod's"),
+    flag(
+        "kubernetes_audience",
+        Text,
+        "",
+        "takes service account tokens of this audience, for pods on their node's network",
+    ),
     flag("access_log", Bool, "false", "a line in the log for every request"),
     flag("log_format", Text, "text", "text or json"),
 ];

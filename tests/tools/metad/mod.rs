@@ -1,14 +1,23 @@
 //! `metad` as a process: the answers of yunify's metad, its own, and what it withstands.
 
+mod confd;
+mod kubernetes;
+mod life;
 mod recorded;
+mod security;
+mod waits;
 
 use anyhow::{Context, Result, ensure};
+use harness::http::{self, Answer};
 use harness::ports::Port;
 use harness::server::built_binary;
-use std::process::{Child, Command, Stdio};
+use hyper::Request;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(10);
 
 /// A metad that runs until it is dropped.
@@ -25,7 +34,12 @@ struct Metad {
 impl Metad {
     /// Starts it on loopback with more flags, and waits until both APIs answer.
     async fn start(flags: &[&str]) -> Result<Self> {
-        let metad = Self::spawn(flags)?;
+        Self::start_with(flags, &[]).await
+    }
+
+    /// The same with variables of the environment.
+    async fn start_with(flags: &[&str], variables: &[(&str, &str)]) -> Result<Self> {
+        let metad = Self::spawn(flags, variables)?;
         for address in [&metad.query, &metad.manage] {
             let deadline = Instant::now() + LIMIT;
             while tokio::net::TcpStream::connect(address).await.is_err() {
@@ -36,13 +50,14 @@ impl Metad {
         Ok(metad)
     }
 
-    fn spawn(flags: &[&str]) -> Result<Self> {
+    fn spawn(flags: &[&str], variables: &[(&str, &str)]) -> Result<Self> {
         let (dir, ports) = (tempfile::tempdir()?, (Port::reserve()?, Port::reserve()?));
         let [query, manage] = [&ports.0, &ports.1].map(|port| format!("127.0.0.1:{}", port.number()));
         let log = std::fs::File::create(dir.path().join("log"))?;
         let child = Command::new(built_binary("metad")?)
             .args(["--listen", &query, "--listen_manage", &manage])
             .args(flags)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -53,6 +68,73 @@ impl Metad {
 
     fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
+    }
+
+    /// Waits for the process to end.
+    async fn ended(&mut self) -> Result<ExitStatus> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            ensure!(Instant::now() < deadline, "metad does not end: {}", self.log());
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// A query as JSON, of the client with this address if one is given.
+    async fn ask(&self, path: &str, client: Option<&str>) -> Result<Answer> {
+        let mut request = Request::get(path).header("accept", "application/json");
+        if let Some(client) = client {
+            request = request.header("x-forwarded-for", client);
+        }
+        http::send(&self.query, request.body(http::full(""))?).await
+    }
+
+    /// A request of the manage API, as JSON.
+    async fn manage(&self, method: &str, path: &str, body: &str) -> Result<Answer> {
+        let request = Request::builder().method(method).uri(path).header("accept", "application/json");
+        http::send(&self.manage, request.body(http::full(body.to_owned()))?).await
+    }
+
+    /// A write that must succeed.
+    async fn write(&self, method: &str, path: &str, body: &str) -> Result<Answer> {
+        let answer = self.manage(method, path, body).await?;
+        ensure!(answer.status == 200, "{method} {path}: {answer:?}\n{}", self.log());
+        Ok(answer)
+    }
+
+    /// Waits until a query has this answer.
+    async fn until(&self, path: &str, client: Option<&str>, expected: &Value) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let answer = self.ask(path, client).await?;
+            if answer.status == 200 && answer.json()? == *expected {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{path}: {answer:?} is not {expected}\n{}", self.log());
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Waits until so many queries wait.
+    async fn waiting(&self, count: usize) -> Result<()> {
+        let wanted = format!("metad_waiting {count}\n");
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let metrics = self.manage("GET", "/metrics", "").await?;
+            let text = String::from_utf8(metrics.body.to_vec())?;
+            if text.contains(&wanted) {
+                return Ok(());
+            }
+            let line = text.lines().find(|line| line.starts_with("metad_waiting"));
+            ensure!(Instant::now() < deadline, "{line:?} is not {wanted:?}");
+            tokio::time::sleep(POLL).await;
+        }
     }
 }
 
