@@ -7,11 +7,15 @@ use crate::globals::{self, is_secret};
 use crate::password;
 use crate::print::{Format, Printer};
 use crate::terminal::Terminal;
+use client::http::{Call, Http, Server};
 use client::{Client, Options, TlsOptions, User};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// Longest body that [`Context::http_get`] takes: a member's metrics are some hundred kilobytes.
+const HTTP_BODY_BYTES_MAX: usize = 16 << 20;
 
 /// Whose requests these are, once it is known: a password is asked for once.
 #[derive(Clone)]
@@ -28,6 +32,7 @@ pub(crate) struct Context {
     pub(crate) args: Vec<OsString>,
     /// All words behind the program's name, as they were given.
     pub(crate) words: Vec<OsString>,
+    #[allow(dead_code, reason = "for the commands of `people`")]
     pub(crate) terminal: Terminal,
     values: Values,
     has_environment: bool,
@@ -88,10 +93,6 @@ impl Context {
 
     pub(crate) fn int(&self, flag: &Flag) -> i64 {
         self.values.int(flag)
-    }
-
-    pub(crate) fn uint(&self, flag: &Flag) -> u64 {
-        self.values.uint(flag)
     }
 
     pub(crate) fn list(&self, flag: &Flag) -> Vec<String> {
@@ -182,6 +183,30 @@ impl Context {
         client(&self.options_without_user(endpoints)?)
     }
 
+    /// The body of what an endpoint has at a path, by plain HTTP or with the certificates of the connection.
+    ///
+    /// # Errors
+    /// It cannot be asked, or answers with an error.
+    pub(crate) async fn http_get(&mut self, endpoint: &str, path: &str) -> anyhow::Result<String> {
+        let failed = |failure: Failure| anyhow::anyhow!(failure.text.unwrap_or_default());
+        let options = self.options_without_user(&[endpoint.to_owned()]).map_err(failed)?;
+        let scheme = if options.tls.is_some() { "https" } else { "http" };
+        let url = match &*options.endpoints[0] {
+            url if url.contains("://") => url.to_owned(),
+            address => format!("{scheme}://{address}"),
+        };
+        let (server, _) = Server::parse(&url).map_err(|why| anyhow::anyhow!("bad endpoint: {why}"))?;
+        let http = Http {
+            proxy: None,
+            tls: options.tls.unwrap_or_default(),
+            connect_timeout: options.dial_timeout,
+            max_body_bytes: HTTP_BODY_BYTES_MAX,
+        };
+        let answer = http.send(&server, &Call::get(path), options.request_timeout).await?;
+        anyhow::ensure!(answer.status.is_success(), "{server}{path}: {}", answer.status);
+        Ok(String::from_utf8_lossy(&answer.body).into_owned())
+    }
+
     /// What a client is made from. Asks for the password if it must, once.
     ///
     /// # Errors
@@ -244,6 +269,7 @@ impl Context {
         Ok(Some(match (password, user.split_once(':')) {
             (Some(password), _) => with(&user, password),
             (None, Some((name, password))) => with(name, password.to_owned()),
+            (None, None) if self.is_etcdctl() => with(&user, password::ask_openly("Password: ").await?),
             (None, None) => with(&user, password::ask("Password: ").await?),
         }))
     }
@@ -255,6 +281,9 @@ fn client(options: &Options) -> Result<Client, Failure> {
         Err(error) => error,
     };
     let code = match bad {
+        client::Error::TlsFile { ref path, .. } if !path.exists() => {
+            return Err(Failure::bad_args(format!("open {}: no such file or directory", path.display())));
+        }
         client::Error::TlsFile { .. } | client::Error::Tls(_) => code::BAD_ARGS,
         client::Error::NoEndpoints => code::BAD_CONNECTION,
         _ => code::ERROR,

@@ -9,10 +9,10 @@
     clippy::needless_for_each,
     reason = "what is printed is put together from short texts and lists of lines"
 )]
-#![allow(dead_code, reason = "what the commands that come next share")]
 
 mod cli;
 mod commands;
+mod completion;
 mod context;
 mod environment;
 mod failure;
@@ -21,9 +21,11 @@ mod globals;
 mod go;
 mod migrate;
 mod migrate_v2;
+mod offline;
 mod password;
 mod people;
 mod print;
+mod progress;
 mod snapshot;
 mod terminal;
 mod v3;
@@ -46,6 +48,11 @@ fn main() -> ExitCode {
         _ => Personality::Cleatctl,
     };
     let words: Vec<OsString> = words.collect();
+    if let [ask, rest @ ..] = &*words
+        && ask == completion::ASK
+    {
+        return exit(completion::answer(personality, rest));
+    }
     let ended = match api(personality, &words).as_ref().and_then(|api| api.to_str()) {
         Some("3" | "") | None => run(personality, words),
         Some(other) => {
@@ -53,6 +60,11 @@ fn main() -> ExitCode {
             Err(Failure::silent(code::ERROR))
         }
     };
+    exit(ended)
+}
+
+/// Says why it failed, if it did.
+fn exit(ended: Result<(), Failure>) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -112,7 +124,7 @@ fn run(personality: Personality, words: Vec<OsString>) -> Result<(), Failure> {
     }
 }
 
-fn print_page(path: &Path) -> Result<(), Failure> {
+pub(crate) fn print_page(path: &Path) -> Result<(), Failure> {
     let (version, api_version) = v3::version::of(path.personality);
     print::out(help::page(path, version, api_version).as_bytes())
 }

@@ -11,13 +11,12 @@ use crate::cli::{Command, Flag, Origin};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::print::{self, Format};
+use crate::progress;
 use anyhow::{Context as _, Result, ensure};
 use client::v2::{Get, code};
 use client::{Client, Options, User, v2};
-use indicatif::{ProgressBar, ProgressStyle};
 use plan::{Plan, Reader};
 use serde::Serialize;
-use std::io::IsTerminal as _;
 use std::time::Duration;
 use write::{Outcome, Writer};
 
@@ -145,7 +144,7 @@ async fn copy(options: &Options, args: &Args, format: Format) -> Result<()> {
     let target = Client::new(options)?;
     let plan = read(&source, args).await?;
     let mut writer = Writer::new(&target, args.yes, args.overwrite, plan.read_at);
-    let progress = progress_bar(plan.files.len());
+    let progress = progress::keys(Some(plan.files.len()));
     for batch in plan.batches() {
         writer.batch(batch).await.with_context(|| stopped(writer.outcome(), plan.files.len()))?;
         progress.inc(batch.len() as u64);
@@ -277,12 +276,4 @@ fn named(what: &str, keys: &[String]) -> Result<()> {
         line(&format!("{what}: {} more", keys.len() - SHOWN))?;
     }
     Ok(())
-}
-
-fn progress_bar(files: usize) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} keys {per_sec} {eta}");
-    ProgressBar::new(files as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

@@ -18,15 +18,34 @@ const INTERRUPTED: i32 = 130;
 /// # Errors
 /// There is no line, or the wait was interrupted.
 pub(crate) async fn ask(prompt: &str) -> Result<String> {
+    ask_on(prompt, false).await
+}
+
+/// The same with the prompt on standard output, where etcdctl has it.
+///
+/// # Errors
+/// As [`ask`].
+pub(crate) async fn ask_openly(prompt: &str) -> Result<String> {
+    ask_on(prompt, true).await
+}
+
+async fn ask_on(prompt: &str, openly: bool) -> Result<String> {
     let hidden = Hidden::begin();
     let mut interrupts = if hidden.is_some() { Some(signal(SignalKind::interrupt())?) } else { None };
-    eprint!("{prompt}");
-    io::stderr().flush()?;
+    if openly {
+        say(prompt)?;
+    } else {
+        eprint!("{prompt}");
+        io::stderr().flush()?;
+    }
     let read = tokio::select! {
         read = tokio::task::spawn_blocking(read_line) => read?,
         () = interrupted(&mut interrupts) => Err(anyhow::anyhow!("interrupted")),
     };
-    if hidden.is_some() {
+    // The end of the line that was typed is not shown.
+    if openly {
+        say("\n")?;
+    } else if hidden.is_some() {
         eprintln!();
     }
     // Nothing gives the signal its default back: from here on this does what that did.
@@ -37,6 +56,10 @@ pub(crate) async fn ask(prompt: &str) -> Result<String> {
         });
     }
     read
+}
+
+fn say(text: &str) -> Result<()> {
+    crate::print::out(text.as_bytes()).map_err(|failure| anyhow::anyhow!(failure.text.unwrap_or_default()))
 }
 
 /// Waits for the next interrupt; for ever without a terminal.

@@ -8,6 +8,7 @@ const WIDTH: u16 = 80;
 
 /// The standard streams of this process.
 #[derive(Clone, Copy, Debug)]
+#[allow(dead_code, reason = "for the commands of `people`")]
 pub(crate) struct Terminal {
     /// Somebody can answer.
     pub(crate) has_input: bool,

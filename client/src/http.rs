@@ -144,6 +144,11 @@ pub struct Call {
 }
 
 impl Call {
+    /// A request for a path, without a body.
+    pub fn get(path: &str) -> Self {
+        Self::new(Method::GET, path.to_owned(), None)
+    }
+
     /// A request without headers of its own.
     pub fn new(method: Method, path: String, form: Option<String>) -> Self {
         Self { method, path, form, headers: Vec::new() }

@@ -15,13 +15,13 @@
 //!
 //! [`v2`] is a client of the v2 API, over [`http`].
 //!
-//! [`message`] builds the requests. Keeping leases alive, and changes of users and roles, are not here: no tool needs them
-//! yet.
+//! [`message`] builds the requests.
 //!
 //! `bytes` fields of answers are slices of the receive buffer: copy what is kept for long.
 
 mod auth;
 mod call;
+mod calls;
 mod certificate;
 mod client;
 mod connector;

@@ -10,13 +10,17 @@ use crate::client::{Client, MAX_MESSAGE_BYTES};
 use crate::error::Error;
 use api::etcdserverpb::watch_client::WatchClient;
 use api::etcdserverpb::watch_request::RequestUnion;
-use api::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
+use api::etcdserverpb::{WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse};
 use api::mvccpb::Event;
 use bytes::Bytes;
 use futures::StreamExt as _;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Status, Streaming};
+
+/// Questions about progress that wait; more would have the same answer.
+const REQUESTS: usize = 4;
 
 /// What to watch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,6 +67,8 @@ struct Open {
     endpoint: String,
     /// Of the endpoint.
     index: usize,
+    /// Requests on the same stream.
+    requests: mpsc::Sender<WatchRequest>,
 }
 
 impl Client {
@@ -95,15 +101,45 @@ impl Watch {
     /// error the watch is over.
     pub async fn next(&mut self) -> Result<Events, Error> {
         loop {
+            let (answer, is_new) = self.answer().await?;
+            if is_new {
+                return Ok(Events { revision: self.request.start_revision - 1, events: answer.events });
+            }
+        }
+    }
+
+    /// The next answer with events, or with news about progress, old ones too, as the server sent it. It is what
+    /// [`Watch::next`] comes from: a caller uses one of both.
+    ///
+    /// # Errors
+    /// As [`Watch::next`].
+    pub async fn next_answer(&mut self) -> Result<WatchResponse, Error> {
+        loop {
+            let (answer, is_new) = self.answer().await?;
+            if is_new || answer.events.is_empty() {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// Asks the server how far the watch is; the answer is one without events. Nothing is asked while the connection is
+    /// lost, or while earlier questions wait.
+    pub fn request_progress(&self) {
+        let request = RequestUnion::ProgressRequest(WatchProgressRequest {});
+        if let Some(open) = &self.open {
+            drop(open.requests.try_send(WatchRequest { request_union: Some(request) }));
+        }
+    }
+
+    /// The next answer, and whether it tells something that was not known.
+    async fn answer(&mut self) -> Result<(WatchResponse, bool), Error> {
+        loop {
             let Some(open) = &mut self.open else {
                 self.reopen().await?;
                 continue;
             };
             let lost = match open.answers.message().await {
-                Ok(Some(answer)) => match self.take(answer)? {
-                    Some(events) => return Ok(events),
-                    None => continue,
-                },
+                Ok(Some(answer)) => return self.take(answer),
                 Ok(None) => Error::Lost { endpoint: open.endpoint.clone(), reason: "the stream has ended".to_owned() },
                 Err(status) => Error::of_call(&open.endpoint, &status),
             };
@@ -137,7 +173,7 @@ impl Watch {
 
     async fn open(&mut self) -> Result<(), Error> {
         let send = |channel, request| async move { create(channel, request).await };
-        let ((answers, created), connection) =
+        let ((answers, created, requests), connection) =
             self.client.call_telling(Effect::Read, self.request.clone(), send).await?;
         let (endpoint, index) = (connection.endpoint.clone(), connection.index);
         let Some(header) = created.header else {
@@ -150,26 +186,26 @@ impl Watch {
             // From now on the beginning is known, whatever happens to the connection.
             self.request.start_revision = header.revision + 1;
         }
-        self.open = Some(Open { answers, endpoint, index });
+        self.open = Some(Open { answers, endpoint, index, requests });
         Ok(())
     }
 
     /// What an answer means, and how far the watch is with it.
-    fn take(&mut self, answer: WatchResponse) -> Result<Option<Events>, Error> {
+    fn take(&mut self, answer: WatchResponse) -> Result<(WatchResponse, bool), Error> {
         self.failures = 0;
-        let Some(open) = &self.open else { return Ok(None) };
         if answer.canceled || answer.compact_revision != 0 {
-            return Err(ended(open.endpoint.clone(), answer));
+            let endpoint = self.open.as_ref().map(|open| open.endpoint.clone());
+            return Err(ended(endpoint.unwrap_or_default(), answer));
         }
         let header = answer.header.map_or(0, |header| header.revision);
         let newest = answer.events.iter().filter_map(|event| Some(event.kv.as_ref()?.mod_revision)).max();
         // A revision that the watch begins behind is no progress, and neither is one before what was delivered.
         let revision = newest.unwrap_or(header);
-        if revision < self.request.start_revision {
-            return Ok(None);
+        let is_new = revision >= self.request.start_revision;
+        if is_new {
+            self.request.start_revision = revision + 1;
         }
-        self.request.start_revision = revision + 1;
-        Ok(Some(Events { revision, events: answer.events }))
+        Ok((answer, is_new))
     }
 }
 
@@ -177,17 +213,19 @@ impl Watch {
 async fn create(
     channel: Authorized,
     request: WatchCreateRequest,
-) -> Result<(Streaming<WatchResponse>, WatchResponse), Status> {
+) -> Result<(Streaming<WatchResponse>, WatchResponse, mpsc::Sender<WatchRequest>), Status> {
     let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(request)) };
-    // The stream of requests stays open: its end would end the watch.
-    let requests = futures::stream::iter([request]).chain(futures::stream::pending());
+    // The stream of requests stays open as long as its sender is there: its end would end the watch.
+    let (sender, more) = mpsc::channel(REQUESTS);
+    let more = futures::stream::unfold(more, |mut more| async { more.recv().await.map(|request| (request, more)) });
+    let requests = futures::stream::iter([request]).chain(more);
     let mut requests = Request::new(requests);
     // A member that is cut off from its cluster ends the watch, instead of being silent.
     requests.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
     let mut client = WatchClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut answers = client.watch(requests).await?.into_inner();
     match answers.message().await? {
-        Some(answer) => Ok((answers, answer)),
+        Some(answer) => Ok((answers, answer, sender)),
         None => Err(Status::unavailable("the stream has ended")),
     }
 }

@@ -28,7 +28,7 @@ fn write_page(out: &mut String, path: &Path, version: &str, api_version: &str) -
             groups(out, path)?;
         } else {
             writeln!(out, "\nCOMMANDS:")?;
-            for (name, command) in runnable(path, "") {
+            for (name, command) in runnable(path) {
                 writeln!(out, "\t{name}\t{}", command.short)?;
             }
         }
@@ -77,16 +77,20 @@ pub(crate) fn usage(path: &Path) -> String {
 }
 
 /// Every command below that does something, with its name from there.
-pub(crate) fn runnable(path: &Path, above: &str) -> Vec<(String, &'static Command)> {
+fn runnable(path: &Path) -> Vec<(String, &'static Command)> {
+    all(path).into_iter().map(|(name, path)| (name, path.command())).collect()
+}
+
+/// The same with the whole path of each.
+pub(crate) fn all(path: &Path) -> Vec<(String, Path)> {
     let mut found = Vec::new();
     for child in path.children() {
-        let name = if above.is_empty() { child.name.to_owned() } else { format!("{above} {}", child.name) };
-        if child.run.is_some() {
-            found.push((name.clone(), child));
-        }
         let mut below = path.clone();
         below.commands.push(child);
-        found.extend(runnable(&below, &name));
+        if child.run.is_some() {
+            found.push((child.name.to_owned(), below.clone()));
+        }
+        found.extend(all(&below).into_iter().map(|(name, path)| (format!("{} {name}", child.name), path)));
     }
     found
 }
@@ -99,7 +103,9 @@ fn groups(out: &mut String, path: &Path) -> std::fmt::Result {
             let mut below = path.clone();
             below.commands.push(child);
             found.extend(child.run.map(|_| (child.name.to_owned(), child)));
-            found.extend(runnable(&below, child.name));
+            found.extend(
+                runnable(&below).into_iter().map(|(name, command)| (format!("{} {name}", child.name), command)),
+            );
         }
         if !found.is_empty() {
             writeln!(out, "\n{heading}:")?;
@@ -121,7 +127,7 @@ fn option(out: &mut String, flag: &Flag, help: &str) -> std::fmt::Result {
         Kind::Bool => write!(out, "[={default}]")?,
         Kind::String => write!(out, "={}", crate::go::quote(default.as_bytes()))?,
         Kind::List => write!(out, "=[{default}]")?,
-        Kind::Int | Kind::Uint | Kind::Duration => write!(out, "={default}")?,
+        Kind::Int | Kind::Duration => write!(out, "={default}")?,
     }
     writeln!(out, "\t{help}")
 }

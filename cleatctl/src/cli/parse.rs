@@ -147,7 +147,7 @@ fn set(parsed: &mut Parsed, flag: &'static Flag, value: &OsStr) -> Result<(), Ba
 }
 
 /// Goes down from group to command as long as a word names one.
-fn find(mut path: Path, mut words: Vec<OsString>) -> (Path, Vec<OsString>) {
+pub(crate) fn find(mut path: Path, mut words: Vec<OsString>) -> (Path, Vec<OsString>) {
     loop {
         let Some(next) = without_flags(&path, &words).into_iter().next() else { return (path, words) };
         let Some(child) = child(&path, &next) else { return (path, words) };
@@ -157,7 +157,7 @@ fn find(mut path: Path, mut words: Vec<OsString>) -> (Path, Vec<OsString>) {
 }
 
 /// The command of this name, or the only one whose name begins like that.
-fn child(path: &Path, name: &OsStr) -> Option<&'static Command> {
+pub(crate) fn child(path: &Path, name: &OsStr) -> Option<&'static Command> {
     let name = name.to_str()?;
     if let Some(exact) = path.children().find(|child| child.name == name) {
         return Some(exact);

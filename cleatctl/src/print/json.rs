@@ -64,12 +64,6 @@ impl Json {
         self.comma();
         string(&mut self.text, value);
     }
-
-    /// A member that is a message.
-    pub(crate) fn member_message(&mut self, name: &str, description: &'static Message, bytes: &[u8]) {
-        self.name(name);
-        self.raw(&message(description, bytes));
-    }
 }
 
 /// A text in quotes, with Go's escapes.
@@ -117,6 +111,9 @@ fn write_message(json: &mut Json, description: &'static Message, bytes: &[u8]) {
                 }
                 continue;
             }
+            if is_later(description.name, field.number) {
+                continue;
+            }
             let of_field = values.iter().filter(|(number, _)| *number == field.number).map(|(_, value)| value);
             let of_field: Vec<_> = of_field.collect();
             let Some(last) = of_field.last() else { continue };
@@ -128,6 +125,11 @@ fn write_message(json: &mut Json, description: &'static Message, bytes: &[u8]) {
             }
         }
     });
+}
+
+/// True for fields that etcd has since 3.6, and etcdctl 3.4 does not print.
+fn is_later(message: &str, number: u32) -> bool {
+    matches!((message, number), ("etcdserverpb.StatusResponse", 11..) | ("etcdserverpb.HashKVResponse", 4..))
 }
 
 fn write_oneof(json: &mut Json, description: &'static Message, oneof: u8, values: &[(u32, Value<'_>)]) {

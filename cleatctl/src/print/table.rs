@@ -15,10 +15,7 @@ pub(crate) fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     };
     let border = line('+', &|column| "-".repeat(widths[column] + 2));
     let mut text = border.clone();
-    text += &line('|', &|column| {
-        let free = widths[column] - width(&heads[column]);
-        format!(" {}{}{} ", " ".repeat(free.div_ceil(2)), heads[column], " ".repeat(free / 2))
-    });
+    text += &line('|', &|column| format!(" {:^width$} ", heads[column], width = widths[column]));
     text += &border;
     for row in rows {
         text += &line('|', &|column| format!(" {:>width$} ", row[column], width = widths[column]));
@@ -32,6 +29,12 @@ pub(crate) fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::table;
+
+    #[test]
+    fn heads_that_are_not_quite_in_the_middle_stand_to_the_left() {
+        let text = table(&["status"], &[vec!["started".to_owned()]]);
+        assert_eq!(text.lines().nth(1), Some("| STATUS  |"));
+    }
 
     #[test]
     fn a_table_looks_like_etcdctls() {

@@ -6,14 +6,14 @@
 
 use crate::context::Context;
 use crate::failure::{Failure as Failed, code};
-use crate::print;
+use crate::{print, progress};
 use anyhow::{Context as _, Result, bail};
 use client::{Client, Download, SnapshotPlace};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use rustix::fs::OFlags;
 use server::offline::SnapshotFile;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, IsTerminal as _, Seek as _, SeekFrom, Write as _};
+use std::io::{ErrorKind, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -99,7 +99,7 @@ impl From<client::Error> for Failure {
 
 /// Brings a snapshot into the part, in as many attempts as it takes, and checks it. Returns how many bytes it has.
 async fn fetch(client: &Client, part: &mut Part) -> Result<u64, Failure> {
-    let progress = progress_bar();
+    let progress = progress::bytes(None);
     let (mut tries, mut resumes, mut has_begun) = (0, 0, false);
     loop {
         let had = part.bytes;
@@ -309,14 +309,6 @@ fn remove(path: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-fn progress_bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
-    ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 fn sync_directory(file: &Path) -> Result<()> {

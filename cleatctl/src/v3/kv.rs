@@ -120,7 +120,7 @@ async fn get(mut context: Context) -> Result<(), Failure> {
 }
 
 async fn put(mut context: Context) -> Result<(), Failure> {
-    let request = put_request(&context)?;
+    let request = put_request(&context, standard_input)?;
     let (client, printer) = context.connect().await?;
     let answer = client.put(request).await?;
     printer.answer("/etcdserverpb.KV/Put", &answer, |out| did_put(out, &answer), |out| did_put_fields(out, &answer))
@@ -223,11 +223,11 @@ fn range(key: &[u8], end: Option<&[u8]>, prefix: bool, from_key: bool) -> Result
     })
 }
 
-/// What `put` asks for. Reads the value from standard input if it is not given.
+/// What `put` asks for. Reads the value with `read` if it is not given.
 ///
 /// # Errors
 /// Flags and arguments that do not go together.
-pub(super) fn put_request(context: &Context) -> Result<PutRequest, Failure> {
+pub(super) fn put_request(context: &Context, read: fn() -> Option<Vec<u8>>) -> Result<PutRequest, Failure> {
     let bad = || Failure::bad_args("put command needs 1 argument and input from stdin or 2 arguments");
     let key = context.arg(0).ok_or_else(bad)?;
     let ignore_value = context.switch(&IGNORE_VALUE);
@@ -237,7 +237,7 @@ pub(super) fn put_request(context: &Context) -> Result<PutRequest, Failure> {
     let value = match context.arg(1) {
         Some(value) => value.to_vec(),
         None if ignore_value => Vec::new(),
-        None => standard_input().filter(|value| !value.is_empty()).ok_or_else(bad)?,
+        None => read().filter(|value| !value.is_empty()).ok_or_else(bad)?,
     };
     let lease = go::parse_int(&context.string(&LEASE), 16)
         .map_err(|why| Failure::bad_args(format!("bad lease ID ({why}), expecting ID in Hex")))?;

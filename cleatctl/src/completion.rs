@@ -1,0 +1,278 @@
+//! `help`, and the scripts that let a shell complete a command line. A script asks this program: what it offers is what
+//! there is, whatever release is installed.
+
+use crate::cli::{Command, Flag, Group, HELP, Kind, Path, help};
+use crate::commands::ROOT;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::{cli, print, print_page};
+use std::ffi::OsString;
+
+const MAN: Flag = Flag::switch("man", "the manual of all commands, for man -l").cleat();
+const NO_DESCRIPTIONS: Flag = Flag::switch("no-descriptions", "disable completion descriptions");
+
+/// What the scripts call. It is not listed.
+pub(crate) const ASK: &str = "__complete";
+
+pub(crate) const HELP_COMMAND: Command = Command {
+    name: HELP,
+    usage: "[command]",
+    short: "Help about any command",
+    long: "Help provides help for any command in the application.
+Simply type {program} help [path to command] for full details.",
+    group: Group::Other,
+    flags: &[MAN],
+    run: Some(|context| Box::pin(async move { help(&context) })),
+    ..Command::NONE
+};
+
+pub(crate) const COMMAND: Command = Command {
+    name: "completion",
+    short: "Generate the autocompletion script for the specified shell",
+    long: "Generate the autocompletion script for {program} for the specified shell.
+See each sub-command's help for details on how to use the generated script.",
+    group: Group::Other,
+    commands: &[&BASH, &FISH, &POWERSHELL, &ZSH],
+    ..Command::NONE
+};
+
+const BASH: Command = Command {
+    name: "bash",
+    short: "Generate the autocompletion script for bash",
+    long: "In this session:
+
+\tsource <({program} completion bash)
+
+In every new one, with the package bash-completion:
+
+\t{program} completion bash > /etc/bash_completion.d/{program}",
+    flags: &[NO_DESCRIPTIONS],
+    run: Some(|context| Box::pin(async move { script(&context, BASH_SCRIPT) })),
+    ..Command::NONE
+};
+
+const FISH: Command = Command {
+    name: "fish",
+    short: "Generate the autocompletion script for fish",
+    long: "In this session:
+
+\t{program} completion fish | source
+
+In every new one:
+
+\t{program} completion fish > ~/.config/fish/completions/{program}.fish",
+    flags: &[NO_DESCRIPTIONS],
+    run: Some(|context| Box::pin(async move { script(&context, FISH_SCRIPT) })),
+    ..Command::NONE
+};
+
+const POWERSHELL: Command = Command {
+    name: "powershell",
+    short: "Generate the autocompletion script for powershell",
+    long: "In this session:
+
+\t{program} completion powershell | Out-String | Invoke-Expression
+
+In every new one: add the output of this command to the profile.",
+    flags: &[NO_DESCRIPTIONS],
+    run: Some(|context| Box::pin(async move { script(&context, POWERSHELL_SCRIPT) })),
+    ..Command::NONE
+};
+
+const ZSH: Command = Command {
+    name: "zsh",
+    short: "Generate the autocompletion script for zsh",
+    long: "In this session:
+
+\tsource <({program} completion zsh)
+
+In every new one, if compinit is loaded:
+
+\t{program} completion zsh > \"${fpath[1]}/_{program}\"",
+    flags: &[NO_DESCRIPTIONS],
+    run: Some(|context| Box::pin(async move { script(&context, ZSH_SCRIPT) })),
+    ..Command::NONE
+};
+
+const BASH_SCRIPT: &str = r#"# bash completion of PROGRAM
+_PROGRAM() {
+    local word="${COMP_WORDS[COMP_CWORD]}" line
+    COMPREPLY=()
+    while IFS=$'\t' read -r line _; do
+        [[ $line == "$word"* ]] && COMPREPLY+=("$line")
+    done < <("${COMP_WORDS[0]}" __complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
+}
+complete -o default -F _PROGRAM PROGRAM
+"#;
+
+const FISH_SCRIPT: &str = r"# fish completion of PROGRAM
+function __PROGRAM_complete
+    set -l words (commandline -opc) (commandline -ct)
+    $words[1] __complete $words[2..-1] 2>/dev/null
+end
+complete -c PROGRAM -f -a '(__PROGRAM_complete)'
+";
+
+const POWERSHELL_SCRIPT: &str = r#"# PowerShell completion of PROGRAM
+Register-ArgumentCompleter -Native -CommandName PROGRAM -ScriptBlock {
+    param($wordToComplete, $commandAst, $cursorPosition)
+    $words = @($commandAst.CommandElements | Select-Object -Skip 1 | ForEach-Object { "$_" })
+    if ($wordToComplete -eq '') { $words += '""' }
+    & PROGRAM __complete @words 2>$null | ForEach-Object {
+        $name, $about = $_ -split "`t", 2
+        if ($name -like "$wordToComplete*") {
+            [System.Management.Automation.CompletionResult]::new($name, $name, 'ParameterValue', "$about ")
+        }
+    }
+}
+"#;
+
+const ZSH_SCRIPT: &str = r#"#compdef PROGRAM
+# zsh completion of PROGRAM
+_PROGRAM() {
+    local -a found
+    local line
+    while IFS= read -r line; do
+        found+=("${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}")
+    done < <("${words[1]}" __complete "${(@)words[2,CURRENT]}" 2>/dev/null)
+    _describe 'PROGRAM' found || _files
+}
+if [ "$funcstack[1]" = "_PROGRAM" ]; then
+    _PROGRAM "$@"
+else
+    compdef _PROGRAM PROGRAM
+fi
+"#;
+
+fn script(context: &Context, script: &str) -> Result<(), Failure> {
+    let mut script = script.replace("PROGRAM", context.personality().program());
+    if context.switch(&NO_DESCRIPTIONS) {
+        script = script.replace(ASK, &format!("{ASK} --no-descriptions"));
+    }
+    print::out(script.as_bytes())
+}
+
+/// The page of the command that the arguments name.
+fn help(context: &Context) -> Result<(), Failure> {
+    if context.switch(&MAN) {
+        let (version, _) = crate::v3::version::of(context.personality());
+        return print::out(manual(context.personality(), version).as_bytes());
+    }
+    let mut path = Path { personality: context.personality(), commands: vec![&ROOT] };
+    for word in &context.args {
+        let Some(child) = cli::parse::child(&path, word) else {
+            // Words behind a command are its arguments.
+            if path.commands.len() == 1 {
+                let words: Vec<String> = context.args.iter().map(|word| format!("`{}`", word.display())).collect();
+                eprintln!("Unknown help topic [{}]", words.join(" "));
+            }
+            break;
+        };
+        path.commands.push(child);
+    }
+    print_page(&path)
+}
+
+/// Answers a script: what may stand in the place of the last word, each with a description behind a tab.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub(crate) fn answer(personality: cli::Personality, words: &[OsString]) -> Result<(), Failure> {
+    let (plain, words) = match words {
+        [flag, rest @ ..] if flag == "--no-descriptions" => (true, rest),
+        words => (false, words),
+    };
+    let lines: String = candidates(personality, words)
+        .into_iter()
+        .map(|(name, about)| if plain { format!("{name}\n") } else { format!("{name}\t{about}\n") })
+        .collect();
+    print::out(lines.as_bytes())
+}
+
+fn candidates(personality: cli::Personality, words: &[OsString]) -> Vec<(String, &'static str)> {
+    let (last, before) = words.split_last().map_or((String::new(), &[][..]), |(last, before)| {
+        // PowerShell gives an empty word its quotes.
+        (last.to_string_lossy().trim_matches('"').to_owned(), before)
+    });
+    let (path, rest) = cli::parse::find(Path { personality, commands: vec![&ROOT] }, before.to_vec());
+    let previous = before.last().map(|word| word.to_string_lossy());
+    if previous.as_deref().is_some_and(|word| ["-w", "--write-out"].contains(&word)) {
+        return ["fields", "json", "protobuf", "simple", "table"].map(|name| (name.to_owned(), "")).to_vec();
+    }
+    let found: Vec<(String, &'static str)> = if last.starts_with('-') {
+        let flags = path.local().into_iter().chain(path.inherited());
+        let flags = flags.map(|flag| {
+            let equals = if flag.kind == Kind::Bool { "" } else { "=" };
+            (format!("--{}{equals}", flag.name), flag.help)
+        });
+        flags.chain([(format!("--{HELP}"), "help for this command")]).collect()
+    } else if rest.iter().all(|word| word.as_encoded_bytes().starts_with(b"-")) {
+        path.children().map(|child| (child.name.to_owned(), child.short)).collect()
+    } else {
+        Vec::new()
+    };
+    found.into_iter().filter(|(name, _)| name.starts_with(&last)).collect()
+}
+
+/// Every page as one text in the form of a manual, for `man -l`.
+fn manual(personality: cli::Personality, version: &str) -> String {
+    let program = personality.program();
+    let root = Path { personality, commands: vec![&ROOT] };
+    let escape = |text: &str| {
+        let text = text.replace('\\', "\\e").replace('-', "\\-");
+        text.lines()
+            .map(|line| if line.starts_with(['.', '\'']) { format!("\\&{line}") } else { line.to_owned() })
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let option = |flag: &Flag| {
+        let short = flag.short.map(|short| format!("\\-{short}, ")).unwrap_or_default();
+        let value = if flag.kind == Kind::Bool { String::new() } else { format!("=\\fI{}\\fR", escape(flag.default)) };
+        format!(".TP\n\\fB{short}\\-\\-{}\\fR{value}\n{}\n", escape(flag.name), escape(flag.help))
+    };
+    let mut text = format!(
+        ".TH {} 1 \"\" \"{program} {version}\"\n.SH NAME\n{program} \\- {}\n",
+        program.to_uppercase(),
+        escape(ROOT.short)
+    );
+    text += &format!(
+        ".SH SYNOPSIS\n.B {program}\n[options] command [arguments]\n.SH OPTIONS\nEach is also a variable of the environment: ETCDCTL_ and the name in capitals.\n"
+    );
+    root.local().into_iter().for_each(|flag| text += &option(flag));
+    text += ".SH COMMANDS\n";
+    for (_, path) in help::all(&root) {
+        let command = path.command();
+        text += &format!(
+            ".SS \"{}\"\n{}.\n.PP\n.nf\n{}\n.fi\n",
+            escape(&path.name()),
+            escape(command.short),
+            escape(&help::usage(&path))
+        );
+        if !command.long.is_empty() {
+            text += &format!(".PP\n.nf\n{}\n.fi\n", escape(command.long.trim()));
+        }
+        path.local().into_iter().for_each(|flag| text += &option(flag));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::candidates;
+    use crate::cli::Personality;
+
+    fn names(words: &[&str]) -> Vec<String> {
+        let words: Vec<_> = words.iter().map(Into::into).collect();
+        candidates(Personality::Cleatctl, &words).into_iter().map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn commands_flags_and_formats_are_offered() {
+        assert_eq!(names(&["sna"]), ["snapshot"]);
+        assert_eq!(names(&["snapshot", ""]), ["restore", "save", "status"]);
+        assert_eq!(names(&["--endpoints", "a:1", "lease", "gr"]), ["grant"]);
+        assert_eq!(names(&["get", "--keys"]), ["--keys-only"]);
+        assert_eq!(names(&["get", "-w", ""]), ["fields", "json", "protobuf", "simple", "table"]);
+        assert_eq!(names(&["get", "some-key", ""]), Vec::<String>::new());
+    }
+}

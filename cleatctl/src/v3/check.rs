@@ -1,0 +1,304 @@
+//! `check perf` and `check datascale`: a load of etcdctl's sizes, and whether the cluster bears it.
+
+use crate::cli::{Command, Flag, Group};
+use crate::context::Context;
+use crate::failure::{Failure, code, text_of};
+use crate::print::line;
+use crate::{go, progress};
+use api::etcdserverpb::CompactionRequest;
+use client::{Client, message};
+use indicatif::ProgressBar;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+const AUTO_COMPACT: Flag = Flag::switch("auto-compact", "Compact storage with last revision after test is finished.");
+const AUTO_DEFRAG: Flag = Flag::switch("auto-defrag", "Defragment storage after test is finished.");
+const PERF_LOAD: Flag = Flag::string(
+    "load",
+    "s",
+    "The performance check's workload model. Accepted workloads: s(small), m(medium), l(large), xl(xLarge)",
+);
+const PERF_PREFIX: Flag =
+    Flag::string("prefix", "/etcdctl-check-perf/", "The prefix for writing the performance check's keys.");
+const SCALE_LOAD: Flag = Flag::string(
+    "load",
+    "s",
+    "The datascale check's workload model. Accepted workloads: s(small), m(medium), l(large), xl(xLarge)",
+);
+const SCALE_PREFIX: Flag =
+    Flag::string("prefix", "/etcdctl-check-datascale/", "The prefix for writing the datascale check's keys.");
+
+/// How long `perf` writes.
+const PERF_SECONDS: u64 = 60;
+const PERF_KEY_BYTES: usize = 256;
+const PERF_VALUE_BYTES: usize = 1024;
+const SCALE_KEY_BYTES: usize = 512;
+const SCALE_VALUE_BYTES: usize = 512;
+/// What etcdctl says of a key and its value together.
+const SCALE_KV_BYTES: usize = 1024;
+
+/// More than this share of the load must be reached.
+const THROUGHPUT_MIN: f64 = 0.9;
+/// The slowest write, and the standard deviation, in seconds.
+const SLOWEST_MAX: f64 = 0.5;
+const DEVIATION_MAX: f64 = 0.1;
+
+/// A load.
+#[derive(Clone, Copy)]
+struct Load {
+    clients: usize,
+    /// Writes a second.
+    rate: u64,
+    /// Keys of `datascale`.
+    keys: u64,
+}
+
+pub(crate) const COMMAND: Command = Command {
+    name: "check",
+    usage: "<subcommand>",
+    short: "commands for checking properties of the etcd cluster",
+    group: Group::Cluster,
+    commands: &[&DATASCALE, &PERF],
+    ..Command::NONE
+};
+
+const DATASCALE: Command = Command {
+    name: "datascale",
+    usage: "[options]",
+    short: "Check the memory usage of holding data for different workloads on a given server endpoint.",
+    long: "If no endpoint is provided, localhost will be used. If multiple endpoints are provided, first endpoint will be used.",
+    flags: &[AUTO_COMPACT, AUTO_DEFRAG, SCALE_LOAD, SCALE_PREFIX],
+    run: Some(|context| Box::pin(datascale(context))),
+    ..Command::NONE
+};
+
+const PERF: Command = Command {
+    name: "perf",
+    usage: "[options]",
+    short: "Check the performance of the etcd cluster",
+    flags: &[AUTO_COMPACT, AUTO_DEFRAG, PERF_LOAD, PERF_PREFIX],
+    run: Some(|context| Box::pin(perf(context))),
+    ..Command::NONE
+};
+
+fn load(name: &str) -> Result<Load, Failure> {
+    match name {
+        "s" | "small" => Ok(Load { clients: 50, rate: 150, keys: 10_000 }),
+        "m" | "medium" => Ok(Load { clients: 200, rate: 1000, keys: 100_000 }),
+        "l" | "large" => Ok(Load { clients: 500, rate: 8000, keys: 1_000_000 }),
+        "xl" | "xLarge" => Ok(Load { clients: 1000, rate: 15_000, keys: 3_000_000 }),
+        _ => Err(Failure::new(code::BAD_FEATURE, format!("unknown load option {name}"))),
+    }
+}
+
+/// What the writes took.
+#[derive(Default)]
+struct Report {
+    seconds: Vec<f64>,
+    errors: BTreeMap<String, u64>,
+}
+
+/// Writes with many clients at once.
+struct Writers {
+    clients: Vec<Client>,
+    prefix: Vec<u8>,
+    key_bytes: usize,
+    value_bytes: usize,
+    bar: ProgressBar,
+}
+
+async fn perf(mut context: Context) -> Result<(), Failure> {
+    let load = load(&context.string(&PERF_LOAD))?;
+    let clients = connect(&mut context, load).await?;
+    let prefix = context.string(&PERF_PREFIX);
+    ensure_empty(&clients[0], &prefix).await?;
+    let writers = Writers {
+        clients,
+        prefix: prefix.clone().into_bytes(),
+        key_bytes: PERF_KEY_BYTES,
+        value_bytes: PERF_VALUE_BYTES,
+        bar: progress::count(PERF_SECONDS * load.rate, "writes"),
+    };
+    let begun = Instant::now();
+    let report = writers.write(PERF_SECONDS * load.rate, Some(load.rate)).await;
+    let took = begun.elapsed().as_secs_f64();
+    clean_up(&context, &writers.clients[0], &prefix).await?;
+    judge(&report, took, load)
+}
+
+/// Prints etcdctl's verdicts.
+fn judge(report: &Report, took: f64, load: Load) -> Result<(), Failure> {
+    let mut is_good = print_errors(report)?;
+    let mut verdict = |is_met: bool, good: String, bad: String| {
+        is_good &= is_met;
+        line(if is_met { &good } else { &bad })
+    };
+    let (count, total) = (report.seconds.len() as f64, report.seconds.iter().sum::<f64>());
+    let rate = count / took.max(f64::MIN_POSITIVE);
+    let shown = rate as u64 + 1;
+    verdict(
+        rate / load.rate as f64 > THROUGHPUT_MIN,
+        format!("PASS: Throughput is {shown} writes/s"),
+        format!("FAIL: Throughput too low: {shown} writes/s"),
+    )?;
+    let slowest = report.seconds.iter().copied().fold(0.0, f64::max);
+    verdict(
+        slowest <= SLOWEST_MAX,
+        format!("PASS: Slowest request took {slowest:.6}s"),
+        format!("Slowest request took too long: {slowest:.6}s"),
+    )?;
+    let mean = total / count.max(1.0);
+    let deviation =
+        (report.seconds.iter().map(|seconds| (seconds - mean).powi(2)).sum::<f64>() / count.max(1.0)).sqrt();
+    verdict(
+        deviation <= DEVIATION_MAX,
+        format!("PASS: Stddev is {deviation:.6}s"),
+        format!("Stddev too high: {deviation:.6}s"),
+    )?;
+    line(if is_good { "PASS" } else { "FAIL" })?;
+    if is_good { Ok(()) } else { Err(Failure::silent(code::ERROR)) }
+}
+
+/// True if there were none.
+fn print_errors(report: &Report) -> Result<bool, Failure> {
+    if report.errors.is_empty() {
+        return Ok(true);
+    }
+    line("FAIL: too many errors")?;
+    for (error, count) in &report.errors {
+        line(&format!("FAIL: ERROR({error}) -> {count}"))?;
+    }
+    Ok(false)
+}
+
+async fn datascale(mut context: Context) -> Result<(), Failure> {
+    let load = load(&context.string(&SCALE_LOAD))?;
+    let clients = connect(&mut context, load).await?;
+    let prefix = context.string(&SCALE_PREFIX);
+    ensure_empty(&clients[0], &prefix).await?;
+    let before = resident_bytes(&mut context).await.map_err(unread("before"))?;
+    line(&format!(
+        "Start data scale check for work load [{} key-value pairs, {SCALE_KV_BYTES} bytes per key-value, {} concurrent clients].",
+        load.keys, load.clients
+    ))?;
+    let writers = Writers {
+        clients,
+        prefix: prefix.clone().into_bytes(),
+        key_bytes: SCALE_KEY_BYTES,
+        value_bytes: SCALE_VALUE_BYTES,
+        bar: progress::count(load.keys, "keys"),
+    };
+    let report = writers.write(load.keys, None).await;
+    let after = resident_bytes(&mut context).await.map_err(unread("after"))?;
+    clean_up(&context, &writers.clients[0], &prefix).await?;
+    if !print_errors(&report)? {
+        return Err(Failure::silent(code::ERROR));
+    }
+    let used = (after - before) / f64::from(1 << 20);
+    line(&format!("PASS: Approximate system memory used : {used:.2} MB."))
+}
+
+/// The failure to read what a process has in memory, which is said on standard output.
+fn unread(when: &'static str) -> impl FnOnce(anyhow::Error) -> Failure {
+    move |_| {
+        let text = format!("FAIL: Could not read process_resident_memory_bytes {when} the put operations.");
+        line(&text).err().unwrap_or_else(|| Failure::silent(code::ERROR))
+    }
+}
+
+/// A client of its own for each writer, as that many programs would have.
+async fn connect(context: &mut Context, load: Load) -> Result<Vec<Client>, Failure> {
+    context.connect().await?;
+    let endpoints = context.endpoints();
+    let options = context.options(&endpoints).await?;
+    (0..load.clients).map(|_| Client::new(&options).map_err(Failure::from)).collect()
+}
+
+async fn ensure_empty(client: &Client, prefix: &str) -> Result<(), Failure> {
+    let mut request = message::get_prefix(prefix.to_owned());
+    request.limit = 1;
+    if client.range(request).await?.kvs.is_empty() {
+        return Ok(());
+    }
+    let quoted = go::quote(prefix.as_bytes());
+    let text = format!("prefix {quoted} has keys. Delete with etcdctl del --prefix {prefix} first");
+    Err(Failure::new(code::INVALID_INPUT, text))
+}
+
+impl Writers {
+    /// Writes so many keys, at most so many a second.
+    async fn write(&self, count: u64, rate: Option<u64>) -> Report {
+        let (begun, next) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+        let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+        let report = Arc::new(Mutex::new(Report::default()));
+        let mut tasks = JoinSet::new();
+        for client in &self.clients {
+            let (client, next, report, bar) =
+                (client.clone(), Arc::clone(&next), Arc::clone(&report), self.bar.clone());
+            let (prefix, key_bytes, value) = (self.prefix.clone(), self.key_bytes, vec![0; self.value_bytes]);
+            tasks.spawn(async move {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
+                        return;
+                    }
+                    if let Some(rate) = rate {
+                        sleep_until(begun + Duration::from_nanos(number * 1_000_000_000 / rate)).await;
+                    }
+                    let sent = Instant::now();
+                    let put = client.put(message::put(key(&prefix, key_bytes, seed ^ number), value.clone())).await;
+                    let seconds = sent.elapsed().as_secs_f64();
+                    let mut report = report.lock().await;
+                    match put {
+                        Ok(_) => report.seconds.push(seconds),
+                        Err(error) => *report.errors.entry(text_of(&error)).or_default() += 1,
+                    }
+                    bar.inc(1);
+                }
+            });
+        }
+        while tasks.join_next().await.is_some() {}
+        self.bar.finish_and_clear();
+        std::mem::take(&mut *report.lock().await)
+    }
+}
+
+/// The prefix, a number that is another one for every key, and zeros.
+fn key(prefix: &[u8], bytes: usize, number: u64) -> Vec<u8> {
+    let mut key = prefix.to_vec();
+    key.extend_from_slice(&number.to_be_bytes());
+    key.resize(prefix.len() + bytes, 0);
+    key
+}
+
+/// What the first endpoint's process has in memory.
+async fn resident_bytes(context: &mut Context) -> anyhow::Result<f64> {
+    let endpoint = context.endpoints().swap_remove(0);
+    let metrics = context.http_get(&endpoint, "/metrics").await?;
+    let found = metrics.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
+    Ok(found.ok_or_else(|| anyhow::anyhow!("not among the metrics"))?.trim().parse()?)
+}
+
+async fn clean_up(context: &Context, client: &Client, prefix: &str) -> Result<(), Failure> {
+    let deleted = client.delete(message::delete_prefix(prefix.to_owned())).await?;
+    if context.switch(&AUTO_COMPACT) {
+        let revision = deleted.header.map_or(0, |header| header.revision);
+        line(&format!("Compacting with revision {revision}"))?;
+        client.compact(CompactionRequest { revision, physical: true }).await?;
+        line(&format!("Compacted with revision {revision}"))?;
+    }
+    if context.switch(&AUTO_DEFRAG) {
+        for endpoint in context.endpoints() {
+            let quoted = go::quote(endpoint.as_bytes());
+            line(&format!("Defragmenting {quoted}"))?;
+            context.clone().connect_to(std::slice::from_ref(&endpoint)).await?.defragment().await?;
+            line(&format!("Defragmented {quoted}"))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! `lock`: a lock of a name, held for a command or until this process is asked to end.
+
+use super::kv;
+use super::session::{Claim, Session, interrupted};
+use crate::cli::{Command, Flag, Group};
+use crate::context::Context;
+use crate::failure::{Failure, code};
+use crate::print::Printer;
+use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{ExitStatus, Stdio};
+
+const TTL: Flag = Flag::int("ttl", "10", "timeout for session");
+
+pub(crate) const COMMAND: Command = Command {
+    name: "lock",
+    usage: "<lockname> [exec-command arg1 arg2 ...]",
+    short: "Acquires a named lock",
+    group: Group::Leases,
+    flags: &[TTL],
+    run: Some(|context| Box::pin(lock(context))),
+    ..Command::NONE
+};
+
+async fn lock(mut context: Context) -> Result<(), Failure> {
+    let Some((name, command)) = context.args.clone().split_first().map(|(name, rest)| (name.clone(), rest.to_vec()))
+    else {
+        return Err(Failure::bad_args("lock takes a lock name argument and an optional command to execute"));
+    };
+    let ttl = context.int(&TTL);
+    let (client, printer) = context.connect().await?;
+    let session = Session::begin(client, ttl).await?;
+    let held = tokio::select! {
+        held = hold(&session, name.as_bytes(), &command, printer) => held,
+        () = session.expired() => Err(Failure::new(code::ERROR, "session expired")),
+    };
+    session.end().await;
+    held
+}
+
+/// Takes the lock, and gives it back after the command, or when this process is asked to end.
+async fn hold(session: &Session, name: &[u8], command: &[OsString], printer: Printer) -> Result<(), Failure> {
+    let claim = session.claim(name, b"").await?;
+    let revision = tokio::select! {
+        revision = session.wait_for_first(name, &claim) => revision?,
+        ended = interrupted() => {
+            ended?;
+            session.release(&claim).await?;
+            return Err(Failure::new(code::ERROR, "context canceled"));
+        }
+    };
+    if !command.is_empty() {
+        let ran = run(command, &claim, revision).await;
+        let released = session.release(&claim).await;
+        return ran.and(released);
+    }
+    let answer = session.own(&claim).await?;
+    if answer.kvs.is_empty() {
+        return Err(Failure::new(code::ERROR, "lock lost on init"));
+    }
+    printer.answer(
+        "/etcdserverpb.KV/Range",
+        &answer,
+        |out| kv::got(out, &answer),
+        |out| kv::got_fields(out, &answer),
+    )?;
+    interrupted().await?;
+    session.release(&claim).await
+}
+
+/// Runs a command that finds the lock in its environment: the revision is what tells its writes from those of an earlier
+/// holder.
+async fn run(command: &[OsString], claim: &Claim, revision: i64) -> Result<(), Failure> {
+    let Some((program, args)) = command.split_first() else { return Ok(()) };
+    let mut child = tokio::process::Command::new(program);
+    child
+        .args(args)
+        .env("ETCD_LOCK_KEY", OsStr::from_bytes(&claim.key))
+        .env("ETCD_LOCK_REV", revision.to_string())
+        .stdin(Stdio::null());
+    let mut child = child.spawn().map_err(|error| Failure::new(code::ERROR, not_started(program, &error)))?;
+    let status = loop {
+        // A signal is the command's business as well: its end decides.
+        tokio::select! {
+            status = child.wait() => break status?,
+            ended = interrupted() => ended?,
+        }
+    };
+    if status.success() { Ok(()) } else { Err(Failure::new(code::ERROR, ended(status))) }
+}
+
+/// Go's words for how a command ended.
+pub(super) fn ended(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(15)) => "signal: terminated".to_owned(),
+        (None, Some(9)) => "signal: killed".to_owned(),
+        (None, Some(2)) => "signal: interrupt".to_owned(),
+        (None, signal) => format!("signal: {}", signal.unwrap_or_default()),
+    }
+}
+
+/// Go's words for a command that cannot be run.
+pub(super) fn not_started(program: &OsStr, error: &std::io::Error) -> String {
+    let quoted = crate::go::quote(program.as_bytes());
+    match error.kind() {
+        ErrorKind::NotFound if program.as_bytes().contains(&b'/') => {
+            format!("fork/exec {}: no such file or directory", program.display())
+        }
+        ErrorKind::NotFound => format!("exec: {quoted}: executable file not found in $PATH"),
+        ErrorKind::PermissionDenied => format!("fork/exec {}: permission denied", program.display()),
+        _ => format!("exec: {quoted}: {error}"),
+    }
+}
