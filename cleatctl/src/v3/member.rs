@@ -174,7 +174,7 @@ async fn remove(mut context: Context) -> Result<(), Failure> {
     let answer = client.member_remove(MemberRemoveRequest { id }).await?;
     let cluster = cluster(answer.header.as_ref());
     print(printer, "/etcdserverpb.Cluster/MemberRemove", &answer, |out| {
-        out.line(format!("Member {id:16x} removed from cluster {cluster:16x}"))
+        out.line(format!("Member {id:16x} removed from cluster {cluster:16x}"));
     })
 }
 
@@ -186,7 +186,7 @@ async fn update(mut context: Context) -> Result<(), Failure> {
     let answer = client.member_update(MemberUpdateRequest { id, peer_urls }).await?;
     let cluster = cluster(answer.header.as_ref());
     print(printer, "/etcdserverpb.Cluster/MemberUpdate", &answer, |out| {
-        out.line(format!("Member {id:16x} updated in cluster {cluster:16x}"))
+        out.line(format!("Member {id:16x} updated in cluster {cluster:16x}"));
     })
 }
 
@@ -196,7 +196,7 @@ async fn promote(mut context: Context) -> Result<(), Failure> {
     let answer = client.member_promote(MemberPromoteRequest { id }).await?;
     let cluster = cluster(answer.header.as_ref());
     print(printer, "/etcdserverpb.Cluster/MemberPromote", &answer, |out| {
-        out.line(format!("Member {id:16x} promoted in cluster {cluster:16x}"))
+        out.line(format!("Member {id:16x} promoted in cluster {cluster:16x}"));
     })
 }
 
