@@ -95,6 +95,10 @@ impl Context {
         self.values.int(flag)
     }
 
+    pub(crate) fn uint(&self, flag: &Flag) -> u64 {
+        self.values.uint(flag)
+    }
+
     pub(crate) fn list(&self, flag: &Flag) -> Vec<String> {
         self.values.list(flag)
     }

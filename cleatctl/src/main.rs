@@ -28,6 +28,7 @@ mod print;
 mod progress;
 mod snapshot;
 mod terminal;
+mod v2;
 mod v3;
 
 use crate::cli::parse::{Parsed, Refused};
@@ -51,20 +52,21 @@ fn main() -> ExitCode {
     if let [ask, rest @ ..] = &*words
         && ask == completion::ASK
     {
-        return exit(completion::answer(personality, rest));
+        return exit(personality, completion::answer(personality, rest));
     }
     let ended = match api(personality, &words).as_ref().and_then(|api| api.to_str()) {
         Some("3" | "") | None => run(personality, words),
+        Some("2") => v2::run(personality, words),
         Some(other) => {
             eprintln!("unsupported API version {other}");
             Err(Failure::silent(code::ERROR))
         }
     };
-    exit(ended)
+    exit(personality, ended)
 }
 
 /// Says why it failed, if it did.
-fn exit(ended: Result<(), Failure>) -> ExitCode {
+fn exit(personality: Personality, ended: Result<(), Failure>) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -95,7 +97,7 @@ fn api(personality: Personality, words: &[OsString]) -> Option<OsString> {
 fn run(personality: Personality, words: Vec<OsString>) -> Result<(), Failure> {
     match cli::parse::parse(&commands::ROOT, personality, &words) {
         Ok(Parsed { path, values, args, wants_help }) => match path.command().run {
-            Some(run) if !wants_help => block_on(run, Context::new(path, values, args, words)),
+            Some(run) if !wants_help => on_this_thread(run(Context::new(path, values, args, words))),
             _ => print_page(&path),
         },
         Err(Refused::Command { text, path }) => {
@@ -130,9 +132,9 @@ pub(crate) fn print_page(path: &Path) -> Result<(), Failure> {
 }
 
 /// Runs a command on this thread.
-fn block_on(run: cli::Run, context: Context) -> Result<(), Failure> {
+fn on_this_thread(running: cli::Running) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(run(context));
+    let ended = runtime.block_on(running);
     // Nobody waits for a prompt that was interrupted.
     runtime.shutdown_background();
     ended

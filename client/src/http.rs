@@ -137,13 +137,19 @@ pub struct Call {
     pub method: Method,
     /// Path and query.
     pub path: String,
-    /// A body in the form of HTML forms.
+    /// A body in the form of HTML forms; JSON if the headers say so.
     pub form: Option<String>,
     /// Headers beside those that every request has.
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Call {
+    /// A request with JSON.
+    pub fn json(method: Method, path: &str, body: String) -> Self {
+        let headers = vec![(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+        Self { method, path: path.to_owned(), form: Some(body), headers }
+    }
+
     /// A request for a path, without a body.
     pub fn get(path: &str) -> Self {
         Self::new(Method::GET, path.to_owned(), None)
@@ -360,7 +366,7 @@ impl Http {
         for (name, value) in &call.headers {
             request = request.header(name, value);
         }
-        if call.form.is_some() {
+        if call.form.is_some() && !call.headers.iter().any(|(name, _)| name == CONTENT_TYPE) {
             request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
         }
         request.body(Full::from(call.form.clone().unwrap_or_default()))

@@ -127,7 +127,7 @@ fn option(out: &mut String, flag: &Flag, help: &str) -> std::fmt::Result {
         Kind::Bool => write!(out, "[={default}]")?,
         Kind::String => write!(out, "={}", crate::go::quote(default.as_bytes()))?,
         Kind::List => write!(out, "=[{default}]")?,
-        Kind::Int | Kind::Duration => write!(out, "={default}")?,
+        Kind::Int | Kind::Uint | Kind::Duration => write!(out, "={default}")?,
     }
     writeln!(out, "\t{help}")
 }

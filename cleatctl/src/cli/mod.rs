@@ -114,6 +114,8 @@ pub(crate) enum Kind {
     String,
     /// 64 bits, with a sign.
     Int,
+    /// Without a sign.
+    Uint,
     Duration,
     /// Values with commas between them; given again, it is added to.
     List,

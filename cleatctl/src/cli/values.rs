@@ -24,6 +24,7 @@ impl Values {
         match flag.kind {
             Kind::Bool => drop(go::parse_bool(&text)?),
             Kind::Int => drop(go::parse_int(&text, 0)?),
+            Kind::Uint => drop(go::parse_uint(&text, 0)?),
             Kind::Duration => drop(go::parse_duration(&text)?),
             Kind::String => {}
             Kind::List => values = go::read_csv(&text)?.into_iter().map(OsString::from).collect(),
@@ -64,6 +65,10 @@ impl Values {
 
     pub(crate) fn int(&self, flag: &Flag) -> i64 {
         go::parse_int(&self.given(flag), 0).unwrap_or_default()
+    }
+
+    pub(crate) fn uint(&self, flag: &Flag) -> u64 {
+        go::parse_uint(&self.given(flag), 0).unwrap_or_default()
     }
 
     /// None for one below zero.

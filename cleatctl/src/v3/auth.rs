@@ -5,9 +5,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::print;
 use api::error::Error as ApiError;
-use api::etcdserverpb::{
-    AuthDisableRequest, AuthEnableRequest, AuthRoleAddRequest, AuthStatusRequest, AuthUserGrantRoleRequest,
-};
+use api::etcdserverpb::{AuthDisableRequest, AuthEnableRequest, AuthRoleAddRequest, AuthUserGrantRoleRequest};
 
 /// The user and the role that there must be.
 const ROOT: &str = "root";
@@ -77,7 +75,7 @@ async fn disable(mut context: Context) -> Result<(), Failure> {
 async fn status(mut context: Context) -> Result<(), Failure> {
     no_arguments(&context, "status")?;
     let (client, printer) = context.connect().await?;
-    let answer = client.auth_status(AuthStatusRequest {}).await?;
+    let answer = client.auth_status().await?;
     printer.answer(
         "/etcdserverpb.Auth/AuthStatus",
         &answer,

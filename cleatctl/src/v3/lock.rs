@@ -103,7 +103,7 @@ pub(super) fn ended(status: ExitStatus) -> String {
 }
 
 /// Go's words for a command that cannot be run.
-pub(super) fn not_started(program: &OsStr, error: &std::io::Error) -> String {
+pub(crate) fn not_started(program: &OsStr, error: &std::io::Error) -> String {
     let quoted = crate::go::quote(program.as_bytes());
     match error.kind() {
         ErrorKind::NotFound if program.as_bytes().contains(&b'/') => {

@@ -112,7 +112,7 @@ fn check(urls: &[String]) -> Result<(), Failure> {
     }
 }
 
-fn client_refuses(url: &str) -> Option<String> {
+pub(crate) fn client_refuses(url: &str) -> Option<String> {
     let Some((scheme, rest)) = url.split_once("://") else {
         return Some(format!("URL scheme must be http, https, unix, or unixs: {url}"));
     };
@@ -143,7 +143,7 @@ async fn add(mut context: Context) -> Result<(), Failure> {
     let request = MemberAddRequest { peer_urls, is_learner: context.switch(&LEARNER) };
     let answer = client.member_add(request).await?;
     print(printer, "/etcdserverpb.Cluster/MemberAdd", &answer, |out| {
-        out.bytes.extend_from_slice(added(&answer, &name, &context.string(&ADD_PEER_URLS)).as_bytes())
+        out.bytes.extend_from_slice(added(&answer, &name, &context.string(&ADD_PEER_URLS)).as_bytes());
     })
 }
 

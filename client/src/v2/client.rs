@@ -31,6 +31,8 @@ pub struct Options {
     pub request_timeout: Duration,
     /// Longest answer that is taken: a listing of the whole tree is one answer.
     pub max_answer_bytes: usize,
+    /// Ask again, with pauses, as long as there is time; otherwise every endpoint is asked once.
+    pub keeps_trying: bool,
 }
 
 /// Endpoints are not checked yet: without the passwords that may be in them.
@@ -43,6 +45,7 @@ impl fmt::Debug for Options {
             .field("dial_timeout", &self.dial_timeout)
             .field("request_timeout", &self.request_timeout)
             .field("max_answer_bytes", &self.max_answer_bytes)
+            .field("keeps_trying", &self.keeps_trying)
             .finish()
     }
 }
@@ -56,6 +59,7 @@ impl Default for Options {
             dial_timeout: Duration::from_secs(2),
             request_timeout: Duration::from_secs(5),
             max_answer_bytes: 1 << 30,
+            keeps_trying: true,
         }
     }
 }
@@ -75,6 +79,7 @@ struct Inner {
     current: AtomicUsize,
     user: Option<User>,
     request_timeout: Duration,
+    keeps_trying: bool,
 }
 
 #[derive(Deserialize)]
@@ -115,7 +120,8 @@ impl Client {
         };
         let (user, request_timeout) = (options.user.clone(), options.request_timeout);
         let servers = RwLock::new(servers.into());
-        let inner = Inner { http, servers, current: AtomicUsize::new(0), user, request_timeout };
+        let (current, keeps_trying) = (AtomicUsize::new(0), options.keeps_trying);
+        let inner = Inner { http, servers, current, user, request_timeout, keeps_trying };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -186,9 +192,10 @@ impl Client {
     /// Sends a request until a server answers or nothing more may be tried. The answer may be an error below 500.
     pub(super) async fn call(&self, effect: Effect, call: &Call) -> Result<(Answer, Server), Error> {
         let limit = self.inner.request_timeout;
-        let mut attempts = Attempts::new(effect, limit);
+        let (mut attempts, mut made) = (Attempts::new(effect, limit), 0);
         loop {
             let endpoints = self.servers().len();
+            made += 1;
             let (server, index) = self.current();
             let error = match self.send(&server, call, attempts.time(endpoints)).await {
                 Ok(answer) if answer.status.is_server_error() => Error::of_answer(&server, &answer),
@@ -199,8 +206,48 @@ impl Client {
             if error.may_pass() {
                 self.leave(index);
             }
+            if made >= endpoints && !self.inner.keeps_trying {
+                return Err(error);
+            }
             attempts.after(error, endpoints).await?;
         }
+    }
+
+    /// What is at a path of the API, about members, users or roles.
+    ///
+    /// # Errors
+    /// As [`Client::members`].
+    pub async fn get_path(&self, path: &str) -> Result<Vec<u8>, Error> {
+        self.ask(Effect::Read, &Call::get(path)).await
+    }
+
+    /// Puts JSON to a path of the API.
+    ///
+    /// # Errors
+    /// As [`Client::members`]; [`Error::may_be_done`] says whether it may have been done all the same.
+    pub async fn put_json(&self, path: &str, body: String) -> Result<Vec<u8>, Error> {
+        self.ask(Effect::Write, &Call::json(Method::PUT, path, body)).await
+    }
+
+    /// Posts JSON to a path of the API.
+    ///
+    /// # Errors
+    /// As [`Client::put_json`].
+    pub async fn post_json(&self, path: &str, body: String) -> Result<Vec<u8>, Error> {
+        self.ask(Effect::Write, &Call::json(Method::POST, path, body)).await
+    }
+
+    /// Deletes what is at a path of the API.
+    ///
+    /// # Errors
+    /// As [`Client::put_json`].
+    pub async fn delete_path(&self, path: &str) -> Result<Vec<u8>, Error> {
+        self.ask(Effect::Write, &Call::new(Method::DELETE, path.to_owned(), None)).await
+    }
+
+    async fn ask(&self, effect: Effect, call: &Call) -> Result<Vec<u8>, Error> {
+        let (answer, server) = self.call(effect, call).await?;
+        if answer.status.is_success() { Ok(answer.body.to_vec()) } else { Err(Error::of_answer(&server, &answer)) }
     }
 
     async fn send(&self, server: &Server, call: &Call, limit: Duration) -> Result<Answer, HttpError> {

@@ -1,0 +1,128 @@
+//! The client that the flags and the environment describe, and how its errors are told.
+
+use super::{Call, code, error, fail};
+use crate::failure::Failure;
+use crate::{go, password};
+use client::v2::{self, Client, Options};
+use client::{TlsOptions, User};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const DEFAULT_ENDPOINTS: &str = "http://127.0.0.1:2379,http://127.0.0.1:4001";
+const TIMEOUT: &str = "2s";
+const TOTAL_TIMEOUT: &str = "5s";
+
+impl Call {
+    /// What a flag or a variable says; the first of them that is not empty.
+    fn given(&self, names: &[(&str, &str)]) -> Option<String> {
+        let found = names
+            .iter()
+            .flat_map(|(flag, variable)| [self.global.text(flag), std::env::var(variable).unwrap_or_default()]);
+        found.into_iter().find(|value| !value.is_empty())
+    }
+
+    fn duration(&self, flag: &str, default: &str) -> Duration {
+        let given = Some(self.global.text(flag)).filter(|given| !given.is_empty());
+        let nanos = go::parse_duration(given.as_deref().unwrap_or(default)).unwrap_or_default();
+        u64::try_from(nanos).map(Duration::from_nanos).unwrap_or_default()
+    }
+
+    /// The endpoints as URLs.
+    fn endpoints(&self) -> Vec<String> {
+        let names = [("endpoints", "ETCDCTL_ENDPOINTS"), ("endpoint", "ETCDCTL_ENDPOINT"), ("peers", "ETCDCTL_PEERS")];
+        let given = self.given(&names).unwrap_or_else(|| DEFAULT_ENDPOINTS.to_owned());
+        let url = |endpoint: &str| {
+            if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") }
+        };
+        given.split(',').map(url).collect()
+    }
+
+    pub(super) fn tls(&self) -> Option<TlsOptions> {
+        let file = |flag, variable| self.given(&[(flag, variable)]).map(PathBuf::from);
+        let tls = TlsOptions {
+            ca_file: file("ca-file", "ETCDCTL_CA_FILE"),
+            cert_file: file("cert-file", "ETCDCTL_CERT_FILE"),
+            key_file: file("key-file", "ETCDCTL_KEY_FILE"),
+            ..TlsOptions::default()
+        };
+        (tls != TlsOptions::default()).then_some(tls)
+    }
+
+    /// The client, which knows the members' endpoints unless it is not to ask for them.
+    pub(super) async fn connect(&self) -> Result<Client, Failure> {
+        let client = self.connect_as_given().await?;
+        if self.global.switch("no-sync") {
+            return Ok(client);
+        }
+        match client.sync().await {
+            Err(why @ (v2::Error::Unreachable(_) | v2::Error::Timeout { .. } | v2::Error::Lost(_))) => {
+                Err(failed(code::BAD_CONNECTION, &why))
+            }
+            Err(v2::Error::Options(_)) => {
+                let endpoints = client.endpoints().join(",");
+                Err(error(
+                    code::SERVER,
+                    &format!(
+                        "client: no endpoints available\netcd cluster has no published client endpoints.\n\
+                         Try '--no-sync' if you want to access non-published client endpoints({endpoints})."
+                    ),
+                ))
+            }
+            // Whoever may not ask for the members may ask for keys.
+            _ => Ok(client),
+        }
+    }
+
+    /// The client of the endpoints that were given.
+    pub(super) async fn connect_as_given(&self) -> Result<Client, Failure> {
+        let user = match self.given(&[("username", "ETCDCTL_USERNAME")]) {
+            None => None,
+            Some(user) => Some(match user.split_once(':') {
+                Some((name, password)) => User { name: name.to_owned(), password: password.to_owned() },
+                None => User { name: user, password: password::ask_openly("Password: ").await? },
+            }),
+        };
+        let options = Options {
+            endpoints: self.endpoints(),
+            tls: self.tls(),
+            user,
+            dial_timeout: self.duration("timeout", TIMEOUT),
+            request_timeout: self.duration("total-timeout", TOTAL_TIMEOUT),
+            keeps_trying: false,
+            ..Options::default()
+        };
+        Client::new(&options).map_err(|why| fail(code::BAD_ARGS, &why.to_string()))
+    }
+}
+
+/// Tells an error as most commands do.
+pub(super) fn failed(code: u8, why: &v2::Error) -> Failure {
+    let text = text_of(why);
+    match why {
+        v2::Error::Unreachable(_) | v2::Error::Timeout { .. } | v2::Error::Lost(_) => error(
+            code,
+            &format!("client: etcd cluster is unavailable or misconfigured; error #0: {text}\n\nerror #0: {text}\n"),
+        ),
+        _ => error(code, &text),
+    }
+}
+
+/// etcdctl's words for an error.
+pub(super) fn text_of(why: &v2::Error) -> String {
+    match why {
+        v2::Error::Answered { code, message, cause, index, .. } => format!("{code}: {message} ({cause}) [{index}]"),
+        v2::Error::Refused { text, .. } => text.clone(),
+        v2::Error::Unreachable(http) => dial_error(&http.to_string()),
+        other => other.to_string(),
+    }
+}
+
+/// Go's words for a connection that was not made.
+fn dial_error(text: &str) -> String {
+    // `no connection to http://HOST:PORT: REASON`
+    let place = text.split("://").nth(1).and_then(|rest| rest.split(": ").next());
+    match place {
+        Some(place) if text.contains("refused") => format!("dial tcp {place}: connect: connection refused"),
+        _ => text.to_owned(),
+    }
+}
