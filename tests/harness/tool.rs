@@ -1,8 +1,9 @@
 //! Command line tools, run to their end with a deadline.
 
-use crate::server::Server;
+use crate::server::{Server, built_binary};
 use anyhow::{Context, Result, bail};
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -22,6 +23,29 @@ pub struct Output {
 /// etcd's command line client: `ETCDCTL_BIN`, else `etcdctl` from `PATH`.
 pub fn etcdctl_binary() -> OsString {
     std::env::var_os("ETCDCTL_BIN").unwrap_or_else(|| "etcdctl".into())
+}
+
+/// Which program is run as `etcdctl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tool {
+    /// etcd's own.
+    Etcdctl,
+    /// `cleatctl` under that name.
+    Cleatctl,
+}
+
+/// `cleatctl` as a program called `etcdctl`, by a link in a directory. Made anew, or used again.
+///
+/// # Errors
+/// It was not built, or the link cannot be made.
+pub fn cleatctl_as_etcdctl(dir: &Path) -> Result<PathBuf> {
+    let bin = dir.join("bin");
+    let link = bin.join("etcdctl");
+    if !link.exists() {
+        std::fs::create_dir_all(&bin)?;
+        std::os::unix::fs::symlink(built_binary("cleatctl")?, &link)?;
+    }
+    Ok(link)
 }
 
 /// The tool that etcd has from 3.5 on for files: `ETCDUTL_BIN`, without which `etcdctl` has to do.

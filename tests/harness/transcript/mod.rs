@@ -22,20 +22,28 @@ mod mask;
 mod session;
 
 use crate::Kind;
+use crate::tool::Tool;
 use anyhow::{Context, Result, ensure};
 use session::Session;
 
+/// Who runs a script, and on what.
+#[derive(Clone, Copy, Debug)]
+struct Side {
+    kind: Kind,
+    tool: Tool,
+}
+
 /// Runs a script on fresh servers and returns the differences.
-async fn differences(script: &str) -> Result<Vec<String>> {
+async fn differences(script: &str, [one, other]: [Side; 2]) -> Result<Vec<String>> {
     let script = Script::parse(script)?;
-    let (mut etcd, mut cleat) =
-        tokio::try_join!(Session::start(Kind::Etcd, &script), Session::start(Kind::Cleat, &script))?;
+    let (mut first, mut second) = tokio::try_join!(Session::start(one, &script), Session::start(other, &script))?;
     let mut found = Vec::new();
     for step in &script.steps {
         let (theirs, ours) =
-            tokio::try_join!(etcd.run(step), cleat.run(step)).with_context(|| format!("`{}`", step.line))?;
+            tokio::try_join!(first.run(step), second.run(step)).with_context(|| format!("`{}`", step.line))?;
         if theirs != ours {
-            found.push(format!("$ etcdctl {}\netcd:\n{theirs}\ncleat:\n{ours}\n", step.line));
+            let line = &step.line;
+            found.push(format!("$ etcdctl {line}\n{one:?}:\n{theirs}\n{other:?}:\n{ours}\n"));
         }
     }
     Ok(found)
@@ -129,7 +137,20 @@ fn split(line: &str) -> Vec<String> {
 /// # Errors
 /// All its differences; a server that does not start, a command that does not end.
 pub async fn check(script: &str) -> Result<()> {
-    let found = differences(script).await?;
+    let tool = Tool::Etcdctl;
+    same(script, [Side { kind: Kind::Etcd, tool }, Side { kind: Kind::Cleat, tool }]).await
+}
+
+/// Runs a script with etcd's etcdctl and with `cleatctl` under that name, each on fresh servers of the same kind.
+///
+/// # Errors
+/// As [`check`].
+pub async fn check_tools(kind: Kind, script: &str) -> Result<()> {
+    same(script, [Side { kind, tool: Tool::Etcdctl }, Side { kind, tool: Tool::Cleatctl }]).await
+}
+
+async fn same(script: &str, sides: [Side; 2]) -> Result<()> {
+    let found = differences(script, sides).await?;
     ensure!(found.is_empty(), "{} commands print something else:\n{}", found.len(), found.join("\n"));
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! One side of a script: its servers, the commands that go on, and what is left of the output when ids, times and sizes
 //! are taken out.
 
-use super::{Api, Background, Script, Step, mask};
-use crate::tool::{Output, etcdctl_binary, run};
+use super::{Api, Background, Script, Side, Step, mask};
+use crate::tool::{Output, Tool, cleatctl_as_etcdctl, etcdctl_binary, run};
 use crate::{Kind, Options, Server, http};
 use anyhow::{Context, Result, bail, ensure};
 use api::etcdserverpb::{PutRequest, StatusRequest};
@@ -30,6 +30,7 @@ struct Roles {
 pub(super) struct Session {
     api: Api,
     kind: Kind,
+    tool: Tool,
     cluster: u64,
     /// In the order of the servers.
     members: Vec<u64>,
@@ -87,7 +88,8 @@ impl Running {
 }
 
 impl Session {
-    pub(super) async fn start(kind: Kind, script: &Script) -> Result<Self> {
+    pub(super) async fn start(side: Side, script: &Script) -> Result<Self> {
+        let Side { kind, tool } = side;
         let mut servers = Vec::new();
         for n in 0..script.members {
             let name = if script.members == 1 { String::new() } else { format!("m{n}") };
@@ -114,7 +116,7 @@ impl Session {
             cluster = header.cluster_id;
         }
         let (api, leases, running) = (script.api, Vec::new(), VecDeque::new());
-        Ok(Self { api, kind, cluster, members, servers, mirror: None, leases, running })
+        Ok(Self { api, kind, tool, cluster, members, servers, mirror: None, leases, running })
     }
 
     /// Runs one step and returns what a reader would see, normalised.
@@ -189,7 +191,11 @@ impl Session {
             },
             _ => (first, words),
         };
-        let mut command = Command::new(etcdctl_binary());
+        let program = match self.tool {
+            Tool::Etcdctl => etcdctl_binary(),
+            Tool::Cleatctl => cleatctl_as_etcdctl(self.servers[0].scratch())?.into(),
+        };
+        let mut command = Command::new(program);
         command
             .env("ETCDCTL_API", if self.api == Api::V2 { "2" } else { "3" })
             .args(["--endpoints", &endpoints])
