@@ -32,6 +32,7 @@ pub(crate) static ROOT: Command = Command {
         &v3::mirror::COMMAND,
         &v3::member::COMMAND,
         &migrate::COMMAND,
+        &migrate::ETCDCTLS,
         &v3::maintenance::MOVE_LEADER,
         &v3::kv::PUT,
         &people::REVERT,

@@ -39,6 +39,27 @@ pub(crate) const COMMAND: CliCommand = CliCommand {
     ..CliCommand::NONE
 };
 
+/// etcdctl's command of this name, which turns keys of an old member's v2 store into keys of its v3 store.
+pub(crate) const ETCDCTLS: CliCommand = CliCommand {
+    name: "migrate",
+    short: "Migrates keys in a v2 store to a mvcc store",
+    origin: Origin::EtcdctlAlone,
+    flags: &[
+        Flag::string("data-dir", "", "Path to the data directory"),
+        Flag::switch("no-ttl", "Do not convert TTL keys"),
+        Flag::string("transformer", "", "Path to the user-provided transformer program"),
+        Flag::string("wal-dir", "", "Path to the WAL directory"),
+    ],
+    run: Some(|_| {
+        Box::pin(async {
+            let remedy = "copy the keys of a running etcd with `cleatctl migrate v2-to-v3`";
+            Err(anyhow::anyhow!("migrate rewrites the directory of an etcd, which this program does not: {remedy}")
+                .into())
+        })
+    }),
+    ..CliCommand::NONE
+};
+
 const FROM_ETCD: CliCommand = CliCommand {
     name: "from-etcd",
     usage: "<snapshot or data directory> [options]",

@@ -70,7 +70,8 @@ async fn pages_of_the_v2_commands_are_the_same() -> Result<()> {
 async fn cleatctl_has_every_command() -> Result<()> {
     let program = harness::server::built_binary("cleatctl")?;
     let root = page(program.clone().into(), "3", &["--help"]).await?;
-    for word in ["KEYS:", "CLUSTER:", "lease keep-alive", "wal inspect", "hashkv", "downgrade validate", "ENVIRONMENT:"] {
+    for word in ["KEYS:", "CLUSTER:", "lease keep-alive", "wal inspect", "hashkv", "downgrade validate", "ENVIRONMENT:"]
+    {
         ensure!(root.contains(word), "{word} is missing in {root}");
     }
     let manual = page(program.into(), "3", &["help", "--man"]).await?;

@@ -60,8 +60,31 @@ fn read(rng: &mut StdRng) -> Line {
         0..5 => get(rng),
         5 => vec!["role".into(), pick(rng, &["list", "get r1", "get r9", "get", "lst"]).into()],
         6 => vec!["member list".into()],
-        7 => vec![pick(rng, &["endpoint hashkv", "endpoint status", "alarm list", "user list", "lease timetolive 1f"]).into()],
-        8 => vec![pick(rng, &["version", "compaction x", "lease revoke zz", "move-leader", "member promote 1", "gett", "snapshot", "txn x", "watch", "elect", "lock", "help get", "user grant-role a", "check perf --load=q"]).into()],
+        7 => vec![
+            pick(rng, &["endpoint hashkv", "endpoint status", "alarm list", "user list", "lease timetolive 1f"]).into(),
+        ],
+        8 => vec![
+            pick(
+                rng,
+                &[
+                    "version",
+                    "compaction x",
+                    "lease revoke zz",
+                    "move-leader",
+                    "member promote 1",
+                    "gett",
+                    "snapshot",
+                    "txn x",
+                    "watch",
+                    "elect",
+                    "lock",
+                    "help get",
+                    "user grant-role a",
+                    "check perf --load=q",
+                ],
+            )
+            .into(),
+        ],
         _ => vec!["del".into(), "--prefix".into(), "--from-key".into(), pick(rng, &KEYS).into()],
     };
     // Names that are several words.
@@ -142,7 +165,10 @@ async fn same_on(kind: Kind) -> Result<()> {
         printed += usize::from(own.code == Some(0) && !own.stdout.is_empty());
     }
     // Lines that are all refused would prove nothing.
-    ensure!(printed * 4 >= compared && compared > 0, "seed {seed}: only {printed} of {compared} lines printed something");
+    ensure!(
+        printed * 4 >= compared && compared > 0,
+        "seed {seed}: only {printed} of {compared} lines printed something"
+    );
     Ok(())
 }
 

@@ -64,6 +64,8 @@ impl Command {
 pub(crate) enum Origin {
     /// etcdctl 3.4, which is what `etcdctl` means here.
     Etcdctl,
+    /// etcdctl 3.4 alone: here something else has the name.
+    EtcdctlAlone,
     /// A later etcdctl, or etcdutl.
     Later,
     /// Cleat alone.
@@ -185,7 +187,11 @@ pub(crate) enum Personality {
 impl Personality {
     /// True if something of this origin exists for it.
     pub(crate) fn has(self, origin: Origin) -> bool {
-        self == Self::Cleatctl || origin == Origin::Etcdctl
+        match origin {
+            Origin::Etcdctl => true,
+            Origin::EtcdctlAlone => self == Self::Etcdctl,
+            Origin::Later | Origin::Cleat => self == Self::Cleatctl,
+        }
     }
 
     /// The name that pages and errors call the program.

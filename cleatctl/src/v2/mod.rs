@@ -190,7 +190,13 @@ fn run_command(
     let command = path[path.len() - 1];
     let page = || page::command(personality, path);
     let mut values = Values::default();
-    let args = match words::of_command(command, words, &mut values) {
+    // The words of a group are another command's.
+    let read = if command.run.is_some() {
+        words::of_command(command, words, &mut values)
+    } else {
+        words::leading(command.flags, words, &mut values)
+    };
+    let args = match read {
         Ok(args) => args,
         Err(Stop::Help) => return print::out(page().as_bytes()),
         Err(Stop::Bad(why)) => {
