@@ -6,6 +6,7 @@ use crate::failure::{Failure, code};
 use crate::globals::{self, is_secret};
 use crate::password;
 use crate::print::{Format, Printer};
+use crate::srv;
 use crate::terminal::Terminal;
 use client::http::{Call, Http, Server};
 use client::{Client, Options, TlsOptions, User};
@@ -36,13 +37,15 @@ pub(crate) struct Context {
     pub(crate) terminal: Terminal,
     values: Values,
     has_environment: bool,
+    /// Endpoints that DNS told.
+    discovered: Option<Vec<String>>,
     user: Asked,
 }
 
 impl Context {
     pub(crate) fn new(path: Path, values: Values, args: Vec<OsString>, words: Vec<OsString>) -> Self {
         let terminal = Terminal::of_process();
-        Self { path, args, words, terminal, values, has_environment: false, user: Asked::NotYet }
+        Self { path, args, words, terminal, values, has_environment: false, discovered: None, user: Asked::NotYet }
     }
 
     pub(crate) fn personality(&self) -> Personality {
@@ -143,8 +146,11 @@ impl Context {
         Ok(Printer::new(format, self.switch(&globals::HEX)))
     }
 
-    /// The endpoints as they were given, or as DNS tells them.
+    /// The endpoints as they were given, or as DNS told them.
     pub(crate) fn endpoints(&self) -> Vec<String> {
+        if let Some(discovered) = &self.discovered {
+            return discovered.clone();
+        }
         self.list(&globals::ENDPOINTS).iter().map(|endpoint| endpoint.trim().to_owned()).collect()
     }
 
@@ -159,10 +165,26 @@ impl Context {
     /// With etcdctl's exit codes for each: a format that is none, certificates that cannot be used, a user that is
     /// refused.
     pub(crate) async fn connect(&mut self) -> Result<(Client, Printer), Failure> {
-        self.read_environment()?;
+        self.discover().await?;
         let printer = self.printer()?;
         let endpoints = self.endpoints();
         Ok((self.connect_to(&endpoints).await?, printer))
+    }
+
+    /// Takes what the environment says, and asks DNS for the endpoints if that is wanted.
+    ///
+    /// # Errors
+    /// As [`Context::read_environment`]; DNS has none.
+    pub(crate) async fn discover(&mut self) -> Result<(), Failure> {
+        self.read_environment()?;
+        let Some(domain) = self.given(&globals::DISCOVERY_SRV).filter(|_| self.discovered.is_none()) else {
+            return Ok(());
+        };
+        let name = self.given(&globals::DISCOVERY_SRV_NAME);
+        let found = srv::endpoints(&domain, name.as_deref(), self.switch(&globals::INSECURE_DISCOVERY)).await;
+        // Those that are left out leave the flag's.
+        self.discovered = Some(found.map_err(|why| Failure::new(code::ERROR, why))?).filter(|found| !found.is_empty());
+        Ok(())
     }
 
     /// The same connection to other endpoints.

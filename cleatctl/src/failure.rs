@@ -79,7 +79,9 @@ impl From<std::io::Error> for Failure {
 pub(crate) fn text_of(error: &Error) -> String {
     match error {
         Error::Answered { code, text, .. } => {
-            let is_known = api::error::Error::ALL.iter().any(|known| known.text() == text);
+            // Clients know the errors of the API by this beginning; the others are gRPC's.
+            let is_known =
+                text.starts_with("etcdserver: ") && api::error::Error::ALL.iter().any(|known| known.text() == text);
             if is_known { text.clone() } else { format!("rpc error: code = {} desc = {text}", name_of(*code as i32)) }
         }
         Error::Unreachable { .. } | Error::Lost { .. } | Error::Timeout { .. } => {

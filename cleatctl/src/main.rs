@@ -27,6 +27,7 @@ mod people;
 mod print;
 mod progress;
 mod snapshot;
+mod srv;
 mod terminal;
 mod v2;
 mod v3;

@@ -7,7 +7,7 @@ use crate::founder::{
     DATA_DIR, INITIAL_ADVERTISE_PEER_URLS, INITIAL_CLUSTER, INITIAL_CLUSTER_TOKEN, NAME, WAL_DIR, founder,
 };
 use crate::snapshot::say_begun;
-use crate::{migrate_v2, print};
+use crate::{migrate_v2, print, progress};
 use anyhow::{Context as _, Result, bail, ensure};
 use api::authpb::{Role, User};
 use api::cleatpb::Command;
@@ -134,7 +134,10 @@ async fn from_etcd(context: Context) -> Result<(), Failure> {
     warn_of_unknown(&source)?;
     warn_of_alarms(source.database())?;
     let founder = founder(&context, u64::try_from(context.int(&BUMP_REVISION)).unwrap_or_default());
-    let begun = server::offline::begin(&founder, |database| fill(&source, database)).await?;
+    let bar = progress::running(&format!("reading {}", path.display()));
+    let begun = server::offline::begin(&founder, |database| fill(&source, database)).await;
+    bar.finish_and_clear();
+    let begun = begun?;
     say_begun(&path, &founder, &begun)
 }
 
@@ -167,6 +170,15 @@ fn warn_of_alarms(database: &Database) -> Result<()> {
         eprintln!("warning: the alarm {name} of member {member_id:x} is not taken along; {remedy}");
     }
     Ok(())
+}
+
+/// Makes a database of a snapshot of etcd.
+///
+/// # Errors
+/// Damage, and what cannot be taken.
+pub(crate) fn fill_from(snapshot: Database, path: &Path) -> Result<()> {
+    warn_of_alarms(&snapshot)?;
+    fill(&Source::File(snapshot), path)
 }
 
 fn fill(source: &Source, path: &Path) -> Result<()> {

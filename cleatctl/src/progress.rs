@@ -2,6 +2,10 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal as _;
+use std::time::Duration;
+
+/// Between two pictures of something whose end is not known.
+const TICK: Duration = Duration::from_millis(100);
 
 /// Of keys, how many there are if that is known.
 pub(crate) fn keys(count: Option<usize>) -> ProgressBar {
@@ -16,6 +20,16 @@ pub(crate) fn bytes(length: Option<u64>) -> ProgressBar {
 /// Of seconds or anything else that is counted.
 pub(crate) fn count(length: u64, unit: &str) -> ProgressBar {
     bar(Some(length), &format!("{{wide_bar}} {{pos}}/{{len}} {unit} {{eta}}"))
+}
+
+/// Of something whose end is not known.
+pub(crate) fn running(what: &str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner().with_message(what.to_owned());
+    bar.enable_steady_tick(TICK);
+    bar
 }
 
 fn bar(length: Option<u64>, template: &str) -> ProgressBar {

@@ -30,9 +30,9 @@ fn pick<'a>(rng: &mut StdRng, from: &[&'a str]) -> &'a str {
     from.choose(rng).copied().unwrap_or_default()
 }
 
-/// Some of the words, each with a probability of one in four.
+/// Some of the words, each with a probability of one in eight.
 fn some(rng: &mut StdRng, from: &[&str]) -> Vec<String> {
-    from.iter().filter(|_| rng.random_ratio(1, 4)).map(|&word| word.to_owned()).collect()
+    from.iter().filter(|_| rng.random_ratio(1, 8)).map(|&word| word.to_owned()).collect()
 }
 
 fn line(words: impl IntoIterator<Item = impl Into<String>>) -> Line {
@@ -108,7 +108,7 @@ fn read(rng: &mut StdRng) -> Line {
 
 fn get(rng: &mut StdRng) -> Vec<String> {
     let mut words = vec!["get".to_owned(), pick(rng, &KEYS).to_owned()];
-    words.extend((rng.random_ratio(1, 4)).then(|| pick(rng, &["b", "", "zz"]).to_owned()));
+    words.extend(rng.random_ratio(1, 6).then(|| pick(rng, &["b", "", "zz"]).to_owned()));
     let flags = [
         "--prefix",
         "--from-key",
@@ -120,10 +120,9 @@ fn get(rng: &mut StdRng) -> Vec<String> {
         "--sort-by=Value",
         "--consistency=s",
         "--rev=3",
-        "--limit=x",
-        "--order=up",
     ];
     words.extend(some(rng, &flags));
+    words.extend(rng.random_ratio(1, 8).then(|| pick(rng, &["--limit=x", "--order=up", "--sort-by=zz"]).to_owned()));
     words
 }
 

@@ -9,7 +9,10 @@ use crate::founder::{
     DATA_DIR, INITIAL_ADVERTISE_PEER_URLS, INITIAL_CLUSTER, INITIAL_CLUSTER_TOKEN, NAME, WAL_DIR, founder,
 };
 use crate::print::{self, Format, Printer};
+use crate::{migrate, progress};
 use anyhow::{Context as _, Result};
+use bolt::etcd::Summary;
+use bolt::{Database, OpenOptions};
 use serde::Serialize;
 use server::offline::{Begun, Founder, SnapshotFile};
 use std::path::{Path, PathBuf};
@@ -87,7 +90,7 @@ struct Status {
     total_size: u64,
 }
 
-/// Prints what is in a snapshot file. The hash is the `HashKV` of the store at its revision, which every member that
+/// Prints what is in a snapshot file: of etcd's as etcdctl does, and of Cleat's the same. The hash of those is the `HashKV` of the store at its revision, which every member that
 /// has this revision gives, too.
 fn status(context: &Context) -> Result<(), Failure> {
     let [file] = &*context.args else {
@@ -103,6 +106,11 @@ fn read_status(file: &Path) -> Result<Status> {
         std::io::ErrorKind::NotFound => anyhow::anyhow!("stat {}: no such file or directory", file.display()),
         _ => anyhow::anyhow!("stat {}: {error}", file.display()),
     })?;
+    if let Ok(database) = Database::open(file, OpenOptions { verify_digest: false, ..OpenOptions::default() }) {
+        let Summary { hash, revision, entries, bytes, .. } = database.summary()?;
+        let total_key = usize::try_from(entries).unwrap_or(usize::MAX);
+        return Ok(Status { hash, revision, total_key, total_size: bytes });
+    }
     let snapshot = SnapshotFile::open(file, true)?;
     let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
     let database = directory.path().join("store.redb");
@@ -147,10 +155,19 @@ async fn restore(context: Context) -> Result<(), Failure> {
         return Err(anyhow::anyhow!("stat {}: no such file or directory", file.display()).into());
     }
     let skip_hash_check = context.switch(&SKIP_HASH_CHECK);
+    let bar = progress::running(&format!("restoring {}", file.display()));
     let begun = server::offline::begin(&founder, |database| {
-        Ok::<_, anyhow::Error>(SnapshotFile::open(&file, skip_hash_check)?.import(database)?)
+        let snapshot = SnapshotFile::open(&file, skip_hash_check)?;
+        // The hash is checked.
+        let of_etcd = Database::open(&file, OpenOptions { verify_digest: false, ..OpenOptions::default() });
+        match of_etcd {
+            Ok(of_etcd) => migrate::fill_from(of_etcd, database),
+            Err(_) => Ok::<_, anyhow::Error>(snapshot.import(database)?),
+        }
     });
-    let begun = begun.await?;
+    let begun = begun.await;
+    bar.finish_and_clear();
+    let begun = begun?;
     say_begun(&file, &founder, &begun)
 }
 

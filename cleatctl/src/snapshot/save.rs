@@ -45,7 +45,7 @@ pub(super) async fn save(mut context: Context) -> Result<(), Failed> {
     let [file] = &*context.args else { return Err(Failed::bad_args("snapshot save expects one argument")) };
     let file = PathBuf::from(file);
     let interrupted = |error: anyhow::Error| Failed::from(error).with_code(code::INTERRUPTED);
-    context.read_environment()?;
+    context.discover().await?;
     let endpoints = context.endpoints();
     let [endpoint] = &*endpoints else {
         let all = endpoints.join(" ");

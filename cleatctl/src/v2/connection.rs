@@ -2,7 +2,7 @@
 
 use super::{Call, code, error, fail};
 use crate::failure::Failure;
-use crate::{go, password};
+use crate::{go, password, srv};
 use client::v2::{self, Client, Options};
 use client::{TlsOptions, User};
 use std::path::PathBuf;
@@ -27,8 +27,22 @@ impl Call {
         u64::try_from(nanos).map(Duration::from_nanos).unwrap_or_default()
     }
 
-    /// The endpoints as URLs.
-    fn endpoints(&self) -> Vec<String> {
+    /// The endpoints as URLs, those that DNS tells before those that were given.
+    async fn endpoints(&self) -> Result<Vec<String>, Failure> {
+        if let Some(domain) = self.given(&[("discovery-srv", "ETCDCTL_DISCOVERY_SRV")]) {
+            let is_set = |variable| std::env::var_os(variable).is_some_and(|value| !value.is_empty());
+            let insecure = self.global.switch("insecure-discovery") || is_set("ETCDCTL_INSECURE_DISCOVERY");
+            let name = std::env::var("ETCDCTL_DISCOVERY_SRV_NAME").ok().filter(|name| !name.is_empty());
+            let found = srv::endpoints(&domain, name.as_deref(), insecure).await;
+            let found = found.map_err(|why| fail(code::BAD_ARGS, &why))?;
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+        Ok(self.endpoints_as_given())
+    }
+
+    fn endpoints_as_given(&self) -> Vec<String> {
         let names = [("endpoints", "ETCDCTL_ENDPOINTS"), ("endpoint", "ETCDCTL_ENDPOINT"), ("peers", "ETCDCTL_PEERS")];
         let given = self.given(&names).unwrap_or_else(|| DEFAULT_ENDPOINTS.to_owned());
         let url = |endpoint: &str| {
@@ -83,7 +97,7 @@ impl Call {
             }),
         };
         let options = Options {
-            endpoints: self.endpoints(),
+            endpoints: self.endpoints().await?,
             tls: self.tls(),
             user,
             dial_timeout: self.duration("timeout", TIMEOUT),

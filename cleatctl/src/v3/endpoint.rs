@@ -75,7 +75,7 @@ struct Health {
 }
 
 async fn health(mut context: Context) -> Result<(), Failure> {
-    context.read_environment()?;
+    context.discover().await?;
     let printer = context.printer()?;
     let endpoints = endpoints(&mut context).await?;
     let mut clients = Vec::new();

@@ -126,7 +126,7 @@ fn compare(context: &Context, line: &str) -> Result<Compare, Failure> {
         "m" | "mod" => (CompareTarget::Mod, TargetUnion::ModRevision(number(10)?)),
         "val" | "value" => (CompareTarget::Value, TargetUnion::Value(value.clone().into())),
         // etcdctl 3.4 cannot read this, and panics.
-        "lease" if context.is_etcdctl() => return Err(Failure::new(code::BAD_CONNECTION, "panic: bad value")),
+        "lease" if context.is_etcdctl() => return Err(panic("bad value")),
         "lease" => (CompareTarget::Lease, TargetUnion::Lease(number(16)?)),
         _ => return Err(malformed(format!(" (unknown target {target})"))),
     };
@@ -136,6 +136,7 @@ fn compare(context: &Context, line: &str) -> Result<Compare, Failure> {
         ">" => CompareResult::Greater,
         "<" => CompareResult::Less,
         // etcdctl panics, with this exit code.
+        _ if context.is_etcdctl() => return Err(panic("Unknown result op")),
         _ => return Err(Failure::new(code::BAD_CONNECTION, format!("unknown operator {operator}; use =, !=, < or >"))),
     };
     Ok(Compare {
@@ -145,6 +146,12 @@ fn compare(context: &Context, line: &str) -> Result<Compare, Failure> {
         range_end: Vec::new().into(),
         target_union: Some(union),
     })
+}
+
+/// What is left of a panic of etcdctl.
+fn panic(text: &str) -> Failure {
+    eprintln!("panic: {text}");
+    Failure::silent(code::BAD_CONNECTION)
 }
 
 /// Key, operator and value of `"key") > "0"`, as far as they can be read.
