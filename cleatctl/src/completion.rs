@@ -206,7 +206,7 @@ fn candidates(personality: cli::Personality, words: &[OsString]) -> Vec<(String,
             (format!("--{}{equals}", flag.name), flag.help)
         });
         flags.chain([(format!("--{HELP}"), "help for this command")]).collect()
-    } else if rest.iter().all(|word| word.as_encoded_bytes().starts_with(b"-")) {
+    } else if cli::parse::without_flags(&path, &rest).is_empty() {
         path.children().map(|child| (child.name.to_owned(), child.short)).collect()
     } else {
         Vec::new()

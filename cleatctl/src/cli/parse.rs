@@ -187,7 +187,7 @@ fn takes_next(path: &Path, word: &[u8]) -> bool {
 }
 
 /// The words that are neither flags nor their values.
-fn without_flags(path: &Path, words: &[OsString]) -> Vec<OsString> {
+pub(crate) fn without_flags(path: &Path, words: &[OsString]) -> Vec<OsString> {
     let mut found = Vec::new();
     let mut at = 0;
     while at < words.len() {

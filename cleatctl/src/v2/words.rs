@@ -132,7 +132,7 @@ mod tests {
         let args = |args: &[&str]| args.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>();
         assert_eq!(read("/a 1 --ttl 50"), Ok((args(&["/a", "1"]), 50, false)));
         assert_eq!(read("-ttl=50 /a 1 -r"), Ok((args(&["/a", "1", "-r"]), 50, false)));
-        assert_eq!(read("-r -- -dash 1"), Ok((args(&["--", "-dash", "1"]), 0, true)));
+        assert_eq!(read("-r -- -dash 1"), Ok((args(&["-dash", "1"]), 0, true)));
         assert_eq!(read("/a -h"), Err("help".to_owned()));
         assert_eq!(read("/a --x"), Err("flag provided but not defined: -x".to_owned()));
         assert_eq!(read("/a --ttl"), Err("flag needs an argument: -ttl".to_owned()));
