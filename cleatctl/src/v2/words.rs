@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(read("-r -- -dash 1"), Ok((args(&["-dash", "1"]), 0, true)));
         assert_eq!(read("/a -h"), Err("help".to_owned()));
         assert_eq!(read("/a --x"), Err("flag provided but not defined: -x".to_owned()));
-        assert_eq!(read("/a --ttl"), Err("flag needs an argument: -ttl".to_owned()));
+        assert_eq!(read("--ttl"), Err("flag needs an argument: -ttl".to_owned()));
         assert_eq!(read("/a --ttl=x"), Err("invalid value \"x\" for flag -ttl: parse error".to_owned()));
     }
 }
