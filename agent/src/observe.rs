@@ -2,7 +2,7 @@
 
 use crate::plan::{Member, ordinal};
 use anyhow::{Context as _, Result};
-use api::etcdserverpb::Member as Listed;
+use api::etcdserverpb::{Member as Listed, MemberRemoveRequest};
 use client::{Client, Options};
 use futures::future::join_all;
 use std::collections::BTreeMap;
@@ -96,7 +96,7 @@ impl Members {
     /// # Errors
     /// The cluster refuses, or does not answer.
     pub async fn remove(&self, id: u64) -> Result<()> {
-        self.own.member_remove(id).await?;
+        self.own.member_remove(MemberRemoveRequest { id }).await?;
         Ok(())
     }
 }

@@ -15,8 +15,8 @@ use api::etcdserverpb::maintenance_client::MaintenanceClient;
 use api::etcdserverpb::request_op::Request as Op;
 use api::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest,
-    MemberListRequest, MemberListResponse, MemberRemoveRequest, MemberRemoveResponse, PutRequest, PutResponse,
-    RangeRequest, RangeResponse, ResponseHeader, StatusRequest, StatusResponse, TxnRequest, TxnResponse,
+    MemberListRequest, MemberListResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, ResponseHeader,
+    StatusRequest, StatusResponse, TxnRequest, TxnResponse,
 };
 use api::mvccpb::KeyValue;
 use bytes::Bytes;
@@ -236,17 +236,6 @@ impl Client {
             ClusterClient::new(channel).member_list(request).await.map(Response::into_inner)
         };
         self.call(Effect::Read, MemberListRequest { linearizable: true }, send).await
-    }
-
-    /// Removes a member from the cluster.
-    ///
-    /// # Errors
-    /// As [`Client::put`]. A member that may have been removed all the same is in the list or not.
-    pub async fn member_remove(&self, id: u64) -> Result<MemberRemoveResponse, Error> {
-        let send = |channel, request| async move {
-            ClusterClient::new(channel).member_remove(request).await.map(Response::into_inner)
-        };
-        self.call(Effect::Write, MemberRemoveRequest { id }, send).await
     }
 
     /// What the member behind one of the endpoints says about itself. Only that endpoint is asked, and once.
