@@ -146,8 +146,8 @@ struct Newcomer {
     complained: Option<Instant>,
 }
 
-/// Returns when this member may take part, or has joined a cluster. For as long as that takes, all it does is ask. Long
-/// because each verdict ends it in its own way.
+/// Returns when this member may take part, or has joined a cluster. For as long as that takes, all it does is ask.
+/// Long because each verdict ends it in its own way.
 ///
 /// # Errors
 /// It ran before, or was removed, and is not to find its place by itself; the members to ask are not known.
