@@ -250,6 +250,7 @@ class Image(unittest.TestCase):
                 print(f"{name}: {time.monotonic() - began:.1f} s, {load.acknowledged()} writes so far")
         self.nothing_is_lost(cluster, load)
         self.back_up_and_restore(cluster, load)
+        self.require_users(cluster)
 
     def make_certificates(self, rendered, kube, *more):
         """Runs the chart's own job, with another API server than that of a pod."""
@@ -362,6 +363,24 @@ class Image(unittest.TestCase):
         found = load.read(cluster.address(member))
         self.assertEqual({key: found.get(key) for key in load.written()}, load.written())
         print(f"{len(found)} keys are in the restored release")
+
+
+    def require_users(self, cluster):
+        """The job that makes root, which may run again; then the helm test's pod signs in, and nobody else does."""
+        rendered = render({"auth": {"enabled": True}, "replicaCount": 1})
+        cluster.use(rendered)
+        [job] = [job for job in rendered.kind("Job") if "-auth-" in job["metadata"]["name"]]
+        spec = job["spec"]["template"]["spec"]
+        password = "a password of 32 characters, say"
+        for says in ("users are required from now on", "root can sign in"):
+            self.assertIn(says, cluster.run(spec, spec["containers"][0], ETCDCTL_PASSWORD=password))
+        with self.assertRaisesRegex(AssertionError, "root cannot sign in"):
+            cluster.run(spec, spec["containers"][0], ETCDCTL_PASSWORD="another")
+        status, _ = request(cluster.address("kv-cleat-0"), 2379, "/v3/kv/range", {"key": "YQ=="}, load_trust(cluster))
+        self.assertNotEqual(status, 200)
+        [pod] = [pod for pod in rendered.kind("Pod") if pod["metadata"]["name"] == "kv-cleat-test"]
+        said = cluster.run(pod["spec"], pod["spec"]["containers"][0], ETCDCTL_PASSWORD=password)
+        self.assertIn("ok: put, get, watch, transaction, lease, delete", said)
 
 
 def load_trust(cluster):

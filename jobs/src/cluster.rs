@@ -1,6 +1,6 @@
 //! How jobs reach the cluster: etcdctl's flags and environment.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use client::{Client, Options, TlsOptions, User};
 use std::fmt;
 use std::path::PathBuf;
@@ -54,6 +54,22 @@ impl fmt::Debug for Secret {
 }
 
 impl ClusterArgs {
+    /// The password, which must be there, and be that of this user.
+    ///
+    /// # Errors
+    /// There is none, or another user's; the text says how to give it.
+    pub(crate) fn password_of(&self, name: &str) -> Result<String> {
+        let given = self.user.as_deref().unwrap_or_default();
+        ensure!(given == name, "the user is {given:?}: set ETCDCTL_USER to {name}");
+        Ok(self.password.clone().context("there is no password: set ETCDCTL_PASSWORD")?.0)
+    }
+
+    /// Certificates of connections.
+    pub(crate) fn tls(&self) -> TlsOptions {
+        let (ca_file, cert_file, key_file) = (self.cacert.clone(), self.cert.clone(), self.key.clone());
+        TlsOptions { ca_file, cert_file, key_file, ..TlsOptions::default() }
+    }
+
     /// A client that gives its name if there is one and a password for it.
     pub(crate) fn client(&self) -> Result<Client> {
         let user = self.user.clone().zip(self.password.clone());
@@ -62,8 +78,7 @@ impl ClusterArgs {
 
     /// A client of a certain user, or of nobody.
     pub(crate) fn client_of(&self, user: Option<User>) -> Result<Client> {
-        let (ca_file, cert_file, key_file) = (self.cacert.clone(), self.cert.clone(), self.key.clone());
-        let tls = TlsOptions { ca_file, cert_file, key_file, ..TlsOptions::default() };
+        let tls = self.tls();
         let tls = (tls != TlsOptions::default()).then_some(tls);
         let endpoints = self.endpoints.clone();
         Ok(Client::new(&Options { endpoints, tls, user, request_timeout: CALL_TIMEOUT, ..Options::default() })?)

@@ -21,6 +21,7 @@ mod kube;
 mod place;
 mod s3;
 mod signal;
+mod users;
 
 use anyhow::Result;
 use clap::Parser as _;
@@ -30,6 +31,8 @@ use std::process::ExitCode;
 #[derive(Debug, clap::Parser)]
 #[command(name = "cleat-jobs", version, disable_help_subcommand = true)]
 enum Command {
+    /// Make the user root, and require users; ends at once if that was done
+    Auth(cluster::ClusterArgs),
     /// Make certificates that are not there or end soon, in Secrets
     Certificates(certificates::Args),
     /// Put a snapshot where snapshots are kept, and delete the oldest of those
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<()> {
     match command {
+        Command::Auth(args) => users::make_root(&args).await,
         Command::Certificates(args) => certificates::keep(&args).await,
         Command::Store(args) => backup::store(&args).await,
         Command::Restore(args) => backup::restore(&args).await,
