@@ -33,7 +33,7 @@ pub use authority::Authority;
 pub use client::{Client, with_token};
 pub use cluster::{Cluster, Place, Subject};
 pub use secure::Secure;
-pub use server::{Kind, Options, Server};
+pub use server::{Kind, Options, Server, json_lines};
 pub use site::Site;
 pub use tls::ClientTls;
 pub use tool::{Output, etcdctl};

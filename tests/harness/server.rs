@@ -396,3 +396,16 @@ impl Drop for Server {
         }
     }
 }
+
+/// Waits until a file has so many lines of JSON, and returns all that it has.
+pub async fn json_lines(path: &Path, count: usize) -> Result<Vec<serde_json::Value>> {
+    let deadline = Instant::now() + START_DEADLINE;
+    loop {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        if text.lines().count() >= count {
+            return text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect();
+        }
+        ensure!(Instant::now() < deadline, "{} has {text}", path.display());
+        tokio::time::sleep(POLL).await;
+    }
+}

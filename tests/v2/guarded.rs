@@ -6,7 +6,7 @@ use api::etcdserverpb::{
     AuthDisableRequest, AuthEnableRequest, AuthUserAddRequest, AuthUserGrantRoleRequest, AuthenticateRequest,
     StatusRequest,
 };
-use harness::{Kind, Options, Server};
+use harness::{Kind, Options, Server, with_token};
 use std::time::{Duration, Instant};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -21,12 +21,6 @@ async fn enable(server: &Server) -> Result<String> {
     client.auth.user_grant_role(AuthUserGrantRoleRequest { user: name.clone(), role: name.clone() }).await?;
     client.auth.auth_enable(AuthEnableRequest {}).await?;
     Ok(client.auth.authenticate(AuthenticateRequest { name, password }).await?.into_inner().token)
-}
-
-fn with_token<T>(message: T, token: &str) -> Result<tonic::Request<T>> {
-    let mut request = tonic::Request::new(message);
-    request.metadata_mut().insert("token", token.parse()?);
-    Ok(request)
 }
 
 /// Waits until the log has a line.
@@ -59,9 +53,9 @@ async fn it_is_shut_until_it_has_users_or_is_asked_for() -> Result<()> {
     }
     wait_logged(&server, "the v2 API is refused").await?;
     let mut client = server.client().await?;
-    let errors = client.maintenance.status(with_token(StatusRequest {}, &token)?).await?.into_inner().errors;
+    let errors = client.maintenance.status(with_token(StatusRequest {}, Some(&token))).await?.into_inner().errors;
     ensure!(errors.iter().any(|error| error.contains("v2")), "status says nothing of it: {errors:?}");
-    client.auth.auth_disable(with_token(AuthDisableRequest {}, &token)?).await?;
+    client.auth.auth_disable(with_token(AuthDisableRequest {}, Some(&token))).await?;
     ensure!(send(&server, "GET", "/v2/keys/a", "", "").await? == 200, "it is served again");
     wait_logged(&server, "the v2 API is served again").await?;
     // With users of its own it is not shut.

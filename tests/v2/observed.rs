@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use harness::http;
-use harness::{Kind, Options, Server};
+use harness::{Kind, Options, Server, json_lines};
 use hyper::Request;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -107,19 +107,6 @@ async fn counters_are_etcds() -> Result<()> {
     Ok(())
 }
 
-/// Waits for so many lines of an audit log.
-async fn lines(path: &std::path::Path, count: usize) -> Result<Vec<Value>> {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        if text.lines().count() >= count {
-            return text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect();
-        }
-        ensure!(Instant::now() < deadline, "{} has {text}", path.display());
-        tokio::time::sleep(POLL).await;
-    }
-}
-
 #[tokio::test]
 async fn changes_are_in_the_audit_log() -> Result<()> {
     let dir = tempfile::tempdir()?;
@@ -148,7 +135,7 @@ async fn changes_are_in_the_audit_log() -> Result<()> {
         ("PUT", json!({"path": "/v2/keys/b"}), 201, json!(16), Some("root")),
         ("PUT", json!({"path": "/v2/auth/roles/r"}), 401, Value::Null, None),
     ];
-    let found = lines(&path, expected.len()).await?;
+    let found = json_lines(&path, expected.len()).await?;
     ensure!(found.len() == expected.len(), "{found:#?}");
     for (line, (method, request, code, index, user)) in found.iter().zip(expected) {
         let is_same = line["method"] == method

@@ -5,9 +5,8 @@ use api::etcdserverpb::{
     AuthEnableRequest, AuthUserAddRequest, AuthUserGrantRoleRequest, AuthenticateRequest, CompactionRequest,
     DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, request_op,
 };
-use harness::{Kind, Options, Server};
+use harness::{Kind, Options, Server, json_lines};
 use serde_json::{Value, json};
-use std::path::Path;
 use std::time::{Duration, Instant};
 use tonic::Code;
 
@@ -16,19 +15,6 @@ const POLL: Duration = Duration::from_millis(50);
 
 fn put(key: &str) -> PutRequest {
     PutRequest { key: key.to_owned().into(), value: "hidden-value".into(), ..Default::default() }
-}
-
-/// Waits for so many lines.
-async fn lines(path: &Path, count: usize) -> Result<Vec<Value>> {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        if text.lines().count() >= count {
-            return text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect();
-        }
-        ensure!(Instant::now() < deadline, "{} has {text}", path.display());
-        tokio::time::sleep(POLL).await;
-    }
 }
 
 #[tokio::test]
@@ -58,7 +44,7 @@ async fn changes_are_recorded_with_their_outcome() -> Result<()> {
         ("KV/Compact", json!({"revision": revision, "physical": false}), "Ok", Some(revision + 2)),
         ("Lease/LeaseGrant", json!({"lease": "ff", "ttl": 60}), "Ok", Some(revision + 2)),
     ];
-    let found = lines(&path, expected.len()).await?;
+    let found = json_lines(&path, expected.len()).await?;
     ensure!(found.len() == expected.len(), "{found:#?}");
     for (found, (method, request, code, revision)) in found.iter().zip(expected) {
         let is_same = found["method"] == format!("/etcdserverpb.{method}")
@@ -92,7 +78,7 @@ async fn users_are_named_and_their_secrets_are_not() -> Result<()> {
     client.kv.put(request).await?;
     client.kv.put(put("b")).await.expect_err("nobody may");
 
-    let found = lines(&path, 5).await?;
+    let found = json_lines(&path, 5).await?;
     let puts: Vec<&Value> = found.iter().filter(|line| line["method"] == "/etcdserverpb.KV/Put").collect();
     ensure!(puts.len() == 2, "{found:#?}");
     ensure!(puts[0]["user"] == "root" && puts[0]["code"] == "Ok", "{}", puts[0]);
