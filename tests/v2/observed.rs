@@ -1,6 +1,6 @@
 //! What is kept of requests of the v2 API: metrics, which are etcd's, and the audit log.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use harness::http;

@@ -7,7 +7,7 @@ use super::{print, text};
 use crate::cli::Flag;
 use crate::context::Context;
 use crate::failure::Failure;
-use api::etcdserverpb::{DeleteRangeRequest, RangeRequest};
+use api::etcdserverpb::{DeleteRangeRequest, Member, RangeRequest};
 use client::Client;
 
 pub(crate) const DRY_RUN: Flag = Flag::switch("dry-run", "only show what would be done").cleat();
@@ -52,6 +52,36 @@ pub(crate) async fn permits_del(
     Ok(true)
 }
 
+/// True if a member is to be removed. What a dry run would do is printed.
+///
+/// # Errors
+/// The cluster's, or the answer was not yes.
+pub(crate) async fn permits_remove(context: &Context, client: &Client, id: u64) -> Result<bool, Failure> {
+    let terminal = Terminal::detect();
+    let (is_dry_run, is_sure) = (context.switch(&DRY_RUN), context.switch(&YES) || !terminal.is_attended);
+    if context.is_etcdctl() || (is_sure && !is_dry_run) {
+        return Ok(true);
+    }
+    let members = client.known_members().await?.members;
+    let Some(what) = removal(&members, id) else { return Ok(true) };
+    if is_dry_run {
+        print(&format!("would remove {what}; nothing was removed (--dry-run)\n"))?;
+        return Ok(false);
+    }
+    confirm(&terminal, false, &format!("Remove {what}?"))?;
+    Ok(true)
+}
+
+/// The member, and what is left without it; None if there is no such member, which the server says.
+fn removal(members: &[Member], id: u64) -> Option<String> {
+    let member = members.iter().find(|member| member.id == id)?;
+    let name = if member.name.is_empty() { "a member that never started" } else { &member.name };
+    let voters = members.iter().filter(|other| !other.is_learner && other.id != id).count();
+    let tolerated = text::count(voters.saturating_sub(1) / 2, "failure", "failures");
+    let left = text::count(voters, "voter is", "voters are");
+    Some(format!("{} ({id:x}): {left} left, {tolerated} tolerated", text::show(name.as_bytes())))
+}
+
 fn question(request: &DeleteRangeRequest, count: usize) -> String {
     let keys = text::count(count, "key", "keys");
     let (first, end) = (&request.key, &request.range_end);
@@ -70,6 +100,20 @@ fn question(request: &DeleteRangeRequest, count: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_removes_a_member_is_told_what_is_left() {
+        let member = |id, name: &str, is_learner| Member { id, name: name.to_owned(), is_learner, ..Member::default() };
+        let members = [member(1, "a", false), member(2, "b", false), member(3, "", false), member(4, "d", true)];
+        for (id, expected) in [
+            (1, Some("a (1): 2 voters are left, 0 failures tolerated")),
+            (3, Some("a member that never started (3): 2 voters are left, 0 failures tolerated")),
+            (4, Some("d (4): 3 voters are left, 1 failure tolerated")),
+            (5, None),
+        ] {
+            assert_eq!(removal(&members, id).as_deref(), expected, "{id}");
+        }
+    }
 
     #[test]
     fn questions_say_what_is_at_stake() {

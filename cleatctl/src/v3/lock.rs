@@ -12,6 +12,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
 
+const FENCING: Flag =
+    Flag::switch("fencing", "print the key, and the revision that the command finds in ETCD_LOCK_REV").cleat();
 const TTL: Flag = Flag::int("ttl", "10", "timeout for session");
 
 pub(crate) const COMMAND: Command = Command {
@@ -19,7 +21,7 @@ pub(crate) const COMMAND: Command = Command {
     usage: "<lockname> [exec-command arg1 arg2 ...]",
     short: "Acquires a named lock",
     group: Group::Leases,
-    flags: &[TTL],
+    flags: &[FENCING, TTL],
     run: Some(|context| Box::pin(lock(context))),
     ..Command::NONE
 };
@@ -29,11 +31,11 @@ async fn lock(mut context: Context) -> Result<(), Failure> {
     else {
         return Err(Failure::bad_args("lock takes a lock name argument and an optional command to execute"));
     };
-    let ttl = context.int(&TTL);
+    let (ttl, is_fencing) = (context.int(&TTL), context.switch(&FENCING));
     let (client, printer) = context.connect().await?;
     let session = Session::begin(client, ttl).await?;
     let held = tokio::select! {
-        held = hold(&session, name.as_bytes(), &command, printer) => held,
+        held = hold(&session, name.as_bytes(), &command, printer, is_fencing) => held,
         () = session.expired() => Err(Failure::new(code::ERROR, "session expired")),
     };
     session.end().await;
@@ -41,7 +43,13 @@ async fn lock(mut context: Context) -> Result<(), Failure> {
 }
 
 /// Takes the lock, and gives it back after the command, or when this process is asked to end.
-async fn hold(session: &Session, name: &[u8], command: &[OsString], printer: Printer) -> Result<(), Failure> {
+async fn hold(
+    session: &Session,
+    name: &[u8],
+    command: &[OsString],
+    printer: Printer,
+    is_fencing: bool,
+) -> Result<(), Failure> {
     let claim = session.claim(name, b"").await?;
     let revision = tokio::select! {
         revision = session.wait_for_first(name, &claim) => revision?,
@@ -60,12 +68,20 @@ async fn hold(session: &Session, name: &[u8], command: &[OsString], printer: Pri
     if answer.kvs.is_empty() {
         return Err(Failure::new(code::ERROR, "lock lost on init"));
     }
-    printer.answer(
-        "/etcdserverpb.KV/Range",
-        &answer,
-        |out| kv::got(out, &answer),
-        |out| kv::got_fields(out, &answer),
-    )?;
+    if is_fencing {
+        // Later holders have larger ones: who writes can be told from who has lost the lock meanwhile.
+        printer.simple(|out| {
+            out.line(&claim.key);
+            out.line(revision.to_string());
+        })?;
+    } else {
+        printer.answer(
+            "/etcdserverpb.KV/Range",
+            &answer,
+            |out| kv::got(out, &answer),
+            |out| kv::got_fields(out, &answer),
+        )?;
+    }
     interrupted().await?;
     session.release(&claim).await
 }

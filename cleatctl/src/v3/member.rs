@@ -4,6 +4,7 @@ use crate::cli::{Command, Flag, Group};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::go;
+use crate::people::destructive::{DRY_RUN, YES, permits_remove};
 use crate::print::{self, Fields, Format, Printer, Simple};
 use api::etcdserverpb::{
     Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
@@ -58,6 +59,7 @@ const REMOVE: Command = Command {
     name: "remove",
     usage: "<memberID>",
     short: "Removes a member from the cluster",
+    flags: &[DRY_RUN, YES],
     run: Some(|context| Box::pin(remove(context))),
     ..Command::NONE
 };
@@ -171,6 +173,9 @@ fn added(answer: &MemberAddResponse, name: &str, peer_urls: &str) -> String {
 async fn remove(mut context: Context) -> Result<(), Failure> {
     let id = id(&context)?;
     let (client, printer) = context.connect().await?;
+    if !permits_remove(&context, &client, id).await? {
+        return Ok(());
+    }
     let answer = client.member_remove(MemberRemoveRequest { id }).await?;
     let cluster = cluster(answer.header.as_ref());
     print(printer, "/etcdserverpb.Cluster/MemberRemove", &answer, |out| {

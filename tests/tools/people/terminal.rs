@@ -1,7 +1,7 @@
 //! What is asked at a terminal, and what a program called `etcdctl` does not have.
 
 use super::{DEADLINE, fails, same, says};
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use harness::server::built_binary;
 use harness::tool::run;
 use harness::{Kind, Output, Server};
@@ -89,5 +89,52 @@ async fn an_error_names_cause_place_and_remedy() -> Result<()> {
     let gone = fails(&server, &["--command-timeout", "1s", "get", "a"], 1).await?;
     ensure!(gone.contains("Connection refused") && gone.contains(server.endpoint().as_str()), "{gone}");
     ensure!(gone.contains("do:   start a member there") && !gone.contains("deadline"), "{gone}");
+    Ok(())
+}
+
+/// What `lock --fencing` prints, once it has the lock; it is ended then.
+async fn fencing(server: &Server) -> Result<(String, i64)> {
+    let mut command = crate::restore::command(&["lock", "door", "--fencing", "--endpoints", &server.endpoint()])?;
+    command.stdout(std::process::Stdio::piped()).stdin(std::process::Stdio::null());
+    let mut child = Command::from(command).kill_on_drop(true).spawn()?;
+    let stdout = child.stdout.take().context("standard output is piped")?;
+    let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(stdout));
+    let mut next = async || tokio::time::timeout(DEADLINE, lines.next_line()).await??.context("a line");
+    let (key, revision) = (next().await?, next().await?.parse()?);
+    let id = rustix::process::Pid::from_raw(i32::try_from(child.id().context("it runs")?)?).context("a process")?;
+    rustix::process::kill_process(id, rustix::process::Signal::INT)?;
+    tokio::time::timeout(DEADLINE, child.wait()).await??;
+    Ok((key, revision))
+}
+
+#[tokio::test]
+async fn a_lock_tells_a_revision_that_grows_from_holder_to_holder() -> Result<()> {
+    for kind in [Kind::Etcd, Kind::Cleat] {
+        let server = Server::start(kind).await?;
+        let (first, earlier) = fencing(&server).await?;
+        let (second, later) = fencing(&server).await?;
+        ensure!(first.starts_with("door/") && second.starts_with("door/") && first != second, "{first} {second}");
+        ensure!(earlier > 0 && later > earlier, "{earlier} {later}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dry_run_of_member_remove_says_what_is_left() -> Result<()> {
+    let cleatctl = built_binary("cleatctl")?.display().to_string();
+    for kind in [Kind::Etcd, Kind::Cleat] {
+        let server = Server::start(kind).await?;
+        let list = says(&server, &["member", "list"]).await?;
+        let id = list.split(',').next().context("an id")?.to_owned();
+        let expected = format!("default ({id}): 0 voters are left, 0 failures tolerated");
+        let dry = says(&server, &["member", "remove", &id, "--dry-run"]).await?;
+        same(&dry, &format!("would remove {expected}; nothing was removed (--dry-run)\n"))?;
+        let refused = at_a_terminal(&server, &cleatctl, &format!("member remove {id}"), "n\n").await?;
+        ensure!(
+            refused.code == Some(1) && refused.stdout.contains(&format!("Remove {expected}? [y/N]")),
+            "{refused:?}"
+        );
+        same(&says(&server, &["member", "list"]).await?, &list)?;
+    }
     Ok(())
 }
