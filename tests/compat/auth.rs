@@ -4,7 +4,6 @@
 //! What etcd 3.4 leaves open is not asked, or accepted where it changes nothing (see [`is_accepted`]). `CLEAT_SEED` replays
 //! a sequence, `CLEAT_FIRST_SEED` runs the same ones each time.
 
-use crate::run::seeds;
 use anyhow::{Result, ensure};
 use api::authpb::{Permission, UserAddOptions};
 use api::etcdserverpb::request_op::Request;
@@ -16,6 +15,7 @@ use api::etcdserverpb::{
     TxnRequest,
 };
 use bytes::Bytes;
+use harness::seeds::seeds;
 use harness::{Client, Kind, Options, Server};
 use prost::Message;
 use rand::rngs::StdRng;

@@ -4,13 +4,13 @@
 //! something that does not fit. Both get the same text, one request after the other, so revisions are the same. Watchers
 //! at the end have to show both histories as the same events. `CLEAT_SEED=n` replays a run.
 
-use crate::run::seeds;
 use ::http::Request;
 use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::future::try_join_all;
 use harness::http::{self, Answer};
+use harness::seeds::seeds;
 use harness::{Kind, Server};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};

@@ -6,12 +6,12 @@
 
 use crate::auth::{ENDS, KEYS, ROLES, USERS, password};
 use crate::gateway::{Outcome, outcome};
-use crate::run::seeds;
 use ::http::Request;
 use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use harness::http::{self, Answer};
+use harness::seeds::seeds;
 use harness::{Kind, Options, Server};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};

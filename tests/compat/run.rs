@@ -4,7 +4,8 @@
 //! on fresh servers. So one run shows several kinds of differences, each kind once.
 
 use crate::compare::Difference;
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
+use harness::seeds::number;
 use std::collections::BTreeMap;
 use std::fmt::{Debug, Display, Formatter, Write as _};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -67,21 +68,6 @@ impl Plan {
         let ops = number("CLEAT_DIFF_OPS")?.map_or(DEFAULT_OPS, |ops| ops as usize);
         Ok(Self { seed: number("CLEAT_SEED")?, first_seed: number("CLEAT_FIRST_SEED")?, ops })
     }
-}
-
-/// A number of the environment.
-fn number(name: &str) -> Result<Option<u64>> {
-    let Ok(text) = std::env::var(name) else { return Ok(None) };
-    Ok(Some(text.parse().with_context(|| format!("{name}={text}"))?))
-}
-
-/// The seeds of a test that runs `count` sequences: the one of `CLEAT_SEED`, those from `CLEAT_FIRST_SEED` on, or any.
-pub(crate) fn seeds(count: usize) -> Result<Vec<u64>> {
-    if let Some(seed) = number("CLEAT_SEED")? {
-        return Ok(vec![seed]);
-    }
-    let first = number("CLEAT_FIRST_SEED")?.unwrap_or_else(|| rand::random_range(0..1_000_000_000));
-    Ok((first..).take(count).collect())
 }
 
 /// A kind of difference, with a sequence that shows it.

@@ -4,6 +4,7 @@
 //! `CLEAT_SEED=n` replays one run, `CLEAT_CTL_LINES=n` sets its length.
 
 use anyhow::{Context as _, Result, ensure};
+use harness::seeds::{number, seeds};
 use harness::tool::{Output, cleatctl_as_etcdctl, etcdctl_binary, run};
 use harness::{Kind, Server};
 use rand::rngs::StdRng;
@@ -138,9 +139,8 @@ fn errors(output: &Output) -> Vec<&str> {
 }
 
 async fn same_on(kind: Kind) -> Result<()> {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let seed: u64 = number("CLEAT_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
-    let lines: usize = number("CLEAT_CTL_LINES").map_or(LINES, |lines: u64| lines as usize);
+    let seed = *seeds(1)?.first().context("a seed")?;
+    let lines = number("CLEAT_CTL_LINES")?.map_or(LINES, |lines| lines as usize);
     let mut rng = StdRng::seed_from_u64(seed);
     let dir = tempfile::tempdir()?;
     let (theirs, ours) = (etcdctl_binary(), OsString::from(cleatctl_as_etcdctl(dir.path())?));
@@ -155,6 +155,10 @@ async fn same_on(kind: Kind) -> Result<()> {
         let line = read(&mut rng);
         let their = give(&theirs, &server, &line).await?;
         let own = give(&ours, &server, &line).await?;
+        if their.stderr.starts_with("panic: ") {
+            ensure!(!own.stderr.contains("panicked"), "seed {seed} on {kind}: {:?}\n{own:#?}", line.words);
+            continue;
+        }
         ensure!(
             (&their.stdout, their.code, errors(&their)) == (&own.stdout, own.code, errors(&own)),
             "seed {seed} on {kind}: {:?}\netcdctl {their:#?}\ncleatctl {own:#?}",

@@ -22,6 +22,7 @@ pub mod load;
 pub mod network;
 pub mod ports;
 pub mod secure;
+pub mod seeds;
 pub mod server;
 pub mod site;
 pub mod slow_disk;

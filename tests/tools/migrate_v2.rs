@@ -67,18 +67,21 @@ async fn a_tree_becomes_keys_with_leases_after_a_dry_run() -> Result<()> {
         let planned = migration.run(&named)?;
         ensure!(planned["dryRun"] == true && client.list("").await?.kvs.is_empty(), "{planned}");
         let done = migration.run(&[&named[..], &["--yes"]].concat())?;
-        for field in ["created", "conflicts", "directories", "emptyDirectories", "leases", "index"] {
+        for field in ["created", "conflicts", "directories", "emptyDirectories", "index"] {
             ensure!(planned[field] == done[field], "{field}: {planned} {done}");
         }
-        ensure!(
-            done["created"] == KEYS + 4 && done["leases"] == 2 && done["emptyDirectories"][0] == "/app/empty",
-            "{done}"
-        );
+        ensure!(done["created"] == KEYS + 4 && done["emptyDirectories"][0] == "/app/empty", "{done}");
+        // Keys with the same time left share a lease. Those that were made one after the other may differ by a second or two.
+        for told in [&planned, &done] {
+            let leases = told["leases"].as_u64().context("a number")?;
+            ensure!((2..=1 + KEYS as u64 / 50).contains(&leases), "{told}");
+        }
         let listing = client.list("/app/").await?.kvs;
         ensure!(listing.len() == KEYS + 4, "{}", listing.len());
         ensure!(listing.iter().all(|kv| kv.value == format!("of {}", String::from_utf8_lossy(&kv.key))));
         let leases: BTreeSet<i64> = listing.iter().map(|kv| kv.lease).collect();
-        ensure!(leases.len() == 3, "{leases:?}");
+        // And none, of those that stay.
+        ensure!(Some(leases.len() as u64 - 1) == done["leases"].as_u64(), "{leases:?} {done}");
         for (key, most) in [("/app/k000", 5000), ("/app/session/a", 3000), ("/app/session/_config/size", 3000)] {
             let id = client.get(key).await?.context("it was copied")?.lease;
             let request = LeaseTimeToLiveRequest { id, keys: false };

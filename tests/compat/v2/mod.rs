@@ -37,7 +37,7 @@ fn random_v2_requests_are_answered_as_etcd_does() -> Result<()> {
 #[test]
 fn users_may_do_in_v2_what_they_may_in_etcd() -> Result<()> {
     let runtime = Runtime::new()?;
-    for seed in run::seeds(1)? {
+    for seed in harness::seeds::seeds(1)? {
         eprintln!("CLEAT_SEED={seed}");
         runtime.block_on(auth::run(seed))?;
     }
