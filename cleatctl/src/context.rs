@@ -7,7 +7,6 @@ use crate::globals::{self, is_secret};
 use crate::password;
 use crate::print::{Format, Printer};
 use crate::srv;
-use crate::terminal::Terminal;
 use client::http::{Call, Http, Server};
 use client::{Client, Options, TlsOptions, User};
 use std::ffi::{OsStr, OsString};
@@ -33,8 +32,6 @@ pub(crate) struct Context {
     pub(crate) args: Vec<OsString>,
     /// All words behind the program's name, as they were given.
     pub(crate) words: Vec<OsString>,
-    #[allow(dead_code, reason = "for the commands of `people`")]
-    pub(crate) terminal: Terminal,
     values: Values,
     has_environment: bool,
     /// Endpoints that DNS told.
@@ -44,8 +41,7 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) fn new(path: Path, values: Values, args: Vec<OsString>, words: Vec<OsString>) -> Self {
-        let terminal = Terminal::of_process();
-        Self { path, args, words, terminal, values, has_environment: false, discovered: None, user: Asked::NotYet }
+        Self { path, args, words, values, has_environment: false, discovered: None, user: Asked::NotYet }
     }
 
     pub(crate) fn personality(&self) -> Personality {

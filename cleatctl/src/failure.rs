@@ -25,7 +25,6 @@ pub(crate) struct Failure {
     /// Printed behind `Error: `; None if everything is said already.
     pub(crate) text: Option<String>,
     /// The failed call, for whoever says more about it than etcdctl does.
-    #[allow(dead_code, reason = "for errors that say more to people")]
     pub(crate) call: Option<Box<Error>>,
 }
 

@@ -28,7 +28,6 @@ mod print;
 mod progress;
 mod snapshot;
 mod srv;
-mod terminal;
 mod v2;
 mod v3;
 
