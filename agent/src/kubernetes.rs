@@ -44,6 +44,8 @@ pub struct View {
     pub pods: Vec<Pod>,
     /// The mark.
     pub mark: Mark,
+    /// The version of its `ConfigMap`; none without one.
+    pub mark_version: Option<String>,
     /// What Events are about.
     pub about: ObjectReference,
 }
@@ -74,16 +76,20 @@ impl Kubernetes {
     pub async fn view(&self) -> Result<View> {
         let sets: Api<StatefulSet> = self.api();
         let what = || format!("look at the StatefulSet {}", self.statefulset);
-        let set = sets.get(&self.statefulset).await.with_context(what)?;
+        let set = sets.get(&self.statefulset).await.map_err(told).with_context(what)?;
         let spec = set.spec.clone().unwrap_or_default();
         let desired = Desired {
-            // Kubernetes' default.
+            // Kubernetes' defaults.
+            first: spec
+                .ordinals
+                .and_then(|ordinals| ordinals.start)
+                .map_or(0, |start| u32::try_from(start).unwrap_or(0)),
             replicas: u32::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0),
             is_deleted: set.metadata.deletion_timestamp.is_some(),
         };
         let labels = spec.selector.match_labels.unwrap_or_default();
         let pods = self.pods(&labels.into_iter().collect::<Vec<_>>()).await?;
-        let mark = self.read_mark().await?;
+        let (mark, mark_version) = self.read_mark().await?;
         let about = ObjectReference {
             api_version: Some("apps/v1".to_owned()),
             kind: Some("StatefulSet".to_owned()),
@@ -92,7 +98,7 @@ impl Kubernetes {
             uid: set.uid(),
             ..ObjectReference::default()
         };
-        Ok(View { desired, pods, mark, about })
+        Ok(View { desired, pods, mark, mark_version, about })
     }
 
     async fn pods(&self, labels: &[(String, String)]) -> Result<Vec<Pod>> {
@@ -103,32 +109,35 @@ impl Kubernetes {
         }
         let pods: Api<KubePod> = self.api();
         let params = ListParams::default().labels(&selector).limit(PODS_MAX);
-        let listed = pods.list_metadata(&params).await.context("list the pods of the StatefulSet")?;
+        let listed = pods.list_metadata(&params).await.map_err(told).context("list the pods of the StatefulSet")?;
         let of_set =
             listed.items.into_iter().filter(|pod| crate::plan::ordinal(&self.statefulset, &pod.name_any()).is_some());
         Ok(of_set.map(|pod| Pod { name: pod.name_any(), role: pod.labels().get(ROLE_LABEL).cloned() }).collect())
     }
 
-    async fn read_mark(&self) -> Result<Mark> {
-        let Some(name) = &self.mark else { return Ok(Mark::Unwanted) };
+    async fn read_mark(&self) -> Result<(Mark, Option<String>)> {
+        let Some(name) = &self.mark else { return Ok((Mark::Unwanted, None)) };
         let maps: Api<ConfigMap> = self.api();
-        let map = maps.get(name).await.with_context(|| format!("read the ConfigMap {name}"))?;
-        Ok(match map.data.unwrap_or_default().get(MARK_KEY).map_or("", |text| text.trim()) {
+        let map = maps.get(name).await.map_err(told).with_context(|| format!("read the ConfigMap {name}"))?;
+        let version = map.resource_version();
+        let mark = match map.data.unwrap_or_default().get(MARK_KEY).map_or("", |text| text.trim()) {
             "" => Mark::Empty,
             text => u64::from_str_radix(text, 16).map_or(Mark::Unreadable, Mark::Cluster),
-        })
+        };
+        Ok((mark, version))
     }
 
-    /// Writes the mark.
+    /// Writes the mark in the place of the one that was seen.
     ///
     /// # Errors
-    /// The API server does not answer, or refuses.
-    pub async fn write_mark(&self, cluster_id: u64) -> Result<()> {
+    /// The API server does not answer, or refuses; somebody has changed the `ConfigMap` meanwhile.
+    pub async fn write_mark(&self, seen: &View, cluster_id: u64) -> Result<()> {
         let Some(name) = &self.mark else { return Ok(()) };
         let maps: Api<ConfigMap> = self.api();
-        let patch = Patch::Merge(json!({"data": {MARK_KEY: format!("{cluster_id:x}")}}));
+        let metadata = json!({"resourceVersion": seen.mark_version});
+        let patch = Patch::Merge(json!({"metadata": metadata, "data": {MARK_KEY: format!("{cluster_id:x}")}}));
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        maps.patch(name, &params, &patch).await.with_context(|| format!("write the ConfigMap {name}"))?;
+        maps.patch(name, &params, &patch).await.map_err(told).with_context(|| format!("write the ConfigMap {name}"))?;
         Ok(())
     }
 
@@ -140,11 +149,15 @@ impl Kubernetes {
         let pods: Api<KubePod> = self.api();
         let patch = Patch::Merge(json!({"metadata": {"labels": {ROLE_LABEL: role.map(Role::text)}}}));
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        pods.patch_metadata(pod, &params, &patch).await.with_context(|| format!("label the pod {pod}"))?;
+        pods.patch_metadata(pod, &params, &patch)
+            .await
+            .map_err(told)
+            .with_context(|| format!("label the pod {pod}"))?;
         Ok(())
     }
 
-    /// Publishes an Event about the `StatefulSet`.
+    /// Publishes an Event about the `StatefulSet`. kube's own recorder would need the right to patch Events, too: it counts
+    /// those that are alike.
     ///
     /// # Errors
     /// The API server does not answer, or refuses.
@@ -168,7 +181,73 @@ impl Kubernetes {
             type_: Some(if is_warning { "Warning" } else { "Normal" }.to_owned()),
             ..Event::default()
         };
-        events.create(&PostParams::default(), &event).await.context("publish an Event")?;
+        events.create(&PostParams::default(), &event).await.map_err(told).context("publish an Event")?;
         Ok(())
+    }
+}
+
+/// An error that quotes nothing of an answer: what a `StatefulSet`'s containers have in their environment may be secrets.
+#[expect(clippy::needless_pass_by_value, reason = "as map_err gives it")]
+fn told(error: kube::Error) -> anyhow::Error {
+    anyhow::Error::msg(apiserver::shown(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::config::{KubeConfigOptions, Kubeconfig};
+    use kube_fake::FakeKube;
+
+    async fn kubernetes(kube: &FakeKube) -> Kubernetes {
+        let read = Kubeconfig::from_yaml(&kube.kubeconfig(None, "default")).unwrap();
+        let config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.unwrap();
+        Kubernetes::new(Client::try_from(config).unwrap(), "default", "db", "db-0", Some("mark"))
+    }
+
+    fn put(kube: &FakeKube, api_version: &str, kind: &str, name: &str, rest: &serde_json::Value) {
+        let mut object = json!({"apiVersion": api_version, "kind": kind});
+        object["metadata"] = json!({"name": name, "namespace": "default"});
+        for (key, value) in rest.as_object().unwrap() {
+            object[key] = value.clone();
+        }
+        kube.put(object).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_view_has_ordinals_and_a_mark_that_is_not_overwritten() {
+        let kube = FakeKube::start(kube_fake::Options::default()).await.unwrap();
+        let spec = json!({
+            "replicas": 4, "ordinals": {"start": 3}, "serviceName": "db", "selector": {"matchLabels": {"app": "db"}},
+            "template": {},
+        });
+        put(&kube, "apps/v1", "StatefulSet", "db", &json!({"spec": spec}));
+        put(&kube, "v1", "ConfigMap", "mark", &json!({}));
+        let agent = kubernetes(&kube).await;
+        let seen = agent.view().await.unwrap();
+        assert_eq!(seen.desired, Desired { first: 3, replicas: 4, is_deleted: false });
+        assert_eq!(seen.mark, Mark::Empty);
+        // Somebody else writes one between the look and the write.
+        put(&kube, "v1", "ConfigMap", "mark", &json!({"data": {MARK_KEY: "cafe"}}));
+        let refused = format!("{:#}", agent.write_mark(&seen, 0xbeef).await.unwrap_err());
+        assert!(refused.contains("write the ConfigMap mark"), "{refused}");
+        assert_eq!(agent.view().await.unwrap().mark, Mark::Cluster(0xcafe));
+        // Emptied, it is free again.
+        put(&kube, "v1", "ConfigMap", "mark", &json!({"data": {MARK_KEY: ""}}));
+        let seen = agent.view().await.unwrap();
+        agent.write_mark(&seen, 0xbeef).await.unwrap();
+        assert_eq!(agent.view().await.unwrap().mark, Mark::Cluster(0xbeef));
+        kube.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_view_comes_over_https_with_a_clients_certificate() {
+        let certificates = Some(kube_fake::Certificates::make(true).unwrap());
+        let options = kube_fake::Options { certificates, ..kube_fake::Options::default() };
+        let kube = FakeKube::start(options).await.unwrap();
+        put(&kube, "apps/v1", "StatefulSet", "db", &json!({"spec": {"replicas": 2}}));
+        put(&kube, "v1", "ConfigMap", "mark", &json!({}));
+        let seen = kubernetes(&kube).await.view().await.unwrap();
+        assert_eq!(seen.desired.replicas, 2);
+        kube.stop().await;
     }
 }

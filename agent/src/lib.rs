@@ -14,4 +14,5 @@
 pub mod kubernetes;
 pub mod observe;
 pub mod plan;
+pub mod program;
 pub mod run;

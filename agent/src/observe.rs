@@ -54,12 +54,16 @@ impl Members {
         Ok(Standing { cluster_id: header.cluster_id, me: header.member_id, leader: status.leader })
     }
 
-    /// All members, and whether each answers.
+    /// All members. Whether each answers is asked only if `asks` says so; else none does.
     ///
     /// # Errors
     /// The own member does not answer, or has no majority behind it.
-    pub async fn list(&mut self) -> Result<Vec<Member>> {
+    pub async fn list(&mut self, asks: bool) -> Result<Vec<Member>> {
         let listed = self.own.member_list().await?.members;
+        if !asks {
+            self.others.clear();
+            return Ok(listed.iter().map(|member| self.member(member, false)).collect());
+        }
         let urls: Vec<&String> = listed.iter().filter_map(|member| member.client_urls.first()).collect();
         self.others.retain(|url, _| urls.contains(&url));
         for url in urls.into_iter().take(MEMBERS_MAX) {
@@ -80,6 +84,10 @@ impl Members {
             Some((url, client)) => client.status(url).await.is_ok_and(|status| status.leader != 0),
             None => false,
         };
+        self.member(listed, answers)
+    }
+
+    fn member(&self, listed: &Listed, answers: bool) -> Member {
         let name = if listed.name.is_empty() { name_in_url(listed) } else { listed.name.clone() };
         Member {
             id: listed.id,

@@ -3,8 +3,9 @@
 //! The rules:
 //!
 //! - Who does not lead does nothing.
-//! - A member is removed only when its ordinal is not below the number of replicas and its pod has been gone for a
-//!   while: a restart, a drain or a lost volume never changes the membership.
+//! - A member is removed only when its ordinal is behind those of the replicas and its pod has been gone for a while: a
+//!   restart, a drain or a lost volume never changes the membership. Ordinals before the first one
+//!   (`spec.ordinals.start`) are those of another `StatefulSet`, which members move from.
 //! - One member is removed at a time, the highest ordinal first, and none while another member is on its way in or a
 //!   member that stays does not answer: two disruptions never meet.
 //! - A removal leaves a majority of the voters that stay answering.
@@ -95,6 +96,8 @@ pub struct Observed {
 /// What is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Desired {
+    /// `spec.ordinals.start` of the `StatefulSet`: the ordinal of its first pod.
+    pub first: u32,
     /// `spec.replicas` of the `StatefulSet`.
     pub replicas: u32,
     /// It is being deleted.
@@ -144,10 +147,11 @@ pub fn plan(observed: &Observed, desired: &Desired) -> Vec<Action> {
     if observed.me == 0 || observed.leader != observed.me {
         return Vec::new();
     }
-    let mut actions = labels(observed);
-    actions.extend(mark(observed));
+    // The mark first: nothing else may keep a second cluster from being founded.
+    let mut actions: Vec<Action> = mark(observed).into_iter().collect();
+    actions.extend(labels(observed));
     if !desired.is_deleted && desired.replicas > 0 {
-        actions.extend(removal(observed, desired.replicas));
+        actions.extend(removal(observed, desired.first.saturating_add(desired.replicas)));
     }
     actions
 }
@@ -192,9 +196,9 @@ fn mark(observed: &Observed) -> Option<Action> {
     }
 }
 
-/// The removal of a member that was scaled away, or why it waits.
-fn removal(observed: &Observed, replicas: u32) -> Option<Action> {
-    let is_surplus = |member: &Member| member.ordinal.is_some_and(|ordinal| ordinal >= replicas);
+/// The removal of a member that was scaled away, or why it waits. `end` is the first ordinal that is not wanted.
+fn removal(observed: &Observed, end: u32) -> Option<Action> {
+    let is_surplus = |member: &Member| member.ordinal.is_some_and(|ordinal| ordinal >= end);
     let is_gone = |member: &Member| {
         is_surplus(member) && member.id != observed.me && member.ordinal.is_some_and(|it| observed.gone.contains(&it))
     };
@@ -222,27 +226,54 @@ fn removal(observed: &Observed, replicas: u32) -> Option<Action> {
     Some(Action::Remove { id: candidate.id, name: candidate.name.clone() })
 }
 
-/// What happened between two looks at the members, for Events: reason and note.
-pub fn happened(before: &[Member], now: &[Member]) -> Vec<(&'static str, String)> {
+/// Something that happened to a member, for an Event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Happening {
+    /// The member's name.
+    pub name: String,
+    /// The Event's reason.
+    pub reason: &'static str,
+    /// For people.
+    pub note: String,
+}
+
+/// What happened between two looks at the members.
+pub fn happened(before: &[Member], now: &[Member]) -> Vec<Happening> {
     let id_of = |members: &[Member], name: &str| members.iter().find(|member| member.name == name).map(|it| it.id);
+    let event = |member: &Member, reason, note| Happening { name: member.name.clone(), reason, note };
+    // Who has not told its name yet may be anybody whose name its peer URL does not show: one that joined, or one in the place of
+    // a member that is there no more.
+    let is_unknown = |member: &&Member| member.name.is_empty() || (!member.is_started && member.ordinal.is_none());
     let mut events = Vec::new();
-    for member in now.iter().filter(|member| !member.name.is_empty()) {
+    for member in now.iter().filter(|member| !is_unknown(member)) {
         match id_of(before, &member.name) {
             Some(id) if id == member.id => {}
-            Some(id) => events.push((
+            Some(id) => events.push(event(
+                member,
                 "MemberReplaced",
                 format!(
                     "member {} lost its data: {:x} takes the place of {id:x} and catches up",
                     member.name, member.id
                 ),
             )),
-            None => events.push(("MemberJoined", format!("member {} joined as {:x}", member.name, member.id))),
+            None => {
+                events.push(event(member, "MemberJoined", format!("member {} joined as {:x}", member.name, member.id)));
+            }
         }
     }
-    for member in before.iter().filter(|member| id_of(now, &member.name).is_none()) {
-        events.push(("MemberRemoved", format!("member {} ({:x}) was removed", member.name, member.id)));
+    if now.iter().any(|member| is_unknown(&member)) {
+        return events;
+    }
+    for member in before.iter().filter(|member| !is_unknown(member) && id_of(now, &member.name).is_none()) {
+        events.push(event(member, "MemberRemoved", format!("member {} ({:x}) was removed", member.name, member.id)));
     }
     events
+}
+
+/// Takes what happened to one member into what is known from before.
+pub fn remember(before: &mut Vec<Member>, now: &[Member], name: &str) {
+    before.retain(|member| member.name != name);
+    before.extend(now.iter().find(|member| member.name == name).cloned());
 }
 
 /// The ordinal in a name that a `StatefulSet` gave to a pod.

@@ -2,7 +2,7 @@
 
 use crate::kubernetes::{Kubernetes, View};
 use crate::observe::Members;
-use crate::plan::{Action, Member, Observed, happened, ordinal, plan};
+use crate::plan::{Action, Member, Observed, happened, ordinal, plan, remember};
 use anyhow::Result;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// The same warning is published as an Event once in this time.
 const WARNING_INTERVAL: Duration = Duration::from_mins(5);
 
-/// Warnings that are remembered; the oldest makes room.
+/// Warnings that are remembered; others are told once one of them is forgotten.
 const WARNINGS_MAX: usize = 32;
 
 /// When things are done.
@@ -32,9 +32,15 @@ pub struct Agent {
     before: Vec<Member>,
     /// Replicas without a pod, since when.
     absent: BTreeMap<u32, Instant>,
-    warned: BTreeMap<String, Instant>,
+    warned: BTreeMap<String, Warned>,
     /// What went wrong at the last look, so that it is logged once.
     trouble: String,
+}
+
+/// A warning that was logged.
+struct Warned {
+    at: Instant,
+    is_published: bool,
 }
 
 impl Agent {
@@ -73,47 +79,55 @@ impl Agent {
         }
     }
 
-    /// One look, and what follows from it.
+    /// One look, and what follows from it. What cannot be done does not keep the rest from being done.
     ///
     /// # Errors
-    /// Somebody does not answer. Everything is looked at anew the next time.
+    /// The first of those who do not answer, or refuse. Everything is looked at anew the next time.
     pub async fn look(&mut self) -> Result<()> {
         let standing = self.members.standing().await?;
-        let now = self.members.list().await?;
-        if standing.leader == 0 || standing.leader != standing.me {
+        let leads = standing.leader != 0 && standing.leader == standing.me;
+        let now = self.members.list(leads).await?;
+        if !leads {
             self.absent.clear();
             self.before = now;
             return Ok(());
         }
         let view = self.kubernetes.view().await?;
-        self.publish(&view, &now).await?;
-        // Not before: what could not be published is news the next time, too.
-        self.before.clone_from(&now);
         let observed = Observed {
             cluster_id: standing.cluster_id,
             me: standing.me,
             leader: standing.leader,
             gone: self.gone(&view, &now),
-            members: now,
+            members: now.clone(),
             pods: view.pods.clone(),
             mark: view.mark.clone(),
         };
+        let mut failed = Ok(());
         for action in plan(&observed, &view.desired) {
-            self.act(&view, action).await?;
+            let done = self.act(&view, action).await;
+            failed = failed.and(done);
         }
-        Ok(())
+        failed.and(self.publish(&view, now).await)
     }
 
     /// Events of what happened to the members since the last look. The first one shows nothing new.
-    async fn publish(&self, view: &View, now: &[Member]) -> Result<()> {
+    async fn publish(&mut self, view: &View, now: Vec<Member>) -> Result<()> {
         if self.before.is_empty() {
+            self.before = now;
             return Ok(());
         }
-        for (reason, note) in happened(&self.before, now) {
-            tracing::info!(reason, note, "the members have changed");
-            self.kubernetes.publish(&view.about, false, reason, &note).await?;
+        let mut failed = Ok(());
+        for happening in happened(&self.before, &now) {
+            let (reason, note) = (happening.reason, happening.note);
+            let published = self.kubernetes.publish(&view.about, false, reason, &note).await;
+            if published.is_ok() {
+                tracing::info!(reason, note, "the members have changed");
+                // Not before: what could not be published is news the next time, too.
+                remember(&mut self.before, &now, &happening.name);
+            }
+            failed = failed.and(published);
         }
-        Ok(())
+        failed
     }
 
     /// Replicas of members whose pod has been gone for long enough.
@@ -135,7 +149,7 @@ impl Agent {
             Action::Label { pod, role } => self.kubernetes.label(&pod, role).await,
             Action::Mark { cluster_id } => {
                 tracing::info!(cluster_id = format_args!("{cluster_id:x}"), "marking that the cluster is founded");
-                self.kubernetes.write_mark(cluster_id).await
+                self.kubernetes.write_mark(view, cluster_id).await
             }
             Action::Remove { id, name } => {
                 tracing::warn!(member_id = format_args!("{id:x}"), name, "removing a member that was scaled away");
@@ -146,13 +160,22 @@ impl Agent {
     }
 
     async fn warn(&mut self, view: &View, reason: &str, note: String) -> Result<()> {
-        self.warned.retain(|_, at| at.elapsed() < WARNING_INTERVAL);
-        if self.warned.contains_key(&note) || self.warned.len() >= WARNINGS_MAX {
+        self.warned.retain(|_, warned| warned.at.elapsed() < WARNING_INTERVAL);
+        if !self.warned.contains_key(&note) {
+            if self.warned.len() >= WARNINGS_MAX {
+                return Ok(());
+            }
+            tracing::warn!(reason, note, "the cluster needs attention");
+            self.warned.insert(note.clone(), Warned { at: Instant::now(), is_published: false });
+        }
+        let is_published = |warned: &Warned| warned.is_published;
+        if self.warned.get(&note).is_none_or(is_published) {
             return Ok(());
         }
-        tracing::warn!(reason, note, "the cluster needs attention");
         self.kubernetes.publish(&view.about, true, reason, &note).await?;
-        self.warned.insert(note, Instant::now());
+        if let Some(warned) = self.warned.get_mut(&note) {
+            warned.is_published = true;
+        }
         Ok(())
     }
 }

@@ -294,6 +294,13 @@ impl Database {
     }
 }
 
+impl Entries<'_> {
+    /// Pages that have been read so far, of [`Database::pages`]: free ones and those of other buckets never are.
+    pub fn pages_read(&self) -> u64 {
+        self.walk.visited.count()
+    }
+}
+
 impl Iterator for Entries<'_> {
     type Item = Result<Entry, Error>;
 

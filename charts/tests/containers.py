@@ -2,6 +2,7 @@
 
 Debian's podman needs two settings in virtual machines without all rights: limits that may be set, and runc with cgroupfs."""
 
+import atexit
 import json
 import os
 import shutil
@@ -37,8 +38,14 @@ class Podman:
         config = Path(self.directory) / "containers.conf"
         config.write_text(CONFIG)
         self.environment = {**os.environ, "CONTAINERS_CONF": str(config), "TMPDIR": self.directory}
-        self.store = ["--root", f"{self.directory}/root", "--runroot", f"{self.directory}/run", "--storage-driver", "vfs"]
         self.networks = []
+        # Also when a signal ends the tests.
+        atexit.register(self.close)
+        # Where the file system cannot have layers on top of each other, every container is a copy of the image.
+        for driver in ("overlay", "vfs"):
+            self.store = ["--root", f"{self.directory}/root", "--runroot", f"{self.directory}/run", "--storage-driver", driver]
+            if self.run("info", check=False).returncode == 0:
+                break
 
     def run(self, *arguments, program="podman", check=True, limit=120):
         """Standard output and error of a command. podman may ignore a signal while it waits for a container, so its end
@@ -62,11 +69,19 @@ class Podman:
         self.run("network", "create", "--internal", name)
         self.networks.append(name)
 
+    def gateway(self, network):
+        return self.inspect(network, "network")["subnets"][0]["gateway"]
+
     def address(self, container, network):
         return self.inspect(container, "container")["NetworkSettings"]["Networks"][network]["IPAddress"]
 
     def close(self):
-        self.run("rm", "-f", "-a", "-t", "1", check=False)
+        atexit.unregister(self.close)
+        # One may be left whose network another one of them still had.
+        for _ in range(3):
+            self.run("rm", "-f", "-a", "-t", "1", check=False)
+            if not self.run("ps", "-a", "-q", check=False).stdout.strip():
+                break
         for network in self.networks:
             self.run("network", "rm", "-f", network, check=False)
         subprocess.run(["umount", "-R", f"{self.directory}/root"], capture_output=True, timeout=30)

@@ -1,6 +1,7 @@
 """A Kubernetes API server for Helm's engine to install into: `cleat-kube-fake`, with the kinds of Prometheus' operator
 and cert-manager."""
 
+import atexit
 import base64
 import json
 import os
@@ -11,6 +12,8 @@ import urllib.request
 from pathlib import Path
 
 PROGRAM = Path(__file__).resolve().parents[2] / os.environ.get("CARGO_TARGET_DIR", "target") / "debug/cleat-kube-fake"
+# Where the chart is installed.
+NAMESPACE = "store"
 CUSTOM = [
     "monitoring.coreos.com/v1/ServiceMonitor/servicemonitors/namespaced",
     "monitoring.coreos.com/v1/PodMonitor/podmonitors/namespaced",
@@ -31,9 +34,13 @@ class ApiServer:
         for resource in CUSTOM:
             command += ["--resource", resource]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        # Also when a signal ends the tests.
+        atexit.register(self.close)
         self.url = self.process.stdout.readline().strip()
+        self.port = int(self.url.rsplit(":", 1)[1])
 
     def close(self):
+        atexit.unregister(self.close)
         self.process.terminate()
         try:
             self.process.wait(timeout=10)
@@ -46,13 +53,36 @@ class ApiServer:
     def kubeconfig(self):
         return str(self.config)
 
-    def secret(self, namespace, name):
-        """The texts of a Secret, or None."""
+    def _call(self, method, path, body=None, kind="application/json"):
+        """The answer's JSON, or None if there is no such object."""
+        data = None if body is None else json.dumps(body).encode()
+        call = urllib.request.Request(f"{self.url}/{path}", data, {"Content-Type": kind}, method=method)
         try:
-            with urllib.request.urlopen(f"{self.url}/api/v1/namespaces/{namespace}/secrets/{name}", timeout=10) as answer:
-                data = json.load(answer)["data"]
+            with urllib.request.urlopen(call, timeout=10) as answer:
+                return json.load(answer)
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 return None
-            raise
-        return {key: base64.b64decode(value).decode() for key, value in data.items()}
+            raise AssertionError(f"{method} {path}: {error.code} {error.read()[:300]}") from error
+
+    def read(self, group, plural, name, namespace=NAMESPACE):
+        return self._call("GET", f"{group}/namespaces/{namespace}/{plural}/{name}")
+
+    def list(self, group, plural, namespace=NAMESPACE):
+        return self._call("GET", f"{group}/namespaces/{namespace}/{plural}")["items"]
+
+    def delete(self, group, plural, name, namespace=NAMESPACE):
+        self._call("DELETE", f"{group}/namespaces/{namespace}/{plural}/{name}")
+
+    def replace(self, group, plural, document, namespace=NAMESPACE):
+        """Makes an object anew."""
+        self.delete(group, plural, document["metadata"]["name"], namespace)
+        self._call("POST", f"{group}/namespaces/{namespace}/{plural}", document)
+
+    def patch(self, group, plural, name, change, namespace=NAMESPACE):
+        self._call("PATCH", f"{group}/namespaces/{namespace}/{plural}/{name}", change, "application/merge-patch+json")
+
+    def secret(self, namespace, name):
+        """The texts of a Secret, or None."""
+        found = self.read("api/v1", "secrets", name, namespace)
+        return found and {key: base64.b64decode(value).decode() for key, value in found["data"].items()}

@@ -9,7 +9,8 @@ import time
 
 PREFIX = "/load/"
 WRITERS = 4
-TIMEOUT = 5
+# Writers meet members that are away, and go on.
+TIMEOUT = 3
 
 
 def encoded(text):

@@ -8,7 +8,7 @@ WORKLOADS = {"StatefulSet", "Deployment", "DaemonSet", "Job", "CronJob", "Pod"}
 # Pods that may hold a token of the Kubernetes API, and the container that has it.
 TOKEN_HOLDERS = {"agent", "certificates", "metad"}
 # Secrets that the certificate job makes, and the ConfigMap that every namespace has.
-MADE_LATER = re.compile(r"-(client-tls|peer-tls|tool-tls)$|^kube-root-ca\.crt$")
+MADE_LATER = re.compile(r"-(client-tls|peer-tls|tool-tls|sidecar-tls)$|^kube-root-ca\.crt$")
 MAX_NAME = 63
 # Behind a StatefulSet's name come "-N" and, in a label, a hash; behind a CronJob's the time.
 MAX_NAME_OF = {"StatefulSet": 52, "CronJob": 52}
@@ -118,8 +118,9 @@ def selectors(rendered):
         for port in spec["ports"]:
             if port["targetPort"] not in names:
                 yield f"{what}: no container has the port {port['targetPort']}"
-        if (spec.get("clusterIP") == "None") != bool(spec.get("publishNotReadyAddresses")):
-            yield f"{what}: members find each other before they are ready, clients do not"
+        is_metad = service["metadata"]["labels"]["app.kubernetes.io/component"] == "metad"
+        if (spec.get("clusterIP") == "None" or is_metad) != bool(spec.get("publishNotReadyAddresses")):
+            yield f"{what}: members find each other before they are ready, and metad says itself that it is not; clients find neither"
     members = rendered.kind("StatefulSet")[0]
     for budget in rendered.kind("PodDisruptionBudget"):
         if budget["spec"]["selector"] != members["spec"]["selector"]:

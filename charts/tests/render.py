@@ -10,10 +10,10 @@ from pathlib import Path
 import helm_sdkpy
 import yaml
 
-from kube import ApiServer
+from kube import NAMESPACE, ApiServer
 
 CHART = Path(__file__).resolve().parent.parent / "cleat"
-RELEASE, NAMESPACE = "kv", "store"
+RELEASE = "kv"
 # The minor version of Kubernetes that golden files are of.
 USUAL = 33
 

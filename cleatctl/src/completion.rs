@@ -5,7 +5,8 @@ use crate::cli::{Command, Flag, Group, HELP, Kind, Path, help};
 use crate::commands::ROOT;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::{cli, print, print_page};
+use crate::program::{self, print_page};
+use crate::{cli, print, v2};
 use std::ffi::OsString;
 
 const MAN: Flag = Flag::switch("man", "the manual of all commands, for man -l").cleat();
@@ -96,11 +97,27 @@ In every new one, if compinit is loaded:
 
 const BASH_SCRIPT: &str = r#"# bash completion of PROGRAM
 _PROGRAM() {
-    local word="${COMP_WORDS[COMP_CWORD]}" line
+    local words=() part joins= i word head line
+    # = and : are words of their own to bash: they are put back between what stands beside them.
+    for ((i = 1; i <= COMP_CWORD; i++)); do
+        part=${COMP_WORDS[i]}
+        if [[ (-n $joins || $part == [=:]*) && ${#words[@]} -gt 0 ]]; then
+            words[${#words[@]} - 1]+=$part
+        else
+            words+=("$part")
+        fi
+        joins=
+        [[ $part == *[=:] ]] && joins=1
+    done
+    word=${words[${#words[@]} - 1]}
+    # Only what stands behind the last of them is replaced.
+    head=${word%"${word##*[=:]}"}
     COMPREPLY=()
     while IFS=$'\t' read -r line _; do
-        [[ $line == "$word"* ]] && COMPREPLY+=("$line")
-    done < <("${COMP_WORDS[0]}" __complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
+        [[ $line == "$word"* ]] && COMPREPLY+=("${line#"$head"}")
+    done < <("${COMP_WORDS[0]}" __complete "${words[@]}" 2>/dev/null)
+    [[ ${COMPREPLY[0]} == *= ]] && compopt -o nospace 2>/dev/null
+    return 0
 }
 complete -o default -F _PROGRAM PROGRAM
 "#;
@@ -108,7 +125,12 @@ complete -o default -F _PROGRAM PROGRAM
 const FISH_SCRIPT: &str = r"# fish completion of PROGRAM
 function __PROGRAM_complete
     set -l words (commandline -opc) (commandline -ct)
-    $words[1] __complete $words[2..-1] 2>/dev/null
+    set -l found ($words[1] __complete $words[2..-1] 2>/dev/null)
+    if test (count $found) -gt 0
+        printf '%s\n' $found
+    else
+        __fish_complete_path $words[-1]
+    end
 end
 complete -c PROGRAM -f -a '(__PROGRAM_complete)'
 ";
@@ -130,12 +152,20 @@ Register-ArgumentCompleter -Native -CommandName PROGRAM -ScriptBlock {
 const ZSH_SCRIPT: &str = r#"#compdef PROGRAM
 # zsh completion of PROGRAM
 _PROGRAM() {
-    local -a found
-    local line
-    while IFS= read -r line; do
-        found+=("${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}")
+    # Behind = a value goes on without a space.
+    local -a whole begun
+    local name about
+    while IFS=$'\t' read -r name about; do
+        if [[ $name == *= ]]; then
+            begun+=("${name//:/\\:}:$about")
+        else
+            whole+=("${name//:/\\:}${about:+:$about}")
+        fi
     done < <("${words[1]}" __complete "${(@)words[2,CURRENT]}" 2>/dev/null)
-    _describe 'PROGRAM' found || _files
+    local none=1
+    _describe 'PROGRAM' whole && none=0
+    _describe 'PROGRAM' begun -S '' && none=0
+    ((none)) && _files
 }
 if [ "$funcstack[1]" = "_PROGRAM" ]; then
     _PROGRAM "$@"
@@ -164,7 +194,7 @@ fn help(context: &Context) -> Result<(), Failure> {
             // Words behind a command are its arguments.
             if path.commands.len() == 1 {
                 let words: Vec<String> = context.args.iter().map(|word| format!("`{}`", word.display())).collect();
-                eprintln!("Unknown help topic [{}]", words.join(" "));
+                tell!("Unknown help topic [{}]", words.join(" "));
             }
             break;
         };
@@ -182,36 +212,53 @@ pub(crate) fn answer(personality: cli::Personality, words: &[OsString]) -> Resul
         [flag, rest @ ..] if flag == "--no-descriptions" => (true, rest),
         words => (false, words),
     };
-    let lines: String = candidates(personality, words)
-        .into_iter()
-        .map(|(name, about)| if plain { format!("{name}\n") } else { format!("{name}\t{about}\n") })
-        .collect();
-    print::out(lines.as_bytes())
-}
-
-fn candidates(personality: cli::Personality, words: &[OsString]) -> Vec<(String, &'static str)> {
     let (last, before) = words.split_last().map_or((String::new(), &[][..]), |(last, before)| {
         // PowerShell gives an empty word its quotes.
         (last.to_string_lossy().trim_matches('"').to_owned(), before)
     });
-    let (path, rest) = cli::parse::find(Path { personality, commands: vec![&ROOT] }, before.to_vec());
-    let previous = before.last().map(|word| word.to_string_lossy());
-    if previous.as_deref().is_some_and(|word| ["-w", "--write-out"].contains(&word)) {
-        return ["fields", "json", "protobuf", "simple", "table"].map(|name| (name.to_owned(), "")).to_vec();
-    }
-    let found: Vec<(String, &'static str)> = if last.starts_with('-') {
-        let flags = path.local().into_iter().chain(path.inherited());
-        let flags = flags.map(|flag| {
-            let equals = if flag.kind == Kind::Bool { "" } else { "=" };
-            (format!("--{}{equals}", flag.name), flag.help)
-        });
-        flags.chain([(format!("--{HELP}"), "help for this command")]).collect()
-    } else if cli::parse::without_flags(&path, &rest).is_empty() {
-        path.children().map(|child| (child.name.to_owned(), child.short)).collect()
+    let offers = if program::api(personality, before).is_some_and(|api| api == "2") {
+        v2::offers(personality, before, &last)
     } else {
-        Vec::new()
+        offers(personality, before, &last)
     };
-    found.into_iter().filter(|(name, _)| name.starts_with(&last)).collect()
+    let offers = offers.into_iter().filter(|(name, _)| name.starts_with(&last));
+    let lines: String =
+        offers.map(|(name, about)| if plain { format!("{name}\n") } else { format!("{name}\t{about}\n") }).collect();
+    print::out(lines.as_bytes())
+}
+
+/// What a shell may put in the place of a word, and what that is.
+pub(crate) type Offer = (String, String);
+
+/// The values of a flag, each behind what the word begins with.
+pub(crate) fn values(begin: &str, values: &[&str]) -> Vec<Offer> {
+    values.iter().map(|value| (format!("{begin}{value}"), String::new())).collect()
+}
+
+/// A flag as a word: what takes a value goes on behind `=`.
+pub(crate) fn dashed(name: &str, has_value: bool) -> String {
+    format!("--{name}{}", if has_value { "=" } else { "" })
+}
+
+/// What may stand behind some words: of commands and flags all, of values those that are known.
+fn offers(personality: cli::Personality, before: &[OsString], last: &str) -> Vec<Offer> {
+    let (path, rest) = cli::parse::find(Path { personality, commands: vec![&ROOT] }, before.to_vec());
+    let previous = before.last().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    if let Some(flag) = cli::parse::flag_before(&path, previous.as_bytes()) {
+        return values("", flag.values);
+    }
+    if let Some((name, _)) = last.strip_prefix("--").and_then(|word| word.split_once('=')) {
+        return path.flag(name).map(|flag| values(&dashed(name, true), flag.values)).unwrap_or_default();
+    }
+    if last.starts_with('-') {
+        let flags = path.local().into_iter().chain(path.inherited());
+        let flags = flags.map(|flag| (dashed(flag.name, flag.kind != Kind::Bool), flag.about()));
+        return flags.chain([(format!("--{HELP}"), "help for this command".to_owned())]).collect();
+    }
+    if cli::parse::without_flags(&path, &rest).is_empty() {
+        return path.children().map(|child| (child.name.to_owned(), child.short.to_owned())).collect();
+    }
+    Vec::new()
 }
 
 /// Every page as one text in the form of a manual, for `man -l`.
@@ -228,7 +275,7 @@ fn manual(personality: cli::Personality, version: &str) -> String {
     let option = |flag: &Flag| {
         let short = flag.short.map(|short| format!("\\-{short}, ")).unwrap_or_default();
         let value = if flag.kind == Kind::Bool { String::new() } else { format!("=\\fI{}\\fR", escape(flag.default)) };
-        format!(".TP\n\\fB{short}\\-\\-{}\\fR{value}\n{}\n", escape(flag.name), escape(flag.help))
+        format!(".TP\n\\fB{short}\\-\\-{}\\fR{value}\n{}\n", escape(flag.name), escape(&flag.about()))
     };
     let mut text = format!(
         ".TH {} 1 \"\" \"{program} {version}\"\n.SH NAME\n{program} \\- {}\n",
@@ -258,21 +305,30 @@ fn manual(personality: cli::Personality, version: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::candidates;
+    use super::offers;
     use crate::cli::Personality;
 
     fn names(words: &[&str]) -> Vec<String> {
-        let words: Vec<_> = words.iter().map(Into::into).collect();
-        candidates(Personality::Cleatctl, &words).into_iter().map(|(name, _)| name).collect()
+        let (last, before) = words.split_last().unwrap();
+        let before: Vec<_> = before.iter().map(Into::into).collect();
+        let offers = offers(Personality::Cleatctl, &before, last).into_iter();
+        offers.map(|(name, _)| name).filter(|name| name.starts_with(last)).collect()
     }
 
     #[test]
-    fn commands_flags_and_formats_are_offered() {
+    fn commands_flags_and_values_are_offered() {
         assert_eq!(names(&["sna"]), ["snapshot"]);
         assert_eq!(names(&["snapshot", ""]), ["restore", "save", "status"]);
         assert_eq!(names(&["--endpoints", "a:1", "lease", "gr"]), ["grant"]);
         assert_eq!(names(&["get", "--keys"]), ["--keys-only"]);
         assert_eq!(names(&["get", "-w", ""]), ["fields", "json", "protobuf", "simple", "table"]);
+        assert_eq!(names(&["get", "--write-out=j"]), ["--write-out=json"]);
+        assert_eq!(names(&["get", "--order", "D"]), ["DESCEND"]);
+        assert_eq!(names(&["get", "--sort-by=V"]), ["--sort-by=VALUE", "--sort-by=VERSION"]);
+        assert_eq!(names(&["check", "perf", "--load", ""]), ["s", "m", "l", "xl"]);
+        assert_eq!(names(&["--api", ""]), ["2", "3"]);
+        // A file is offered by the shell.
+        assert_eq!(names(&["--cacert", ""]), Vec::<String>::new());
         assert_eq!(names(&["get", "some-key", ""]), Vec::<String>::new());
     }
 }

@@ -1,21 +1,19 @@
 //! What a command is given: its flags and arguments, the connection that they describe, and the form of its output.
 
-use crate::cli::{Flag, Path, Personality, Values};
+use crate::cli::{self, Flag, Personality, Values};
 use crate::environment;
-use crate::failure::{Failure, code};
+use crate::failure::{Failure, code, text_of};
 use crate::globals::{self, is_secret};
+use crate::http_get::http_get;
 use crate::password;
+use crate::people::cause_of;
 use crate::print::{Format, Printer};
 use crate::srv;
-use client::http::{Call, Http, Server};
 use client::{Client, Options, TlsOptions, User};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// Longest body that [`Context::http_get`] takes: a member's metrics are some hundred kilobytes.
-const HTTP_BODY_BYTES_MAX: usize = 16 << 20;
 
 /// Whose requests these are, once it is known: a password is asked for once.
 #[derive(Clone)]
@@ -27,7 +25,7 @@ enum Asked {
 /// One run of one command.
 #[derive(Clone)]
 pub(crate) struct Context {
-    pub(crate) path: Path,
+    pub(crate) path: cli::Path,
     /// Words that are neither flags nor commands.
     pub(crate) args: Vec<OsString>,
     /// All words behind the program's name, as they were given.
@@ -40,7 +38,7 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub(crate) fn new(path: Path, values: Values, args: Vec<OsString>, words: Vec<OsString>) -> Self {
+    pub(crate) fn new(path: cli::Path, values: Values, args: Vec<OsString>, words: Vec<OsString>) -> Self {
         Self { path, args, words, values, has_environment: false, discovered: None, user: Asked::NotYet }
     }
 
@@ -51,6 +49,11 @@ impl Context {
     /// True if nothing more and nothing else than etcdctl does is wanted.
     pub(crate) fn is_etcdctl(&self) -> bool {
         self.personality() == Personality::Etcdctl
+    }
+
+    /// Why a call failed, in the middle of a line: in etcdctl's words under its name.
+    pub(crate) fn why(&self, error: &client::Error) -> String {
+        why(self.personality(), error)
     }
 
     /// An argument, which may be any bytes.
@@ -127,8 +130,15 @@ impl Context {
 
     fn show_globals(&self) {
         for flag in self.path.inherited() {
-            let value = if is_secret(flag.name) { "***".to_owned() } else { self.string(flag) };
-            eprintln!("{}={value}", environment::name(flag.name));
+            let value = match flag.name {
+                name if is_secret(name) => "***".to_owned(),
+                // One with a password is refused, but only afterwards.
+                name if name == globals::ENDPOINTS.name => {
+                    self.string(flag).split(',').map(client::without_user).collect::<Vec<_>>().join(",")
+                }
+                _ => self.string(flag),
+            };
+            tell!("{}={value}", environment::name(flag.name));
         }
     }
 
@@ -138,8 +148,13 @@ impl Context {
     /// It is none.
     pub(crate) fn printer(&self) -> Result<Printer, Failure> {
         let format = Format::of(&self.string(&globals::WRITE_OUT))
-            .ok_or_else(|| Failure::new(code::BAD_FEATURE, "unsupported output format"))?;
+            .ok_or_else(|| Failure::new(code::BAD_FEATURE, self.unsupported_format()))?;
         Ok(Printer::new(format, self.switch(&globals::HEX)))
+    }
+
+    fn unsupported_format(&self) -> String {
+        let names = format!("; -w takes one of {}", globals::WRITE_OUT.values.join(", "));
+        format!("unsupported output format{}", if self.is_etcdctl() { "" } else { &names })
     }
 
     /// The endpoints as they were given, or as DNS told them.
@@ -147,7 +162,13 @@ impl Context {
         if let Some(discovered) = &self.discovered {
             return discovered.clone();
         }
-        self.list(&globals::ENDPOINTS).iter().map(|endpoint| endpoint.trim().to_owned()).collect()
+        let mut endpoints: Vec<_> =
+            self.list(&globals::ENDPOINTS).iter().map(|endpoint| endpoint.trim().to_owned()).collect();
+        // What a comma at the end leaves is none, as long as there is another one.
+        if endpoints.iter().any(|endpoint| !endpoint.is_empty()) {
+            endpoints.retain(|endpoint| !endpoint.is_empty());
+        }
+        endpoints
     }
 
     /// Longest time for a command that is no transfer.
@@ -197,6 +218,14 @@ impl Context {
         Ok(client)
     }
 
+    /// A client of one endpoint, whose calls sign in: that the endpoint does not answer is theirs to say.
+    ///
+    /// # Errors
+    /// As [`Context::options`].
+    pub(crate) async fn client_of(&mut self, endpoint: &str) -> Result<Client, Failure> {
+        client(&self.options(&[endpoint.to_owned()]).await?)
+    }
+
     /// The same connection without its user, for what needs none.
     ///
     /// # Errors
@@ -212,20 +241,8 @@ impl Context {
     pub(crate) async fn http_get(&mut self, endpoint: &str, path: &str) -> anyhow::Result<String> {
         let failed = |failure: Failure| anyhow::anyhow!(failure.text.unwrap_or_default());
         let options = self.options_without_user(&[endpoint.to_owned()]).map_err(failed)?;
-        let scheme = if options.tls.is_some() { "https" } else { "http" };
-        let url = match &*options.endpoints[0] {
-            url if url.contains("://") => url.to_owned(),
-            address => format!("{scheme}://{address}"),
-        };
-        let (server, _) = Server::parse(&url).map_err(|why| anyhow::anyhow!("bad endpoint: {why}"))?;
-        let http = Http {
-            proxy: None,
-            tls: options.tls.unwrap_or_default(),
-            connect_timeout: options.dial_timeout,
-            max_body_bytes: HTTP_BODY_BYTES_MAX,
-        };
-        let answer = http.send(&server, &Call::get(path), options.request_timeout).await?;
-        anyhow::ensure!(answer.status.is_success(), "{server}{path}: {}", answer.status);
+        // With the scheme that the options gave it, as for calls.
+        let answer = http_get(&options, &options.endpoints[0], path).await.map_err(anyhow::Error::msg)?;
         Ok(String::from_utf8_lossy(&answer.body).into_owned())
     }
 
@@ -244,6 +261,28 @@ impl Context {
         Ok(options)
     }
 
+    /// The largest request, and the largest answer.
+    ///
+    /// # Errors
+    /// They do not go together.
+    pub(crate) fn message_bytes(&self) -> Result<(usize, usize), Failure> {
+        let bytes = |flag: &Flag| usize::try_from(self.int(flag)).ok().filter(|bytes| *bytes > 0);
+        let (request, answer) = (bytes(&globals::MAX_REQUEST_BYTES), bytes(&globals::MAX_RECV_BYTES));
+        match (request, answer) {
+            (Some(request), Some(answer)) if request > answer => {
+                // etcdctl's words.
+                let text = format!(
+                    "gRPC message recv limit ({answer} bytes) must be greater than send limit ({request} bytes)"
+                );
+                Err(Failure::new(code::BAD_CONNECTION, text))
+            }
+            _ => {
+                let any = Options::default();
+                Ok((request.unwrap_or(any.max_request_bytes), answer.unwrap_or(any.max_answer_bytes)))
+            }
+        }
+    }
+
     fn options_without_user(&mut self, endpoints: &[String]) -> Result<Options, Failure> {
         self.read_environment()?;
         let file = |flag: &Flag| match self.file(flag) {
@@ -253,6 +292,9 @@ impl Context {
             file => Ok(file),
         };
         let (cert_file, key_file, ca_file) = (file(&globals::CERT)?, file(&globals::KEY)?, file(&globals::CACERT)?);
+        if cert_file.is_some() != key_file.is_some() {
+            return Err(Failure::bad_args(half_a_pair(self.personality(), cert_file.as_deref(), key_file.as_deref())));
+        }
         let insecure_skip_verify = self.switch(&globals::INSECURE_SKIP_TLS_VERIFY);
         // What the certificate of a server that was found by DNS must say.
         let server_name = self.given(&globals::DISCOVERY_SRV).filter(|_| !self.switch(&globals::INSECURE_DISCOVERY));
@@ -267,20 +309,27 @@ impl Context {
             let is_plain = !wants_tls && !endpoint.contains("://");
             if is_plain { format!("http://{endpoint}") } else { endpoint.clone() }
         });
+        let (max_request_bytes, max_answer_bytes) = self.message_bytes()?;
         Ok(Options {
             endpoints: endpoints.collect(),
             tls: (wants_tls || insecure_skip_verify).then_some(tls),
             user: None,
+            token: self.given(&globals::AUTH_JWT_TOKEN),
             dial_timeout: self.duration(&globals::DIAL_TIMEOUT),
             request_timeout: self.timeout(),
             keepalive_time: self.duration(&globals::KEEPALIVE_TIME),
             keepalive_timeout: self.duration(&globals::KEEPALIVE_TIMEOUT),
+            max_request_bytes,
+            max_answer_bytes,
         })
     }
 
     /// As etcdctl reads the flags: next to `--password` a colon belongs to the name.
     async fn read_user(&self) -> Result<Option<User>, Failure> {
         let password = self.given(&globals::PASSWORD);
+        if self.is_set(&globals::AUTH_JWT_TOKEN) && (password.is_some() || self.given(&globals::USER).is_some()) {
+            return Err(Failure::bad_args("--auth-jwt-token is instead of --user and --password; give one of both"));
+        }
         let Some(user) = self.given(&globals::USER) else {
             if password.is_some() && !self.is_etcdctl() {
                 return Err(Failure::bad_args("a password is given for nobody; name the user with --user"));
@@ -297,6 +346,24 @@ impl Context {
     }
 }
 
+/// The error for a certificate without its key, or a key without its certificate.
+pub(crate) fn half_a_pair(personality: Personality, cert: Option<&Path>, key: Option<&Path>) -> String {
+    let shown = |file: Option<&Path>| file.map(|file| file.display().to_string()).unwrap_or_default();
+    match (personality, key) {
+        (Personality::Etcdctl, _) => {
+            format!("KeyFile and CertFile must both be present[key: {}, cert: {}]", shown(key), shown(cert))
+        }
+        (Personality::Cleatctl, None) => format!("the certificate {} needs its key; name that, too", shown(cert)),
+        (Personality::Cleatctl, Some(_)) => format!("the key {} needs its certificate; name that, too", shown(key)),
+    }
+}
+
+/// As [`Context::why`].
+pub(crate) fn why(personality: Personality, error: &client::Error) -> String {
+    let text = text_of(error);
+    if personality == Personality::Etcdctl { text } else { cause_of(error, &text) }
+}
+
 fn client(options: &Options) -> Result<Client, Failure> {
     let bad = match Client::new(options) {
         Ok(client) => return Ok(client),
@@ -306,7 +373,7 @@ fn client(options: &Options) -> Result<Client, Failure> {
         client::Error::TlsFile { ref path, .. } if !path.exists() => {
             return Err(Failure::bad_args(format!("open {}: no such file or directory", path.display())));
         }
-        client::Error::TlsFile { .. } | client::Error::Tls(_) => code::BAD_ARGS,
+        client::Error::TlsFile { .. } | client::Error::Tls(_) | client::Error::BadToken => code::BAD_ARGS,
         client::Error::NoEndpoints => code::BAD_CONNECTION,
         _ => code::ERROR,
     };

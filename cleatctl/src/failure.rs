@@ -1,6 +1,6 @@
 //! How a command ends without success: what is printed, and the exit code that scripts look at.
 
-use client::Error;
+use client::{Error, Oversize};
 
 /// etcdctl's exit codes.
 pub(crate) mod code {
@@ -16,6 +16,8 @@ pub(crate) mod code {
     pub(crate) const INTERRUPTED: u8 = 5;
     /// A number of arguments, or an argument, that cannot be.
     pub(crate) const BAD_ARGS: u8 = 128;
+    /// Nobody reads the output any more. A shell says so of a program that SIGPIPE ended, as it ends etcdctl.
+    pub(crate) const BROKEN_PIPE: u8 = 128 + 13;
 }
 
 /// Why a command failed.
@@ -64,14 +66,35 @@ impl From<Error> for Failure {
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        Self::new(code::ERROR, format!("{error:#}"))
+        Self::new(code::ERROR, whole(&error))
     }
 }
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        Self::new(code::ERROR, error.to_string())
+        Self::new(code::ERROR, without_numbers(&error.to_string()))
     }
+}
+
+/// An error with its causes. Some tell them themselves: nothing is said twice.
+pub(crate) fn whole(error: &anyhow::Error) -> String {
+    let whole = error.chain().fold(String::new(), |text, cause| match cause.to_string() {
+        cause if text.is_empty() => cause,
+        cause if text.ends_with(&cause) => text,
+        cause => format!("{text}: {cause}"),
+    });
+    without_numbers(&whole)
+}
+
+/// A text without the numbers of the system's errors, whose names stand before them.
+pub(crate) fn without_numbers(text: &str) -> String {
+    const BEGIN: &str = " (os error ";
+    let mut parts = text.split(BEGIN);
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |before, part| match part.split_once(')') {
+        Some((number, rest)) if number.bytes().all(|byte| byte.is_ascii_digit()) => before + rest,
+        _ => before + BEGIN + part,
+    })
 }
 
 /// etcdctl's words for a failed call: the server's text, or that time ran out.
@@ -85,6 +108,13 @@ pub(crate) fn text_of(error: &Error) -> String {
         }
         Error::Unreachable { .. } | Error::Lost { .. } | Error::Timeout { .. } => {
             "context deadline exceeded".to_owned()
+        }
+        Error::TooLarge { message, bytes, limit, .. } => {
+            let what = match message {
+                Oversize::Request => "trying to send message larger than max",
+                Oversize::Answer(_) => "grpc: received message larger than max",
+            };
+            format!("rpc error: code = ResourceExhausted desc = {what} ({bytes} vs. {limit})")
         }
         Error::Compacted { .. } => api::error::Error::Compacted.text().to_owned(),
         Error::WatchCanceled { reason, .. } => reason.clone(),
@@ -114,4 +144,23 @@ fn name_of(code: i32) -> &'static str {
         "Unauthenticated",
     ];
     usize::try_from(code).ok().and_then(|code| NAMES.get(code)).copied().unwrap_or("Unknown")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{whole, without_numbers};
+    use anyhow::anyhow;
+
+    #[test]
+    fn nothing_is_said_twice() {
+        let error = anyhow!("no such file").context("cannot read a: no such file").context("cannot restore a");
+        assert_eq!(whole(&error), "cannot restore a: cannot read a: no such file");
+        assert_eq!(whole(&anyhow!("no such file").context("cannot read a")), "cannot read a: no such file");
+    }
+
+    #[test]
+    fn systems_errors_have_names_alone() {
+        assert_eq!(without_numbers("a: No such file (os error 2); b: Full (os error 28)"), "a: No such file; b: Full");
+        assert_eq!(without_numbers("a (os error x) b (os error "), "a (os error x) b (os error ");
+    }
 }

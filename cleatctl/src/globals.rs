@@ -1,9 +1,16 @@
 //! The flags of every command, and what a connection is made from: etcdctl's names, defaults and rules.
 
 use crate::cli::Flag;
+use crate::print::Format;
 
 /// Read before anything else, see `main`.
-pub(crate) const API: Flag = Flag::string("api", "3", "version of etcd's API (2, 3)").cleat();
+pub(crate) const API: Flag = Flag::string("api", "3", "version of etcd's API ({values})").one_of(&["2", "3"]).cleat();
+pub(crate) const AUTH_JWT_TOKEN: Flag = Flag::string(
+    "auth-jwt-token",
+    "",
+    "JWT token used for authentication (if this option is used, --user and --password should not be set)",
+)
+.later();
 pub(crate) const CACERT: Flag =
     Flag::string("cacert", "", "verify certificates of TLS-enabled secure servers using this CA bundle");
 pub(crate) const CERT: Flag = Flag::string("cert", "", "identify secure client using this TLS certificate file");
@@ -29,6 +36,10 @@ pub(crate) const KEEPALIVE_TIME: Flag = Flag::duration("keepalive-time", "2s", "
 pub(crate) const KEEPALIVE_TIMEOUT: Flag =
     Flag::duration("keepalive-timeout", "6s", "keepalive timeout for client connections");
 pub(crate) const KEY: Flag = Flag::string("key", "", "identify secure client using this TLS key file");
+pub(crate) const MAX_RECV_BYTES: Flag =
+    Flag::int("max-recv-bytes", "0", "largest answer that is taken, in bytes (0: any)").later();
+pub(crate) const MAX_REQUEST_BYTES: Flag =
+    Flag::int("max-request-bytes", "0", "largest request that is sent, in bytes (0: any)").later();
 pub(crate) const PASSWORD: Flag = Flag::string(
     "password",
     "",
@@ -37,11 +48,12 @@ pub(crate) const PASSWORD: Flag = Flag::string(
 pub(crate) const USER: Flag =
     Flag::string("user", "", "username[:password] for authentication (prompt if password is not supplied)");
 pub(crate) const WRITE_OUT: Flag =
-    Flag::string("write-out", "simple", "set the output format (fields, json, protobuf, simple, table)").short('w');
+    Flag::string("write-out", "simple", "set the output format ({values})").short('w').one_of(&Format::NAMES);
 
 /// All of them.
 pub(crate) const ALL: &[Flag] = &[
     API,
+    AUTH_JWT_TOKEN,
     CACERT,
     CERT,
     COMMAND_TIMEOUT,
@@ -57,6 +69,8 @@ pub(crate) const ALL: &[Flag] = &[
     KEEPALIVE_TIME,
     KEEPALIVE_TIMEOUT,
     KEY,
+    MAX_RECV_BYTES,
+    MAX_REQUEST_BYTES,
     PASSWORD,
     USER,
     WRITE_OUT,

@@ -6,7 +6,8 @@ use crate::failure::Failure;
 use crate::founder::{
     DATA_DIR, INITIAL_ADVERTISE_PEER_URLS, INITIAL_CLUSTER, INITIAL_CLUSTER_TOKEN, NAME, WAL_DIR, founder,
 };
-use crate::snapshot::say_begun;
+use crate::scratch::Scratch;
+use crate::snapshot::{REST, open, say_begun, unpack};
 use crate::{migrate_v2, print, progress};
 use anyhow::{Context as _, Result, bail, ensure};
 use api::authpb::{Role, User};
@@ -16,7 +17,6 @@ use api::etcdserverpb::{AlarmMember, AlarmType};
 use bolt::etcd::{Auth, Change, Lease, Meta};
 use bolt::wal::{InternalRaftRequest, Payload};
 use bolt::{Database, Member, OpenOptions, WriteOptions, Writer};
-use server::offline::SnapshotFile;
 use std::path::{Path, PathBuf};
 use store::{Entry, Options, Position, Rebuild, Revision};
 
@@ -130,22 +130,28 @@ async fn from_etcd(context: Context) -> Result<(), Failure> {
         return Err(Failure::bad_args("migrate from-etcd takes one snapshot or data directory of etcd"));
     };
     let path = PathBuf::from(path);
+    let checking = progress::running("checking");
     let source = Source::open(&path, context.file(&SOURCE_WAL_DIR).as_deref())?;
+    drop(checking);
     warn_of_unknown(&source)?;
     warn_of_alarms(source.database())?;
     let founder = founder(&context, u64::try_from(context.int(&BUMP_REVISION)).unwrap_or_default());
-    let bar = progress::running(&format!("reading {}", path.display()));
-    let begun = server::offline::begin(&founder, |database| fill(&source, database)).await;
-    bar.finish_and_clear();
-    let begun = begun?;
-    say_begun(&path, &founder, &begun)
+    let mut rest = None;
+    let begun = server::offline::begin(&founder, |database| {
+        fill(&source, database)?;
+        rest = Some(progress::running(REST));
+        Ok::<_, anyhow::Error>(())
+    });
+    let begun = begun.await;
+    drop(rest);
+    say_begun(&path, &founder, &begun?)
 }
 
 fn warn_of_unknown(source: &Source) -> Result<()> {
     let Source::Member(member) = source else { return Ok(()) };
     let unknown = member.pending()?.unknown;
     if unknown > 0 {
-        eprintln!(
+        tell!(
             "warning: the log has {unknown} entries of which this member did not know whether they were committed; \
              they are left out. A snapshot of a running member has everything that was acknowledged"
         );
@@ -167,7 +173,7 @@ fn warn_of_alarms(database: &Database) -> Result<()> {
             }
             _ => (alarm.to_string(), "it is not known to this release"),
         };
-        eprintln!("warning: the alarm {name} of member {member_id:x} is not taken along; {remedy}");
+        tell!("warning: the alarm {name} of member {member_id:x} is not taken along; {remedy}");
     }
     Ok(())
 }
@@ -197,9 +203,12 @@ fn fill(source: &Source, path: &Path) -> Result<()> {
     }
     let auth: Auth = database.settings()?;
     rebuild.auth(auth.enabled == Some(true), auth.revision.unwrap_or(1))?;
-    let mut revision = 1;
-    for change in database.records::<Change>()? {
+    let page_bytes = u64::from(database.page_size());
+    let bar = progress::file("reading", database.pages() * page_bytes);
+    let (mut revision, mut changes) = (1, database.records::<Change>()?);
+    while let Some(change) = changes.next() {
         let change = change?;
+        bar.set_position(changes.pages_read() * page_bytes);
         revision = change.revision.main;
         // What `etcdutl snapshot restore --bump-revision` leaves is no change.
         if !change.is_bump() {
@@ -208,6 +217,7 @@ fn fill(source: &Source, path: &Path) -> Result<()> {
         }
     }
     rebuild.finish(revision)?;
+    progress::finish(&bar);
     match source {
         Source::File(_) => Ok(()),
         Source::Member(member) => apply_log(member, path),
@@ -217,10 +227,16 @@ fn fill(source: &Source, path: &Path) -> Result<()> {
 /// Applies what the member's log has and its database has not. The first entries may be in it: etcd up to 3.4 counts only
 /// changes of keys. To apply those again changes nothing.
 fn apply_log(member: &Member, path: &Path) -> Result<()> {
+    let bar = match member.committed().saturating_sub(member.applied()) {
+        0 => progress::running("looking for more in its log"),
+        entries => progress::count(entries, "entries of its log"),
+    };
+    bar.tick();
     let (mut writer, mut flusher, _reader) = store::open(path, Options::default())?;
     let mut index = 0;
     for entry in member.entries() {
         let entry = entry?;
+        bar.inc(1);
         let Payload::Request(request) = entry.payload else { continue };
         let Some(op) = op(*request)? else { continue };
         index += 1;
@@ -233,6 +249,7 @@ fn apply_log(member: &Member, path: &Path) -> Result<()> {
         }
     }
     flusher.flush()?;
+    progress::finish(&bar);
     Ok(())
 }
 
@@ -265,10 +282,8 @@ fn to_etcd(snapshot: &Path, file: &Path) -> Result<(), Failure> {
 
 /// Returns how many keys there are, and the revision.
 fn write_for_etcd(snapshot: &Path, file: &Path) -> Result<(usize, i64)> {
-    let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let database = directory.path().join("store.redb");
-    SnapshotFile::open(snapshot, false)?.import(&database)?;
-    let (_writer, _flusher, reader) = store::open(&database, Options::default())?;
+    let scratch = Scratch::new()?;
+    let reader = unpack(&open(snapshot, false)?, &scratch)?;
     let status = reader.status();
     let mut writer = Writer::create(file, &WriteOptions::default())?;
     for empty in ["alarm", "cluster", "members", "members_removed"] {
@@ -280,11 +295,12 @@ fn write_for_etcd(snapshot: &Path, file: &Path) -> Result<(usize, i64)> {
     let (is_enabled, auth_revision) = reader.auth_status();
     writer.settings(&Auth { enabled: Some(is_enabled), revision: Some(auth_revision) })?;
     writer.bucket("key")?;
-    let mut last = 1;
+    let (mut last, bar) = (1, progress::written());
     reader.history(|change| {
         last = change.revision.main;
         let (key, len) = change.revision.etcd_key(change.is_tombstone);
         writer.put(&key[..len], change.stored.as_bytes())?;
+        bar.inc((len + change.stored.as_bytes().len()) as u64);
         Ok::<_, anyhow::Error>(())
     })?;
     if last < status.revision {
@@ -308,5 +324,6 @@ fn write_for_etcd(snapshot: &Path, file: &Path) -> Result<(usize, i64)> {
         ..Meta::default()
     })?;
     writer.finish()?;
+    drop(bar);
     Ok((status.keys, status.revision))
 }

@@ -41,6 +41,8 @@ const YES: Flag = Flag::switch("yes", "Write").cleat();
 
 pub(crate) const COMMAND: Command = Command {
     name: "v2-to-v3",
+    // Of the v2 API, which it reads.
+    variables: &["ETCDCTL_USERNAME"],
     usage: "[options]",
     short: "Copies the keys of a v2 API to the v3 API of --endpoints; without --yes it only says what it would do",
     long: "Files become keys, and the time that they have left a lease, which keys that expire together share. What the target
@@ -149,7 +151,7 @@ async fn copy(options: &Options, args: &Args, format: Format) -> Result<()> {
         writer.batch(batch).await.with_context(|| stopped(writer.outcome(), plan.files.len()))?;
         progress.inc(batch.len() as u64);
     }
-    progress.finish_and_clear();
+    progress::finish(&progress);
     report(format, &summary(plan, writer.into_outcome(), !args.yes), args)
 }
 
@@ -247,7 +249,9 @@ fn report(format: Format, summary: &Summary, args: &Args) -> Result<()> {
             line(&format!("{} keys expired meanwhile and are left out", summary.expired))?;
         }
         let (all, empty) = (summary.directories, &summary.empty_directories);
-        line(&format!("{all} directories, {} of them empty: v3 has none, only the keys in them", empty.len()))?;
+        if all > 0 {
+            line(&format!("{all} directories, {} of them empty: v3 has none, only the keys in them", empty.len()))?;
+        }
         named("empty directory", empty)?;
         named("conflict: there with another value", &summary.conflicts)?;
         named("the v2 API cannot tell all bytes of the value of", &summary.damaged_values)?;

@@ -2,12 +2,15 @@
 
 use crate::cli::{Command, Flag, Group, Origin};
 use crate::context::Context;
-use crate::failure::{Failure, code};
+use crate::failure::{Failure, code, whole};
 use crate::print::{self, Format, Printer};
+use crate::scratch::Scratch;
+use crate::{progress, snapshot};
 use anyhow::{Context as _, Result, ensure};
 use server::data_dir::DataDir;
-use server::offline::SnapshotFile;
 use server::raft::wal;
+use std::fs::File;
+use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use store::HashKv;
 
@@ -18,16 +21,21 @@ const RECORDS: Flag = Flag::switch("records", "List every record").cleat();
 const DATABASE: &str = "member/store.redb";
 const LOG: &str = "member/wal";
 
+/// So much of a file is copied between two pictures of the bar.
+const COPY_BYTES: u64 = 8 << 20;
+
 pub(crate) const HASHKV: Command = Command {
     name: "hashkv",
     usage: "<snapshot or data directory>",
     short: "Prints the KV history hash of a given file",
     long: "It is the hash that `endpoint hashkv` prints of a member with the same history up to the same revision, after the same
-compaction. The member of a data directory must not run.",
+compaction. The member of a data directory must not run; nothing in the directory is changed. What stands in the member's log
+and was not flushed to its store yet is not counted: stop the member, which flushes it. It is read from a copy: as much as the
+store has must be free in the system's temporary directory, or in the one that TMPDIR names.",
     origin: Origin::Later,
     group: Group::Data,
     flags: &[REV],
-    run: Some(|context| Box::pin(async move { hashkv(&context) })),
+    run: Some(|context| Box::pin(async move { hashkv(context) })),
     ..Command::NONE
 };
 
@@ -52,7 +60,8 @@ const INSPECT: Command = Command {
     ..Command::NONE
 };
 
-fn hashkv(context: &Context) -> Result<(), Failure> {
+fn hashkv(mut context: Context) -> Result<(), Failure> {
+    context.read_environment()?;
     let [path] = &*context.args else {
         return Err(Failure::bad_args("hashkv takes one snapshot or data directory"));
     };
@@ -61,25 +70,38 @@ fn hashkv(context: &Context) -> Result<(), Failure> {
 }
 
 fn hash(path: &Path, revision: i64) -> Result<HashKv> {
-    let open = |database: &Path| -> Result<HashKv> {
-        let (_writer, _flusher, reader) = store::open(database, store::Options::default())?;
-        reader.hash_kv(revision).map_err(|error| anyhow::anyhow!("{error}"))
+    let scratch = Scratch::new()?;
+    let reader = if path.is_dir() {
+        // A store that is opened is written to: one of an earlier format, or of a member that was killed.
+        let _lock = DataDir::hold(path)?;
+        let (database, copy) = (database_of(path)?, scratch.file("store.redb"));
+        let needed = std::fs::metadata(&database)?.len();
+        copy_file(&database, &copy, needed)
+            .and_then(|()| snapshot::open_copy(&copy))
+            .map_err(|error| scratch.explain(Some(needed), error))?
+    } else {
+        snapshot::unpack(&snapshot::open(path, true)?, &scratch)?
     };
-    if path.is_dir() {
-        let (_lock, database) = unused(path)?;
-        return open(&database);
-    }
-    let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let database = directory.path().join("store.redb");
-    SnapshotFile::open(path, true)?.import(&database)?;
-    open(&database)
+    snapshot::hash_of(&reader, revision)
 }
 
-/// The database of a data directory, and the lock that keeps a member from using it.
-fn unused(data_dir: &Path) -> Result<(DataDir, PathBuf)> {
+fn copy_file(from: &Path, to: &Path, bytes: u64) -> Result<()> {
+    let bar = progress::file("copying", bytes);
+    let from = File::open(from).with_context(|| format!("cannot read {}", from.display()))?;
+    let mut to = File::create_new(to)?;
+    // Piece by piece through the kernel, which has a shorter way for whole files.
+    while std::io::copy(&mut (&from).take(COPY_BYTES), &mut to)? > 0 {
+        bar.set_position((&from).stream_position()?);
+    }
+    progress::finish(&bar);
+    Ok(())
+}
+
+/// The database of a data directory.
+fn database_of(data_dir: &Path) -> Result<PathBuf> {
     let database = data_dir.join(DATABASE);
     ensure!(database.exists(), "{} is no data directory of a member: {DATABASE} is missing", data_dir.display());
-    Ok((DataDir::open(data_dir)?, database))
+    Ok(database)
 }
 
 fn print_hash(printer: Printer, found: &HashKv) -> Result<(), Failure> {
@@ -147,7 +169,8 @@ fn inspect_log(context: &Context) -> Result<(), Failure> {
 
 /// Gives back what the database of a member that does not run has free.
 pub(crate) fn defrag(data_dir: &Path) -> Result<(), Failure> {
-    let done = unused(data_dir).and_then(|(_lock, database)| {
+    let done = database_of(data_dir).and_then(|database| {
+        let _lock = DataDir::open(data_dir)?;
         let before = std::fs::metadata(&database)?.len();
         let (_writer, mut flusher, _reader) = store::open(&database, store::Options::default())?;
         flusher.defragment()??;
@@ -155,11 +178,11 @@ pub(crate) fn defrag(data_dir: &Path) -> Result<(), Failure> {
     });
     match done {
         Ok((before, after)) => {
-            eprintln!("{} before, {} after", print::bytes(before), print::bytes(after));
+            tell!("{} before, {} after", print::bytes(before), print::bytes(after));
             Ok(())
         }
         Err(error) => {
-            eprintln!("Failed to defragment etcd data[{}] ({error:#})", data_dir.display());
+            tell!("Failed to defragment etcd data[{}] ({})", data_dir.display(), whole(&error));
             Err(Failure::silent(code::ERROR))
         }
     }

@@ -35,8 +35,9 @@ async fn ask_on(prompt: &str, openly: bool) -> Result<String> {
     if openly {
         say(prompt)?;
     } else {
-        eprint!("{prompt}");
-        io::stderr().flush()?;
+        let mut stderr = io::stderr();
+        stderr.write_all(prompt.as_bytes())?;
+        stderr.flush()?;
     }
     let read = tokio::select! {
         read = tokio::task::spawn_blocking(read_line) => read?,
@@ -46,7 +47,7 @@ async fn ask_on(prompt: &str, openly: bool) -> Result<String> {
     if openly {
         say("\n")?;
     } else if hidden.is_some() {
-        eprintln!();
+        tell!("");
     }
     // Nothing gives the signal its default back: from here on this does what that did.
     if interrupts.is_some() {

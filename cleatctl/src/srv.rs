@@ -1,10 +1,7 @@
 //! Endpoints that DNS tells (`--discovery-srv`).
 
-use crate::go;
-use discovery::{Options, srv_records};
-
-/// What etcd's clients are found by, with TLS and without.
-const SERVICES: [(&str, &str); 2] = [("https", "etcd-client-ssl"), ("http", "etcd-client")];
+use discovery::{Options, srv_names, srv_records};
+use go::strconv;
 
 /// The endpoints of a domain, those with TLS first. Without `insecure`, the others are left out, and said so.
 ///
@@ -12,14 +9,10 @@ const SERVICES: [(&str, &str); 2] = [("https", "etcd-client-ssl"), ("http", "etc
 /// DNS has neither.
 pub(crate) async fn endpoints(domain: &str, service_name: Option<&str>, insecure: bool) -> Result<Vec<String>, String> {
     let (mut found, mut errors) = (Vec::new(), Vec::new());
-    for (scheme, service) in SERVICES {
-        let service = service_name.map_or_else(|| service.to_owned(), |name| format!("{service}-{name}"));
-        match srv_records(&format!("_{service}._tcp.{domain}"), &Options::default()).await {
-            Ok(records) => found.extend(records.into_iter().map(|(host, port)| {
-                // A name of DNS ends with a dot.
-                let host = host.strip_suffix('.').unwrap_or(&host).to_owned();
-                format!("{scheme}://{host}:{port}")
-            })),
+    let names = srv_names("etcd-client", service_name.unwrap_or_default(), domain);
+    for (scheme, name) in ["https", "http"].into_iter().zip(names) {
+        match srv_records(&name, &Options::default()).await {
+            Ok(records) => found.extend(records.into_iter().map(|(host, port)| format!("{scheme}://{host}:{port}"))),
             Err(error) => errors.push(error),
         }
     }
@@ -29,7 +22,7 @@ pub(crate) async fn endpoints(domain: &str, service_name: Option<&str>, insecure
     found.retain(|endpoint| {
         let is_left_out = !insecure && endpoint.starts_with("http://");
         if is_left_out {
-            eprintln!("ignoring discovered insecure endpoint {}", go::quote(endpoint.as_bytes()));
+            tell!("ignoring discovered insecure endpoint {}", strconv::quote(endpoint.as_bytes()));
         }
         !is_left_out
     });

@@ -70,6 +70,15 @@ impl Login {
         Self { user, ..Self::default() }
     }
 
+    /// One whose requests carry this token. None if it is nothing that a header can have.
+    pub(crate) fn with_token(token: &str) -> Option<Self> {
+        let mut value = MetadataValue::try_from(token).ok()?;
+        value.set_sensitive(true);
+        let login = Self::default();
+        login.token.hold(Held { number: 0, is_good: true, value: Some(value) });
+        Some(login)
+    }
+
     /// A connection that makes requests of this user.
     pub(crate) fn authorized(&self, channel: &Channel) -> Authorized {
         InterceptedService::new(channel.clone(), self.token.clone())

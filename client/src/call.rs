@@ -3,9 +3,9 @@
 //! The rule: a write is sent once. It goes to another endpoint only after a failure that proves that no server has
 //! seen it. Reads may be repeated. Both end within the request timeout.
 
-use crate::auth::Authorized;
-use crate::client::{Client, Connection};
-use crate::error::Error;
+use crate::client::{Client, Connection, Line};
+use crate::error::{Error, Oversize};
+use prost::Message;
 use rand::Rng;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -23,7 +23,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// What asking twice does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
+pub enum Effect {
     /// Nothing: it may be repeated.
     Read,
     /// Possibly something else than asking once.
@@ -97,8 +97,8 @@ impl Client {
     /// Sends a request until a server answers or nothing more may be tried.
     pub(crate) async fn call<Q, A, S, F>(&self, effect: Effect, request: Q, send: S) -> Result<A, Error>
     where
-        Q: Clone,
-        S: Fn(Authorized, Q) -> F,
+        Q: Clone + Message,
+        S: Fn(Line, Q) -> F,
         F: Future<Output = Result<A, Status>>,
     {
         self.call_telling(effect, request, send).await.map(|(answer, _)| answer)
@@ -112,10 +112,11 @@ impl Client {
         send: S,
     ) -> Result<(A, &Connection), Error>
     where
-        Q: Clone,
-        S: Fn(Authorized, Q) -> F,
+        Q: Clone + Message,
+        S: Fn(Line, Q) -> F,
         F: Future<Output = Result<A, Status>>,
     {
+        self.check_size(&request)?;
         let limit = self.request_timeout();
         let endpoints = self.connections().len();
         let (mut attempts, mut tokens) = (Attempts::new(effect, limit), 0);
@@ -125,7 +126,7 @@ impl Client {
             let sent = async {
                 let token = self.login().sign_in(&connection.channel).await.map_err(|status| (0, status))?;
                 is_sent.store(true, Ordering::Relaxed);
-                let answer = send(self.login().authorized(&connection.channel), request.clone()).await;
+                let answer = send(self.line(connection), request.clone()).await;
                 answer.map_err(|status| (token, status))
             };
             let error = match timeout(attempts.time(endpoints), sent).await {
@@ -135,9 +136,9 @@ impl Client {
                         tokens += 1;
                         continue;
                     }
-                    Error::of_call(&connection.endpoint, &status)
+                    Error::of_call(effect, &connection.endpoint, &status)
                 }
-                Err(_) => Error::Timeout { endpoint: connection.endpoint.clone(), limit },
+                Err(_) => Error::Timeout { endpoint: connection.endpoint.clone(), limit, effect },
             };
             let error = if is_sent.into_inner() { error } else { unsent(effect, &connection.endpoint, error) };
             if error.may_pass() {
@@ -147,27 +148,37 @@ impl Client {
         }
     }
 
-    /// Like [`Client::call`], of one endpoint only, and once.
+    /// What is too large is not sent.
+    fn check_size(&self, request: &impl Message) -> Result<(), Error> {
+        let (bytes, limit) = (request.encoded_len(), self.max_request_bytes());
+        if bytes <= limit {
+            return Ok(());
+        }
+        let (bytes, limit) = (bytes as u64, limit as u64);
+        Err(Error::TooLarge { endpoint: self.current().endpoint.clone(), message: Oversize::Request, bytes, limit })
+    }
+
+    /// Like [`Client::call`], of a read at one endpoint only, and once.
     pub(crate) async fn call_one<A, S, F>(&self, connection: &Connection, send: S) -> Result<A, Error>
     where
-        S: Fn(Authorized) -> F,
+        S: Fn(Line) -> F,
         F: Future<Output = Result<A, Status>>,
     {
         let limit = self.request_timeout();
         let sent = async {
             for _ in 0..TOKENS_PER_CALL {
                 let token = self.login().sign_in(&connection.channel).await?;
-                match send(self.login().authorized(&connection.channel)).await {
+                match send(self.line(connection)).await {
                     Err(status) if token > 0 && self.login().is_stale(token, status.message()) => {}
                     answer => return answer,
                 }
             }
-            send(self.login().authorized(&connection.channel)).await
+            send(self.line(connection)).await
         };
         match timeout(limit, sent).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(status)) => Err(Error::of_call(&connection.endpoint, &status)),
-            Err(_) => Err(Error::Timeout { endpoint: connection.endpoint.clone(), limit }),
+            Ok(Err(status)) => Err(Error::of_call(Effect::Read, &connection.endpoint, &status)),
+            Err(_) => Err(Error::Timeout { endpoint: connection.endpoint.clone(), limit, effect: Effect::Read }),
         }
     }
 }
@@ -207,9 +218,10 @@ mod tests {
     #[test]
     fn a_call_whose_sign_in_failed_was_never_sent() {
         let (endpoint, limit) = ("a:1", Duration::from_secs(1));
-        let lost = || Error::Lost { endpoint: endpoint.to_owned(), reason: "cut".to_owned() };
-        let timeout = || Error::Timeout { endpoint: endpoint.to_owned(), limit };
-        let answered = |code| Error::Answered { endpoint: endpoint.to_owned(), code, text: "why".to_owned() };
+        let effect = Effect::Write;
+        let lost = || Error::Lost { endpoint: endpoint.to_owned(), reason: "cut".to_owned(), effect };
+        let timeout = || Error::Timeout { endpoint: endpoint.to_owned(), limit, effect };
+        let answered = |code| Error::Answered { endpoint: endpoint.to_owned(), code, text: "why".to_owned(), effect };
         for error in [lost(), timeout(), answered(Code::Unavailable)] {
             let error = unsent(Effect::Write, endpoint, error);
             assert!(error.is_unseen() && error.may_pass() && !error.may_be_done(), "{error}");

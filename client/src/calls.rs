@@ -1,7 +1,7 @@
 //! Calls about leases, members, maintenance, users and roles: one method for each of etcd's.
 
 use crate::call::Effect;
-use crate::client::Client;
+use crate::client::{Client, service};
 use crate::error::Error;
 use api::etcdserverpb::auth_client::AuthClient;
 use api::etcdserverpb::cluster_client::ClusterClient;
@@ -35,8 +35,8 @@ macro_rules! calls {
                 /// # Errors
                 /// As [`Client::range`]; [`Error::may_be_done`] tells whether a change may have been made.
                 pub async fn $name(&self, request: $request) -> Result<$answer, Error> {
-                    let send = |channel, request| async move {
-                        $service::new(channel).$method(request).await.map(Response::into_inner)
+                    let send = |line, request| async move {
+                        service!($service, line).$method(request).await.map(Response::into_inner)
                     };
                     self.call(Effect::$effect, request, send).await
                 }
@@ -112,8 +112,8 @@ impl Client {
     /// # Errors
     /// As [`Client::range`].
     pub async fn member_status(&self) -> Result<StatusResponse, Error> {
-        let send = |channel, request| async move {
-            MaintenanceClient::new(channel).status(request).await.map(Response::into_inner)
+        let send = |line, request| async move {
+            service!(MaintenanceClient, line).status(request).await.map(Response::into_inner)
         };
         self.call(Effect::Read, StatusRequest {}, send).await
     }
@@ -123,8 +123,8 @@ impl Client {
     /// # Errors
     /// As [`Client::range`].
     pub async fn hash_kv(&self, revision: i64) -> Result<HashKvResponse, Error> {
-        let send = |channel, request| async move {
-            MaintenanceClient::new(channel).hash_kv(request).await.map(Response::into_inner)
+        let send = |line, request| async move {
+            service!(MaintenanceClient, line).hash_kv(request).await.map(Response::into_inner)
         };
         self.call(Effect::Read, HashKvRequest { revision }, send).await
     }
@@ -134,8 +134,8 @@ impl Client {
     /// # Errors
     /// As [`Client::range`].
     pub async fn defragment(&self) -> Result<DefragmentResponse, Error> {
-        let send = |channel, request| async move {
-            MaintenanceClient::new(channel).defragment(request).await.map(Response::into_inner)
+        let send = |line, request| async move {
+            service!(MaintenanceClient, line).defragment(request).await.map(Response::into_inner)
         };
         self.call(Effect::Write, DefragmentRequest {}, send).await
     }
@@ -145,10 +145,10 @@ impl Client {
     /// # Errors
     /// As [`Client::range`].
     pub async fn keep_alive_once(&self, id: i64) -> Result<LeaseKeepAliveResponse, Error> {
-        let send = |channel, request: LeaseKeepAliveRequest| async move {
+        let send = |line, request: LeaseKeepAliveRequest| async move {
             // The server answers while the stream of requests is open.
             let requests = futures::stream::iter([request]).chain(futures::stream::pending());
-            let mut answers = LeaseClient::new(channel).lease_keep_alive(requests).await?.into_inner();
+            let mut answers = service!(LeaseClient, line).lease_keep_alive(requests).await?.into_inner();
             answers.message().await?.ok_or_else(|| Status::unavailable("the stream has ended"))
         };
         self.call(Effect::Read, LeaseKeepAliveRequest { id }, send).await

@@ -1,6 +1,6 @@
 //! The client and its calls about keys, members and endpoints.
 
-use crate::auth::Login;
+use crate::auth::{Authorized, Login};
 use crate::call::Effect;
 use crate::connector::Connector;
 use crate::endpoint::Address;
@@ -26,9 +26,6 @@ use std::time::Duration;
 use tonic::Response;
 use tonic::transport::{Channel, Endpoint};
 
-/// Largest answer that is taken: what a protobuf message can be.
-pub(crate) const MAX_MESSAGE_BYTES: usize = i32::MAX as usize;
-
 /// Keys in one answer while a prefix is listed.
 const PAGE_KEYS: i64 = 1000;
 
@@ -36,6 +33,7 @@ const PAGE_KEYS: i64 = 1000;
 #[derive(Clone, Debug)]
 pub struct Client {
     inner: Arc<Inner>,
+    request_timeout: Duration,
 }
 
 #[derive(Debug)]
@@ -44,8 +42,9 @@ struct Inner {
     connections: Vec<Connection>,
     /// The one to use next.
     current: AtomicUsize,
-    request_timeout: Duration,
     login: Login,
+    max_request_bytes: usize,
+    max_answer_bytes: usize,
 }
 
 /// One endpoint and the connection to it, which is made when it is first used and again after it broke.
@@ -65,20 +64,29 @@ pub struct Listing {
     pub kvs: Vec<KeyValue>,
 }
 
-macro_rules! kv {
-    ($channel:expr) => {
-        KvClient::new($channel)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES)
-    };
+/// A connection whose requests carry the token, and how large messages on it may be.
+pub(crate) struct Line {
+    pub(crate) service: Authorized,
+    pub(crate) max_request_bytes: usize,
+    pub(crate) max_answer_bytes: usize,
 }
+
+/// One of the API's services on a [`Line`].
+macro_rules! service {
+    ($client:ident, $line:expr) => {{
+        let $crate::client::Line { service, max_request_bytes, max_answer_bytes } = $line;
+        $client::new(service).max_encoding_message_size(max_request_bytes).max_decoding_message_size(max_answer_bytes)
+    }};
+}
+
+pub(crate) use service;
 
 impl Client {
     /// Checks the options and reads the certificates. Nothing is connected before the first call. Must be called in
     /// a tokio runtime.
     ///
     /// # Errors
-    /// [`Error::NoEndpoints`], [`Error::BadEndpoint`], [`Error::TlsFile`], [`Error::Tls`].
+    /// [`Error::NoEndpoints`], [`Error::BadEndpoint`], [`Error::TlsFile`], [`Error::Tls`], [`Error::BadToken`].
     pub fn new(options: &Options) -> Result<Self, Error> {
         let mut connections = Vec::new();
         let mut needs_tls = options.tls.is_some();
@@ -96,9 +104,21 @@ impl Client {
             // Every connection reads them again; a mistake must not wait for the first.
             tls::load(&options.tls.clone().unwrap_or_default(), &[b"h2"])?;
         }
-        let request_timeout = options.request_timeout;
-        let login = Login::new(options.user.clone());
-        Ok(Self { inner: Arc::new(Inner { connections, current: AtomicUsize::new(0), request_timeout, login }) })
+        let login = match &options.token {
+            Some(token) if options.user.is_none() => Login::with_token(token).ok_or(Error::BadToken)?,
+            _ => Login::new(options.user.clone()),
+        };
+        let Options { max_request_bytes, max_answer_bytes, .. } = *options;
+        let current = AtomicUsize::new(0);
+        let inner = Arc::new(Inner { connections, current, login, max_request_bytes, max_answer_bytes });
+        Ok(Self { inner, request_timeout: options.request_timeout })
+    }
+
+    /// The same client for calls that end within a time that may be shorter than [`Options::request_timeout`], with the
+    /// reason why they had no answer.
+    #[must_use]
+    pub fn within(&self, limit: Duration) -> Self {
+        Self { request_timeout: self.request_timeout.min(limit), ..self.clone() }
     }
 
     /// The endpoints as they were given.
@@ -111,11 +131,25 @@ impl Client {
     }
 
     pub(crate) fn request_timeout(&self) -> Duration {
-        self.inner.request_timeout
+        self.request_timeout
     }
 
     pub(crate) fn login(&self) -> &Login {
         &self.inner.login
+    }
+
+    pub(crate) fn max_request_bytes(&self) -> usize {
+        self.inner.max_request_bytes
+    }
+
+    /// A line to a server for requests of the client's user.
+    pub(crate) fn line(&self, connection: &Connection) -> Line {
+        let Inner { login, max_request_bytes, max_answer_bytes, .. } = &*self.inner;
+        Line {
+            service: login.authorized(&connection.channel),
+            max_request_bytes: *max_request_bytes,
+            max_answer_bytes: *max_answer_bytes,
+        }
     }
 
     /// The connection to use.
@@ -144,7 +178,28 @@ impl Client {
     /// # Errors
     /// As every call: [`Error::Answered`] and the failures of connections.
     pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Error> {
-        let send = |channel, request| async move { kv!(channel).range(request).await.map(Response::into_inner) };
+        let send =
+            |line, request| async move { service!(KvClient, line).range(request).await.map(Response::into_inner) };
+        self.call(Effect::Read, request, send).await
+    }
+
+    /// Reads keys as [`Client::range`] does, from a stream of answers, which etcd has since 3.7: no message of it is large.
+    ///
+    /// # Errors
+    /// As [`Client::range`].
+    pub async fn range_stream(&self, request: RangeRequest) -> Result<RangeResponse, Error> {
+        let send = |line, request| async move {
+            let mut parts = service!(KvClient, line).range_stream(request).await?.into_inner();
+            let mut whole = RangeResponse::default();
+            while let Some(part) = parts.message().await? {
+                let Some(RangeResponse { header, kvs, more, count }) = part.range_response else { continue };
+                whole.header = header.or(whole.header);
+                whole.kvs.extend(kvs);
+                whole.more |= more;
+                whole.count = if count == 0 { whole.count } else { count };
+            }
+            Ok(whole)
+        };
         self.call(Effect::Read, request, send).await
     }
 
@@ -183,7 +238,7 @@ impl Client {
     /// # Errors
     /// As every call. [`Error::may_be_done`] tells whether the key may have been written.
     pub async fn put(&self, request: PutRequest) -> Result<PutResponse, Error> {
-        let send = |channel, request| async move { kv!(channel).put(request).await.map(Response::into_inner) };
+        let send = |line, request| async move { service!(KvClient, line).put(request).await.map(Response::into_inner) };
         self.call(Effect::Write, request, send).await
     }
 
@@ -192,7 +247,9 @@ impl Client {
     /// # Errors
     /// As [`Client::put`].
     pub async fn delete(&self, request: DeleteRangeRequest) -> Result<DeleteRangeResponse, Error> {
-        let send = |channel, request| async move { kv!(channel).delete_range(request).await.map(Response::into_inner) };
+        let send = |line, request| async move {
+            service!(KvClient, line).delete_range(request).await.map(Response::into_inner)
+        };
         self.call(Effect::Write, request, send).await
     }
 
@@ -202,7 +259,7 @@ impl Client {
     /// As [`Client::put`]; one that only reads is a read.
     pub async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Error> {
         let effect = if only_reads(&request) { Effect::Read } else { Effect::Write };
-        let send = |channel, request| async move { kv!(channel).txn(request).await.map(Response::into_inner) };
+        let send = |line, request| async move { service!(KvClient, line).txn(request).await.map(Response::into_inner) };
         self.call(effect, request, send).await
     }
 
@@ -211,7 +268,8 @@ impl Client {
     /// # Errors
     /// As [`Client::put`].
     pub async fn compact(&self, request: CompactionRequest) -> Result<CompactionResponse, Error> {
-        let send = |channel, request| async move { kv!(channel).compact(request).await.map(Response::into_inner) };
+        let send =
+            |line, request| async move { service!(KvClient, line).compact(request).await.map(Response::into_inner) };
         self.call(Effect::Write, request, send).await
     }
 
@@ -221,8 +279,8 @@ impl Client {
     /// As [`Client::put`]. A lease that may have been granted all the same expires by itself.
     pub async fn grant(&self, ttl_seconds: i64) -> Result<i64, Error> {
         let request = LeaseGrantRequest { ttl: ttl_seconds, id: 0 };
-        let send = |channel, request| async move {
-            LeaseClient::new(channel).lease_grant(request).await.map(Response::into_inner)
+        let send = |line, request| async move {
+            service!(LeaseClient, line).lease_grant(request).await.map(Response::into_inner)
         };
         Ok(self.call(Effect::Write, request, send).await?.id)
     }
@@ -232,8 +290,8 @@ impl Client {
     /// # Errors
     /// As [`Client::range`].
     pub async fn member_list(&self) -> Result<MemberListResponse, Error> {
-        let send = |channel, request| async move {
-            ClusterClient::new(channel).member_list(request).await.map(Response::into_inner)
+        let send = |line, request| async move {
+            service!(ClusterClient, line).member_list(request).await.map(Response::into_inner)
         };
         self.call(Effect::Read, MemberListRequest { linearizable: true }, send).await
     }
@@ -246,8 +304,8 @@ impl Client {
         let Some(connection) = self.inner.connections.iter().find(|connection| connection.endpoint == endpoint) else {
             return Err(Error::bad_endpoint(endpoint, "it is not one of this client's"));
         };
-        let send = |channel| async move {
-            MaintenanceClient::new(channel).status(StatusRequest {}).await.map(Response::into_inner)
+        let send = |line| async move {
+            service!(MaintenanceClient, line).status(StatusRequest {}).await.map(Response::into_inner)
         };
         self.call_one(connection, send).await
     }

@@ -1,8 +1,10 @@
 //! What can go wrong, with the endpoint where it did and etcd's own words.
 
-use crate::call::Failure;
+use crate::call::{Effect, Failure};
 use crate::endpoint::without_user;
+use api::etcdserverpb::ResponseHeader;
 use std::error::Error as StdError;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 use tonic::{Code, ConnectError, Status};
@@ -32,6 +34,9 @@ pub enum Error {
     /// The TLS options do not go together, or the system has no certificates.
     #[error("TLS: {0}")]
     Tls(String),
+    /// [`crate::Options::token`] is nothing that a header can have.
+    #[error("the token has characters that no token has")]
+    BadToken,
     /// The server's answer is an error.
     #[error("{endpoint}: {text}")]
     Answered {
@@ -41,6 +46,8 @@ pub enum Error {
         code: Code,
         /// The server's text.
         text: String,
+        /// What the call was.
+        effect: Effect,
     },
     /// The request provably did not leave this process.
     #[error("cannot reach {endpoint}: {reason}")]
@@ -57,6 +64,8 @@ pub enum Error {
         endpoint: String,
         /// How the connection ended.
         reason: String,
+        /// What the call was.
+        effect: Effect,
     },
     /// There was no answer in time: a write may or may not have been done.
     #[error("no answer from {endpoint} within {limit:?}")]
@@ -65,6 +74,21 @@ pub enum Error {
         endpoint: String,
         /// How long was waited.
         limit: Duration,
+        /// What the call was.
+        effect: Effect,
+    },
+    /// A message is larger than [`crate::Options::max_request_bytes`] or [`crate::Options::max_answer_bytes`]. Such a request
+    /// was not sent.
+    #[error("{endpoint}: {message} of {bytes} bytes where {limit} are taken")]
+    TooLarge {
+        /// Where it was to go, or came from.
+        endpoint: String,
+        /// Which of both it is.
+        message: Oversize,
+        /// What it has.
+        bytes: u64,
+        /// What it may have.
+        limit: u64,
     },
     /// A watch asked for history that is gone.
     #[error("{endpoint}: revisions before {compact_revision} have been compacted")]
@@ -73,6 +97,8 @@ pub enum Error {
         endpoint: String,
         /// The first revision that can still be watched.
         compact_revision: i64,
+        /// Of the answer.
+        header: ResponseHeader,
     },
     /// The server ended a watch.
     #[error("{endpoint} ended the watch: {reason}")]
@@ -81,6 +107,8 @@ pub enum Error {
         endpoint: String,
         /// The server's text.
         reason: String,
+        /// Of the answer.
+        header: ResponseHeader,
     },
     /// The server's answer lacks something that every answer has.
     #[error("{endpoint}: unexpected answer: {what}")]
@@ -90,6 +118,24 @@ pub enum Error {
         /// What is missing.
         what: &'static str,
     },
+}
+
+/// Which message is too large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Oversize {
+    /// What was to be sent.
+    Request,
+    /// What came back, of such a call.
+    Answer(Effect),
+}
+
+impl fmt::Display for Oversize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Request => "a request",
+            Self::Answer(_) => "an answer",
+        })
+    }
 }
 
 impl Error {
@@ -103,11 +149,13 @@ impl Error {
         matches!(self, Self::Answered { text, .. } if text == error.text())
     }
 
-    /// True if a write that ended with this error may have been done all the same.
+    /// True if the call was a write and may have been done all the same.
     pub fn may_be_done(&self) -> bool {
         match self {
-            Self::Lost { .. } | Self::Timeout { .. } | Self::Unexpected { .. } => true,
-            Self::Answered { code, .. } => !is_refusal(*code),
+            Self::Lost { effect, .. }
+            | Self::Timeout { effect, .. }
+            | Self::TooLarge { message: Oversize::Answer(effect), .. } => *effect == Effect::Write,
+            Self::Answered { code, effect, .. } => *effect == Effect::Write && !is_refusal(*code),
             _ => false,
         }
     }
@@ -122,19 +170,30 @@ impl Error {
     }
 
     /// Sorts a failed call by what it proves.
-    pub(crate) fn of_call(endpoint: &str, status: &Status) -> Self {
+    pub(crate) fn of_call(effect: Effect, endpoint: &str, status: &Status) -> Self {
         let endpoint = endpoint.to_owned();
         // Only a failure on this side has a source; what a server answered is code and text.
         let Some(source) = StdError::source(status) else {
-            return Self::Answered { endpoint, code: status.code(), text: status.message().to_owned() };
+            if let Some((bytes, limit)) = oversize(status) {
+                return Self::TooLarge { endpoint, message: Oversize::Answer(effect), bytes, limit };
+            }
+            return Self::Answered { endpoint, code: status.code(), text: status.message().to_owned(), effect };
         };
         let reason = innermost(source);
         if chain(source).any(never_left) {
             Self::Unreachable { endpoint, reason }
         } else {
-            Self::Lost { endpoint, reason }
+            Self::Lost { endpoint, reason, effect }
         }
     }
+}
+
+/// How many bytes an answer has, and may have, if tonic did not take it: it tells by its text alone.
+fn oversize(status: &Status) -> Option<(u64, u64)> {
+    let rest = status.message().strip_prefix("Error, decoded message length too large: found ")?;
+    let (bytes, limit) = rest.strip_suffix(" bytes")?.split_once(" bytes, the limit is: ")?;
+    let is_answer = status.code() == Code::OutOfRange;
+    is_answer.then_some((bytes.parse().ok()?, limit.parse().ok()?))
 }
 
 fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
@@ -142,7 +201,7 @@ fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (d
 }
 
 /// The text of the first cause: those above it repeat it or say less.
-fn innermost(error: &(dyn StdError + 'static)) -> String {
+pub(crate) fn innermost(error: &(dyn StdError + 'static)) -> String {
     chain(error).last().map_or_else(String::new, ToString::to_string)
 }
 
@@ -202,9 +261,10 @@ mod tests {
     fn only_a_refusal_proves_that_nothing_was_done() {
         for number in 0..17 {
             let code = Code::from_i32(number);
-            let error = Error::of_call("a:1", &Status::new(code, "text"));
+            let of = |effect| Error::of_call(effect, "a:1", &Status::new(code, "text"));
             let is_refusal = matches!(number, 3 | 5 | 6 | 7 | 8 | 9 | 12 | 16);
-            assert_eq!(error.may_be_done(), !is_refusal, "{code:?}");
+            assert_eq!(of(Effect::Write).may_be_done(), !is_refusal, "{code:?}");
+            assert!(!of(Effect::Read).may_be_done(), "{code:?}");
         }
     }
 }

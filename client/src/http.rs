@@ -5,6 +5,7 @@
 //! ([`crate::v2`]) and discovery URLs are asked with it.
 
 use crate::endpoint::without_user;
+use crate::error::innermost;
 use crate::options::TlsOptions;
 use crate::tls;
 use base64::Engine as _;
@@ -32,6 +33,11 @@ use tokio_rustls::TlsConnector;
 
 const MAX_PROXY_HEAD_BYTES: usize = 8 << 10;
 const MAX_REDIRECTS: usize = 5;
+/// After this time without a byte the system asks whether the other end is there, and so often before it is not:
+/// who waits for an answer has nothing to send, and would not notice.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_PROBES: u32 = 3;
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
@@ -345,7 +351,7 @@ impl Http {
         };
         match timeout(limit, exchange(stream, request)).await {
             Ok(exchanged) => {
-                exchanged.map_err(|error| HttpError::Exchange { server: server.to_string(), reason: error.to_string() })
+                exchanged.map_err(|error| HttpError::Exchange { server: server.to_string(), reason: innermost(&error) })
             }
             Err(_) => Err(HttpError::Deadline { server: server.to_string(), limit }),
         }
@@ -397,6 +403,7 @@ async fn connect(server: Server, proxy: Option<Server>, trust: Option<Trust>) ->
     let first = proxy.as_ref().unwrap_or(&server).host_and_port();
     let stream = TcpStream::connect(first).await.map_err(|error| error.to_string())?;
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    keep_alive(&stream).map_err(|error| error.to_string())?;
     let mut stream: Box<dyn Stream> = Box::new(stream);
     if let Some(proxy) = proxy {
         if proxy.is_tls {
@@ -409,6 +416,16 @@ async fn connect(server: Server, proxy: Option<Server>, trust: Option<Trust>) ->
         }
     }
     if server.is_tls { encrypt(stream, server.host().to_owned(), trust).await } else { Ok(stream) }
+}
+
+/// Lets the system notice an end that vanished silently.
+fn keep_alive(stream: &TcpStream) -> rustix::io::Result<()> {
+    use rustix::net::sockopt;
+    // The times first: turning it on starts with them.
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    sockopt::set_socket_keepalive(stream, true)
 }
 
 async fn encrypt(stream: Box<dyn Stream>, host: String, trust: Option<Trust>) -> Result<Box<dyn Stream>, String> {

@@ -37,10 +37,11 @@ mod tls;
 pub mod v2;
 mod watch;
 
+pub use call::Effect;
 pub use certificate::shown_certificate;
 pub use client::{Client, Listing};
 pub use endpoint::without_user;
-pub use error::Error;
+pub use error::{Error, Oversize};
 pub use mirror::{Mirror, Update};
 pub use options::{Options, TlsOptions, User};
 pub use snapshot::{Download, SnapshotPlace};

@@ -16,6 +16,8 @@ use tokio::time::{Instant, sleep_until};
 /// After a first failure; each that follows doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A watch that lasted so long was a good one, with an event or without.
+const STEADY: Duration = Duration::from_secs(10);
 
 /// What is new about the keys.
 #[derive(Debug)]
@@ -36,6 +38,7 @@ pub struct Mirror {
     client: Client,
     prefix: Bytes,
     watch: Option<Watch>,
+    watched_since: Option<Instant>,
     /// Revision that a watch has to be made for.
     listed: Option<i64>,
     pause: Duration,
@@ -45,7 +48,15 @@ pub struct Mirror {
 impl Mirror {
     /// Nothing is asked yet.
     pub fn new(client: Client, prefix: impl Into<Bytes>) -> Self {
-        Self { client, prefix: prefix.into(), watch: None, listed: None, pause: FIRST_PAUSE, next_try: None }
+        Self {
+            client,
+            prefix: prefix.into(),
+            watch: None,
+            watched_since: None,
+            listed: None,
+            pause: FIRST_PAUSE,
+            next_try: None,
+        }
     }
 
     /// What is new, however long that takes. The first is a listing, or why there is none. Cancel safe: what was not
@@ -57,20 +68,26 @@ impl Mirror {
         }
         if let Some(revision) = self.listed {
             match self.begin_watch(revision + 1).await {
-                Ok(watch) => (self.watch, self.listed) = (Some(watch), None),
+                Ok(watch) => {
+                    (self.watch, self.listed) = (Some(watch), None);
+                    self.watched_since = Some(Instant::now());
+                }
                 Err(error) => return self.lost(error),
             }
         }
         if let Some(watch) = &mut self.watch {
             return match watch.next().await {
-                Ok(events) => Update::Events(events),
+                Ok(events) => {
+                    self.pause = FIRST_PAUSE;
+                    Update::Events(events)
+                }
                 Err(error) => self.lost(error),
             };
         }
         match self.client.list(self.prefix.clone()).await {
             Ok(listing) => {
+                // The pause stays: a store that lists and refuses to be watched would be listed in a loop.
                 self.listed = Some(listing.revision);
-                self.pause = FIRST_PAUSE;
                 Update::Listing(listing)
             }
             Err(error) => {
@@ -87,6 +104,9 @@ impl Mirror {
 
     fn lost(&mut self, error: Error) -> Update {
         (self.watch, self.listed) = (None, None);
+        if self.watched_since.take().is_some_and(|since| since.elapsed() >= STEADY) {
+            self.pause = FIRST_PAUSE;
+        }
         self.rest();
         Update::Lost(error)
     }

@@ -1,7 +1,7 @@
 //! What an operator asks about a cluster, members that do not answer everything included.
 
 use crate::call::Effect;
-use crate::client::Client;
+use crate::client::{Client, service};
 use crate::error::Error;
 use api::etcdserverpb::alarm_request::AlarmAction;
 use api::etcdserverpb::auth_client::AuthClient;
@@ -14,13 +14,13 @@ use api::etcdserverpb::{
 use tonic::Response;
 
 impl Client {
-    /// The members as the one that is asked knows them, without a leader if there is none. etcd before 3.5 needs one.
+    /// The members as the one that is asked knows them, without a leader if there is none.
     ///
     /// # Errors
     /// As [`Client::range`].
     pub async fn known_members(&self) -> Result<MemberListResponse, Error> {
-        let send = |channel, request| async move {
-            ClusterClient::new(channel).member_list(request).await.map(Response::into_inner)
+        let send = |line, request| async move {
+            service!(ClusterClient, line).member_list(request).await.map(Response::into_inner)
         };
         self.call(Effect::Read, MemberListRequest { linearizable: false }, send).await
     }
@@ -31,8 +31,8 @@ impl Client {
     /// As [`Client::range`].
     pub async fn raised_alarms(&self) -> Result<AlarmResponse, Error> {
         let request = AlarmRequest { action: AlarmAction::Get.into(), member_id: 0, alarm: AlarmType::None.into() };
-        let send = |channel, request| async move {
-            MaintenanceClient::new(channel).alarm(request).await.map(Response::into_inner)
+        let send = |line, request| async move {
+            service!(MaintenanceClient, line).alarm(request).await.map(Response::into_inner)
         };
         self.call(Effect::Read, request, send).await
     }
@@ -42,8 +42,8 @@ impl Client {
     /// # Errors
     /// As [`Client::range`].
     pub async fn auth_status(&self) -> Result<AuthStatusResponse, Error> {
-        let send = |channel, request| async move {
-            AuthClient::new(channel).auth_status(request).await.map(Response::into_inner)
+        let send = |line, request| async move {
+            service!(AuthClient, line).auth_status(request).await.map(Response::into_inner)
         };
         self.call(Effect::Read, AuthStatusRequest {}, send).await
     }

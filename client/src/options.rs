@@ -5,6 +5,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// What a protobuf message can be.
+const MAX_MESSAGE_BYTES: usize = i32::MAX as usize;
+
 /// How to reach a cluster.
 #[derive(Clone)]
 pub struct Options {
@@ -15,6 +18,8 @@ pub struct Options {
     pub tls: Option<TlsOptions>,
     /// Whose requests these are; None for a cluster without authentication, and where a client certificate says it.
     pub user: Option<User>,
+    /// A token that requests carry, got elsewhere; a user's takes its place. It is never fetched again.
+    pub token: Option<String>,
     /// Longest time for making a connection, with the TLS handshake.
     pub dial_timeout: Duration,
     /// Longest time for a call, with its retries.
@@ -24,20 +29,38 @@ pub struct Options {
     pub keepalive_time: Duration,
     /// Time for the answer to a probe, after which the connection is given up.
     pub keepalive_timeout: Duration,
+    /// Largest request that is sent.
+    pub max_request_bytes: usize,
+    /// Largest answer that is taken.
+    pub max_answer_bytes: usize,
 }
 
 /// Endpoints are not checked yet: without the passwords that may be in them.
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoints, tls, user, dial_timeout, request_timeout, keepalive_time, keepalive_timeout } = self;
+        let Self {
+            endpoints,
+            tls,
+            user,
+            token,
+            dial_timeout,
+            request_timeout,
+            keepalive_time,
+            keepalive_timeout,
+            max_request_bytes,
+            max_answer_bytes,
+        } = self;
         f.debug_struct("Options")
             .field("endpoints", &endpoints.iter().map(|endpoint| without_user(endpoint)).collect::<Vec<_>>())
             .field("tls", tls)
             .field("user", user)
+            .field("has_token", &token.is_some())
             .field("dial_timeout", dial_timeout)
             .field("request_timeout", request_timeout)
             .field("keepalive_time", keepalive_time)
             .field("keepalive_timeout", keepalive_timeout)
+            .field("max_request_bytes", max_request_bytes)
+            .field("max_answer_bytes", max_answer_bytes)
             .finish()
     }
 }
@@ -48,10 +71,13 @@ impl Default for Options {
             endpoints: Vec::new(),
             tls: None,
             user: None,
+            token: None,
             dial_timeout: Duration::from_secs(2),
             request_timeout: Duration::from_secs(5),
             keepalive_time: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(6),
+            max_request_bytes: MAX_MESSAGE_BYTES,
+            max_answer_bytes: MAX_MESSAGE_BYTES,
         }
     }
 }

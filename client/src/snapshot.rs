@@ -1,7 +1,7 @@
 //! Snapshots, and going on with one after its connection broke.
 
-use crate::auth::Authorized;
-use crate::client::Client;
+use crate::call::Effect;
+use crate::client::{Client, Line, service};
 use crate::error::Error;
 use api::etcdserverpb::maintenance_client::MaintenanceClient;
 use api::etcdserverpb::{SnapshotRequest, SnapshotResponse};
@@ -59,7 +59,7 @@ impl Download {
     /// # Errors
     /// As [`Client::range`]. If [`Error::may_pass`], what came so far is good, and [`Client::snapshot`] goes on with it.
     pub async fn next(&mut self) -> Result<Option<SnapshotResponse>, Error> {
-        self.pieces.message().await.map_err(|status| Error::of_call(&self.endpoint, &status))
+        self.pieces.message().await.map_err(|status| Error::of_call(Effect::Read, &self.endpoint, &status))
     }
 }
 
@@ -72,19 +72,19 @@ impl Client {
     pub async fn snapshot(&self, rest: Option<&SnapshotPlace>) -> Result<Download, Error> {
         let connection = self.current();
         let asked = rest.map_or_else(|| "new".to_owned(), ToString::to_string);
-        let response = self.call_one(connection, |channel| begin(channel, asked.clone())).await?;
+        let response = self.call_one(connection, |line| begin(line, asked.clone())).await?;
         let place = place(response.metadata());
         Ok(Download { place, endpoint: connection.endpoint.clone(), pieces: response.into_inner() })
     }
 }
 
-async fn begin(channel: Authorized, asked: String) -> Result<Response<Streaming<SnapshotResponse>>, Status> {
+async fn begin(line: Line, asked: String) -> Result<Response<Streaming<SnapshotResponse>>, Status> {
     let mut request = Request::new(SnapshotRequest {});
     // A place has nothing that metadata could not have.
     if let Ok(value) = AsciiMetadataValue::try_from(asked) {
         request.metadata_mut().insert(METADATA, value);
     }
-    MaintenanceClient::new(channel).snapshot(request).await
+    service!(MaintenanceClient, line).snapshot(request).await
 }
 
 fn place(metadata: &MetadataMap) -> Option<SnapshotPlace> {

@@ -4,9 +4,8 @@
 //! does not take waits in the connection's flow control, on the server. After a failure it connects again, at the
 //! next endpoint, and asks for everything behind the last revision that it has handed out.
 
-use crate::auth::Authorized;
 use crate::call::{Effect, pause};
-use crate::client::{Client, MAX_MESSAGE_BYTES};
+use crate::client::{Client, Line, service};
 use crate::error::Error;
 use api::etcdserverpb::watch_client::WatchClient;
 use api::etcdserverpb::watch_request::RequestUnion;
@@ -18,6 +17,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Status, Streaming};
+
+/// The id of an answer to a question about progress.
+const OF_NO_WATCH: i64 = -1;
 
 /// Questions about progress that wait; more would have the same answer.
 const REQUESTS: usize = 4;
@@ -140,8 +142,12 @@ impl Watch {
             };
             let lost = match open.answers.message().await {
                 Ok(Some(answer)) => return self.take(answer),
-                Ok(None) => Error::Lost { endpoint: open.endpoint.clone(), reason: "the stream has ended".to_owned() },
-                Err(status) => Error::of_call(&open.endpoint, &status),
+                Ok(None) => Error::Lost {
+                    endpoint: open.endpoint.clone(),
+                    reason: "the stream has ended".to_owned(),
+                    effect: Effect::Read,
+                },
+                Err(status) => Error::of_call(Effect::Read, &open.endpoint, &status),
             };
             if !lost.may_pass() {
                 return Err(lost);
@@ -172,7 +178,7 @@ impl Watch {
     }
 
     async fn open(&mut self) -> Result<(), Error> {
-        let send = |channel, request| async move { create(channel, request).await };
+        let send = |line, request| async move { create(line, request).await };
         let ((answers, created, requests), connection) =
             self.client.call_telling(Effect::Read, self.request.clone(), send).await?;
         let (endpoint, index) = (connection.endpoint.clone(), connection.index);
@@ -199,9 +205,10 @@ impl Watch {
         }
         let header = answer.header.map_or(0, |header| header.revision);
         let newest = answer.events.iter().filter_map(|event| Some(event.kv.as_ref()?.mod_revision)).max();
-        // A revision that the watch begins behind is no progress, and neither is one before what was delivered.
+        // A revision that the watch begins behind is no progress, and neither is one before what was delivered. The answer
+        // to a question of the stream is of no watch: etcd 3.4 may send it ahead of events of earlier revisions.
         let revision = newest.unwrap_or(header);
-        let is_new = revision >= self.request.start_revision;
+        let is_new = revision >= self.request.start_revision && answer.watch_id != OF_NO_WATCH;
         if is_new {
             self.request.start_revision = revision + 1;
         }
@@ -211,7 +218,7 @@ impl Watch {
 
 /// Opens a stream, asks for the watch, and waits for the confirmation.
 async fn create(
-    channel: Authorized,
+    line: Line,
     request: WatchCreateRequest,
 ) -> Result<(Streaming<WatchResponse>, WatchResponse, mpsc::Sender<WatchRequest>), Status> {
     let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(request)) };
@@ -222,7 +229,7 @@ async fn create(
     let mut requests = Request::new(requests);
     // A member that is cut off from its cluster ends the watch, instead of being silent.
     requests.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
-    let mut client = WatchClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let mut client = service!(WatchClient, line);
     let mut answers = client.watch(requests).await?.into_inner();
     match answers.message().await? {
         Some(answer) => Ok((answers, answer, sender)),
@@ -232,8 +239,33 @@ async fn create(
 
 /// Why the server ended a watch.
 fn ended(endpoint: String, answer: WatchResponse) -> Error {
+    let header = answer.header.unwrap_or_default();
     match answer.compact_revision {
-        0 => Error::WatchCanceled { endpoint, reason: answer.cancel_reason },
-        compact_revision => Error::Compacted { endpoint, compact_revision },
+        0 => Error::WatchCanceled { endpoint, reason: answer.cancel_reason, header },
+        compact_revision => Error::Compacted { endpoint, compact_revision, header },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Options;
+    use api::etcdserverpb::ResponseHeader;
+    use api::mvccpb::KeyValue;
+
+    #[tokio::test]
+    async fn an_answer_of_no_watch_hides_no_event() {
+        let client = Client::new(&Options { endpoints: vec!["a:1".to_owned()], ..Options::default() }).unwrap();
+        let request = WatchCreateRequest { start_revision: 5, ..WatchCreateRequest::default() };
+        let mut watch = Watch { client, request, open: None, failures: 0, next_try: None };
+        let at = |revision| Some(ResponseHeader { revision, ..ResponseHeader::default() });
+        let asked = WatchResponse { watch_id: OF_NO_WATCH, header: at(9), ..WatchResponse::default() };
+        assert!(!watch.take(asked).unwrap().1 && watch.request.start_revision == 5);
+        let kv = Some(KeyValue { mod_revision: 7, ..KeyValue::default() });
+        let events = vec![Event { kv, ..Event::default() }];
+        assert!(watch.take(WatchResponse { header: at(9), events, ..WatchResponse::default() }).unwrap().1);
+        // What the server tells of the watch itself counts.
+        assert!(watch.take(WatchResponse { header: at(9), ..WatchResponse::default() }).unwrap().1);
+        assert_eq!(watch.request.start_revision, 10);
     }
 }

@@ -4,7 +4,6 @@ use crate::process;
 use crate::resource::{Loaded, Resource};
 use crate::settings::Settings;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// How many resources there are, and what is wrong with them and the settings. Each problem names its file.
@@ -18,18 +17,14 @@ pub fn check(settings: &Settings, environment: &BTreeMap<String, String>) -> (us
     problems.extend(settings.warnings.iter().cloned());
     let environment = Arc::new(environment.clone());
     let context = process::context(settings, &environment);
-    let mut dests: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
     for resource in &loaded.resources {
         let template = process::read_template(&resource.src)
             .and_then(|source| process::compile(resource, &context, &source).map(|_| ()));
-        let found = [template, check_command(resource), reload_command(resource), check_directory(resource)];
+        let found = [template, check_command(resource), reload_command(resource), process::check_directory(resource)];
         let path = resource.path.display();
         problems.extend(found.into_iter().filter_map(Result::err).map(|problem| format!("{path}: {problem}")));
         if resource.keys.is_empty() {
             problems.push(format!("{path}: there are no keys, so the template sees none"));
-        }
-        if let Some(other) = dests.insert(resource.dest.clone(), resource.path.clone()) {
-            problems.push(format!("{path}: dest {} is that of {}, too", resource.dest.display(), other.display()));
         }
     }
     (loaded.resources.len(), problems)
@@ -44,13 +39,4 @@ fn check_command(resource: &Resource) -> Result<(), String> {
 fn reload_command(resource: &Resource) -> Result<(), String> {
     let Some(reload) = &resource.reload else { return Ok(()) };
     reload.for_reload(&resource.dest).map(|_| ()).map_err(|error| format!("reload_cmd: {error}"))
-}
-
-fn check_directory(resource: &Resource) -> Result<(), String> {
-    match resource.dest.parent() {
-        Some(directory) if !resource.make_dirs && !directory.is_dir() => {
-            Err(format!("the directory {} does not exist; make it, or set make_dirs = true", directory.display()))
-        }
-        _ => Ok(()),
-    }
 }

@@ -51,16 +51,21 @@ pub(crate) async fn reap() {
         Err(error) => return tracing::warn!("processes that ended will stay in the process table: {error}"),
     };
     loop {
-        reap_others();
+        // Each process has a file to read.
+        if let Ok(ended) = tokio::task::spawn_blocking(ended_children).await {
+            reap_others(&ended);
+        }
         if ends.recv().await.is_none() {
             return;
         }
     }
 }
 
-fn reap_others() {
+/// Takes note of the ends of those that nobody else waits for.
+fn reap_others(ended: &[u32]) {
+    // A child that was being spawned meanwhile is noted by now.
     let own = own();
-    for pid in ended_children().into_iter().filter(|pid| !own.contains(pid)) {
+    for pid in ended.iter().filter(|pid| !own.contains(pid)) {
         // Another look finds it if that did not work.
         let _reaped = waitpid(Pid::from_raw(pid.cast_signed()), WaitOptions::NOHANG);
     }

@@ -1,6 +1,7 @@
 //! Check and reload commands: run with a deadline, in a process group of their own that is ended as a whole.
 
 use crate::children;
+use crate::settings::PASSWORD;
 use crate::template::{Functions, Limits, Template, Value};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::BTreeMap;
@@ -134,7 +135,8 @@ impl CommandLine {
         Ok(Self { words, ..self.clone() })
     }
 
-    /// The program with its arguments, in a process group of its own.
+    /// The program with its arguments, in a process group of its own. It has this process's environment but for the
+    /// password of the store.
     ///
     /// # Errors
     /// There is no program.
@@ -152,7 +154,7 @@ impl CommandLine {
                 command
             }
         };
-        command.process_group(0).kill_on_drop(true);
+        command.env_remove(PASSWORD).process_group(0).kill_on_drop(true);
         Ok(command)
     }
 

@@ -2,8 +2,6 @@
 
 use std::fmt::Write as _;
 
-/// Lines around a change.
-const CONTEXT: usize = 3;
 /// Largest table for comparing lines; beyond it everything between the common ends counts as changed.
 const MAX_CELLS: usize = 16 << 20;
 
@@ -15,8 +13,8 @@ enum Edit {
     Add,
 }
 
-/// A diff of a file, with colours if it is for a terminal.
-pub(crate) fn unified(name: &str, old: &[u8], new: &[u8], coloured: bool) -> String {
+/// A diff of a file with so many lines around a change, and with colours if it is for a terminal.
+pub(crate) fn unified(name: &str, old: &[u8], new: &[u8], context: usize, coloured: bool) -> String {
     let lines = |text: &[u8]| -> Vec<String> {
         let text = String::from_utf8_lossy(text).into_owned();
         text.split_inclusive('\n').map(str::to_owned).collect()
@@ -35,7 +33,7 @@ pub(crate) fn unified(name: &str, old: &[u8], new: &[u8], coloured: bool) -> Str
     };
     line("\u{1b}[1m", &format!("--- {name}\n"));
     line("\u{1b}[1m", &format!("+++ {name}\n"));
-    for hunk in hunks(&edits) {
+    for hunk in hunks(&edits, context) {
         let count =
             |range: &[(Edit, usize, usize)], other: Edit| range.iter().filter(|(edit, ..)| *edit != other).count();
         let (first_old, first_new) = (hunk[0].1, hunk[0].2);
@@ -106,10 +104,10 @@ fn longest_common(old: &[String], new: &[String]) -> Vec<u32> {
 }
 
 /// Changes with the lines around them.
-fn hunks(edits: &[(Edit, usize, usize)]) -> Vec<&[(Edit, usize, usize)]> {
+fn hunks(edits: &[(Edit, usize, usize)], context: usize) -> Vec<&[(Edit, usize, usize)]> {
     let mut ranges: Vec<std::ops::Range<usize>> = Vec::new();
     for (at, _) in edits.iter().enumerate().filter(|(_, (edit, ..))| *edit != Edit::Keep) {
-        let range = at.saturating_sub(CONTEXT)..(at + CONTEXT + 1).min(edits.len());
+        let range = at.saturating_sub(context)..at.saturating_add(context).saturating_add(1).min(edits.len());
         match ranges.last_mut() {
             Some(last) if last.end >= range.start => last.end = range.end,
             _ => ranges.push(range),
@@ -127,8 +125,8 @@ mod tests {
         let old = (1..=12).map(|number| number.to_string() + "\n").collect::<Vec<_>>().concat();
         let new = old.replace("\n2\n", "\ntwo\n").replace("12\n", "12\n13");
         let expected = "--- f\n+++ f\n@@ -1,5 +1,5 @@\n 1\n-2\n+two\n 3\n 4\n 5\n@@ -10,3 +10,4 @@\n 10\n 11\n 12\n+13\n\\ No newline at end of file\n";
-        assert_eq!(unified("f", old.as_bytes(), new.as_bytes(), false), expected);
-        assert_eq!(unified("f", b"", b"a\n", false), "--- f\n+++ f\n@@ -0,0 +1 @@\n+a\n");
-        assert!(unified("f", b"a\n", b"b\n", true).contains("\u{1b}[31m-a\u{1b}[0m\n"));
+        assert_eq!(unified("f", old.as_bytes(), new.as_bytes(), 3, false), expected);
+        assert_eq!(unified("f", b"", b"a\n", 3, false), "--- f\n+++ f\n@@ -0,0 +1 @@\n+a\n");
+        assert!(unified("f", b"a\n", b"b\n", 3, true).contains("\u{1b}[31m-a\u{1b}[0m\n"));
     }
 }

@@ -150,11 +150,6 @@ impl Supervisor {
         self.running.is_some()
     }
 
-    /// True if [`Supervisor::changed`] starts it again.
-    pub(crate) fn restarts_on_change(&self) -> bool {
-        self.program.on_change == OnChange::Restart
-    }
-
     /// Starts the program. It has this process's input, outputs and environment.
     pub(crate) fn start(&mut self) -> Result<(), String> {
         let failed = |error: String| format!("the program cannot be started: {error}");
@@ -168,19 +163,25 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Tells the program that files have changed. Cancel safe, but for a program that is not running then.
-    pub(crate) async fn changed(&mut self) -> Result<(), String> {
-        match (self.program.on_change, &self.running) {
-            (OnChange::Nothing, Some(_)) | (_, None) => Ok(()),
-            (OnChange::Signal(signal), Some(running)) => {
+    /// Tells the program that files have changed. True if it was started again. Cancel safe, but for a program that is not
+    /// running then.
+    pub(crate) async fn changed(&mut self) -> Result<bool, String> {
+        let Some(running) = &mut self.running else { return Ok(false) };
+        // One that has ended by itself is not started again: [`Supervisor::watch`] tells of its end.
+        if !matches!(running.child.try_wait(), Ok(None)) {
+            return Ok(false);
+        }
+        match self.program.on_change {
+            OnChange::Nothing => Ok(false),
+            OnChange::Signal(signal) => {
                 tracing::info!("files have changed: sending {signal} to the program");
                 running.send(signal.0);
-                Ok(())
+                Ok(false)
             }
-            (OnChange::Restart, Some(_)) => {
+            OnChange::Restart => {
                 tracing::info!("files have changed: starting the program again");
                 self.stop().await;
-                self.start()
+                self.start().map(|()| true)
             }
         }
     }

@@ -3,19 +3,21 @@
 
 use crate::command::{CommandError, CommandLine};
 use crate::diff;
-use crate::functions::{Context, functions};
+use crate::functions::{Context, Dialect, functions};
 use crate::keys::Keys;
 use crate::resource::Resource;
 use crate::settings::Settings;
-use crate::source::Source;
+use crate::source::{ReadError, Source};
 use crate::stage::{self, Attributes, Difference, OldFile, Staged};
 use crate::status::Status;
-use crate::template::{Limits, Template, Value, strconv};
+use crate::template::{Functions, Limits, Template, Value};
+use go::strconv;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+use terminal::suggest::nearest;
 
 /// What became of a resource.
 #[derive(Debug)]
@@ -43,8 +45,10 @@ impl Replaced {
     /// Puts the old file back, or takes the new one away if there was none. Only for a resource with `rollback`.
     pub(crate) fn undo(&self, dest: &Path) -> std::io::Result<()> {
         let Some(old) = &self.old else { return std::fs::remove_file(dest) };
-        let put_back =
-            |attributes| Staged::write(dest, &old.content, attributes)?.install(dest, &old.content, attributes);
+        let put_back = |attributes| {
+            let staged = Staged::write(dest, &old.content, attributes)?;
+            staged.install(dest, &old.content, attributes).map_err(std::io::Error::from)
+        };
         match put_back(old.attributes) {
             // Who replaced another user's file may not give it back.
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -68,8 +72,34 @@ pub(crate) struct Renderer {
 pub(crate) fn compile(resource: &Resource, context: &Context, source: &[u8]) -> Result<Template, String> {
     let name = resource.src.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let delims = (resource.delims.0.as_str(), resource.delims.1.as_str());
-    Template::parse_with(&name, source, delims, &functions(resource.dialect, context))
-        .map_err(|error| format!("Unable to process template {}, {error}", resource.src.display()))
+    let functions = functions(resource.dialect, context);
+    Template::parse_with(&name, source, delims, &functions).map_err(|error| {
+        let hint = function_hint(&error, &functions, context);
+        format!("Unable to process template {}, {error}{hint}", resource.src.display())
+    })
+}
+
+/// What to do about a function that is not there.
+fn function_hint(error: &str, functions: &Functions, context: &Context) -> String {
+    let name = error.strip_suffix("\" not defined").and_then(|error| error.rsplit_once("function \""));
+    let Some((_, name)) = name else { return String::new() };
+    let other = [("confd", Dialect::Confd), ("abtreece", Dialect::Abtreece), ("yunify", Dialect::Yunify)]
+        .into_iter()
+        .find(|(_, dialect)| crate::functions::functions(*dialect, context).get(name).is_some());
+    match other {
+        Some((dialect, _)) => format!("; dialect = \"{dialect}\" has it"),
+        None => nearest(name, functions.names()).map_or_else(String::new, |hint| format!("; did you mean {hint:?}?")),
+    }
+}
+
+/// Refuses a destination without a directory.
+pub(crate) fn check_directory(resource: &Resource) -> Result<(), String> {
+    match resource.dest.parent() {
+        Some(directory) if !resource.make_dirs && !directory.is_dir() => {
+            Err(format!("the directory {} does not exist; make it, or set make_dirs = true", directory.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The source of a resource's template.
@@ -109,7 +139,11 @@ impl Renderer {
         self.context.set_keys(Arc::new(keys));
         let rendered = template.render(&Value::Absent, &Limits::default());
         self.context.set_keys(Arc::default());
-        rendered.map_err(|error| error.text)
+        let rendered = rendered.map_err(|error| error.text)?;
+        if let Some(format) = self.resource.output_format {
+            format.check(&rendered)?;
+        }
+        Ok(rendered)
     }
 
     /// Renders and compares. Blocks.
@@ -134,7 +168,13 @@ pub(crate) async fn process(
     status: &Status,
 ) -> Result<Outcome, String> {
     let resource = renderer.resource.clone();
-    let keys = source.read(&resource).await.inspect_err(|_| status.backend_errors.inc())?;
+    let keys = source.read(&resource).await.map_err(|error| match error {
+        ReadError::Failed(error) => {
+            status.backend_errors.inc();
+            error
+        }
+        ReadError::Known(error) => error,
+    })?;
     tracing::debug!("{} has {} keys", resource.path.display(), keys.len());
     let blocking = renderer.clone();
     let prepared = tokio::task::spawn_blocking(move || blocking.prepare(keys)).await;
@@ -172,21 +212,36 @@ pub(crate) async fn process(
     let reload = reload_line(&resource, settings)?;
     let (blocking, reloads) = (renderer.clone(), reload.is_some());
     let installed = tokio::task::spawn_blocking(move || {
-        let dest = &blocking.resource.dest;
-        let install = || {
-            if blocking.resource.backup {
-                stage::back_up(dest)?;
-            }
-            if reloads {
-                stage::mark(dest)?;
-            }
-            staged.install(dest, &content, attributes)
-        };
-        install().map_err(|error| blocking.about_dest(&error))
+        install(&blocking.resource, staged, &content, attributes, reloads).map_err(|error| blocking.about_dest(&error))
     });
     installed.await.map_err(|error| error.to_string())??;
     tracing::info!("Target config {dest} has been updated");
     Ok(Outcome::Changed(Replaced { reload, old: difference.old, attributes }))
+}
+
+/// Puts the staged file in its place, with what belongs to it. Blocks.
+fn install(
+    resource: &Resource,
+    staged: Staged,
+    content: &[u8],
+    attributes: Attributes,
+    reloads: bool,
+) -> std::io::Result<()> {
+    let dest = &resource.dest;
+    if resource.backup {
+        stage::back_up(dest)?;
+    }
+    let is_marked_anew = reloads && stage::mark(dest)?;
+    staged.install(dest, content, attributes).map_err(|error| {
+        // Nothing has changed that a reload could be owed for.
+        if is_marked_anew
+            && error.is_untouched
+            && let Err(error) = stage::unmark(dest)
+        {
+            tracing::error!("{error}");
+        }
+        error.into()
+    })
 }
 
 /// The reload command of a resource, filled in.
@@ -217,6 +272,7 @@ async fn stage_file(
         {
             std::fs::create_dir_all(directory).map_err(|error| renderer.about_dest(&error))?;
         }
+        check_directory(&renderer.resource)?;
         let staged = Staged::write(dest, &content, attributes).map_err(|error| renderer.about_dest(&error))?;
         Ok((staged, content))
     };
@@ -233,7 +289,8 @@ async fn noop(
     let dest = renderer.resource.dest.display();
     if settings.diff {
         let old = difference.old.as_ref().map_or(&[][..], |old| &old.content);
-        let text = diff::unified(&dest.to_string(), old, &content, std::io::stdout().is_terminal());
+        let coloured = settings.color || std::io::stdout().is_terminal();
+        let text = diff::unified(&dest.to_string(), old, &content, settings.diff_context, coloured);
         let mut stdout = std::io::stdout().lock();
         stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| format!("stdout: {error}"))?;
     }
@@ -261,9 +318,16 @@ async fn run_check(check: &CommandLine, src: &Path, dest: &Path, status: &Status
             Ok(())
         }
         Err(error) => {
-            tracing::error!("{}", strconv::quote(&error.output));
+            log_failed_output(&error);
             Err(format!("Config check failed: {error}"))
         }
+    }
+}
+
+/// What a command printed that failed, as one line.
+pub(crate) fn log_failed_output(error: &CommandError) {
+    if !error.output.is_empty() {
+        tracing::error!("{}", strconv::quote(&error.output));
     }
 }
 

@@ -1,12 +1,17 @@
 //! Template resources: the files of `conf.d`, each of which says what is rendered where.
 
-use crate::command::{self, CommandLine};
+use crate::command::CommandLine;
+use crate::format::OutputFormat;
 use crate::functions::{Dialect, clean_path};
-use crate::settings::{Settings, nearest};
+use crate::settings::Settings;
+use crate::source;
 use crate::table::{Entry, Table};
 use crate::wait::{self, Wait};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use terminal::suggest::nearest;
 
 /// One template, its destination and what belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,10 +48,14 @@ pub struct Resource {
     pub rollback: bool,
     /// Makes the directories of the destination.
     pub make_dirs: bool,
+    /// What the rendered text has to be.
+    pub output_format: Option<OutputFormat>,
+    /// Shortest time between two runs of the reload command.
+    pub min_reload_interval: Duration,
 }
 
 /// Keys of `[template]` that are used.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 25] = [
     "src",
     "dest",
     "keys",
@@ -69,13 +78,9 @@ const KEYS: [&str; 22] = [
     "backup",
     "rollback",
     "make_dirs",
-];
-
-/// Keys of a fork that this program does not have, with what is said.
-const ABSENT: [(&str, &str); 3] = [
-    ("output_format", "the output is not parsed; let check_cmd do it"),
-    ("min_reload_interval", "use wait, which lets changes wait for each other"),
-    ("debounce", "use wait, which lets changes wait for each other"),
+    "output_format",
+    "min_reload_interval",
+    "debounce",
 ];
 
 /// What a directory of resources holds.
@@ -110,8 +115,30 @@ impl Loaded {
                 Err(error) => loaded.errors.push(format!("{}:{error}", path.display())),
             }
         }
+        loaded.leave_out_doubles();
         Ok(loaded)
     }
+
+    /// Of resources with one dest the last one counts, as after a round of confd. Both would replace the file of the other
+    /// again and again.
+    fn leave_out_doubles(&mut self) {
+        let last: BTreeMap<PathBuf, PathBuf> =
+            self.resources.iter().map(|resource| (resource.dest.clone(), resource.path.clone())).collect();
+        let warnings = &mut self.warnings;
+        self.resources.retain(|resource| {
+            let other = &last[&resource.dest];
+            if *other != resource.path {
+                let (path, dest) = (resource.path.display(), resource.dest.display());
+                warnings.push(format!("{path}: it is left out: {} has the dest {dest}, too", other.display()));
+            }
+            *other == resource.path
+        });
+    }
+}
+
+/// What the kubelet keeps the files of a mounted `ConfigMap` in begins so; links to them are beside it.
+pub(crate) fn is_of_kubelet(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b"..")
 }
 
 fn find(directory: &Path, paths: &mut Vec<PathBuf>, depth: usize) -> Result<(), String> {
@@ -122,6 +149,9 @@ fn find(directory: &Path, paths: &mut Vec<PathBuf>, depth: usize) -> Result<(), 
     for entry in std::fs::read_dir(directory).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let path = entry.path();
+        if is_of_kubelet(&entry.file_name()) {
+            continue;
+        }
         if entry.file_type().map_err(failed)?.is_dir() {
             find(&path, paths, depth + 1)?;
         } else if path.as_os_str().as_encoded_bytes().ends_with(b"toml") {
@@ -136,14 +166,15 @@ impl Resource {
     fn parse(path: &Path, text: &str, settings: &Settings, warnings: &mut Vec<String>) -> Result<Self, String> {
         let table = Table::parse(text)?;
         for entry in table.entries() {
-            match entry.key.as_str() {
+            match entry.name().as_str() {
                 "template" => {}
                 "backend" => return Err(format!("{}: [backend] is not there yet; use the settings", entry.line)),
-                key => {
+                _ => {
                     warnings.push(format!(
-                        "{}:{}: {key:?} is not used, only [template] is",
+                        "{}:{}: {:?} is not used, only [template] is",
                         path.display(),
-                        entry.line
+                        entry.line,
+                        entry.key
                     ));
                 }
             }
@@ -176,6 +207,7 @@ struct Draft {
     src: Option<String>,
     dest: Option<String>,
     keys: Vec<String>,
+    keys_line: usize,
     prefix: String,
     mode: Option<u32>,
     uid: Option<u32>,
@@ -192,15 +224,25 @@ struct Draft {
     backup: bool,
     rollback: bool,
     make_dirs: bool,
+    output_format: Option<OutputFormat>,
+    min_reload_interval: Duration,
 }
 
 impl Draft {
     fn take(&mut self, entry: &Entry<'_>, path: &Path, warnings: &mut Vec<String>) -> Result<(), String> {
         let here = |error: String| format!("{}: {}: {error}", entry.line, entry.key);
-        match entry.key.as_str() {
+        match entry.name().as_str() {
             "src" => self.src = Some(entry.text()?),
-            "dest" => self.dest = Some(entry.text()?),
-            "keys" => self.keys = entry.texts()?,
+            "dest" => {
+                let dest = entry.text()?;
+                if !dest.is_empty() && !Path::new(&dest).is_absolute() {
+                    let place = format!("{}:{}", path.display(), entry.line);
+                    warnings
+                        .push(format!("{place}: dest {dest:?} is relative to the directory that confd is started in"));
+                }
+                self.dest = Some(dest);
+            }
+            "keys" => (self.keys, self.keys_line) = (entry.texts()?, entry.line),
             "prefix" => self.prefix = entry.text()?,
             "mode" => {
                 let text = entry.text_or_number()?;
@@ -213,23 +255,22 @@ impl Draft {
             }
             "uid" => self.uid = Some(entry.number()?),
             "gid" => self.gid = Some(entry.number()?),
-            "owner" => self.owner = Some(id_of("/etc/passwd", &entry.text()?).map_err(here)?),
-            "group" => self.group = Some(id_of("/etc/group", &entry.text()?).map_err(here)?),
+            "owner" => self.owner = Some(id_of("/etc/passwd", &entry.text_or_number()?).map_err(here)?),
+            "group" => self.group = Some(id_of("/etc/group", &entry.text_or_number()?).map_err(here)?),
             "check_cmd" => self.check = command_line(entry)?,
             "reload_cmd" => self.reload = command_line(entry)?,
             "check_cmd_timeout" => self.check_timeout = Some(wait::duration(&entry.text()?).map_err(here)?),
             "reload_cmd_timeout" => self.reload_timeout = Some(wait::duration(&entry.text()?).map_err(here)?),
-            "wait" => self.wait = Some(entry.text()?.parse().map_err(here)?),
+            "wait" | "debounce" => self.wait = Some(entry.text()?.parse().map_err(here)?),
             "dialect" => self.dialect = Some(entry.text()?.parse().map_err(here)?),
             "left_delim" | "left_delimiter" => self.delims.0 = entry.text()?,
             "right_delim" | "right_delimiter" => self.delims.1 = entry.text()?,
             "backup" => self.backup = entry.bool()?,
             "rollback" => self.rollback = entry.bool()?,
             "make_dirs" => self.make_dirs = entry.bool()?,
+            "output_format" => self.output_format = Some(entry.text()?.parse().map_err(here)?),
+            "min_reload_interval" => self.min_reload_interval = wait::duration(&entry.text()?).map_err(here)?,
             key => {
-                if let Some((_, reason)) = ABSENT.iter().find(|(absent, _)| *absent == key) {
-                    return Err(here((*reason).to_owned()));
-                }
                 let hint = nearest(key, KEYS.into_iter());
                 let hint = hint.map_or_else(String::new, |hint| format!("; did you mean {hint:?}?"));
                 warnings.push(format!("{}:{}: {key:?} is no key of [template]{hint}", path.display(), entry.line));
@@ -242,15 +283,25 @@ impl Draft {
         let present =
             |text: Option<String>, error: &str| text.filter(|text| !text.is_empty()).ok_or(format!("1: {error}"));
         let src = present(self.src, "empty src template")?;
-        let dest = PathBuf::from(present(self.dest, "there is no dest")?);
-        if !dest.is_absolute() || dest.file_name().is_none() {
-            return Err(format!("1: dest {:?} must be the absolute path of a file", dest.display()));
-        }
-        let prefix = if settings.prefix.is_empty() { self.prefix } else { settings.prefix.clone() };
+        let dest = present(self.dest, "there is no dest")?;
+        let dest = std::path::absolute(&dest)
+            .ok()
+            .filter(|path| path.file_name().is_some() && !dest.ends_with('/'))
+            .ok_or_else(|| format!("1: dest {dest:?} must be the path of a file"))?;
+        let prefix = match settings.dialect {
+            // Its prefixes are joined.
+            Dialect::Abtreece => format!("{}/{}", settings.prefix, self.prefix),
+            _ if settings.prefix.is_empty() => self.prefix,
+            _ => settings.prefix.clone(),
+        };
         let joined = |parts: &[&str]| {
             String::from_utf8_lossy(&clean_path(format!("/{}", parts.join("/")).as_bytes())).into_owned()
         };
         let prefix = joined(&[&prefix]);
+        let keys: Vec<String> = self.keys.iter().map(|key| joined(&[&prefix, key])).collect();
+        keys.iter()
+            .try_for_each(|key| source::check_key(settings.backend, key))
+            .map_err(|error| format!("{}: keys: {error}", self.keys_line))?;
         let with_timeout = |line: Option<CommandLine>, timeout: Option<Duration>, default: Duration| {
             line.map(|line| line.with_timeout(timeout.unwrap_or(default)))
         };
@@ -258,19 +309,21 @@ impl Draft {
             path: path.to_owned(),
             src: settings.confdir.join("templates").join(src),
             dest,
-            keys: self.keys.iter().map(|key| joined(&[&prefix, key])).collect(),
+            keys,
             prefix,
             mode: self.mode,
             uid: self.uid.or(self.owner),
             gid: self.gid.or(self.group),
-            check: with_timeout(self.check, self.check_timeout, command::CHECK_TIMEOUT),
-            reload: with_timeout(self.reload, self.reload_timeout, command::RELOAD_TIMEOUT),
+            check: with_timeout(self.check, self.check_timeout, settings.check_timeout),
+            reload: with_timeout(self.reload, self.reload_timeout, settings.reload_timeout),
             wait: self.wait,
             dialect: self.dialect.unwrap_or(settings.dialect),
             delims: self.delims,
             backup: self.backup,
             rollback: self.rollback,
             make_dirs: self.make_dirs,
+            output_format: self.output_format,
+            min_reload_interval: self.min_reload_interval,
         })
     }
 }
@@ -285,8 +338,8 @@ fn command_line(entry: &Entry<'_>) -> Result<Option<CommandLine>, String> {
 fn parse_mode(text: &str) -> Result<(u32, bool), String> {
     let is_bare = !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
     let digits = if is_bare { format!("0{text}") } else { text.to_owned() };
-    let mode = crate::template::strconv::parse_uint_any_base(digits.as_bytes())
-        .map_err(|reason| format!("strconv.ParseUint: parsing {text:?}: {reason}; write it as \"0644\""))?;
+    let mode = go::strconv::parse_uint(digits.as_bytes(), 0)
+        .map_err(|error| format!("strconv.ParseUint: parsing {text:?}: {}; write it as \"0644\"", error.reason))?;
     match u32::try_from(mode) {
         Ok(mode) if mode <= 0o7777 => Ok((mode, is_bare)),
         _ => Err(format!("{text:?} is no mode of a file; write it as \"0644\"")),
@@ -303,6 +356,33 @@ fn id_of(file: &str, name: &str) -> Result<u32, String> {
     let mut found =
         fields.filter(|fields| fields.first() == Some(&name)).filter_map(|fields| fields.get(2)?.parse().ok());
     found.next().ok_or_else(|| format!("{file} has no {name:?}"))
+}
+
+#[cfg(test)]
+impl Resource {
+    /// A resource with these keys and nothing else.
+    pub(crate) fn for_tests(keys: &[&str]) -> Self {
+        Self {
+            path: "a.toml".into(),
+            src: "a".into(),
+            dest: "/a".into(),
+            keys: keys.iter().map(|&key| key.to_owned()).collect(),
+            prefix: "/".to_owned(),
+            mode: None,
+            uid: None,
+            gid: None,
+            check: None,
+            reload: None,
+            wait: None,
+            dialect: Dialect::default(),
+            delims: (String::new(), String::new()),
+            backup: false,
+            rollback: false,
+            make_dirs: false,
+            output_format: None,
+            min_reload_interval: Duration::ZERO,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,9 +2,12 @@
 //! commands of those that changed, each once.
 //!
 //! What fails is tried again with growing pauses until it succeeds, a reload as well as a resource, so that no change is
-//! lost. Signals wait for the round that is under way.
+//! lost. Signals wait for the round that is under way; the program that is supervised does not (`runner/outside.rs`).
 
+mod outside;
 mod round;
+
+pub use outside::End;
 
 use crate::command::CommandLine;
 use crate::exec::Supervisor;
@@ -15,14 +18,13 @@ use crate::source::Source;
 use crate::status::Status;
 use crate::wait::Pending;
 use crate::{children, web};
+use outside::{Ended, Outside, Signals};
 use round::Round;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
-use std::future::Future;
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
 /// Resources that are processed at the same time.
@@ -30,19 +32,6 @@ const CONCURRENCY: usize = 8;
 /// Pauses after failures.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
-/// Longest time that a signal waits for a round.
-const GRACE: Duration = Duration::from_secs(30);
-
-/// How a process ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// Everything is as it should be.
-    Success,
-    /// With `-noop -diff`: something would change.
-    WouldChange,
-    /// The program that was supervised has ended, with this exit code.
-    Program(u8),
-}
 
 /// Keeps files up to date until it is done or told to end.
 ///
@@ -53,9 +42,9 @@ pub async fn run(settings: Settings, environment: BTreeMap<String, String>) -> R
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
-    let source = Source::open(&settings, &environment)?;
-    let signals = Signals::new().map_err(|error| format!("signals: {error}"))?;
     let status = Arc::new(Status::new().map_err(|error| error.to_string())?);
+    let source = Source::open(&settings, &environment, status.backend_errors.clone()).await?;
+    let signals = Signals::new().map_err(|error| format!("signals: {error}"))?;
     let program =
         settings.program.clone().map(Supervisor::new).transpose().map_err(|error| format!("signals: {error}"))?;
     // They end with this function.
@@ -64,9 +53,9 @@ pub async fn run(settings: Settings, environment: BTreeMap<String, String>) -> R
         beside.spawn(web::serve(web::bind(address).await?, status.clone()));
     }
     beside.spawn(children::reap());
-    let (items, reloads) = (Vec::new(), BTreeMap::new());
+    let (items, reloads, reloaded) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
     let environment = Arc::new(environment);
-    let runner = Runner { settings, environment, source, items, all_usable: true, reloads, status, program };
+    let runner = Runner { settings, environment, source, items, all_usable: true, reloads, reloaded, status };
     if !runner.settings.confdir.is_dir() {
         let confdir = runner.settings.confdir.display();
         tracing::warn!("Cannot load template resources: confdir '{confdir}' does not exist");
@@ -74,46 +63,8 @@ pub async fn run(settings: Settings, environment: BTreeMap<String, String>) -> R
     }
     match runner.settings.mode {
         Mode::Onetime => runner.onetime_or_signal(signals).await,
-        Mode::Interval(interval) => runner.keep(Some(interval), false, signals).await,
-        Mode::Watch(interval) => runner.keep(interval, true, signals).await,
-    }
-}
-
-struct Signals {
-    hangup: Signal,
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    /// The name of the signal that asks for the end.
-    async fn end(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "interrupt",
-            _ = self.terminate.recv() => "terminated",
-        }
-    }
-
-    /// The name of any signal.
-    async fn any(&mut self) -> &'static str {
-        self.next().await.unwrap_or("hangup")
-    }
-
-    /// The name of the signal that asks for the end, or None for one that asks to read the resources again.
-    async fn next(&mut self) -> Option<&'static str> {
-        tokio::select! {
-            _ = self.hangup.recv() => None,
-            _ = self.interrupt.recv() => Some("interrupt"),
-            _ = self.terminate.recv() => Some("terminated"),
-        }
+        Mode::Interval(interval) => runner.keep(Some(interval), false, Outside::new(signals, program)).await,
+        Mode::Watch(interval) => runner.keep(interval, true, Outside::new(signals, program)).await,
     }
 }
 
@@ -158,8 +109,9 @@ struct Runner {
     all_usable: bool,
     /// Ordered, so that rounds are alike.
     reloads: BTreeMap<CommandLine, Reload>,
+    /// When commands ran last that must not run again so soon.
+    reloaded: BTreeMap<CommandLine, Instant>,
     status: Arc<Status>,
-    program: Option<Supervisor>,
 }
 
 impl Runner {
@@ -193,6 +145,7 @@ impl Runner {
         });
         let lines: BTreeSet<CommandLine> = lines.collect();
         self.reloads.retain(|line, _| lines.contains(line));
+        self.reloaded.retain(|line, _| lines.contains(line));
         self.all_usable = loaded.errors.is_empty();
         let keys: BTreeSet<&String> = self.items.iter().flat_map(|item| &item.renderer.resource.keys).collect();
         self.status.loaded.set(i64::try_from(self.items.len()).unwrap_or(i64::MAX));
@@ -215,39 +168,45 @@ impl Runner {
         let all = (0..self.items.len()).collect();
         let round = self.round(all).await;
         match round.failed {
-            Some(error) => Err(error),
-            None if !self.all_usable => Err("some template resources cannot be used".to_owned()),
-            None if !self.reloads.is_empty() => Err("a reload command failed".to_owned()),
-            None if round.would_change && self.settings.diff => Ok(End::WouldChange),
-            None => Ok(End::Success),
+            1.. => Err(format!("{} of {} template resources failed", round.failed, self.items.len())),
+            0 if round.was_put_back => {
+                Err("files are as they were before, because their reload command failed".to_owned())
+            }
+            0 if !self.all_usable => Err("some template resources cannot be used".to_owned()),
+            0 if !self.reloads.is_empty() => Err("a reload command failed".to_owned()),
+            0 if round.would_change && self.settings.diff => Ok(End::WouldChange),
+            0 => Ok(End::Success),
         }
     }
 
     /// Runs until a signal, or until the program that is supervised has ended. With an interval everything is due again and
     /// again; with a watch resources are due on changes.
-    async fn keep(mut self, interval: Option<Duration>, watch: bool, mut signals: Signals) -> Result<End, String> {
-        let mut systemd = Systemd::new();
-        self.load()?;
-        if let Err(name) = self.follow(watch, &mut signals, &mut systemd).await {
-            return Ok(self.stop(name, &systemd).await);
-        }
+    async fn keep(mut self, interval: Option<Duration>, watch: bool, mut outside: Outside) -> Ended {
+        let Err(ended) = self.rounds(interval, watch, &mut outside).await;
+        ended
+    }
+
+    async fn rounds(
+        &mut self,
+        interval: Option<Duration>,
+        watch: bool,
+        outside: &mut Outside,
+    ) -> Result<Infallible, Ended> {
+        self.status.set_program(outside.program.as_ref().map(Supervisor::is_running));
+        self.load().map_err(Err)?;
+        self.follow(watch, outside).await?;
         let mut next_tick = Some(Instant::now());
-        let mut is_ready = false;
+        let (mut is_ready, mut was_read) = (false, true);
         loop {
-            self.tick(&mut next_tick, interval, is_ready && !watch);
-            let round = match self.due_round(&mut signals, &mut systemd).await {
-                Ok(round) => round,
-                Err(name) => return Ok(self.stop(name, &systemd).await),
-            };
-            match self.tell_program(&round, &mut signals, &mut systemd).await {
-                Told::Done => {}
-                Told::Signal(name) => return Ok(self.stop(name, &systemd).await),
-                Told::Failed(error) => return Err(error),
-            }
+            // At first and after a hangup the resources were read for this tick.
+            let reads_again = !watch && !std::mem::take(&mut was_read);
+            self.tick(&mut next_tick, interval, reads_again);
+            let round = self.due_round(outside).await?;
+            self.tell_program(&round, outside).await?;
             if !is_ready {
                 is_ready = true;
                 self.status.set_started();
-                systemd.tell(notify::State::Ready);
+                outside.systemd.tell(notify::State::Ready);
             }
             let next = self.next_due().into_iter().chain(next_tick).min();
             tokio::select! {
@@ -258,25 +217,18 @@ impl Runner {
                     }
                 }
                 () = sleep_until(next) => {}
-                () = systemd.alive() => {}
-                code = Supervisor::watch(self.program.as_mut()) => {
-                    systemd.tell(notify::State::Stopping);
-                    return Ok(End::Program(code));
-                }
-                name = signals.next() => {
-                    if let Some(name) = name {
-                        return Ok(self.stop(name, &systemd).await);
+                stop = outside.next() => {
+                    if let Some(stop) = stop {
+                        return Err(outside.stop(stop).await);
                     }
                     tracing::info!("Captured hangup. Reading the template resources again");
-                    systemd.tell(notify::State::Reloading);
+                    outside.systemd.tell(notify::State::Reloading);
                     if let Err(error) = self.load() {
                         tracing::error!("{error}");
                     }
-                    if let Err(name) = self.follow(watch, &mut signals, &mut systemd).await {
-                        return Ok(self.stop(name, &systemd).await);
-                    }
-                    systemd.tell(notify::State::Ready);
-                    next_tick = Some(Instant::now());
+                    self.follow(watch, outside).await?;
+                    outside.systemd.tell(notify::State::Ready);
+                    (next_tick, was_read) = (Some(Instant::now()), true);
                 }
             }
         }
@@ -297,57 +249,31 @@ impl Runner {
     }
 
     /// Starts the program once all files are there, and tells it of changes later.
-    async fn tell_program(&mut self, round: &Round, signals: &mut Signals, systemd: &mut Systemd) -> Told {
-        let Some(program) = &mut self.program else { return Told::Done };
-        let is_first = !program.is_running();
+    async fn tell_program(&self, round: &Round, outside: &mut Outside) -> Result<(), Ended> {
+        let Some(program) = &mut outside.program else { return Ok(()) };
         let all_are_there = || self.items.iter().all(|item| item.failures == 0 && item.due.is_none());
-        let is_due = if is_first { self.all_usable && all_are_there() } else { round.concerns_program };
-        if !is_due {
-            return Told::Done;
-        }
-        if is_first || program.restarts_on_change() {
+        let was_started = if program.is_running() {
+            round.concerns_program && outside.files_changed().await?
+        } else if self.all_usable && all_are_there() {
+            program.start().map_err(Err)?;
+            true
+        } else {
+            false
+        };
+        if was_started {
             self.status.program_starts.inc();
         }
-        let told = if is_first {
-            program.start()
-        } else {
-            let mut changed = Box::pin(program.changed());
-            loop {
-                tokio::select! {
-                    told = &mut changed => break told,
-                    name = signals.end() => return Told::Signal(name),
-                    () = systemd.alive() => {}
-                }
-            }
-        };
-        self.report();
-        told.map_or_else(Told::Failed, |()| Told::Done)
+        self.status.set_program(outside.program.as_ref().map(Supervisor::is_running));
+        Ok(())
     }
 
-    /// Ends the program, if there is one, and says so.
-    async fn stop(&mut self, signal: &str, systemd: &Systemd) -> End {
-        tracing::info!("Captured {signal}. Exiting...");
-        systemd.tell(notify::State::Stopping);
-        match &mut self.program {
-            Some(program) => End::Program(program.stop().await),
-            None => End::Success,
-        }
-    }
-
-    /// Follows the keys of the resources, if there is a watch. An error is a signal that asks for the end meanwhile.
-    async fn follow(&mut self, watch: bool, signals: &mut Signals, systemd: &mut Systemd) -> Result<(), &'static str> {
+    /// Follows the keys of the resources, if there is a watch.
+    async fn follow(&mut self, watch: bool, outside: &mut Outside) -> Result<(), Ended> {
         if !watch {
             return Ok(());
         }
         let resources: Vec<_> = self.items.iter().map(|item| (*item.renderer.resource).clone()).collect();
-        let mut followed = Box::pin(self.source.follow(&resources));
-        loop {
-            tokio::select! {
-                () = &mut followed => return Ok(()),
-                name = signals.end() => return Err(name),
-                () = systemd.alive() => {}
-            }
-        }
+        outside.unless_ended(self.source.follow(&resources)).await
     }
 
     /// When something is due next.
@@ -359,8 +285,8 @@ impl Runner {
         self.items.iter().filter_map(item_due).chain(self.reloads.values().map(|reload| reload.due)).min()
     }
 
-    /// Does what is due. An error is a signal that asks for the end, after the round if it does not take too long.
-    async fn due_round(&mut self, signals: &mut Signals, systemd: &mut Systemd) -> Result<Round, &'static str> {
+    /// Does what is due. A signal that asks for the end waits for it, if it does not take too long.
+    async fn due_round(&mut self, outside: &mut Outside) -> Result<Round, Ended> {
         let now = Instant::now();
         let due = |item: &Item| {
             let wait = item.renderer.resource.wait.unwrap_or(self.settings.wait);
@@ -370,68 +296,6 @@ impl Runner {
         if due.is_empty() && !self.reloads.values().any(|reload| reload.due <= now) {
             return Ok(Round::default());
         }
-        finish(self.round(due), signals, systemd).await
-    }
-}
-
-/// What became of telling the program.
-enum Told {
-    Done,
-    /// It asks for the end.
-    Signal(&'static str),
-    /// The program cannot be started.
-    Failed(String),
-}
-
-/// Lets a round come to its end after a signal, for a while.
-async fn finish(
-    round: impl Future<Output = Round>,
-    signals: &mut Signals,
-    systemd: &mut Systemd,
-) -> Result<Round, &'static str> {
-    tokio::pin!(round);
-    let name = loop {
-        tokio::select! {
-            round = &mut round => return Ok(round),
-            name = signals.end() => break name,
-            () = systemd.alive() => {}
-        }
-    };
-    if tokio::time::timeout(GRACE, round).await.is_err() {
-        tracing::warn!("a round is still under way after {GRACE:?}");
-    }
-    Err(name)
-}
-
-/// Word to systemd, if it asked for it.
-struct Systemd {
-    socket: Option<OsString>,
-    /// Between two signs of life.
-    watchdog: Option<tokio::time::Interval>,
-}
-
-impl Systemd {
-    fn new() -> Self {
-        let variable = |name: &str| std::env::var(name).ok();
-        let (usec, pid) = (variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"));
-        let interval = notify::watchdog_interval(usec.as_deref(), pid.as_deref());
-        Self { socket: std::env::var_os(notify::SOCKET), watchdog: interval.map(tokio::time::interval) }
-    }
-
-    fn tell(&self, state: notify::State) {
-        if let Err(error) = notify::send(self.socket.as_deref(), state) {
-            tracing::warn!("{}: {error}", notify::SOCKET);
-        }
-    }
-
-    /// Gives a sign of life when it is time for one; never, if nobody wants any. Cancel safe.
-    async fn alive(&mut self) {
-        match &mut self.watchdog {
-            Some(watchdog) => {
-                watchdog.tick().await;
-                self.tell(notify::State::Alive);
-            }
-            None => std::future::pending().await,
-        }
+        outside.despite_the_end(self.round(due)).await
     }
 }

@@ -29,6 +29,34 @@ impl Drop for Staged {
     }
 }
 
+/// A file that did not get its place.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub(crate) struct InstallError {
+    error: io::Error,
+    /// True if the destination is certainly as it was.
+    pub(crate) is_untouched: bool,
+}
+
+impl InstallError {
+    fn untouched(error: io::Error) -> Self {
+        Self { error, is_untouched: true }
+    }
+}
+
+impl From<io::Error> for InstallError {
+    /// The destination may be another one.
+    fn from(error: io::Error) -> Self {
+        Self { error, is_untouched: false }
+    }
+}
+
+impl From<InstallError> for io::Error {
+    fn from(error: InstallError) -> Self {
+        error.error
+    }
+}
+
 /// What a destination should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Attributes {
@@ -165,18 +193,24 @@ impl Staged {
     }
 
     /// Gives the file its place. Where it is mounted by itself, as `/etc/hosts` in a container, it is written in place.
-    pub(crate) fn install(mut self, dest: &Path, content: &[u8], wanted: Attributes) -> io::Result<()> {
-        let (directory, _) = parts(dest)?;
+    pub(crate) fn install(self, dest: &Path, content: &[u8], wanted: Attributes) -> Result<(), InstallError> {
+        let untouched = InstallError::untouched;
+        let (directory, _) = parts(dest).map_err(untouched)?;
+        let sync = || File::open(directory)?.sync_all();
         if let Ok(metadata) = std::fs::symlink_metadata(dest) {
-            refuse(dest, &metadata)?;
+            refuse(dest, &metadata).map_err(untouched)?;
         }
         match rustix::fs::rename(&self.path, dest) {
             Ok(()) => {
-                self.keeps = true;
-                File::open(directory)?.sync_all()
+                self.keep();
+                sync().map_err(InstallError::from)
             }
-            Err(Errno::BUSY | Errno::XDEV) => write_in_place(dest, content, wanted),
-            Err(error) => Err(named(&error.into(), dest)),
+            Err(Errno::BUSY | Errno::XDEV) => {
+                // What was noted about the file has to be on the disk before the file is another one.
+                sync().map_err(untouched)?;
+                write_in_place(dest, content, wanted)
+            }
+            Err(error) => Err(untouched(named(&error.into(), dest))),
         }
     }
 
@@ -188,16 +222,17 @@ impl Staged {
 
 /// Writes into a file that cannot be replaced. Room is taken before anything is changed, and what went wrong all the same is
 /// undone; only a process that is killed meanwhile leaves a part of each, which the next round repairs.
-fn write_in_place(dest: &Path, content: &[u8], wanted: Attributes) -> io::Result<()> {
-    let mut file = File::options().read(true).write(true).open(dest)?;
-    let len = u64::try_from(content.len()).map_err(io::Error::other)?;
+fn write_in_place(dest: &Path, content: &[u8], wanted: Attributes) -> Result<(), InstallError> {
+    let untouched = InstallError::untouched;
+    let mut file = File::options().read(true).write(true).open(dest).map_err(untouched)?;
+    let len = u64::try_from(content.len()).map_err(io::Error::other).map_err(untouched)?;
     match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, len.max(1)) {
         // Not every file system can.
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-        Err(error) => return Err(named(&error.into(), dest)),
+        Err(error) => return Err(untouched(named(&error.into(), dest))),
     }
     let mut old = Vec::new();
-    file.read_to_end(&mut old)?;
+    file.read_to_end(&mut old).map_err(untouched)?;
     let overwrite = |file: &mut File, content: &[u8]| {
         file.rewind()?;
         file.write_all(content)?;
@@ -205,22 +240,24 @@ fn write_in_place(dest: &Path, content: &[u8], wanted: Attributes) -> io::Result
     };
     if let Err(error) = overwrite(&mut file, content) {
         overwrite(&mut file, &old).map_err(|second| io::Error::other(format!("{error}, and it is torn: {second}")))?;
-        return Err(named(&error, dest));
+        return Err(untouched(named(&error, dest)));
     }
     let metadata = file.metadata()?;
     if metadata.uid() != wanted.uid || metadata.gid() != wanted.gid {
-        rustix::fs::fchown(&file, Some(Uid::from_raw(wanted.uid)), Some(Gid::from_raw(wanted.gid)))?;
+        let (uid, gid) = (Uid::from_raw(wanted.uid), Gid::from_raw(wanted.gid));
+        rustix::fs::fchown(&file, Some(uid), Some(gid)).map_err(io::Error::from)?;
     }
-    rustix::fs::fchmod(&file, Mode::from_raw_mode(wanted.mode))?;
-    file.sync_all()
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(wanted.mode)).map_err(io::Error::from)?;
+    Ok(file.sync_all()?)
 }
 
-/// Notes on the disk that the destination's reload command has not run since it changed.
-pub(crate) fn mark(dest: &Path) -> io::Result<()> {
+/// Notes on the disk that the destination's reload command has not run since it changed. True if that is new.
+pub(crate) fn mark(dest: &Path) -> io::Result<bool> {
     let path = marker_of(dest)?;
-    let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
     match rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR) {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
         Err(error) => Err(named(&error.into(), &path)),
     }
 }

@@ -4,6 +4,7 @@
 //! The runner sets it after each round, `web.rs` shows it. No value of a key is in it, and no text of an error, which may
 //! quote one.
 
+use crate::resource::Resource;
 use crate::source::Prober;
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
@@ -11,7 +12,7 @@ use prometheus::{
 };
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long what was found out about the store holds.
@@ -24,8 +25,7 @@ const SLOW_SECONDS: [f64; 9] = [0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.
 /// A resource as it is now.
 #[derive(Clone, Debug)]
 pub(crate) struct ResourceState {
-    pub(crate) path: PathBuf,
-    pub(crate) dest: PathBuf,
+    pub(crate) resource: Arc<Resource>,
     /// Since it succeeded last.
     pub(crate) failures: u32,
 }
@@ -102,7 +102,10 @@ impl Status {
             changed: counter("confd_file_changed_total", "Files that were replaced.")?,
             commands: labelled("confd_command_total", "Commands that ran.", &["type", "status"])?,
             command_seconds: registered(&registry, HistogramVec::new(command_seconds, &["type"])?)?,
-            backend_errors: counter("confd_backend_errors_total", "Reads of keys that failed.")?,
+            backend_errors: counter(
+                "confd_backend_errors_total",
+                "Reads of keys that failed, and watches that were lost.",
+            )?,
             loaded: gauge("confd_templates_loaded", "Resources that can be used.")?,
             watched_keys: gauge("confd_watched_keys", "Keys that resources name.")?,
             program_starts: counter("confd_program_starts_total", "How often the program was started.")?,
@@ -120,14 +123,18 @@ impl Status {
     }
 
     /// How things are after a round.
-    pub(crate) fn set(&self, resources: Vec<ResourceState>, reloads: Vec<ReloadState>, program_runs: Option<bool>) {
+    pub(crate) fn set(&self, resources: Vec<ResourceState>, reloads: Vec<ReloadState>) {
         let mut state = locked(&self.state);
         state.resources = resources;
         state.reloads = reloads;
-        state.program_runs = program_runs;
         let failing = state.resources.iter().filter(|resource| resource.failures > 0).count() + state.unusable;
         self.failing.set(i64::try_from(failing).unwrap_or(i64::MAX));
         self.reloads_pending.set(i64::try_from(state.reloads.len()).unwrap_or(i64::MAX));
+    }
+
+    /// Whether the program runs; None without one.
+    pub(crate) fn set_program(&self, program_runs: Option<bool>) {
+        locked(&self.state).program_runs = program_runs;
     }
 
     pub(crate) fn set_started(&self) {
@@ -152,8 +159,9 @@ impl Status {
             reasons.push(format!("{} template resources cannot be used", state.unusable));
         }
         for resource in state.resources.iter().filter(|resource| resource.failures > 0) {
+            let ResourceState { resource, failures } = resource;
             let (path, dest) = (resource.path.display(), resource.dest.display());
-            reasons.push(format!("{path}: {dest} is not up to date, {} failures", resource.failures));
+            reasons.push(format!("{path}: {dest} is not up to date, {failures} failures"));
         }
         for reload in state.reloads.iter().filter(|reload| reload.failures > 0) {
             let dests: Vec<String> = reload.dests.iter().map(|dest| dest.display().to_string()).collect();
@@ -170,10 +178,9 @@ impl Status {
         let backend = self.backend_is_healthy().await;
         let reasons = self.not_ready();
         let state = locked(&self.state);
-        let resources = state
-            .resources
-            .iter()
-            .map(|resource| json!({"resource": resource.path, "dest": resource.dest, "failures": resource.failures}));
+        let resources = state.resources.iter().map(|ResourceState { resource, failures }| {
+            json!({"resource": resource.path, "dest": resource.dest, "failures": failures})
+        });
         let reloads = state.reloads.iter().map(|reload| json!({"dests": reload.dests, "failures": reload.failures}));
         json!({
             "ready": reasons.is_empty(),
@@ -231,13 +238,15 @@ mod tests {
         let status = Status::new().unwrap();
         assert_eq!(status.not_ready(), ["the first round is not over"]);
         status.set_started();
-        let resource = |failures| ResourceState { path: "/c/a.toml".into(), dest: "/d/a".into(), failures };
+        let named = Arc::new(Resource { path: "/c/a.toml".into(), dest: "/d/a".into(), ..Resource::for_tests(&[]) });
+        let resource = |failures| ResourceState { resource: named.clone(), failures };
         let reload = |failures| ReloadState { dests: vec!["/d/a".into(), "/d/b".into()], failures };
         // One that is about to run for the first time is no failure.
-        status.set(vec![resource(0)], vec![reload(0)], None);
+        status.set(vec![resource(0)], vec![reload(0)]);
         assert_eq!(status.not_ready(), Vec::<String>::new());
         status.set_loaded(1, None);
-        status.set(vec![resource(2)], vec![reload(3)], Some(false));
+        status.set(vec![resource(2)], vec![reload(3)]);
+        status.set_program(Some(false));
         let expected = [
             "1 template resources cannot be used",
             "/c/a.toml: /d/a is not up to date, 2 failures",

@@ -27,7 +27,10 @@ impl<'t> Table<'t> {
     pub(crate) fn parse(text: &'t str) -> Result<Self, String> {
         let table = DeTable::parse(text).map_err(|error| {
             let line = error.span().map_or(1, |span| line(text, span));
-            format!("{line}: {}", error.message().replace('\n', "; "))
+            let message = error.message().replace('\n', "; ");
+            // Nobody guesses from the parser's words that it is about a mode.
+            let hint = if message.contains("leading zero") { "; a mode is a text, as \"0644\"" } else { "" };
+            format!("{line}: {message}{hint}")
         })?;
         Ok(Self { text, table })
     }
@@ -37,9 +40,11 @@ impl<'t> Table<'t> {
         self.entries_of(self.table.get_ref())
     }
 
-    /// The keys of a table in the document, with its line; None if there is none of that name.
+    /// The keys of a table in the document, with its line; None if there is none of that name, in letters of any case.
     pub(crate) fn table(&self, name: &str) -> Result<Option<Vec<Entry<'_>>>, String> {
-        let Some(entry) = self.entries().into_iter().find(|entry| entry.key == name) else { return Ok(None) };
+        let Some(entry) = self.entries().into_iter().find(|entry| entry.key.eq_ignore_ascii_case(name)) else {
+            return Ok(None);
+        };
         match entry.value {
             DeValue::Table(table) => Ok(Some(self.entries_of(table))),
             _ => Err(entry.wrong("a table")),
@@ -56,8 +61,24 @@ impl<'t> Table<'t> {
 }
 
 impl Entry<'_> {
+    /// The key in small letters: Go's decoder, and so confd, knows a key in letters of any case.
+    pub(crate) fn name(&self) -> String {
+        self.key.to_ascii_lowercase()
+    }
+
     fn wrong(&self, wanted: &str) -> String {
-        format!("{}: {} must be {wanted}, not {}", self.line, self.key, self.value.type_str())
+        self.wrong_value(wanted, self.value)
+    }
+
+    /// A text is not shown: it may be a password.
+    fn wrong_value(&self, wanted: &str, value: &DeValue<'_>) -> String {
+        let shown = match value {
+            DeValue::Integer(number) => format!("the integer {number}"),
+            DeValue::Float(number) => format!("the float {number}"),
+            DeValue::Boolean(truth) => truth.to_string(),
+            value => format!("a value of the type {}", value.type_str()),
+        };
+        format!("{}: {} must be {wanted}, not {shown}", self.line, self.key)
     }
 
     /// A string.
@@ -85,7 +106,7 @@ impl Entry<'_> {
                 .iter()
                 .map(|item| match item.get_ref() {
                     DeValue::String(text) => Ok(text.to_string()),
-                    _ => Err(self.wrong("a list of strings")),
+                    other => Err(self.wrong_value("a list of strings", other).replace(", not ", ", and has ")),
                 })
                 .collect(),
             _ => Err(self.wrong("a list of strings")),

@@ -35,7 +35,11 @@ const JSON: &str = "application/json";
 /// # Errors
 /// With the address and the reason.
 pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
-    TcpListener::bind(address).await.map_err(|error| format!("-metrics-addr {address}: {error}"))
+    let failed = |error| format!("-metrics-addr {address}: {error}");
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    // With port 0 nobody could know it otherwise.
+    tracing::info!("health and metrics are at http://{}", listener.local_addr().map_err(failed)?);
+    Ok(listener)
 }
 
 /// Serves until it is dropped.

@@ -26,7 +26,7 @@ pub use error::{Error, ServiceError};
 pub use member_url::{MemberUrl, UrlError};
 pub use names::NameError;
 pub use options::{Me, Options, Source, Srv};
-pub use srv::{SrvError, srv_records};
+pub use srv::{SrvError, srv_names, srv_records};
 pub use static_cluster::{InitialCluster, InitialMember, ParseError, SelfError};
 pub use v3::V3;
 

@@ -181,8 +181,7 @@ fn named(placed: &[(&Target, BTreeSet<IpAddr>)], own: &[Own], name: &str) -> Res
 /// Asks for both names and merges what they have; only both failing is an error.
 async fn targets(domain: &str, service_name: &str, options: &Options) -> Result<Vec<Target>, SrvError> {
     let resolver = names::resolver(options.name_server).map_err(|error| SrvError::Resolver(error.to_string()))?;
-    let suffix = if service_name.is_empty() { String::new() } else { format!("-{service_name}") };
-    let names = [format!("_etcd-server-ssl{suffix}._tcp.{domain}"), format!("_etcd-server{suffix}._tcp.{domain}")];
+    let names = srv_names("etcd-server", service_name, domain);
     let (secure, plain) = tokio::join!(ask(&resolver, &names[0], "https"), ask(&resolver, &names[1], "http"));
     let (mut found, mut failures) = (BTreeSet::new(), Vec::new());
     for (answer, name) in [secure, plain].into_iter().zip(&names) {
@@ -195,6 +194,13 @@ async fn targets(domain: &str, service_name: &str, options: &Options) -> Result<
         return Err(SrvError::NoRecords { names: names.to_vec(), failures });
     }
     Ok(found.into_iter().take(MAX_RECORDS).collect())
+}
+
+/// The names of a service's SRV records: with TLS, and without. The service is `etcd-server` for members, and `etcd-client`
+/// for clients; an empty name of a cluster leaves it out.
+pub fn srv_names(service: &str, service_name: &str, domain: &str) -> [String; 2] {
+    let suffix = if service_name.is_empty() { String::new() } else { format!("-{service_name}") };
+    ["-ssl", ""].map(|encryption| format!("_{service}{encryption}{suffix}._tcp.{domain}"))
 }
 
 /// Host and port of every SRV record of a name, best first. DNS is asked once.

@@ -107,10 +107,12 @@ impl Token {
             endpoints: v3.endpoints.clone(),
             tls: wants_tls.then(|| v3.tls.clone()),
             user: None,
+            token: None,
             dial_timeout: v3.dial_timeout,
             request_timeout: v3.request_timeout,
             keepalive_time: v3.keepalive_time,
             keepalive_timeout: v3.keepalive_timeout,
+            ..client::Options::default()
         });
         let client = client.map_err(|error| bad(&error.to_string()))?;
         Ok(Self { client, prefix: format!("{PREFIX}/{token}"), place, revision: 0 })

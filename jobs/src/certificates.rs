@@ -5,7 +5,7 @@
 //! when nothing that it signed is valid any more.
 
 use crate::kube::{Api, Secret};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -114,17 +114,38 @@ fn time(secret: &Secret, annotation: &str) -> Option<DateTime<Utc>> {
     Some(DateTime::parse_from_rfc3339(text).ok()?.to_utc())
 }
 
+/// When a certificate ends, by what it says itself.
+fn end_of(pem: &str) -> Result<DateTime<Utc>> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).context("it is no PEM")?;
+    let ends = pem.parse_x509().context("it is no certificate")?.validity().not_after.timestamp();
+    DateTime::from_timestamp(ends, 0).context("its end is no time")
+}
+
+/// When the authority in a Secret ends; none if the Secret has neither certificate nor key.
+///
+/// # Errors
+/// It has something else. What others may rely on is not replaced by a guess.
+fn authority_end(secret: &Secret) -> Result<Option<DateTime<Utc>>> {
+    let remedy = "put it right, or delete the Secret to have an authority made";
+    match (secret.data.get("tls.crt"), secret.data.get("tls.key")) {
+        (None, None) => Ok(None),
+        (Some(cert), Some(_)) => {
+            end_of(cert).map(Some).with_context(|| format!("tls.crt of the Secret {}: {remedy}", secret.name))
+        }
+        _ => bail!("the Secret {} lacks one of tls.crt and tls.key: {remedy}", secret.name),
+    }
+}
+
 /// Brings the authority's Secret to the step that is due. True if it changed.
 fn settle(secret: &mut Secret, args: &Args, now: DateTime<Utc>) -> Result<bool> {
     let has = |secret: &Secret, key: &str| secret.data.contains_key(key);
-    let ends = time(secret, NOT_AFTER).filter(|_| has(secret, "tls.crt") && has(secret, "tls.key"));
-    let Some(ends) = ends.filter(|ends| *ends > now) else {
+    let Some(ends) = authority_end(secret)?.filter(|ends| *ends > now) else {
         let (cert, key) = make_authority(args, now)?;
         secret.data.clear();
         secret
             .data
             .extend([("ca.crt", cert.clone()), ("tls.crt", cert), ("tls.key", key)].map(|(k, v)| (k.to_owned(), v)));
-        stamp(secret, now, args.authority_days);
+        stamp(secret, now, now + TimeDelta::days(args.authority_days));
         return Ok(true);
     };
     let made = time(secret, MADE_AT).unwrap_or(now);
@@ -137,7 +158,8 @@ fn settle(secret: &mut Secret, args: &Args, now: DateTime<Utc>) -> Result<bool> 
             let value = secret.data.remove(from).with_context(|| format!("{}: no {from}", secret.name))?;
             secret.data.insert(to.to_owned(), value);
         }
-        stamp(secret, now, args.authority_days);
+        let ends = end_of(&secret.data["tls.crt"]).with_context(|| format!("{}: next.crt", secret.name))?;
+        stamp(secret, now, ends);
         return Ok(true);
     }
     if ends - now < TimeDelta::days(2 * args.days) {
@@ -154,9 +176,9 @@ fn settle(secret: &mut Secret, args: &Args, now: DateTime<Utc>) -> Result<bool> 
     Ok(false)
 }
 
-fn stamp(secret: &mut Secret, now: DateTime<Utc>, days: i64) {
+fn stamp(secret: &mut Secret, now: DateTime<Utc>, ends: DateTime<Utc>) {
     secret.annotations.insert(MADE_AT.to_owned(), now.to_rfc3339());
-    secret.annotations.insert(NOT_AFTER.to_owned(), (now + TimeDelta::days(days)).to_rfc3339());
+    secret.annotations.insert(NOT_AFTER.to_owned(), ends.to_rfc3339());
 }
 
 /// Puts a new certificate into a Secret, if the one there ends soon, or is of other names or another authority. True if it did.
@@ -194,7 +216,7 @@ fn renew(
         secret.data.insert("tls.crt".to_owned(), certificate.pem());
         secret.data.insert("tls.key".to_owned(), key.serialize_pem());
         secret.annotations.insert(MADE_OF.to_owned(), made_of);
-        stamp(secret, now, args.days);
+        stamp(secret, now, now + TimeDelta::days(args.days));
     }
     secret.data.insert("ca.crt".to_owned(), trusted.clone());
     Ok(true)
@@ -306,6 +328,34 @@ mod tests {
         // One that was forgotten until it ended is made anew.
         assert!(settle(&mut authority, &args, at(1000, 0)).unwrap());
         assert_eq!(authority.data["ca.crt"], authority.data["tls.crt"]);
+    }
+
+    #[test]
+    fn an_authority_that_is_good_or_cannot_be_read_stays() {
+        let (args, now) = (args(), Utc::now().trunc_subsecs(0));
+        let mut authority = Secret::new("kv-ca");
+        settle(&mut authority, &args, now).unwrap();
+        let data = authority.data.clone();
+        // Somebody restored the Secret without its annotations, or brought an authority along.
+        authority.annotations.clear();
+        assert!(!settle(&mut authority, &args, now).unwrap());
+        assert_eq!(authority.data, data);
+        for (key, text) in [("tls.crt", Some("no PEM")), ("tls.key", None)] {
+            let mut broken = authority.clone();
+            match text {
+                Some(text) => drop(broken.data.insert(key.to_owned(), text.to_owned())),
+                None => drop(broken.data.remove(key)),
+            }
+            let before = broken.data.clone();
+            let error = format!("{:#}", settle(&mut broken, &args, now).unwrap_err());
+            assert!(error.contains("kv-ca") && error.contains("delete the Secret"), "{error}");
+            assert_eq!(broken.data, before);
+        }
+        // One that waited for its turn ends by its own date, not by that of its promotion.
+        let at = |days: i64| now + TimeDelta::days(days);
+        assert!(settle(&mut authority, &args, at(186)).unwrap());
+        assert!(settle(&mut authority, &args, at(200)).unwrap());
+        assert_eq!(time(&authority, NOT_AFTER), Some(at(186 + 365)));
     }
 
     #[test]

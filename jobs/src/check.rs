@@ -1,13 +1,14 @@
 //! `helm test`: what a client does first, in order, each step named when it fails.
 
 use crate::cluster;
+use crate::reload;
 use anyhow::{Context as _, Result, bail, ensure};
 use api::etcdserverpb::{PutRequest, TxnRequest};
 use api::mvccpb::event::EventType;
 use bytes::Bytes;
-use client::http::{Call, Http, Server};
-use client::{Client, TlsOptions, WatchOptions, message};
-use http::{Method, StatusCode};
+use client::http::{Call, Server};
+use client::{Client, WatchOptions, message};
+use http::StatusCode;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
@@ -78,8 +79,7 @@ async fn keys(client: &Client, key: &Bytes) -> Result<()> {
 /// Waits until a member says that it is ready.
 async fn ready(url: &str, wait: Duration) -> Result<()> {
     let (server, path) = Server::parse(url).map_err(|reason| anyhow::anyhow!("{url:?}: {reason}"))?;
-    let http = Http { proxy: None, tls: TlsOptions::default(), connect_timeout: STEP, max_body_bytes: 64 << 10 };
-    let call = Call::new(Method::GET, path, None);
+    let (http, call) = (reload::http(), Call::get(&path));
     let end = Instant::now() + wait;
     loop {
         let reason = match http.send(&server, &call, STEP).await {

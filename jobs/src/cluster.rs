@@ -97,7 +97,7 @@ impl ClusterArgs {
             match attempt().await {
                 Ok(answer) => return Ok(answer),
                 Err(error) if error.may_pass() && tokio::time::Instant::now() < end => {
-                    eprintln!("waiting for the cluster: {error}");
+                    terminal::complain(&format!("waiting for the cluster: {error}"));
                     tokio::time::sleep(PAUSE).await;
                 }
                 Err(error) => return Err(error.into()),

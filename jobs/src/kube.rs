@@ -33,8 +33,9 @@ pub(crate) struct Secret {
     pub(crate) name: String,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) data: BTreeMap<String, String>,
-    /// As the API wrote it; a change of another version is refused.
-    version: Option<String>,
+    /// The object as it was read, without its data: labels, owners and type stay, and a change of another version is
+    /// refused.
+    read: Option<Value>,
 }
 
 impl Secret {
@@ -58,23 +59,19 @@ impl Secret {
             name: text(&metadata["name"]),
             annotations: annotations.map(|(key, value)| (key.clone(), text(value))).collect(),
             data,
-            version: metadata["resourceVersion"].as_str().map(str::to_owned),
+            read: Some(json!({"metadata": metadata, "type": value["type"], "immutable": value["immutable"]})),
         })
     }
 
     fn json(&self) -> Value {
         let encoded = self.data.iter().map(|(key, value)| (key.clone(), json!(BASE64.encode(value))));
-        let mut metadata = json!({"name": self.name, "annotations": self.annotations});
-        if let Some(version) = &self.version {
-            metadata["resourceVersion"] = json!(version);
-        }
-        json!({
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "type": "kubernetes.io/tls",
-            "metadata": metadata,
-            "data": encoded.collect::<serde_json::Map<_, _>>(),
-        })
+        let mut object = self.read.clone().unwrap_or_else(|| json!({"metadata": {}, "type": "kubernetes.io/tls"}));
+        object["apiVersion"] = json!("v1");
+        object["kind"] = json!("Secret");
+        object["metadata"]["name"] = json!(self.name);
+        object["metadata"]["annotations"] = json!(self.annotations);
+        object["data"] = Value::Object(encoded.collect());
+        object
     }
 }
 
@@ -153,7 +150,7 @@ impl Api {
     /// # Errors
     /// The API refuses, or somebody else changed the Secret meanwhile.
     pub(crate) async fn write(&self, secret: &Secret) -> Result<()> {
-        let (method, path) = match secret.version {
+        let (method, path) = match secret.read {
             None => (Method::POST, self.path("")),
             Some(_) => (Method::PUT, self.path(&secret.name)),
         };
@@ -183,8 +180,13 @@ mod tests {
         secret.annotations.insert("b".to_owned(), "c".to_owned());
         let mut json = secret.json();
         json["metadata"]["resourceVersion"] = "7".into();
+        json["metadata"]["labels"] = serde_json::json!({"team": "storage"});
+        json["type"] = "Opaque".into();
         let read = Secret::of(&json).unwrap();
         assert_eq!((read.name.as_str(), &read.data, &read.annotations), ("a", &secret.data, &secret.annotations));
-        assert_eq!(read.json()["metadata"]["resourceVersion"], "7");
+        let mut written = read.json();
+        assert_eq!(written["immutable"].take(), serde_json::Value::Null);
+        written.as_object_mut().unwrap().remove("immutable");
+        assert_eq!(written, json, "what somebody else wrote stays");
     }
 }

@@ -117,10 +117,14 @@ impl Bucket {
             }
             uploaded?;
         }
-        let head = self.call(&Method::HEAD, &key, &[], None, Bytes::new()).await?;
-        let stored = head.number("content-length");
+        let stored = self.length(&key).await?;
         ensure!(stored == Some(length), "the service stored {stored:?} bytes of {length}");
         Ok(())
+    }
+
+    /// The length of an object, if the service says it.
+    async fn length(&self, key: &str) -> Result<Option<u64>> {
+        Ok(self.call(&Method::HEAD, key, &[], None, Bytes::new()).await?.number("content-length"))
     }
 
     async fn put_parts(&self, file: &mut File, length: u64, key: &str, id: &str) -> Result<()> {
@@ -137,7 +141,12 @@ impl Bucket {
             list.extend(["<Part><PartNumber>", &number.to_string(), "</PartNumber><ETag>", &etag, "</ETag></Part>"]);
         }
         list += "</CompleteMultipartUpload>";
-        let done = self.call(&Method::POST, key, &[("uploadId", id)], None, list.into()).await?;
+        let done = match self.call(&Method::POST, key, &[("uploadId", id)], None, list.into()).await {
+            Ok(done) => done,
+            // An attempt whose answer was lost may have done it, and then the upload is not known any more.
+            Err(_) if self.length(key).await.is_ok_and(|stored| stored == Some(length)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
         // This one may fail with the status of a success.
         let said = text(&done);
         ensure!(!said.contains("<Error>"), "{}", tag(&said, "Message").unwrap_or_default());
@@ -170,8 +179,7 @@ impl Bucket {
     /// Downloads an object into a file, which appears once it is whole.
     pub(crate) async fn get(&self, name: &str, to: &Path) -> Result<()> {
         let key = format!("{}{name}", self.prefix);
-        let head = self.call(&Method::HEAD, &key, &[], None, Bytes::new()).await?;
-        let length = head.number("content-length").context("the service does not say how long it is")?;
+        let length = self.length(&key).await?.context("the service does not say how long it is")?;
         let part = to.with_extension("part");
         let mut file = File::options().write(true).create(true).truncate(true).mode(PRIVATE_FILE).open(&part)?;
         let mut have = 0;

@@ -89,7 +89,7 @@ impl Gateway {
                 }
             }
             ensure!(Instant::now() < end, "the cluster does not answer: {reason}");
-            eprintln!("waiting for the cluster: {reason}");
+            terminal::complain(&format!("waiting for the cluster: {reason}"));
             tokio::time::sleep(PAUSE).await;
         }
     }

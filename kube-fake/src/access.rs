@@ -36,28 +36,36 @@ pub enum Access {
     },
 }
 
-/// Tokens and whose they are. While there are none, everybody may do everything.
+/// Tokens and whose they are. Until the first is added everybody may do everything.
 #[derive(Default)]
-pub(crate) struct Accounts(BTreeMap<String, Account>);
+pub(crate) struct Accounts {
+    by_token: BTreeMap<String, Account>,
+    is_closed: bool,
+}
 
 impl Accounts {
     /// # Errors
     /// There are too many.
     pub(crate) fn add(&mut self, token: &str, account: Account) -> Result<(), Failure> {
-        if self.0.len() >= MAX_ACCOUNTS {
+        if self.by_token.len() >= MAX_ACCOUNTS {
             return Err(Failure::bad_request("too many accounts"));
         }
-        self.0.insert(token.to_owned(), account);
+        self.by_token.insert(token.to_owned(), account);
+        self.is_closed = true;
         Ok(())
+    }
+
+    pub(crate) fn remove(&mut self, token: &str) {
+        self.by_token.remove(token);
     }
 
     /// # Errors
     /// The token is unknown or absent, or may not do that.
     pub(crate) fn check(&self, token: Option<&str>, verb: &str, target: &Target) -> Result<(), Failure> {
-        if self.0.is_empty() {
+        if !self.is_closed {
             return Ok(());
         }
-        let account = token.and_then(|token| self.0.get(token)).ok_or_else(Failure::unauthorized)?;
+        let account = token.and_then(|token| self.by_token.get(token)).ok_or_else(Failure::unauthorized)?;
         if account.access.permits(verb, target) {
             return Ok(());
         }
@@ -80,7 +88,7 @@ impl Accounts {
         let token = request["spec"]["token"].as_str().unwrap_or_default();
         let asked: Vec<&str> =
             request["spec"]["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        let status = match self.0.get(token) {
+        let status = match self.by_token.get(token) {
             None => json!({"authenticated": false, "error": "invalid bearer token"}),
             Some(account) => {
                 let shared: Vec<&str> =
@@ -171,6 +179,9 @@ mod tests {
         assert_eq!(code(Some("t"), "list", pods("", "", "")), 403);
         assert_eq!(code(Some("t"), "delete", pods("a", "p-0", "")), 403);
         assert_eq!(code(Some("t"), "patch", pods("a", "p-1", "status")), 403);
+        accounts.remove("t");
+        let nobody = accounts.check(Some("t"), "list", &pods("a", "", ""));
+        assert_eq!(nobody.unwrap_err().code, 401, "the last token opens nothing when it goes");
     }
 
     #[test]

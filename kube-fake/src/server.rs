@@ -6,8 +6,11 @@ use crate::failure::Failure;
 use crate::path::{Parameters, Route, Target, route};
 use crate::resource::{Resource, Resources};
 use crate::store::{Deletion, Key, Store, Write};
+use crate::tls::Certificates;
 use crate::watch;
 use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
@@ -24,8 +27,10 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch as latest};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -35,7 +40,7 @@ const MAX_CONNECTIONS: usize = 512;
 /// Bytes of a request's body, as in the real server.
 const MAX_BODY_BYTES: usize = 3 << 20;
 
-/// How long the head of a request may take.
+/// How long the head of a request may take, and a handshake.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Requests that are remembered; older ones are forgotten.
@@ -57,6 +62,8 @@ pub struct Options {
     pub bookmark_interval: Duration,
     /// What `/version` says, as `1.MINOR`.
     pub minor_version: u32,
+    /// For https; without them it serves http.
+    pub certificates: Option<Certificates>,
 }
 
 impl Default for Options {
@@ -67,6 +74,7 @@ impl Default for Options {
             history: 4096,
             bookmark_interval: Duration::from_secs(1),
             minor_version: 33,
+            certificates: None,
         }
     }
 }
@@ -152,6 +160,7 @@ impl Shared {
 pub struct FakeKube {
     shared: Arc<Shared>,
     address: SocketAddr,
+    certificates: Option<Certificates>,
     connections: TaskTracker,
 }
 
@@ -177,22 +186,32 @@ impl FakeKube {
             minor_version: options.minor_version,
         });
         let connections = TaskTracker::new();
-        connections.spawn(accept(listener, Arc::clone(&shared), connections.clone()));
-        Ok(Self { shared, address, connections })
+        let acceptor = options.certificates.as_ref().map(|made| TlsAcceptor::from(Arc::clone(&made.config)));
+        connections.spawn(accept(listener, acceptor, Arc::clone(&shared), connections.clone()));
+        Ok(Self { shared, address, certificates: options.certificates, connections })
     }
 
-    /// Where it serves: `http://127.0.0.1:PORT`.
+    /// Where it serves: `http://127.0.0.1:PORT`, or `https`.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
-    /// A kubeconfig for it, with a bearer token if one is given.
+    /// A kubeconfig for it, with a bearer token if one is given, and what its certificates need.
     pub fn kubeconfig(&self, token: Option<&str>, namespace: &str) -> String {
-        let user = token.map_or_else(|| json!({}), |token| json!({"token": token}));
+        let mut user = token.map_or_else(|| json!({}), |token| json!({"token": token}));
+        let mut cluster = json!({"server": self.url()});
+        if let Some(made) = &self.certificates {
+            cluster["certificate-authority-data"] = json!(BASE64.encode(&made.ca));
+            if made.wants_client {
+                user["client-certificate-data"] = json!(BASE64.encode(&made.client_cert));
+                user["client-key-data"] = json!(BASE64.encode(&made.client_key));
+            }
+        }
         // JSON is YAML, too.
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "fake",
-            "clusters": [{"name": "fake", "cluster": {"server": self.url()}}],
+            "clusters": [{"name": "fake", "cluster": cluster}],
             "users": [{"name": "fake", "user": user}],
             "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "fake", "namespace": namespace}}],
         });
@@ -301,6 +320,11 @@ impl FakeKube {
         self.shared.accounts.lock().add(token, account)
     }
 
+    /// A bearer token is good no more. Watches that it has begun go on.
+    pub fn remove_account(&self, token: &str) {
+        self.shared.accounts.lock().remove(token);
+    }
+
     /// The newest requests for resources, oldest first.
     pub fn requests(&self) -> Vec<Request> {
         self.shared.requests.lock().iter().cloned().collect()
@@ -325,7 +349,7 @@ pub(crate) fn now() -> String {
     chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, connections: TaskTracker) {
+async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, shared: Arc<Shared>, connections: TaskTracker) {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let accepting = async {
         loop {
@@ -335,9 +359,18 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, connections: TaskTra
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            let shared = Arc::clone(&shared);
+            let (shared, acceptor) = (Arc::clone(&shared), acceptor.clone());
             connections.spawn(async move {
-                serve(stream, shared).await;
+                match acceptor {
+                    None => serve(stream, shared).await,
+                    Some(acceptor) => {
+                        let handshake = tokio::time::timeout(HEAD_DEADLINE, acceptor.accept(stream));
+                        // A client that does not get through it is told there why.
+                        if let Some(Ok(Ok(stream))) = shared.stop.clone().run_until_cancelled(handshake).await {
+                            serve(stream, shared).await;
+                        }
+                    }
+                }
                 drop(permit);
             });
         }
@@ -345,7 +378,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, connections: TaskTra
     shared.stop.run_until_cancelled(accepting).await;
 }
 
-async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, shared: Arc<Shared>) {
     let stop = shared.stop.clone();
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
@@ -413,6 +446,18 @@ fn version(minor: u32) -> Value {
     })
 }
 
+/// What access is about: who lists or watches a collection with a selector of one name asks for that object, and may do so
+/// by a rule with its name, as in `apiserver/pkg/endpoints/request`.
+fn named(target: &Target, parameters: &Parameters) -> Target {
+    let mut target = target.clone();
+    if target.name.is_empty() {
+        let selector = parameters.text("fieldSelector");
+        let name = selector.split(',').find_map(|term| term.strip_prefix("metadata.name="));
+        target.name = name.map_or_else(String::new, |name| name.trim_start_matches('=').to_owned());
+    }
+    target
+}
+
 fn resource(
     head: &http::request::Parts,
     target: &Target,
@@ -431,7 +476,7 @@ fn resource(
         user_agent: text(header::USER_AGENT),
         body,
     };
-    let permitted = shared.accounts.lock().check(token, verb, target);
+    let permitted = shared.accounts.lock().check(token, verb, &named(target, parameters));
     let answer = permitted
         .and_then(|()| shared.fault(verb, &target.plural).map_or(Ok(()), Err))
         .and_then(|()| request.answer(shared, verb));

@@ -6,6 +6,7 @@
 use crate::path;
 use crate::shown::Shown;
 use crate::tree::{Name, Node};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Names in the path of a rule.
@@ -53,25 +54,48 @@ struct RuleNode {
     mode: Mode,
     /// In the order in which the rules named them, which is also that of the answer to who asks for the rules.
     children: Vec<Self>,
+    /// Where they are; a client may have thousands.
+    by_name: BTreeMap<Name, usize>,
+    /// Who may read this place may read all below it.
+    is_open_below: bool,
 }
 
 impl RuleNode {
     fn new(name: &[u8]) -> Self {
-        Self { name: Arc::from(name), mode: Mode::None, children: Vec::new() }
+        Self {
+            name: Arc::from(name),
+            mode: Mode::None,
+            children: Vec::new(),
+            by_name: BTreeMap::new(),
+            is_open_below: true,
+        }
     }
 
     /// The child of that name, else the one for any name.
     fn child(&self, name: &[u8]) -> Option<&Self> {
-        let mut any = None;
-        for child in &self.children {
-            if *child.name == *name {
-                return Some(child);
-            }
-            if *child.name == *b"*" {
-                any = Some(child);
-            }
+        let at = self.by_name.get(name).or_else(|| self.by_name.get(b"*".as_slice()))?;
+        self.children.get(*at)
+    }
+
+    /// The child of that very name, which is there afterwards.
+    fn entry(&mut self, name: &[u8]) -> &mut Self {
+        let at = self.by_name.get(name).copied().unwrap_or_else(|| {
+            let child = Self::new(name);
+            self.by_name.insert(Arc::clone(&child.name), self.children.len());
+            self.children.push(child);
+            self.children.len() - 1
+        });
+        &mut self.children[at]
+    }
+
+    /// Says of each place whether it is open below.
+    fn finish(&mut self) {
+        for child in &mut self.children {
+            child.finish();
+            // A rule that says nothing closes its place, unless it leads to others.
+            let is_open = child.mode == Mode::Read || (child.mode == Mode::None && !child.children.is_empty());
+            self.is_open_below &= is_open && child.is_open_below;
         }
-        any
     }
 
     fn collect(&self, at: &str, found: &mut Vec<Rule>) {
@@ -96,14 +120,11 @@ impl Access {
         for (path, mode) in rules {
             let mut node = &mut root;
             for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()).take(MAX_NAMES) {
-                let at = node.children.iter().position(|child| *child.name == *name).unwrap_or_else(|| {
-                    node.children.push(RuleNode::new(name));
-                    node.children.len() - 1
-                });
-                node = &mut node.children[at];
+                node = node.entry(name);
             }
             node.mode = mode;
         }
+        root.finish();
         Self { root }
     }
 
@@ -153,11 +174,15 @@ impl<'a> Place<'a> {
     /// What the client sees here. Directories in which it sees nothing are left out, but for this one.
     pub(crate) fn shown(self) -> Shown {
         if let Some(value) = self.node.leaf() {
-            return Shown::Leaf(Arc::clone(value));
+            // What holds nothing is no text: the client must not learn here that it is there.
+            let is_seen = value.text().is_some() || self.mode == Mode::Read;
+            return if is_seen { Shown::Leaf(value.clone()) } else { Shown::Map(Vec::new()) };
         }
         match self.rule {
-            None if self.mode == Mode::Read => Shown::All(Arc::clone(self.node)),
-            None => Shown::Map(Vec::new()),
+            None if self.mode != Mode::Read => Shown::Map(Vec::new()),
+            None => Shown::All(Arc::clone(self.node)),
+            // As below what a client is mapped to.
+            Some(rule) if self.mode == Mode::Read && rule.is_open_below => Shown::All(Arc::clone(self.node)),
             // Only what the rules name can be entered, and they are few beside the data.
             Some(rule) if self.mode != Mode::Read && rule.child(b"*").is_none() => {
                 let mut names: Vec<&Name> = rule.children.iter().map(|child| &child.name).collect();
@@ -173,12 +198,8 @@ impl<'a> Place<'a> {
             let shown = self.enter_node(name, node)?.shown();
             (!shown.is_empty()).then(|| (Arc::clone(name), shown))
         };
-        Shown::Map(children.filter_map(shown).collect())
-    }
-
-    /// Revision of the last change here or below.
-    pub(crate) fn version(self) -> i64 {
-        self.node.version()
+        let entries = children.filter_map(shown).collect();
+        if self.node.was_list() { Shown::List(entries) } else { Shown::Map(entries) }
     }
 }
 
@@ -197,7 +218,7 @@ mod tests {
             "/clusters/cl-2/public_key",
             "/other/x",
         ] {
-            tree.put(path.as_bytes(), b"v", 1);
+            tree.put(path.as_bytes(), b"v");
         }
         tree
     }
@@ -231,6 +252,44 @@ mod tests {
         let at = |path: &str| access.enter(tree.root()).at(path.as_bytes()).map(|place| place.shown().is_empty());
         assert_eq!((at("/clusters/cl-1"), at("/clusters/cl-1/public_key")), (Some(true), None));
         assert_eq!((at("/clusters/cl-2/env/secret"), at("/nothing"), at("/other")), (Some(false), None, None));
+    }
+
+    /// Whole directories have their JSON at hand.
+    #[test]
+    fn what_is_open_is_shown_whole() {
+        let tree = data();
+        let is_whole = |rules: &[(&str, i64)], path: &str| {
+            let access = access(rules);
+            let shown = access.enter(tree.root()).at(path.as_bytes()).unwrap().shown();
+            matches!(shown, Shown::All(_))
+        };
+        let (all, one) = (("/clusters", 1), ("/clusters/cl-1/env", 1));
+        assert!(is_whole(&[all], "/clusters") && is_whole(&[all], "/clusters/cl-1"));
+        assert!(is_whole(&[all, one], "/clusters") && is_whole(&[all, one], "/clusters/cl-1/env"));
+        for closed in [("/clusters/cl-1/env", 0), ("/clusters/*/env", 0), ("/clusters/cl-1/env", -1)] {
+            assert!(!is_whole(&[all, closed], "/clusters"), "{closed:?}");
+            assert!(!seen(&[all, closed]).contains("cl-1/env"), "{closed:?}");
+        }
+        assert!(!is_whole(&[one], "/clusters") && !is_whole(&[("/", 0), one], "/"));
+    }
+
+    /// It is like a directory in which the client sees nothing.
+    #[test]
+    fn what_holds_nothing_is_shown_where_the_place_is_open() {
+        let mut tree = Tree::default();
+        for container in ["/a", "/b/c", "/b/d"] {
+            tree.set(container.as_bytes(), crate::tree::Leaf::container("[]"));
+        }
+        let seen = |rules: &[(&str, i64)], path: &str| {
+            let access = access(rules);
+            let shown = access.enter(tree.root()).at(path.as_bytes())?.shown();
+            (!shown.is_empty()).then(|| String::from_utf8(shown.json(true).text.to_vec()).unwrap())
+        };
+        assert_eq!(seen(&[("/a/x", 1)], "/a"), None);
+        assert_eq!(seen(&[("/", 1), ("/a", 0), ("/a/x", 1)], "/a"), None);
+        assert_eq!(seen(&[("/a/x", 1), ("/b/c/x", 1), ("/b/d", 1)], "/").as_deref(), Some(r#"{"b":{"d":[]}}"#));
+        assert_eq!(seen(&[("/a", 1), ("/a/x", 0)], "/a").as_deref(), Some("[]"));
+        assert_eq!(seen(&[("/", 1), ("/b/d", 0)], "/").as_deref(), Some(r#"{"a":[],"b":{"c":[]}}"#));
     }
 
     #[test]

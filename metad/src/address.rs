@@ -19,6 +19,21 @@ pub(crate) fn parse(text: &str) -> Option<IpAddr> {
     text.parse().ok().map(canonical)
 }
 
+/// What limits for each source count by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Source(IpAddr);
+
+impl Source {
+    /// The address, if it is one of IPv4 or is known to be of another host than its neighbours. Else the /64 of IPv6, which
+    /// is one subscriber's: a host there may have as many addresses as it likes.
+    pub(crate) fn new(address: IpAddr, is_known: bool) -> Self {
+        match canonical(address) {
+            IpAddr::V6(v6) if !is_known => Self(IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)))),
+            address => Self(address),
+        }
+    }
+}
+
 /// A network, `10.0.0.0/8`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Net {
@@ -80,8 +95,8 @@ pub(crate) struct Addressed<T> {
     exact: HashMap<IpAddr, T>,
     /// By names that are other forms of an address, which count if the address in its own form has nothing.
     others: HashMap<IpAddr, BTreeMap<String, T>>,
-    /// The smallest first.
-    nets: Vec<(Net, T)>,
+    /// The smallest first, by the names that mean it: bits that do not count may differ.
+    nets: Vec<(Net, BTreeMap<String, T>)>,
     default: Option<T>,
 }
 
@@ -94,7 +109,7 @@ impl<T> Default for Addressed<T> {
 impl<T> Addressed<T> {
     /// What an address has.
     pub(crate) fn get(&self, address: IpAddr) -> Option<&T> {
-        let in_net = || self.nets.iter().find(|(net, _)| net.contains(address)).map(|(_, it)| it);
+        let in_net = || self.nets.iter().find(|(net, _)| net.contains(address))?.1.values().next();
         let by_other = || self.others.get(&address)?.values().next();
         self.exact.get(&address).or_else(by_other).or_else(in_net).or(self.default.as_ref())
     }
@@ -118,10 +133,20 @@ impl<T> Addressed<T> {
                 None => drop(self.exact.remove(&address)),
             }
         } else if let Some(net) = Net::parse(name) {
-            self.nets.retain(|(other, _)| *other != net);
-            if let Some(it) = it {
-                let at = self.nets.partition_point(|(other, _)| other.length >= net.length);
-                self.nets.insert(at, (net, it));
+            let at = self.nets.iter().position(|(other, _)| *other == net);
+            match (at, it) {
+                (Some(at), Some(it)) => drop(self.nets[at].1.insert(name.to_owned(), it)),
+                (None, Some(it)) => {
+                    let at = self.nets.partition_point(|(other, _)| other.length >= net.length);
+                    self.nets.insert(at, (net, BTreeMap::from([(name.to_owned(), it)])));
+                }
+                (Some(at), None) => {
+                    self.nets[at].1.remove(name);
+                    if self.nets[at].1.is_empty() {
+                        self.nets.remove(at);
+                    }
+                }
+                (None, None) => {}
             }
         }
     }
@@ -158,10 +183,36 @@ mod tests {
         things.set("::0:1", None);
         assert_eq!(of(&things, "::1"), "default");
         things.set("10.1.2.3", None);
-        things.set("10.1.0.0_16", None);
+        things.set("10.1.0.0/16", None);
         things.set("default", None);
         assert_eq!(of(&things, "10.1.2.3"), "10.0.0.0_8");
         assert_eq!(things.get(parse("11.0.0.1").unwrap()), None);
+    }
+
+    /// Both are stored; taking one away leaves the other.
+    #[test]
+    fn two_names_of_a_network_do_not_touch_each_other() {
+        let mut things = Addressed::default();
+        let of = |things: &Addressed<i32>| things.get(parse("10.9.9.9").unwrap()).copied();
+        things.set("10.1.2.3_8", Some(1));
+        things.set("10.0.0.0_8", Some(2));
+        assert_eq!(of(&things), Some(2));
+        things.set("10.0.0.0_8", None);
+        assert_eq!(of(&things), Some(1));
+        things.set("10.0.0.0_8", None);
+        things.set("10.1.2.3_8", None);
+        assert!(of(&things).is_none() && things.nets.is_empty());
+    }
+
+    #[test]
+    fn addresses_of_one_network_are_one_source() {
+        let of = |text: &str, is_known| Source::new(text.parse().unwrap(), is_known);
+        assert_eq!(of("2001:db8:0:1::1", false), of("2001:db8:0:1:ffff::2", false));
+        assert_ne!(of("2001:db8:0:1::1", false), of("2001:db8:0:2::1", false));
+        assert_ne!(of("2001:db8:0:1::1", true), of("2001:db8:0:1::2", true));
+        assert_ne!(of("10.0.0.1", false), of("10.0.0.2", false));
+        assert_eq!(of("::ffff:10.0.0.1", false), of("10.0.0.1", true));
+        assert_ne!(of("::ffff:10.0.0.1", false), of("::ffff:10.0.0.2", false));
     }
 
     #[test]

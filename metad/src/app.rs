@@ -1,5 +1,6 @@
 //! What both APIs share: the state, the backend, the rules of this instance, and what is done with every request.
 
+use crate::address::Source;
 use crate::backend::Backend;
 use crate::manage::Tokens;
 use crate::metrics::Metrics;
@@ -11,12 +12,12 @@ use crate::settings::{ManageSettings, QuerySettings};
 use crate::state::World;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use parking_lot::RwLock;
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -90,6 +91,16 @@ impl<'r> Fields<'r> {
     pub(crate) fn is_pretty(&self) -> bool {
         !matches!(self.get("pretty"), "" | "false")
     }
+
+    /// True if only names are asked for.
+    pub(crate) fn is_shallow(&self) -> bool {
+        self.get("recursive") == "false"
+    }
+
+    /// True if values have types.
+    pub(crate) fn is_typed(&self) -> bool {
+        self.get("typed").eq_ignore_ascii_case("true")
+    }
 }
 
 /// An answer and its version, which only answers of metad's own handlers have.
@@ -113,29 +124,52 @@ pub(crate) struct Asked {
     /// Decoded, and in its only form.
     pub(crate) path: Vec<u8>,
     pub(crate) query: Option<String>,
+    /// In the request line, which wins over the header.
+    pub(crate) host: Option<String>,
     pub(crate) peer: Peer,
     pub(crate) wish: Wish,
 }
 
 impl App {
-    /// Reads the files again that may have changed. After an error what was read before stays in use.
-    pub(crate) fn reload(&self) {
+    /// Reads the tokens of the manage API again.
+    ///
+    /// # Errors
+    /// They cannot be read. Those before stay in use.
+    pub(crate) fn reload(&self) -> Result<(), String> {
         let file = self.manage.as_ref().and_then(|manage| manage.token_file.as_deref());
         if let (Some(tokens), Some(file)) = (&self.manage_tokens, file) {
-            match Tokens::read(file) {
-                Ok(read) => *tokens.write() = read,
-                Err(error) => tracing::error!("the tokens before stay in use: {error}"),
-            }
+            *tokens.write() = Tokens::read(file)?;
         }
-        tracing::info!("read tokens and certificates again");
+        Ok(())
+    }
+
+    /// What a client of the query API counts as. Pods that are known count each, though they share a network.
+    pub(crate) fn source(&self, address: IpAddr) -> Source {
+        let is_pod = address.is_ipv6() && self.pods.as_ref().is_some_and(|pods| pods.at(address).is_some());
+        Source::new(address, is_pod)
+    }
+
+    /// Ready is who has read the store. One that is away later is no reason to answer no more, and is told in the metrics.
+    pub(crate) fn ready(&self) -> Response {
+        if self.stop.is_cancelled() {
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "{\"status\":\"stopping\"}");
+        }
+        if !self.is_synced() {
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "{\"status\":\"the store has not been read yet\"}");
+        }
+        if self.backend.silence().is_zero() {
+            plain(StatusCode::OK, "{\"status\":\"ready\"}")
+        } else {
+            plain(StatusCode::OK, "{\"status\":\"ready, but the store is away\"}")
+        }
     }
 
     /// Takes a request apart. An answer if it has to go elsewhere, or was not meant for this server.
-    pub(crate) fn open(&self, request: Request) -> Result<(Asked, Body), Handled> {
+    pub(crate) fn open(&self, request: Request, peer: Peer) -> Result<(Asked, Body), Handled> {
         let (parts, body) = request.into_parts();
         let path: Vec<u8> = percent_encoding::percent_decode_str(parts.uri.path()).collect();
-        let is_pretty = Fields::new(parts.uri.query()).is_pretty();
-        let wish = Wish::new(&parts.method, &parts.headers, is_pretty);
+        let fields = Fields::new(parts.uri.query());
+        let wish = Wish::new(&parts.method, &parts.headers, fields.is_pretty(), fields.is_typed());
         if !crate::caller::is_host_allowed(&parts.headers, parts.uri.host(), self.hosts.as_deref()) {
             self.metrics.refuse("host");
             let message = "this server is not known by that name; -hosts adds names";
@@ -144,11 +178,9 @@ impl App {
         if let Some(path) = reply::cleaned(&path) {
             return Err(Handled::page(reply::redirect(&path, parts.uri.query()), "redirect"));
         }
-        let Some(peer) = parts.extensions.get::<Peer>().cloned() else {
-            return Err(Handled::page(wish.error(StatusCode::INTERNAL_SERVER_ERROR, "no peer", false), "error"));
-        };
         let query = parts.uri.query().map(str::to_owned);
-        Ok((Asked { method: parts.method, headers: parts.headers, path, query, peer, wish }, body))
+        let host = parts.uri.authority().map(ToString::to_string);
+        Ok((Asked { method: parts.method, headers: parts.headers, path, query, host, peer, wish }, body))
     }
 
     /// An error, with the status that it has in metad, or the right one.
@@ -236,10 +268,10 @@ impl App {
     }
 
     /// What the log says of a request, if it says anything.
-    pub(crate) fn line(&self, request: &Request, is_always: bool) -> Option<Line> {
+    pub(crate) fn line(&self, request: &Request, peer: &Peer, is_always: bool) -> Option<Line> {
         (self.access_log || is_always).then(|| Line {
             method: request.method().clone(),
-            peer: request.extensions().get::<Peer>().map_or_else(String::new, |peer| peer.addr.ip().to_string()),
+            peer: peer.addr.ip().to_string(),
             path: request.uri().path().to_owned(),
             length: request
                 .headers()
@@ -248,6 +280,16 @@ impl App {
                 .unwrap_or_default(),
         })
     }
+}
+
+/// That it runs, whatever it has read.
+pub(crate) fn health() -> Response {
+    plain(StatusCode::OK, "{\"status\":\"up\"}")
+}
+
+/// A page of a probe.
+pub(crate) fn plain(status: StatusCode, body: &'static str) -> Response {
+    (status, [(http::header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response()
 }
 
 /// A line of the log about a request. It has no query, where clients may put what is secret.

@@ -1,7 +1,7 @@
 //! Who asks: the address of the connection, or what a trusted proxy says, and whether the request may be answered at all.
 
 use crate::address::{self, Net};
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use std::net::IpAddr;
 
 /// Addresses in `X-Forwarded-For` that are looked at; more are a mistake or an attack.
@@ -66,6 +66,20 @@ pub(crate) fn is_host_allowed(headers: &HeaderMap, uri_host: Option<&str>, allow
         || !name.contains('.')
         || LOCAL_ENDINGS.iter().any(|ending| name.ends_with(ending))
         || allowed.iter().any(|host| host.eq_ignore_ascii_case(&name))
+}
+
+/// True if a browser sent a request for a page that is not this server's. Such a page cannot read the answer, but what was
+/// written would be written.
+pub(crate) fn is_cross_site(headers: &HeaderMap, uri_host: Option<&str>) -> bool {
+    let is_own_fetch = |site: &HeaderValue| matches!(site.as_bytes(), b"same-origin" | b"none");
+    let host = uri_host.map(str::as_bytes).or(headers.get(header::HOST).map(HeaderValue::as_bytes)).unwrap_or_default();
+    let is_own_origin = |origin: &HeaderValue| {
+        let origin = origin.as_bytes();
+        let origin = origin.strip_prefix(b"http://").or(origin.strip_prefix(b"https://"));
+        origin.is_some_and(|origin| origin.eq_ignore_ascii_case(host))
+    };
+    !headers.get_all("sec-fetch-site").iter().all(is_own_fetch)
+        || !headers.get_all(header::ORIGIN).iter().all(is_own_origin)
 }
 
 #[cfg(test)]
@@ -150,5 +164,20 @@ mod tests {
         assert!(is_host_allowed(&HeaderMap::new(), None, Some(&allowed)));
         assert!(!is_host_allowed(&HeaderMap::new(), Some("evil.com"), Some(&[])));
         assert!(is_host_allowed(&HeaderMap::new(), Some("evil.com"), None));
+    }
+
+    #[test]
+    fn pages_of_others_are_told_by_what_browsers_say() {
+        let of = |lines: &[(&'static str, &str)]| {
+            let headers = lines.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+            is_cross_site(&headers, None)
+        };
+        let host = ("host", "localhost:9611");
+        assert!(!of(&[]) && !of(&[host]) && !of(&[host, ("sec-fetch-site", "none")]));
+        assert!(!of(&[host, ("origin", "http://LOCALHOST:9611"), ("sec-fetch-site", "same-origin")]));
+        for foreign in ["http://localhost:3000", "https://evil.com", "null", "", "http://localhost:9611.evil.com"] {
+            assert!(of(&[host, ("origin", foreign)]), "{foreign}");
+        }
+        assert!(of(&[host, ("sec-fetch-site", "cross-site")]) && of(&[host, ("sec-fetch-site", "same-site")]));
     }
 }

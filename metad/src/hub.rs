@@ -4,11 +4,11 @@
 //! directory, changes often come together, so the wait goes on until it has been quiet for a while, or has been busy for
 //! too long. The number of waits is bounded, of all and of each source.
 
+use crate::address::Source;
 use crate::path;
 use crate::state::{Change, Table};
 use parking_lot::Mutex;
-use std::collections::HashMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,18 +22,20 @@ const MAX_PATHS: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Topic {
     Data,
-    Mapping,
-    Rule,
+    /// Mappings and rules, by client.
+    Client,
     /// Pods, by uid and by address.
     Pod,
 }
+
+/// How many there are.
+const TOPICS: usize = 3;
 
 impl From<Table> for Topic {
     fn from(table: Table) -> Self {
         match table {
             Table::Data => Self::Data,
-            Table::Mapping => Self::Mapping,
-            Table::Rule => Self::Rule,
+            Table::Mapping | Table::Rule => Self::Client,
         }
     }
 }
@@ -54,6 +56,13 @@ pub(crate) struct Bounds {
     pub(crate) of_source: usize,
 }
 
+impl Bounds {
+    /// No more than leave an eighth of the connections to those who do not wait.
+    pub(crate) fn beside(self, connections: usize) -> Self {
+        Self { all: self.all.min(connections - connections.div_ceil(8)), ..self }
+    }
+}
+
 /// There are too many waits already.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Full;
@@ -65,8 +74,9 @@ pub(crate) struct Hub {
 
 #[derive(Debug, Default)]
 struct Inner {
-    by_path: HashMap<(Topic, Box<[u8]>), HashMap<u64, Arc<Waiter>>>,
-    by_source: HashMap<IpAddr, usize>,
+    /// By topic and path, and there by id: thousands may wait for one path, those who came first at the front.
+    by_path: [HashMap<Box<[u8]>, BTreeMap<u64, Arc<Waiter>>>; TOPICS],
+    by_source: HashMap<Source, usize>,
     count: usize,
     next: u64,
 }
@@ -83,14 +93,10 @@ impl Hub {
     /// Begins a wait. What is published from now on ends it.
     pub(crate) fn wait(
         self: &Arc<Self>,
-        source: IpAddr,
-        mut paths: Vec<(Topic, Vec<u8>)>,
+        source: Source,
+        paths: Vec<(Topic, Vec<u8>)>,
         bounds: Bounds,
     ) -> Result<Wait, Full> {
-        if paths.len() > MAX_PATHS {
-            paths.retain(|(topic, _)| *topic != Topic::Data);
-            paths.push((Topic::Data, b"/".to_vec()));
-        }
         let mut inner = self.inner.lock();
         let of_source = inner.by_source.get(&source).copied().unwrap_or_default();
         if inner.count >= bounds.all || of_source >= bounds.of_source {
@@ -100,8 +106,8 @@ impl Hub {
         inner.count += 1;
         inner.next += 1;
         let id = inner.next;
-        let mut wait = Wait { hub: Arc::clone(self), id, source, keys: Vec::new(), waiter: Arc::default() };
-        inner.register(&mut wait, paths);
+        let wait = Wait { hub: Arc::clone(self), id, source, keys: keys(paths), waiter: Arc::default() };
+        inner.register(&wait);
         Ok(wait)
     }
 
@@ -110,43 +116,65 @@ impl Hub {
         self.inner.lock().count
     }
 
-    /// Wakes who waits for these.
+    /// Wakes who waits for these, once each.
     pub(crate) fn publish(&self, changes: &[Change]) {
-        let inner = self.inner.lock();
-        if inner.count == 0 {
+        // Who begins to wait from now on sees what has changed.
+        if self.count() == 0 {
             return;
         }
+        // Changes that come together are often below the same directories.
+        let mut paths: HashMap<(Topic, &[u8]), bool> = HashMap::new();
         for change in changes {
             for at in path::upwards(&change.path) {
-                // What is not waited for needs no key made for it only because of its type.
-                let Some(waiters) = inner.by_path.get(&(change.topic, Box::from(at))) else { continue };
                 let is_due = at.len() == change.path.len() || change.topic != Topic::Data;
-                for waiter in waiters.values() {
-                    waiter.events.fetch_add(1, Ordering::Relaxed);
-                    if is_due {
-                        waiter.is_due.store(true, Ordering::Release);
-                    }
-                    waiter.signal.notify_one();
+                *paths.entry((change.topic, at)).or_default() |= is_due;
+            }
+        }
+        let mut woken: BTreeMap<u64, (Arc<Waiter>, bool)> = BTreeMap::new();
+        {
+            let inner = self.inner.lock();
+            for ((topic, at), is_due) in paths {
+                let waiters = inner.by_path[topic as usize].get(at);
+                for (id, waiter) in waiters.into_iter().flatten() {
+                    woken.entry(*id).or_insert_with(|| (Arc::clone(waiter), false)).1 |= is_due;
                 }
             }
+        }
+        // Who is awake ends its wait, which it cannot do while all waits are held.
+        for (waiter, is_due) in woken.into_values() {
+            waiter.events.fetch_add(1, Ordering::Relaxed);
+            if is_due {
+                waiter.is_due.store(true, Ordering::Release);
+            }
+            waiter.signal.notify_one();
         }
     }
 }
 
+/// Paths as they are waited for.
+fn keys(mut paths: Vec<(Topic, Vec<u8>)>) -> Vec<(Topic, Box<[u8]>)> {
+    if paths.len() > MAX_PATHS {
+        paths.retain(|(topic, _)| *topic != Topic::Data);
+        paths.push((Topic::Data, b"/".to_vec()));
+    }
+    paths.into_iter().map(|(topic, path)| (topic, path.into_boxed_slice())).collect()
+}
+
 impl Inner {
-    fn register(&mut self, wait: &mut Wait, paths: Vec<(Topic, Vec<u8>)>) {
-        wait.keys = paths.into_iter().map(|(topic, path)| (topic, path.into_boxed_slice())).collect();
-        for key in &wait.keys {
-            self.by_path.entry(key.clone()).or_default().insert(wait.id, Arc::clone(&wait.waiter));
+    fn register(&mut self, wait: &Wait) {
+        for (topic, path) in &wait.keys {
+            let waiters = self.by_path[*topic as usize].entry(path.clone()).or_default();
+            waiters.insert(wait.id, Arc::clone(&wait.waiter));
         }
     }
 
     fn forget(&mut self, wait: &Wait) {
-        for key in &wait.keys {
-            if let Some(waiters) = self.by_path.get_mut(key) {
+        for (topic, path) in &wait.keys {
+            let by_path = &mut self.by_path[*topic as usize];
+            if let Some(waiters) = by_path.get_mut(path) {
                 waiters.remove(&wait.id);
                 if waiters.is_empty() {
-                    self.by_path.remove(key);
+                    by_path.remove(path);
                 }
             }
         }
@@ -158,7 +186,7 @@ impl Inner {
 pub(crate) struct Wait {
     hub: Arc<Hub>,
     id: u64,
-    source: IpAddr,
+    source: Source,
     keys: Vec<(Topic, Box<[u8]>)>,
     waiter: Arc<Waiter>,
 }
@@ -185,12 +213,18 @@ impl Wait {
         }
     }
 
-    /// Waits for other paths from now on.
-    pub(crate) fn move_to(&mut self, paths: Vec<(Topic, Vec<u8>)>) {
+    /// Waits for these paths from now on. False if it did already.
+    pub(crate) fn move_to(&mut self, paths: Vec<(Topic, Vec<u8>)>) -> bool {
+        let keys = keys(paths);
+        if keys == self.keys {
+            return false;
+        }
         let hub = Arc::clone(&self.hub);
         let mut inner = hub.inner.lock();
         inner.forget(self);
-        inner.register(self, paths);
+        self.keys = keys;
+        inner.register(self);
+        true
     }
 }
 
@@ -217,8 +251,8 @@ mod tests {
     const QUIET: Quiet = Quiet { min: Duration::from_millis(100), max: Duration::from_secs(1) };
     const BOUNDS: Bounds = Bounds { all: 3, of_source: 2 };
 
-    fn source(text: &str) -> IpAddr {
-        address::parse(text).unwrap()
+    fn source(text: &str) -> Source {
+        Source::new(address::parse(text).unwrap(), false)
     }
 
     fn paths(paths: &[&str]) -> Vec<(Topic, Vec<u8>)> {
@@ -238,7 +272,7 @@ mod tests {
         for path in ["/a", "/", "/ab", "/a/bc"] {
             change(&hub, Topic::Data, path);
         }
-        change(&hub, Topic::Mapping, "/a/b");
+        change(&hub, Topic::Client, "/a/b");
         assert!(timeout(Duration::from_mins(1), wait.changed(QUIET)).await.is_err());
         let begin = Instant::now();
         change(&hub, Topic::Data, "/a/b");
@@ -270,6 +304,38 @@ mod tests {
         advance(Duration::from_millis(1)).await;
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn changes_that_come_together_wake_once() {
+        let hub = Arc::new(Hub::default());
+        let wait = hub.wait(source("::1"), paths(&["/a", "/a/5"]), BOUNDS).unwrap();
+        let changes: Vec<Change> =
+            (0..100).map(|n| Change { topic: Topic::Data, path: format!("/a/{n}").into_bytes() }).collect();
+        hub.publish(&changes);
+        assert_eq!(wait.waiter.events.load(Ordering::Relaxed), 1);
+        let begin = Instant::now();
+        wait.changed(QUIET).await;
+        // One of them was waited for by itself.
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+    }
+
+    #[test]
+    fn more_paths_than_are_kept_are_waited_for_at_the_root() {
+        let hub = Arc::new(Hub::default());
+        let many: Vec<_> = (0..=MAX_PATHS).map(|n| (Topic::Data, format!("/a/{n}").into_bytes())).collect();
+        let mut wait = hub.wait(source("::1"), paths(&["/b"]), BOUNDS).unwrap();
+        assert!(wait.move_to(many.clone()) && !wait.move_to(many));
+        assert_eq!(wait.keys, [(Topic::Data, Box::from(b"/".as_slice()))]);
+    }
+
+    #[test]
+    fn waits_leave_connections_to_others() {
+        let all = |all, connections| Bounds { all, of_source: 5 }.beside(connections).all;
+        assert_eq!(
+            (all(20_000, 25_000), all(20_000, 16_000), all(0, 9), all(9, 4), all(9, 1)),
+            (20_000, 14_000, 0, 3, 0)
+        );
+    }
+
     #[test]
     fn waits_are_bounded_and_forgotten() {
         let hub = Arc::new(Hub::default());
@@ -279,10 +345,10 @@ mod tests {
         assert_eq!(wait(one).err(), Some(Full));
         let third = wait(source("2.2.2.2")).unwrap();
         assert_eq!(wait(source("3.3.3.3")).err(), Some(Full));
-        first.move_to(paths(&["/c"]));
+        assert!(first.move_to(paths(&["/c"])) && !first.move_to(paths(&["/c"])));
         assert_eq!(hub.count(), 3);
         drop((first, second, third));
         let inner = hub.inner.lock();
-        assert!(inner.by_path.is_empty() && inner.by_source.is_empty() && inner.count == 0);
+        assert!(inner.by_path.iter().all(HashMap::is_empty) && inner.by_source.is_empty() && inner.count == 0);
     }
 }

@@ -6,14 +6,17 @@
 use crate::address;
 use crate::pods::{Facts, Pods};
 use futures::StreamExt as _;
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::{NamespaceResourceScope, api::core::v1::Pod as WholePod};
 use kube::api::PostParams;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client};
+use kube::{Api, Client, Config, Resource};
 use parking_lot::Mutex;
 use ring::digest::{SHA256, digest};
+use serde::Deserialize;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
@@ -38,14 +41,90 @@ const MAX_TOKEN_BYTES: usize = 8 << 10;
 /// # Errors
 /// There is neither.
 pub(crate) async fn connect() -> Result<Client, String> {
-    // Fails when somebody has chosen one already, which is as good.
-    drop(rustls::crypto::ring::default_provider().install_default());
-    Client::try_default().await.map_err(|error| format!("cannot find the Kubernetes API: {error}"))
+    let config = Config::infer().await.map_err(|error| format!("cannot find the Kubernetes API: {error}"))?;
+    apiserver::client(config).map_err(|error| format!("the Kubernetes API: {error}"))
+}
+
+/// Pods in one answer to a list. Each has ten kilobytes and more, and an answer is read as a whole.
+const PODS_IN_A_PAGE: u32 = 100;
+
+/// What is read of a pod. The rest, which is nearly all of it, is passed over.
+#[derive(Clone, Debug, Deserialize)]
+struct Pod {
+    metadata: ObjectMeta,
+    spec: Option<Spec>,
+    status: Option<Status>,
+}
+
+impl Resource for Pod {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind(of: &()) -> Cow<'_, str> {
+        WholePod::kind(of)
+    }
+
+    fn group(of: &()) -> Cow<'_, str> {
+        WholePod::group(of)
+    }
+
+    fn version(of: &()) -> Cow<'_, str> {
+        WholePod::version(of)
+    }
+
+    fn plural(of: &()) -> Cow<'_, str> {
+        WholePod::plural(of)
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Spec {
+    node_name: Option<String>,
+    host_network: Option<bool>,
+    containers: Vec<Container>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Container {
+    name: String,
+    ports: Option<Vec<Port>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Port {
+    name: Option<String>,
+    container_port: i32,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Status {
+    phase: Option<String>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    #[serde(rename = "podIPs")]
+    pod_ips: Option<Vec<PodIp>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct PodIp {
+    ip: String,
 }
 
 /// Follows the pods of all nodes, or of one, for ever.
 pub(crate) async fn follow(client: Client, node: String, pods: Arc<Pods>) {
-    let config = watcher::Config::default();
+    let config = watcher::Config::default().page_size(PODS_IN_A_PAGE);
     let config = if node.is_empty() { config } else { config.fields(&format!("spec.nodeName={node}")) };
     let mut events = pin!(watcher(Api::<Pod>::all(client), config).default_backoff());
     let mut listed = Vec::new();
@@ -63,7 +142,7 @@ pub(crate) async fn follow(client: Client, node: String, pods: Arc<Pods>) {
                 }
             }
             Ok(Event::Delete(pod)) => pods.remove(&pod.metadata.uid.unwrap_or_default()),
-            Err(error) => tracing::warn!("cannot follow the pods, trying again: {error}"),
+            Err(error) => tracing::warn!("cannot follow the pods, trying again: {}", apiserver::shown_of_watch(&error)),
         }
     }
 }
@@ -108,10 +187,13 @@ fn facts(pod: Pod) -> Option<Facts> {
 pub(crate) struct Reviewer {
     api: Api<TokenReview>,
     audience: String,
-    /// By the hash of the token: the uid of its pod.
-    answers: Mutex<HashMap<[u8; 32], (Option<String>, Instant)>>,
+    /// By the hash of the token.
+    answers: Mutex<HashMap<[u8; 32], Arc<Reviewed>>>,
     questions: Semaphore,
 }
+
+/// The uid of a token's pod, and when that was asked. Who asks holds the lock, so others wait for the same answer.
+type Reviewed = tokio::sync::Mutex<Option<(Option<String>, Instant)>>;
 
 impl Reviewer {
     pub(crate) fn new(client: Client, audience: &str) -> Self {
@@ -129,28 +211,93 @@ impl Reviewer {
         }
         let mut hash = [0; 32];
         hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
-        if let Some((uid, at)) = self.answers.lock().get(&hash)
-            && at.elapsed() < REVIEW_HOLDS
-        {
-            return Ok(uid.clone());
-        }
-        let asking = async {
-            let _place = self.questions.acquire().await.map_err(|error| error.to_string())?;
-            let spec = TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![self.audience.clone()]) };
-            let review = TokenReview { spec, ..TokenReview::default() };
-            self.api.create(&PostParams::default(), &review).await.map_err(|error| error.to_string())
+        let reviewed = {
+            let mut answers = self.answers.lock();
+            if answers.len() >= MAX_REVIEWS && !answers.contains_key(&hash) {
+                answers.clear();
+            }
+            Arc::clone(answers.entry(hash).or_default())
         };
-        let answer = timeout(QUESTION_DEADLINE, asking).await.map_err(|_| "no answer in time".to_owned())??;
-        let status = answer.status.unwrap_or_default();
-        let is_for_us = status.audiences.is_none_or(|audiences| audiences.contains(&self.audience));
-        let is_good = status.authenticated == Some(true) && is_for_us;
-        let extra = status.user.and_then(|user| user.extra).filter(|_| is_good);
-        let uid = extra.and_then(|mut extra| extra.remove(POD_UID)?.pop());
-        let mut answers = self.answers.lock();
-        if answers.len() >= MAX_REVIEWS {
-            answers.clear();
+        let asking = async {
+            let mut reviewed = reviewed.lock().await;
+            if let Some((uid, at)) = &*reviewed
+                && at.elapsed() < REVIEW_HOLDS
+            {
+                return Ok(uid.clone());
+            }
+            let uid = self.ask(token).await?;
+            *reviewed = Some((uid.clone(), Instant::now()));
+            Ok(uid)
+        };
+        timeout(QUESTION_DEADLINE, asking).await.map_err(|_| "no answer in time".to_owned())?
+    }
+
+    async fn ask(&self, token: &str) -> Result<Option<String>, String> {
+        let _place = self.questions.acquire().await.map_err(|error| error.to_string())?;
+        let spec = TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![self.audience.clone()]) };
+        let review = TokenReview { spec, ..TokenReview::default() };
+        let answer =
+            self.api.create(&PostParams::default(), &review).await.map_err(|error| apiserver::shown(&error))?;
+        Ok(pod_uid(answer.status.unwrap_or_default(), &self.audience))
+    }
+}
+
+/// The uid of the pod that a reviewed token is bound to; None if the token is no good. An API server that does not say
+/// for whom the token is has not looked at the audience.
+fn pod_uid(status: TokenReviewStatus, audience: &str) -> Option<String> {
+    let is_for_us = status.audiences.is_some_and(|audiences| audiences.iter().any(|other| other == audience));
+    let is_good = status.authenticated == Some(true) && is_for_us;
+    let mut extra = status.user.and_then(|user| user.extra).filter(|_| is_good)?;
+    extra.remove(POD_UID)?.pop()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::authentication::v1::UserInfo;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    /// What is in a token is a secret.
+    #[tokio::test]
+    async fn of_a_review_that_does_not_fit_the_place_alone_is_told() {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", socket.local_addr().unwrap());
+        let client = apiserver::client(Config::new(url.parse().unwrap())).unwrap();
+        let answer = async {
+            let (mut stream, _) = socket.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+            let body = r#"{"metadata":{},"spec":"hunter2"}"#;
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
+            let text = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(text.as_bytes()).await.unwrap();
+        };
+        let reviewer = Reviewer::new(client, "metad");
+        let both = async { tokio::join!(reviewer.pod_uid("hunter2"), answer) };
+        let (reviewed, ()) = timeout(Duration::from_mins(1), both).await.unwrap();
+        let error = reviewed.unwrap_err();
+        assert!(error.starts_with("something that is no such object, at line 1, column "), "{error}");
+    }
+
+    #[test]
+    fn a_token_is_good_for_whom_it_says() {
+        let status = |authenticated, audiences: Option<&[&str]>| {
+            let extra = [(POD_UID.to_owned(), vec!["u".to_owned()])].into();
+            let user = UserInfo { extra: Some(extra), ..UserInfo::default() };
+            let audiences = audiences.map(|audiences| audiences.iter().map(ToString::to_string).collect());
+            TokenReviewStatus { audiences, authenticated, user: Some(user), ..TokenReviewStatus::default() }
+        };
+        let uid = |status| pod_uid(status, "metad");
+        assert_eq!(uid(status(Some(true), Some(&["x", "metad"]))).as_deref(), Some("u"));
+        for no in [
+            status(Some(true), Some(&["x"])),
+            status(Some(true), Some(&[])),
+            status(Some(true), None),
+            status(None, Some(&["metad"])),
+            status(Some(false), Some(&["metad"])),
+            TokenReviewStatus { user: None, ..status(Some(true), Some(&["metad"])) },
+        ] {
+            assert_eq!(uid(no), None);
         }
-        answers.insert(hash, (uid.clone(), Instant::now()));
-        Ok(uid)
     }
 }

@@ -1,34 +1,37 @@
 //! The sockets: HTTP/1.1, with TLS or without, and with bounds on what connections may cost, all of them and those of one
 //! source.
 
-mod progress;
+mod head;
+mod plain;
+mod shared;
 mod tls;
 
 pub(crate) use tls::{Acceptor, Files as TlsFiles};
 
-use crate::address;
+use crate::address::{self, Source};
 use crate::app::Peer;
-use axum::Router;
 use axum::body::Body;
-use http::Request;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use progress::Progressing;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use shared::Shared;
+use socket::Progressing;
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt as _;
 
 /// How long a TLS handshake, or the head of a request, may take. It is also how long a quiet connection is kept.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
@@ -51,12 +54,53 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Not more than the process may have descriptors for.
-    pub(crate) fn possible(self) -> Self {
-        let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-        let most = usize::try_from(most.saturating_sub(OTHER_DESCRIPTORS).max(1)).unwrap_or(usize::MAX);
-        Self { connections: self.connections.min(most), ..self }
+    /// Those of the query API and of the manage API, if there is one: not more together than the process may have
+    /// descriptors for. How many it may have is raised as far as it is allowed to.
+    pub(crate) fn possible(self, has_manage: bool) -> (Self, Self) {
+        let listeners = 1 + u64::from(has_manage);
+        let wanted = u64::try_from(self.connections).unwrap_or(u64::MAX).saturating_mul(listeners);
+        let descriptors = raised(wanted.saturating_add(OTHER_DESCRIPTORS));
+        let (query, manage) = shares(self.connections, descriptors, has_manage);
+        if query < self.connections {
+            tracing::warn!(
+                wanted = self.connections,
+                query,
+                manage,
+                descriptors,
+                "there may be fewer connections than max_connections, because the process may have so few descriptors"
+            );
+        }
+        let of = |connections| Self { connections, ..self };
+        (of(query), of(manage))
     }
+}
+
+/// Descriptors that the process may have, after it has asked for so many.
+fn raised(wanted: u64) -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(u64::MAX).min(wanted);
+    match limit.current {
+        Some(current) if current < most => {
+            let more = Rlimit { current: Some(most), maximum: limit.maximum };
+            if setrlimit(Resource::Nofile, more).is_ok() { most } else { current }
+        }
+        current => current.unwrap_or(u64::MAX),
+    }
+}
+
+/// Connections of the query API and of the manage API. If there cannot be as many as are wanted the manage API, which few
+/// use, has an eighth.
+fn shares(wanted: usize, descriptors: u64, has_manage: bool) -> (usize, usize) {
+    let all = descriptors.saturating_sub(OTHER_DESCRIPTORS).max(2);
+    let all = usize::try_from(all).unwrap_or(usize::MAX);
+    if !has_manage {
+        return (wanted.min(all), 0);
+    }
+    if wanted.saturating_mul(2) <= all {
+        return (wanted, wanted);
+    }
+    let manage = wanted.min((all / 8).max(1));
+    (wanted.min(all - manage), manage)
 }
 
 /// A bound socket.
@@ -92,7 +136,13 @@ impl Listener {
     }
 
     /// Serves until told to stop, and then until the requests under way have their answers, or the time is over.
-    pub(crate) async fn serve(self, router: Router, stop: CancellationToken, drain: Duration) {
+    /// `source` tells what the connections of an address are counted by.
+    pub(crate) async fn serve<S, H, F>(self, source: S, answer: H, stop: CancellationToken, drain: Duration)
+    where
+        S: Fn(IpAddr) -> Source,
+        H: Fn(Request<Body>, Peer) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
         let (permits, connections) = (Arc::new(Semaphore::new(self.limits.connections)), TaskTracker::new());
         let sources = Arc::new(Sources { most: self.limits.of_source, counts: Mutex::default() });
         let accepting = async {
@@ -101,10 +151,10 @@ impl Listener {
                 let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
                 match self.socket.accept().await {
                     Ok((stream, addr)) => {
-                        let Some(counted) = sources.count(address::canonical(addr.ip())) else { continue };
+                        let Some(counted) = sources.count(source(addr.ip())) else { continue };
                         let connection = Connection {
                             addr,
-                            router: router.clone(),
+                            answer: answer.clone(),
                             stop: stop.clone(),
                             shares_stream: self.shares_streams,
                         };
@@ -134,12 +184,12 @@ impl Listener {
 #[derive(Debug)]
 struct Sources {
     most: usize,
-    counts: Mutex<HashMap<IpAddr, usize>>,
+    counts: Mutex<HashMap<Source, usize>>,
 }
 
 impl Sources {
     /// Counts a connection until what is returned is dropped. None if there are too many.
-    fn count(self: &Arc<Self>, source: IpAddr) -> Option<Counted> {
+    fn count(self: &Arc<Self>, source: Source) -> Option<Counted> {
         let mut counts = self.counts.lock();
         let count = counts.entry(source).or_default();
         if *count >= self.most {
@@ -152,7 +202,7 @@ impl Sources {
 
 struct Counted {
     sources: Arc<Sources>,
-    source: IpAddr,
+    source: Source,
 }
 
 impl Drop for Counted {
@@ -167,25 +217,43 @@ impl Drop for Counted {
     }
 }
 
-struct Connection {
+struct Connection<H> {
     addr: SocketAddr,
-    router: Router,
+    answer: H,
     stop: CancellationToken,
     shares_stream: bool,
 }
 
-impl Connection {
+impl<H, F> Connection<H>
+where
+    H: Fn(Request<Body>, Peer) -> F,
+    F: Future<Output = Response<Body>>,
+{
     async fn serve(self, stream: TcpStream, tls: Option<Acceptor>) {
         // Answers are small and complete; an error here would only make them later.
         drop(stream.set_nodelay(true));
-        let Some(tls) = tls else {
-            if self.shares_stream {
-                let stream = Arc::new(stream);
-                let hops = Some(Arc::clone(&stream));
-                return self.requests(Progressing::new(progress::Shared(stream), WRITE_DEADLINE), false, hops).await;
+        match tls {
+            None => {
+                let peer = Peer { addr: self.addr, is_certified: false, hops: None };
+                let rest = plain::serve(stream, |request| (self.answer)(request, peer.clone()), &self.stop).await;
+                if let Some(rest) = rest {
+                    // Boxed, so that a connection that is plain to its end is not as large as hyper's.
+                    Box::pin(self.rest(rest)).await;
+                }
             }
-            return self.requests(Progressing::new(stream, WRITE_DEADLINE), false, None).await;
-        };
+            Some(tls) => Box::pin(self.secured(stream, tls)).await,
+        }
+    }
+
+    async fn rest(self, rest: plain::Rest) {
+        let stream = Arc::new(rest.stream);
+        let hops = self.shares_stream.then(|| Arc::clone(&stream));
+        let read = io::Cursor::new(rest.unread).chain(Shared(Arc::clone(&stream)));
+        let stream = tokio::io::join(read, Shared(stream));
+        self.requests(Progressing::new(stream, WRITE_DEADLINE), false, hops).await;
+    }
+
+    async fn secured(self, stream: TcpStream, tls: Acceptor) {
         let stream = Progressing::new(stream, WRITE_DEADLINE);
         match tokio::time::timeout(HEAD_DEADLINE, tls.accept(stream)).await {
             Ok(Ok(stream)) => {
@@ -204,9 +272,9 @@ impl Connection {
         hops: Option<Arc<TcpStream>>,
     ) {
         let peer = Peer { addr: self.addr, is_certified, hops };
-        let service = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(peer.clone());
-            self.router.clone().oneshot(request.map(Body::new))
+        let service = service_fn(move |request: Request<Incoming>| {
+            let answering = (self.answer)(request.map(Body::new), peer.clone());
+            async move { Ok::<_, Infallible>(answering.await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -242,50 +310,4 @@ pub(crate) fn limit_hops(stream: &TcpStream, hops: u32) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use axum::routing::get;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    #[tokio::test]
-    async fn a_source_has_only_so_many_connections() {
-        let limits = Limits { connections: 10, of_source: 2 };
-        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), None, limits, true).await.unwrap();
-        let addr = listener.socket.local_addr().unwrap();
-        let router = Router::new().route("/", get(async || "hello"));
-        let stop = CancellationToken::new();
-        let serving = tokio::spawn(listener.serve(router, stop.clone(), Duration::from_secs(1)));
-        let ask = async || {
-            let mut client = TcpStream::connect(addr).await.unwrap();
-            let written = client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-            let mut answer = [0; 12];
-            let read = client.read_exact(&mut answer).await;
-            (client, written.is_ok() && read.is_ok() && &answer == b"HTTP/1.1 200")
-        };
-        let (first, second) = (ask().await, ask().await);
-        assert!(first.1 && second.1);
-        assert!(!ask().await.1);
-        drop(first);
-        // The end of a connection is noticed a moment later.
-        let mut is_served = false;
-        for _ in 0..500 {
-            is_served = ask().await.1;
-            if is_served {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        assert!(is_served);
-        stop.cancel();
-        drop(second);
-        serving.await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn hops_are_limited() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        limit_hops(&client, 1).unwrap();
-        assert_eq!(client.ttl().unwrap(), 1);
-    }
-}
+mod tests;

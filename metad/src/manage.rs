@@ -1,20 +1,21 @@
 //! The manage API: data, mappings and rules, for who may change them.
 
 use crate::access::Rule;
-use crate::app::{App, Asked, Fields, Handled};
-use crate::backend::{Failure, Manner, Target};
-use crate::json::{self, Json};
+use crate::app::{self, App, Asked, Fields, Handled, Peer};
+use crate::backend::{Failure, Manner};
+use crate::caller;
+use crate::json;
 use crate::mapping;
 use crate::path;
-use crate::reply;
 use crate::rules::{self, BadRules};
 use crate::settings::duration;
-use crate::state::{State, Table};
-use crate::values;
+use crate::state::Table;
+use crate::values::{self, Types};
 use crate::yaml;
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
+use go::json::Json;
 use http::{HeaderValue, Method, StatusCode, header};
 use ring::digest::{SHA256, digest};
 use std::path::Path;
@@ -63,10 +64,10 @@ fn hashed(token: &[u8]) -> [u8; 32] {
 }
 
 /// Answers a request of the manage API.
-pub(crate) async fn answer(app: Arc<App>, request: Request) -> Response {
+pub(crate) async fn answer(app: Arc<App>, request: Request, peer: Peer) -> Response {
     let is_write = !matches!(*request.method(), Method::GET | Method::HEAD);
-    let (started, line) = (Instant::now(), app.line(&request, is_write));
-    let handled = match app.open(request) {
+    let (started, line) = (Instant::now(), app.line(&request, &peer, is_write));
+    let handled = match app.open(request, peer) {
         Ok((asked, body)) => handle(&app, asked, body).await,
         Err(handled) => handled,
     };
@@ -77,8 +78,8 @@ async fn handle(app: &App, asked: Asked, body: Body) -> Handled {
     let wish = asked.wish;
     match asked.path.as_slice() {
         b"/favicon.ico" => return Handled::page(wish.no_such_page(), "other"),
-        b"/health" => return Handled::page(plain(StatusCode::OK, "{\"status\":\"up\"}"), "health"),
-        b"/ready" => return Handled::page(ready(app), "ready"),
+        b"/health" => return Handled::page(app::health(), "health"),
+        b"/ready" => return Handled::page(app.ready(), "ready"),
         b"/metrics" => return Handled::page(metrics(app), "metrics"),
         _ => {}
     }
@@ -95,6 +96,12 @@ async fn handle(app: &App, asked: Asked, body: Body) -> Handled {
         let mut response = wish.error(StatusCode::UNAUTHORIZED, message, !app.compat);
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return Handled::page(response, "refused");
+    }
+    let is_write = !matches!(asked.method, Method::GET | Method::HEAD);
+    if is_write && caller::is_cross_site(&asked.headers, asked.host.as_deref()) {
+        app.metrics.refuse("origin");
+        let message = "pages of other sites may not write; see the headers Origin and Sec-Fetch-Site";
+        return Handled::page(wish.error(StatusCode::FORBIDDEN, message, !app.compat), "refused");
     }
     let at = path::join(b"/", &names[2..].join(b"/".as_slice()));
     if !matches!(asked.method, Method::GET | Method::PUT | Method::POST | Method::DELETE) {
@@ -129,25 +136,6 @@ fn is_permitted(app: &App, asked: &Asked) -> bool {
     token.is_some_and(|token| tokens.read().has(token))
 }
 
-fn plain(status: StatusCode, body: &'static str) -> Response {
-    (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response()
-}
-
-/// Ready is who has read the store. One that is away later is no reason to answer no more, and is told in the metrics.
-fn ready(app: &App) -> Response {
-    if app.stop.is_cancelled() {
-        return plain(StatusCode::SERVICE_UNAVAILABLE, "{\"status\":\"stopping\"}");
-    }
-    if !app.is_synced() {
-        return plain(StatusCode::SERVICE_UNAVAILABLE, "{\"status\":\"the store has not been read yet\"}");
-    }
-    if app.backend.silence().is_zero() {
-        plain(StatusCode::OK, "{\"status\":\"ready\"}")
-    } else {
-        plain(StatusCode::OK, "{\"status\":\"ready, but the store is away\"}")
-    }
-}
-
 fn metrics(app: &App) -> Response {
     match app.metrics.text(
         &app.world,
@@ -166,14 +154,7 @@ fn metrics(app: &App) -> Response {
 fn get(app: &App, asked: &Asked, table: Table, at: &[u8]) -> Response {
     let fields = Fields::new(asked.query.as_deref());
     let Some(shown) = app.world.state().all(table, at) else { return app.not_found(asked.wish) };
-    let (body, etag) = match shown.names().filter(|_| fields.get("recursive") == "false") {
-        Some(names) => crate::query::listing(asked.wish, &names),
-        None => asked.wish.body(&shown),
-    };
-    if reply::matches(&asked.headers, &etag) {
-        return reply::not_modified(&etag);
-    }
-    asked.wish.shown(body, &etag)
+    crate::query::respond(&shown, None, asked.wish, &asked.headers, fields.is_shallow())
 }
 
 /// The body of a request, as JSON.
@@ -215,18 +196,26 @@ fn outcome(app: &App, asked: &Asked, done: Result<(), Failure>) -> Response {
     }
 }
 
+/// After what time it goes by itself, if it does.
+fn ttl(fields: &Fields<'_>) -> Result<Option<Duration>, String> {
+    match fields.get("ttl") {
+        "" => Ok(None),
+        text => match duration(text).filter(|ttl| *ttl >= Duration::from_secs(1)) {
+            Some(ttl) => Ok(Some(ttl)),
+            None => Err(format!("ttl is {text:?}: it is a time from 1s to 24h")),
+        },
+    }
+}
+
 async fn put(app: &App, asked: &Asked, body: Body, table: Table, at: &[u8]) -> Response {
     let mut json = match read(app, asked, body).await {
         Ok(json) => json,
         Err(response) => return response,
     };
     let fields = Fields::new(asked.query.as_deref());
-    let ttl = match fields.get("ttl") {
-        "" => None,
-        text => match duration(text).filter(|ttl| *ttl >= Duration::from_secs(1)) {
-            Some(ttl) => Some(ttl),
-            None => return invalid(app, asked, "ttl is a time from 1s to 24h"),
-        },
+    let ttl = match ttl(&fields) {
+        Ok(ttl) => ttl,
+        Err(message) => return invalid(app, asked, &message),
     };
     let mut path = at.to_vec();
     if table == Table::Mapping {
@@ -240,38 +229,36 @@ async fn put(app: &App, asked: &Asked, body: Body, table: Table, at: &[u8]) -> R
         }
         path = path::clean(at);
     }
-    let body = match values::flatten(&json) {
-        Ok(body) => body,
+    let is_typed = table == Table::Data && asked.wish.is_typed;
+    let taken_apart =
+        if is_typed { values::typed(&json) } else { values::flatten(&json).map(|body| (body, Types::new())) };
+    let (body, types) = match taken_apart {
+        Ok(both) => both,
         Err(error) => return bad_form(app, asked, &error),
     };
     let manner = Manner { replace: asked.method == Method::POST, ttl };
-    let done = app.backend.put(table, &path, body, manner).await;
+    let done = app.backend.put(table, &path, body, types, manner).await;
     outcome(app, asked, done)
 }
 
-/// The subtrees that a request names: the path, or only some below it. What is not there is not looked for.
-fn targets(state: &State, table: Table, at: &[u8], subs: &str) -> Result<Vec<Target>, &'static str> {
-    let tree = if table == Table::Mapping { state.mapping() } else { state.data() };
-    let target = |path: Vec<u8>| {
-        let is_dir = tree.get(&path)?.leaf().is_none();
-        Some(Target { path, is_dir })
-    };
+/// The paths that a request names: its own, or only some below it.
+fn named(at: &[u8], subs: &str) -> Result<Vec<Vec<u8>>, &'static str> {
     if subs.is_empty() {
-        return Ok(target(at.to_vec()).into_iter().collect());
+        return Ok(vec![at.to_vec()]);
     }
-    let subs: Vec<&str> = subs.split(',').map(str::trim).filter(|sub| !sub.is_empty()).collect();
+    let mut subs: Vec<&str> = subs.split(',').map(str::trim).filter(|sub| !sub.is_empty()).collect();
     if subs.iter().any(|sub| sub.contains('/') || matches!(*sub, "." | "..")) {
         return Err(NO_SUB);
     }
-    let mut found: Vec<Target> = subs.iter().filter_map(|sub| target(path::join(at, sub.as_bytes()))).collect();
-    found.dedup();
-    Ok(found)
+    subs.sort_unstable();
+    subs.dedup();
+    Ok(subs.iter().map(|sub| path::join(at, sub.as_bytes())).collect())
 }
 
 async fn delete(app: &App, asked: &Asked, table: Table, at: &[u8]) -> Response {
     let fields = Fields::new(asked.query.as_deref());
-    match targets(&app.world.state(), table, at, fields.get("subs")) {
-        Ok(targets) => outcome(app, asked, app.backend.delete(table, targets).await),
+    match named(at, fields.get("subs")) {
+        Ok(paths) => outcome(app, asked, app.backend.delete(table, paths).await),
         Err(message) => invalid(app, asked, message),
     }
 }
@@ -310,7 +297,7 @@ fn get_rules(app: &App, asked: &Asked) -> Response {
                 let path = String::from_utf8_lossy(&yaml::inline(rule.path.as_bytes())).into_owned();
                 vec![format!("path: {path}"), format!("mode: {}", rule.mode.number())]
             });
-            writer.list(&lines.collect::<Vec<_>>());
+            writer.items(&lines.collect::<Vec<_>>());
         });
         writer.finish()
     })
@@ -321,17 +308,22 @@ async fn put_rules(app: &App, asked: &Asked, body: Body) -> Response {
         Ok(json) => json,
         Err(response) => return response,
     };
+    let ttl = match ttl(&Fields::new(asked.query.as_deref())) {
+        Ok(ttl) => ttl,
+        Err(message) => return invalid(app, asked, &message),
+    };
     match rules::decode_hosts(&json) {
-        Ok(hosts) => outcome(app, asked, app.backend.put_rules(hosts).await),
+        Ok(hosts) => outcome(app, asked, app.backend.put_rules(hosts, ttl).await),
         Err(BadRules::Form(error)) => bad_form(app, asked, &error),
         Err(BadRules::Mode(message)) => invalid(app, asked, &message),
     }
 }
 
 async fn delete_rules(app: &App, asked: &Asked) -> Response {
-    let target = |host: String| Target { path: format!("/{host}").into_bytes(), is_dir: false };
-    let targets = hosts(asked).into_iter().map(target).collect();
-    outcome(app, asked, app.backend.delete(Table::Rule, targets).await)
+    // What has a slash is no host: nothing is there.
+    let hosts = hosts(asked).into_iter().filter(|host| !host.contains('/'));
+    let paths = hosts.map(|host| path::join(b"/", host.as_bytes())).filter(|path| path != b"/").collect();
+    outcome(app, asked, app.backend.delete(Table::Rule, paths).await)
 }
 
 #[cfg(test)]

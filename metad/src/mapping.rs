@@ -2,10 +2,10 @@
 
 use crate::access::{Access, Mode, Place};
 use crate::address::{self, Net};
-use crate::json::Json;
 use crate::path;
 use crate::shown::Shown;
-use crate::tree::{Name, Node};
+use crate::tree::{Leaf, Name, Node};
+use go::json::Json;
 use std::sync::Arc;
 
 const NO_OBJECT: &str = "mapping data should be json object.";
@@ -16,8 +16,6 @@ const NO_PATH: &str = "mapping's value should be path .";
 /// A client that has a mapping.
 #[derive(Debug)]
 pub(crate) struct Mapped {
-    /// Whom it is for, as it is stored: an address in any form, a network, or everybody else.
-    pub(crate) name: Vec<u8>,
     /// Names, possibly within names, with paths at the ends.
     links: Arc<Node>,
     /// What the client may read if no rule says so: what its paths lead to.
@@ -26,15 +24,10 @@ pub(crate) struct Mapped {
 
 impl Mapped {
     /// Of the mapping of one client. None if it is none, but a text.
-    pub(crate) fn new(name: &[u8], links: &Arc<Node>) -> Option<Self> {
+    pub(crate) fn new(links: &Arc<Node>) -> Option<Self> {
         links.children()?;
         let access = Access::new(links.leaves().into_iter().map(|(_, path)| (path.as_ref(), Mode::Read)));
-        Some(Self { name: name.to_vec(), links: Arc::clone(links), access })
-    }
-
-    /// Revision of the last change of the mapping.
-    pub(crate) fn version(&self) -> i64 {
-        self.links.version()
+        Some(Self { links: Arc::clone(links), access })
     }
 
     /// What the client sees at a path below `/self`, as far as it may enter it from `root`.
@@ -47,7 +40,7 @@ impl Mapped {
     pub(crate) fn targets(&self, names: &[&[u8]]) -> Option<(Vec<Vec<u8>>, bool)> {
         let mut links = &self.links;
         for (at, name) in names.iter().enumerate() {
-            if let Some(link) = links.leaf() {
+            if let Some(link) = links.leaf().and_then(Leaf::text) {
                 return Some((vec![joined(link, &names[at..])], true));
             }
             links = links.child(name)?;
@@ -57,7 +50,7 @@ impl Mapped {
 }
 
 fn shown(links: &Node, names: &[&[u8]], root: Place<'_>) -> Option<Shown> {
-    if let Some(link) = links.leaf() {
+    if let Some(link) = links.leaf().and_then(Leaf::text) {
         return Some(root.at(&joined(link, names))?.shown());
     }
     if let Some((name, rest)) = names.split_first() {
@@ -155,17 +148,17 @@ mod tests {
     fn links_are_followed_once_and_may_lead_nowhere() {
         let (mut data, mut mapping) = (Tree::default(), Tree::default());
         for path in ["/nodes/1/ip", "/nodes/2/ip", "/secret"] {
-            data.put(path.as_bytes(), b"v", 1);
+            data.put(path.as_bytes(), b"v");
         }
         for (name, link) in
             [("node", "/nodes/1"), ("links/peer", "/nodes/2"), ("links/gone", "/nodes/9"), ("no/x", "/nil")]
         {
-            mapping.put(name.as_bytes(), link.as_bytes(), 1);
+            mapping.put(name.as_bytes(), link.as_bytes());
         }
-        let mapped = Mapped::new(b"1.1.1.1", mapping.root()).unwrap();
+        let mapped = Mapped::new(mapping.root()).unwrap();
         let at = |path: &str| {
             let shown = mapped.shown(&path::names(path.as_bytes()), mapped.access.enter(data.root()));
-            shown.map(|shown| String::from_utf8(shown.json().text.to_vec()).unwrap())
+            shown.map(|shown| String::from_utf8(shown.json(false).text.to_vec()).unwrap())
         };
         let all = r#"{"links":{"peer":{"ip":"v"}},"no":{},"node":{"ip":"v"}}"#;
         assert_eq!(at("/").as_deref(), Some(all));

@@ -12,6 +12,7 @@ pub(crate) struct Metrics {
     refused: IntCounterVec,
     pub(crate) waits: IntCounterVec,
     pub(crate) wait_seconds: Histogram,
+    pub(crate) echo_seconds: Histogram,
     pub(crate) unknown_clients: IntCounter,
     waiting: IntGauge,
     leaves: IntGauge,
@@ -45,6 +46,10 @@ impl Metrics {
         let options = HistogramOpts::new("metad_wait_seconds", "How long waits took.").buckets(buckets);
         let wait_seconds = Histogram::with_opts(options)?;
         registry.register(Box::new(wait_seconds.clone()))?;
+        let help = "From the store's answer to a write until it is shown here: how far this mirror is behind.";
+        let buckets = vec![0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.0];
+        let echo_seconds = Histogram::with_opts(HistogramOpts::new("metad_echo_seconds", help).buckets(buckets))?;
+        registry.register(Box::new(echo_seconds.clone()))?;
         Ok(Self {
             waiting: gauge("metad_waiting", "Requests that wait for a change.")?,
             leaves: gauge("metad_leaves", "Leaves of the data.")?,
@@ -56,6 +61,7 @@ impl Metrics {
             refused,
             waits,
             wait_seconds,
+            echo_seconds,
             unknown_clients,
             registry,
         })

@@ -73,7 +73,7 @@ impl Pod {
             addresses: facts.addresses.clone(),
             created: facts.created,
             view: Arc::clone(view(facts).root()),
-            mapped: Mapped::new(facts.uid.as_bytes(), links.root()),
+            mapped: Mapped::new(links.root()),
         }
     }
 
@@ -104,7 +104,7 @@ pub(crate) fn address_path(address: IpAddr) -> Vec<u8> {
 fn view(facts: &Facts) -> Tree {
     let mut tree = Tree::default();
     let mut put = |path: String, value: &str| {
-        tree.put(path.as_bytes(), value.as_bytes(), 0);
+        tree.put(path.as_bytes(), value.as_bytes());
     };
     put("/namespace".to_owned(), &facts.namespace);
     put("/name".to_owned(), &facts.name);
@@ -134,7 +134,7 @@ fn links(facts: &Facts, root: &str) -> Tree {
     let namespace = path::join(root.as_bytes(), facts.namespace.as_bytes());
     let mut link = |name: &str, path: &str| {
         // What an annotation says leads nowhere above the directory of the namespace.
-        tree.put(name.as_bytes(), &path::join(&namespace, path.as_bytes()), 0);
+        tree.put(name.as_bytes(), &path::join(&namespace, path.as_bytes()));
     };
     let annotation = facts.annotations.get(LINKS).map(String::as_str).unwrap_or_default();
     for entry in annotation.split(',').take(MAX_LINKS) {
@@ -294,7 +294,7 @@ mod tests {
 
     fn name(pods: &Pods, address: &str) -> Option<String> {
         let pod = pods.at(address.parse().unwrap())?;
-        Some(String::from_utf8_lossy(pod.view.child(b"name")?.leaf()?).into_owned())
+        Some(String::from_utf8_lossy(pod.view.child(b"name")?.value()?).into_owned())
     }
 
     #[test]

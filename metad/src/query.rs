@@ -3,83 +3,108 @@
 //! `/PATH` is the data at a path, as far as the client may read it, and `/` has what the client is mapped to as `self`
 //! beside it; `/self/NAME` follows the client's mapping. What is forbidden is answered as what is absent.
 
-use crate::access::{self, Access};
-use crate::app::{App, Asked, Fields, Handled};
+use crate::app::{self, App, Asked, Fields, Handled, Peer};
 use crate::caller::{self, Caller};
-use crate::hub::{Quiet, Topic, Wait};
-use crate::mapping::Mapped;
+use crate::hub::{Full, Quiet, Topic};
+use crate::look::{Looking, Place, Seen, Who};
 use crate::path;
-use crate::pods::{self, Pod};
+use crate::pods;
 use crate::reply::{self, Wish};
 use crate::session::{TOKEN, TTL, TTL_SECONDS};
-use crate::settings::{DefaultAccess, SessionTokens, duration};
-use crate::shown::{self, Shown};
-use crate::state::State;
-use axum::body::{Body, Bytes};
+use crate::settings::{SessionTokens, duration};
+use crate::shown::Shown;
+use crate::tree::{Leaf, Written};
+use crate::wait::full;
+use axum::body::Bytes;
 use axum::extract::Request;
 use axum::response::Response;
-use futures::StreamExt as _;
-use http::{HeaderValue, Method, StatusCode, header};
-use std::convert::Infallible;
+use futures::future::{BoxFuture, Either, Ready, ready};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::time::sleep_until;
 
-/// How often a stream of events shows that it is alive.
-const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How long a client is waited for that may be a pod which has just started.
 const POD_WAIT: Duration = Duration::from_secs(1);
 /// Names in a path; longer ones lead nowhere.
 const MAX_NAMES: usize = 256;
 
+/// An answer that was made already, as almost all are, or one that is waited for. The second is boxed, so that neither a
+/// connection nor a wait has the size of all that a request can need.
+pub(crate) type Answering = Either<Ready<Response>, BoxFuture<'static, Response>>;
+
+/// What becomes an answer, by the same two ways.
+type Begun = Either<Handled, BoxFuture<'static, Handled>>;
+
 /// Answers a request of the query API.
-pub(crate) async fn answer(app: Arc<App>, request: Request) -> Response {
-    let (started, line) = (Instant::now(), app.line(&request, false));
-    let handled = match app.open(request) {
-        Ok((asked, _)) => handle(&app, asked).await,
-        Err(handled) => handled,
+pub(crate) fn answer(app: &Arc<App>, request: Request, peer: Peer) -> Answering {
+    let (started, line) = (Instant::now(), app.line(&request, &peer, false));
+    let begun = match app.open(request, peer) {
+        Ok((asked, _)) => begin(app, asked),
+        Err(handled) => Either::Left(handled),
     };
-    app.close("query", line, handled, started)
+    match begun {
+        Either::Left(handled) => Either::Left(ready(app.close("query", line, handled, started))),
+        Either::Right(later) => {
+            let app = Arc::clone(app);
+            Either::Right(Box::pin(async move { app.close("query", line, later.await, started) }))
+        }
+    }
 }
 
-async fn handle(app: &Arc<App>, asked: Asked) -> Handled {
+fn begin(app: &Arc<App>, asked: Asked) -> Begun {
+    let client = match pass(app, &asked) {
+        Ok(client) => client,
+        Err(handled) => return Either::Left(handled),
+    };
+    match known(app, &asked, client).filter(|_| app.is_synced()) {
+        Some(who) => look(app, &asked, who),
+        None => Either::Right(Box::pin(late(Arc::clone(app), asked, client))),
+    }
+}
+
+/// The client that asks for something to look at. Everything else is answered.
+fn pass(app: &App, asked: &Asked) -> Result<Option<IpAddr>, Handled> {
     let wish = asked.wish;
+    let is_read = matches!(asked.method, Method::GET | Method::HEAD);
+    if is_read && app.query.ready_path.as_deref() == Some(asked.path.as_slice()) {
+        // Whoever asks: it tells nothing else.
+        return Err(Handled::page(app.ready(), "ready"));
+    }
+    if is_read && app.query.health_path.as_deref() == Some(asked.path.as_slice()) {
+        return Err(Handled::page(app::health(), "health"));
+    }
     let is_token = asked.path == b"/token" && app.sessions.is_some() && asked.method != Method::GET;
     if asked.path == b"/favicon.ico" {
-        return Handled::page(wish.no_such_page(), "other");
+        return Err(Handled::page(wish.no_such_page(), "other"));
     }
-    if !is_token && !matches!(asked.method, Method::GET | Method::HEAD) {
-        return Handled::page(app.no_such_method(wish, "GET, HEAD"), "other");
+    if !is_token && !is_read {
+        return Err(Handled::page(app.no_such_method(wish, "GET, HEAD"), "other"));
     }
-    let client = match admit(app, &asked) {
-        Ok(client) => client,
-        Err(response) => return Handled::page(response, "refused"),
-    };
+    let refused = |response| Handled::page(response, "refused");
+    let client = admit(app, asked).map_err(refused)?;
     if is_token {
-        return Handled::page(grant(app, &asked, client), "token");
+        return Err(Handled::page(grant(app, asked, client), "token"));
     }
-    if let Err(response) = check_token(app, &asked, client) {
-        return Handled::page(response, "refused");
-    }
-    if let Err(response) = app.synced(wish).await {
+    check_token(app, asked, client).map_err(refused)?;
+    Ok(client)
+}
+
+/// Answers who has to be waited for first: the store has not been read, or it is not known who asks.
+async fn late(app: Arc<App>, asked: Asked, client: Option<IpAddr>) -> Handled {
+    if let Err(response) = app.synced(asked.wish).await {
         return Handled::page(response, "unsynced");
     }
-    let names = path::names(&asked.path);
-    let names: Vec<Vec<u8>> = names.into_iter().take(MAX_NAMES).map(<[u8]>::to_vec).collect();
-    let place = match names.split_first() {
-        Some((first, rest)) if first == b"self" => Place { is_self: true, names: rest.to_vec() },
-        _ => Place { is_self: false, names },
-    };
-    let route = if place.is_self { "self" } else { "root" };
-    let who = match identify(app, &asked, client).await {
+    let who = match identify(&app, &asked, client).await {
         Ok(who) => who,
         Err(response) => return Handled::page(response, "refused"),
     };
-    let is_stream = is_stream(&asked, &Fields::new(asked.query.as_deref()));
-    let looking = Looking { app: Arc::clone(app), who, place, is_stream };
-    let (response, version) = looking.answer(&asked).await;
-    Handled { response, version: Some(version), route }
+    let begun = look(&app, &asked, who);
+    drop(asked);
+    match begun {
+        Either::Left(handled) => handled,
+        Either::Right(later) => later.await,
+    }
 }
 
 /// Who asks, if the request may be answered at all.
@@ -105,7 +130,7 @@ fn admit(app: &App, asked: &Asked) -> Result<Option<IpAddr>, Response> {
             None
         }
     };
-    if !app.rate.take(client.unwrap_or(asked.peer.addr.ip())) {
+    if !app.rate.take(app.source(client.unwrap_or(asked.peer.addr.ip()))) {
         app.metrics.refuse("rate");
         return Err(app.later(asked.wish, StatusCode::TOO_MANY_REQUESTS, "too many requests"));
     }
@@ -159,21 +184,25 @@ fn grant(app: &App, asked: &Asked, client: Option<IpAddr>) -> Response {
     response
 }
 
-/// A client.
-#[derive(Clone, Debug)]
-struct Who {
-    /// Where the request comes from, which waits are counted by.
-    source: Option<IpAddr>,
-    /// What mappings and rules are found by.
-    address: Option<IpAddr>,
-    /// Of the pod whose token the request has.
-    uid: Option<String>,
+/// Who asks, if that is known without asking about a token, and the address is known.
+fn known(app: &App, asked: &Asked, client: Option<IpAddr>) -> Option<Who> {
+    let who = Who { source: client.map(|client| app.source(client)), address: client, uid: None };
+    let (Some(all), Some(client)) = (&app.pods, client) else { return Some(who) };
+    if app.review.is_some() && bearer(asked).is_some() {
+        return None;
+    }
+    let state = app.world.state();
+    let is_known = all.at(client).is_some() || state.mapped(client).is_some() || state.access(client).is_some();
+    is_known.then_some(who)
 }
 
 /// Who asks, by a token if there is one, else by the address. A pod that has just started may ask before its address is
 /// known, and is waited for a moment.
 async fn identify(app: &App, asked: &Asked, client: Option<IpAddr>) -> Result<Who, Response> {
-    let who = Who { source: client, address: client, uid: None };
+    if let Some(who) = known(app, asked, client) {
+        return Ok(who);
+    }
+    let who = Who { source: client.map(|client| app.source(client)), address: client, uid: None };
     let (Some(all), Some(client)) = (&app.pods, client) else { return Ok(who) };
     if let (Some(review), Some(token)) = (&app.review, bearer(asked)) {
         let refused = |status, message| {
@@ -191,11 +220,8 @@ async fn identify(app: &App, asked: &Asked, client: Option<IpAddr>) -> Result<Wh
             None => Err(refused(StatusCode::UNAUTHORIZED, "the token is not one of a pod at this address")),
         };
     }
-    let state = app.world.state();
-    let is_known =
-        |client| all.at(client).is_some() || state.mapped(client).is_some() || state.access(client).is_some();
-    if !is_known(client)
-        && let Ok(wait) = app.world.hub.wait(client, vec![(Topic::Pod, pods::address_path(client))], app.query.waits)
+    let paths = vec![(Topic::Pod, pods::address_path(client))];
+    if let Ok(wait) = app.world.hub.wait(app.source(client), paths, app.query.waits)
         && all.at(client).is_none()
     {
         let quiet = Quiet { min: Duration::ZERO, max: Duration::ZERO };
@@ -211,322 +237,85 @@ fn bearer(asked: &Asked) -> Option<String> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
 }
 
-/// What is asked for.
-struct Place {
-    /// Below `/self`, instead of the data.
-    is_self: bool,
-    names: Vec<Vec<u8>>,
-}
-
-/// What a client sees at a place, and the version of that.
-struct Seen {
-    shown: Option<Shown>,
-    version: i64,
-}
-
-/// A client at a place.
-struct Looking {
-    app: Arc<App>,
-    who: Who,
-    place: Place,
-    /// An answer that goes on. metad has none, so nothing of it has to be as there.
-    is_stream: bool,
-}
-
-/// How a wait has ended.
-enum End {
-    Changed(Seen),
-    /// The time is over, or the process ends.
-    Over(Seen),
-    /// There are too many.
-    Full,
-}
-
-impl Looking {
-    async fn answer(&self, asked: &Asked) -> (Response, i64) {
-        let (wish, fields) = (asked.wish, Fields::new(asked.query.as_deref()));
-        if self.is_stream {
-            return self.stream(wish, &fields);
-        }
-        let wait = fields.get("wait").eq_ignore_ascii_case("true");
-        let seen = if wait {
-            match self.wait(asked, &fields).await {
-                End::Changed(seen) | End::Over(seen) => seen,
-                End::Full => {
-                    self.app.metrics.waits.with_label_values(&["refused"]).inc();
-                    let response = self.app.later(wish, StatusCode::TOO_MANY_REQUESTS, "too many requests wait");
-                    return (response, 0);
-                }
-            }
-        } else {
-            self.look(&self.app.world.state())
-        };
-        let Some(shown) = &seen.shown else { return (self.app.not_found(wish), seen.version) };
-        (respond(shown, asked, &fields), seen.version)
-    }
-
-    /// What the client sees in a state.
-    fn look(&self, state: &State) -> Seen {
-        let app = &self.app;
-        // metad has no version for what a client may not see in the data, and the present one below /self.
-        let nothing = Seen { shown: None, version: if self.place.is_self && app.compat { state.version() } else { 0 } };
-        let pod = self.pod();
-        let Some(client) = self.client(state, pod.as_deref()) else {
-            app.metrics.unknown_clients.inc();
-            return nothing;
-        };
-        let names: Vec<&[u8]> = self.place.names.iter().map(Vec::as_slice).collect();
-        let (shown, own_version) = if self.place.is_self {
-            (client.own(state, &names), if app.compat { 0 } else { client.own_version(state, &names) })
-        } else {
-            let place = state.enter(client.access).at(&path::join(b"/", &names.join(b"/".as_slice())));
-            let own = if names.is_empty() { client.own(state, &[]) } else { None };
-            let shown = match (place.map(access::Place::shown), own) {
-                (Some(shown), Some(own)) => Some(shown.with(b"self", own)),
-                (shown, _) => shown,
-            };
-            (shown, place.map_or(0, access::Place::version))
-        };
-        // A directory that is there and shows nothing would tell that it is there.
-        let shown = shown.filter(|shown| app.compat || names.is_empty() || !shown.is_empty());
-        match shown {
-            Some(shown) => Seen { shown: Some(shown), version: if app.compat { state.version() } else { own_version } },
-            None => nothing,
-        }
-    }
-
-    /// The pod that asks, if it is one.
-    fn pod(&self) -> Option<Arc<Pod>> {
-        let all = self.app.pods.as_ref()?;
-        match &self.who.uid {
-            Some(uid) => all.with_uid(uid),
-            None => all.at(self.who.address?),
-        }
-    }
-
-    /// What is known of the client; None if it may read nothing.
-    fn client<'s>(&self, state: &'s State, pod: Option<&'s Pod>) -> Option<Client<'s>> {
-        let mapped = self.who.address.and_then(|address| state.mapped(address)).map(Arc::as_ref);
-        let rules = self.who.address.and_then(|address| state.access(address)).map(Arc::as_ref);
-        let is_by_mapping = self.app.query.default_access == DefaultAccess::Mapping;
-        let by_mapping = mapped.filter(|_| is_by_mapping).map(|mapped| &mapped.access);
-        let by_pod = || pod.and_then(|pod| pod.mapped.as_ref()).map(|mapped| &mapped.access);
-        let access = rules.or(by_mapping).or_else(by_pod)?;
-        Some(Client { access, mapped, pod })
-    }
-
-    /// What a change must touch to be seen here. None if there is nothing to wait for.
-    fn watched(&self, state: &State) -> Option<Vec<(Topic, Vec<u8>)>> {
-        let pod = self.pod();
-        let client = self.client(state, pod.as_deref())?;
-        let names: Vec<&[u8]> = self.place.names.iter().map(Vec::as_slice).collect();
-        let mut watched = Vec::new();
-        if let Some(address) = self.who.address {
-            let own = format!("/{address}").into_bytes();
-            watched.extend([(Topic::Rule, own.clone()), (Topic::Mapping, own)]);
-            if self.app.pods.is_some() {
-                watched.push((Topic::Pod, pods::address_path(address)));
-            }
-        }
-        watched.extend(client.pod.map(Pod::topic));
-        watched.extend(client.mapped.map(|mapped| (Topic::Mapping, path::clean(&mapped.name))));
-        if self.place.is_self {
-            let (targets, is_below) = client.targets(&names)?;
-            // metad knows no change below the end of a link, and answers at once.
-            if is_below && self.app.compat && !self.is_stream {
-                return None;
-            }
-            watched.extend(targets.into_iter().map(|target| (Topic::Data, target)));
-        } else {
-            watched.push((Topic::Data, path::join(b"/", &names.join(b"/".as_slice()))));
-        }
-        Some(watched)
-    }
-
-    /// Begins a wait, and looks what there is by then.
-    fn begin(&self) -> Result<(Option<Wait>, Seen), crate::hub::Full> {
-        let world = &self.app.world;
-        let wait = match (self.watched(&world.state()), self.who.source) {
-            (Some(watched), Some(source)) => Some(world.hub.wait(source, watched, self.app.query.waits)?),
-            _ => None,
-        };
-        Ok((wait, self.look(&world.state())))
-    }
-
-    async fn wait(&self, asked: &Asked, fields: &Fields<'_>) -> End {
-        let (wait, seen) = match self.begin() {
-            Ok((Some(wait), seen)) => (wait, seen),
-            Ok((None, seen)) => return End::Over(seen),
-            Err(_) => return End::Full,
-        };
-        // What is no number is -1 in metad, and waits.
-        let previous: i64 = fields.get("prev_version").parse().unwrap_or(-1);
-        let version = if self.app.compat { self.app.world.state().version() } else { seen.version };
-        if previous > 0 && previous != version {
-            return End::Changed(seen);
-        }
-        if asked.headers.contains_key(header::IF_NONE_MATCH)
-            && !seen.shown.as_ref().is_some_and(|shown| reply::matches(&asked.headers, &asked.wish.body(shown).1))
-        {
-            return End::Changed(seen);
-        }
-        let limit = duration(fields.get("timeout")).unwrap_or(self.app.query.wait_max).min(self.app.query.wait_max);
-        let started = Instant::now();
-        let end = self.next(wait, seen, limit, self.quiet(fields)).await;
-        self.app.metrics.wait_seconds.observe(started.elapsed().as_secs_f64());
-        let label = if matches!(end, End::Changed(_)) { "changed" } else { "over" };
-        self.app.metrics.waits.with_label_values(&[label]).inc();
-        end
-    }
-
-    fn quiet(&self, fields: &Fields<'_>) -> Quiet {
-        let most = self.app.query.quiet;
-        let min = duration(fields.get("quiet")).map_or(most.min, |quiet| quiet.min(most.max));
-        Quiet { min, max: most.max }
-    }
-
-    /// Waits until the client sees something else than before. What it cannot see ends no wait, which would tell that it
-    /// is there.
-    async fn next(&self, mut wait: Wait, mut before: Seen, limit: Duration, quiet: Quiet) -> End {
-        let over = tokio::time::Instant::now() + limit;
-        let world = &self.app.world;
-        loop {
-            let is_over = tokio::select! {
-                () = wait.changed(quiet) => false,
-                () = sleep_until(over) => true,
-                () = self.app.stop.cancelled() => true,
-            };
-            let mut seen = self.look(&world.state());
-            if is_over {
-                return End::Over(seen);
-            }
-            let is_same = match (&before.shown, &seen.shown) {
-                (Some(before), Some(seen)) => before.is_same(seen),
-                (None, None) => true,
-                _ => false,
-            };
-            if !is_same {
-                let is_kept = || self.watched(&world.state()).is_some();
-                if seen.shown.is_none() && self.app.compat && !self.is_stream && is_kept() {
-                    // metad keeps a place for who waited, and nothing is in it.
-                    seen = Seen { shown: Some(Shown::Map(Vec::new())), version: world.state().version() };
-                }
-                return End::Changed(seen);
-            }
-            match self.watched(&world.state()) {
-                Some(watched) => wait.move_to(watched),
-                None => return End::Over(seen),
-            }
-            // What changed before the move shows now, or with the next change.
-            before = self.look(&world.state());
-            if !before.shown.as_ref().zip(seen.shown.as_ref()).is_none_or(|(one, other)| one.is_same(other)) {
-                return End::Changed(before);
-            }
-        }
-    }
-
-    /// Server-sent events: what there is, and again whenever it has changed.
-    fn stream(&self, wish: Wish, fields: &Fields<'_>) -> (Response, i64) {
-        let (wait, seen) = match self.begin() {
-            Ok((Some(wait), seen)) => (wait, seen),
-            Ok((None, seen)) => return (self.app.not_found(wish), seen.version),
-            Err(_) => {
-                return (self.app.later(wish, StatusCode::TOO_MANY_REQUESTS, "too many requests wait"), 0);
-            }
-        };
-        let (version, quiet) = (seen.version, self.quiet(fields));
-        let place = Place { is_self: self.place.is_self, names: self.place.names.clone() };
-        let looking = Self { app: Arc::clone(&self.app), who: self.who.clone(), place, is_stream: true };
-        let first = frame(&seen);
-        let frames = futures::stream::unfold(Some((looking, wait, seen)), move |open| async move {
-            let (looking, wait, seen) = open?;
-            let before = Seen { shown: seen.shown.clone(), version: seen.version };
-            match looking.next(wait, before, HEARTBEAT, quiet).await {
-                End::Changed(seen) => {
-                    let text = frame(&seen);
-                    let (wait, _) = looking.begin().ok()?;
-                    Some((text, Some((looking, wait?, seen))))
-                }
-                End::Over(_) if looking.app.stop.is_cancelled() => None,
-                End::Over(_) | End::Full => {
-                    let (wait, _) = looking.begin().ok()?;
-                    Some((Bytes::from_static(b":\n\n"), Some((looking, wait?, seen))))
-                }
-            }
-        });
-        let frames = futures::stream::iter([first]).chain(frames).map(Ok::<_, Infallible>);
-        let mut response = Response::new(Body::from_stream(frames));
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        (response, version)
-    }
-}
-
-/// The answer with what is seen.
-fn respond(shown: &Shown, asked: &Asked, fields: &Fields<'_>) -> Response {
-    let wish = asked.wish;
-    let (body, etag) = match shown.names().filter(|_| fields.get("recursive") == "false") {
-        Some(names) => listing(wish, &names),
-        None => wish.body(shown),
+/// What a client sees at a place, now or when it has changed.
+fn look(app: &Arc<App>, asked: &Asked, who: Who) -> Begun {
+    let (wish, fields) = (asked.wish, Fields::new(asked.query.as_deref()));
+    let names = path::names(&asked.path);
+    let names: Vec<Vec<u8>> = names.into_iter().take(MAX_NAMES).map(<[u8]>::to_vec).collect();
+    let place = match names.split_first() {
+        Some((first, rest)) if first == b"self" => Place { is_self: true, names: rest.to_vec() },
+        _ => Place { is_self: false, names },
     };
-    if reply::matches(&asked.headers, &etag) {
+    let route = route(&place);
+    let of = |(response, version)| Either::Left(Handled { response, version: Some(version), route });
+    let is_stream = is_stream(asked, &fields);
+    let is_wait = fields.get("wait").eq_ignore_ascii_case("true");
+    if (is_wait || is_stream)
+        && let Some(problem) = bad_time(&fields)
+    {
+        return of((wish.error(StatusCode::BAD_REQUEST, &problem, !app.compat), 0));
+    }
+    let is_shallow = fields.is_shallow() && !is_stream;
+    let looking = Looking { app: Arc::clone(app), who, place, is_stream, is_shallow, is_typed: wish.is_typed };
+    if is_stream {
+        return of(looking.stream(wish, &fields));
+    }
+    if !is_wait {
+        let seen = looking.look(&app.world.state());
+        return Either::Left(told(&looking, &seen, wish, &asked.headers));
+    }
+    match looking.wait(asked, &fields) {
+        Ok(Either::Left((looking, seen))) => Either::Left(told(&looking, &seen, wish, &asked.headers)),
+        Ok(Either::Right(waiting)) => Either::Right(Box::pin(waiting.told())),
+        Err(Full) => of(full(app, wish)),
+    }
+}
+
+/// What is wrong with the times of a wait. metad has none, so nobody relies on them being ignored.
+fn bad_time(fields: &Fields<'_>) -> Option<String> {
+    let bad = ["timeout", "quiet"]
+        .into_iter()
+        .find(|name| !matches!(fields.get(name), "") && duration(fields.get(name)).is_none())?;
+    Some(format!("{bad} is {:?}: it is a time like 500ms, 30s or 10m", fields.get(bad)))
+}
+
+fn route(place: &Place) -> &'static str {
+    if place.is_self { "self" } else { "root" }
+}
+
+/// The answer to a client that sees this, and has what its tags are of.
+pub(crate) fn told(looking: &Looking, seen: &Seen, wish: Wish, tags: &HeaderMap) -> Handled {
+    let route = route(&looking.place);
+    let Some(shown) = &seen.shown else {
+        let version = Some(seen.version(None, wish.is_typed));
+        return Handled { response: looking.app.not_found(wish), version, route };
+    };
+    // With a version of the content both are made of it.
+    let json = (!looking.app.compat).then(|| shown.json(wish.is_typed));
+    let version = Some(seen.version(json.as_ref(), wish.is_typed));
+    Handled { response: respond(shown, json, wish, tags, looking.is_shallow), version, route }
+}
+
+/// The answer with what is seen, whose JSON may have been made already, or that it is what the client has.
+pub(crate) fn respond(
+    shown: &Shown,
+    json: Option<Written>,
+    wish: Wish,
+    tags: &HeaderMap,
+    is_shallow: bool,
+) -> Response {
+    let (body, etag) = body(wish, shown, json, is_shallow);
+    if reply::matches(tags, &etag) {
         return reply::not_modified(&etag);
     }
     wish.shown(body, &etag)
 }
 
-/// A client that may read something: what it is mapped to in the store, and what it is as a pod.
-#[derive(Clone, Copy)]
-struct Client<'s> {
-    access: &'s Access,
-    mapped: Option<&'s Mapped>,
-    pod: Option<&'s Pod>,
-}
-
-impl Client<'_> {
-    /// What it sees at a path below `/self`. Names of the store's mapping win over those that every pod has.
-    fn own(self, state: &State, names: &[&[u8]]) -> Option<Shown> {
-        let mapped = self.mapped.and_then(|mapped| mapped.shown(names, state.enter(self.access)));
-        let Some(pod) = self.pod else { return mapped };
-        let view = Shown::All(Arc::clone(&pod.view));
-        let links = pod.mapped.as_ref().and_then(|links| links.shown(names, state.enter(&links.access)));
-        match names {
-            [] => {
-                let mut own = links.unwrap_or(Shown::Map(Vec::new())).with(b"pod", view);
-                if let Some(Shown::Map(entries)) = mapped {
-                    for (name, shown) in entries {
-                        own = own.with(&name, shown);
-                    }
-                }
-                Some(own)
-            }
-            [b"pod", rest @ ..] if mapped.is_none() => shown::all(&pod.view, &rest.join(b"/".as_slice())),
-            _ => mapped.or(links),
-        }
-    }
-
-    /// Paths of the data that a path below `/self` leads to, and whether it goes on below the end of a link.
-    fn targets(self, names: &[&[u8]]) -> Option<(Vec<Vec<u8>>, bool)> {
-        let of = |mapped: Option<&Mapped>| mapped.and_then(|mapped| mapped.targets(names));
-        let by_pod = self.pod.and_then(|pod| of(pod.mapped.as_ref()));
-        let is_view = self.pod.is_some() && names.first().is_none_or(|name| *name == b"pod");
-        match (of(self.mapped), by_pod) {
-            (Some((mut one, is_below)), Some((other, _))) => {
-                one.extend(other);
-                Some((one, is_below))
-            }
-            (Some(one), None) | (None, Some(one)) => Some(one),
-            (None, None) => is_view.then(|| (Vec::new(), false)),
-        }
-    }
-
-    /// Revision of the last change of what these lead to.
-    fn own_version(self, state: &State, names: &[&[u8]]) -> i64 {
-        let targets = self.targets(names).map(|(targets, _)| targets).unwrap_or_default();
-        let root = state.enter(self.access);
-        let versions = targets.iter().filter_map(|target| root.at(target)).map(access::Place::version);
-        versions.max().unwrap_or_default().max(self.mapped.map_or(0, Mapped::version))
-    }
+/// The body of an answer with what is seen, all of it or its names, and its tag.
+pub(crate) fn body(wish: Wish, shown: &Shown, json: Option<Written>, is_shallow: bool) -> (Bytes, String) {
+    // The names of a large directory are not made for nothing.
+    let names = if is_shallow { shown.names() } else { None };
+    names.map_or_else(|| wish.body(shown, json), |names| listing(wish, &names))
 }
 
 fn is_stream(asked: &Asked, fields: &Fields<'_>) -> bool {
@@ -534,25 +323,11 @@ fn is_stream(asked: &Asked, fields: &Fields<'_>) -> bool {
     asked.method == Method::GET && (accepts.trim() == "text/event-stream" || fields.get("stream") == "true")
 }
 
-/// One event: the version, and what is seen as JSON; `gone` if nothing is.
-fn frame(seen: &Seen) -> Bytes {
-    let mut frame = format!("id: {}\n", seen.version).into_bytes();
-    match &seen.shown {
-        Some(shown) => {
-            frame.extend_from_slice(b"event: data\ndata: ");
-            frame.extend_from_slice(&shown.json().text);
-        }
-        None => frame.extend_from_slice(b"event: gone\ndata:"),
-    }
-    frame.extend_from_slice(b"\n\n");
-    frame.into()
-}
-
 /// The names of a directory, in the form that is wanted.
-pub(crate) fn listing(wish: Wish, names: &[Vec<u8>]) -> (Bytes, String) {
+fn listing(wish: Wish, names: &[Vec<u8>]) -> (Bytes, String) {
     // A map of numbers to names has the form of each; only JSON has lists.
     let text = |names: &[Vec<u8>]| names.iter().flat_map(|name| [name.as_slice(), b"\n"].concat()).collect::<Vec<u8>>();
-    let leaf = |text: Vec<u8>| wish.body(&Shown::Leaf(Arc::from(text)));
+    let leaf = |text: Vec<u8>| wish.body(&Shown::Leaf(Leaf::text_of(text)), None);
     match wish.format {
         reply::Format::Text => leaf(text(names)),
         reply::Format::Yaml => {
@@ -573,5 +348,20 @@ pub(crate) fn listing(wish: Wish, names: &[Vec<u8>]) -> (Bytes, String) {
             let (_, etag) = leaf(body.clone());
             (if wish.pretty { crate::json::indented(&body).into() } else { body.into() }, etag)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_is_none_is_told() {
+        let of = |query| bad_time(&Fields::new(Some(query)));
+        assert!(
+            of("wait=true").is_none() && of("timeout=&quiet=0").is_none() && of("timeout=1m30s&quiet=5ms").is_none()
+        );
+        assert_eq!(of("timeout=soon").as_deref(), Some("timeout is \"soon\": it is a time like 500ms, 30s or 10m"));
+        assert_eq!(of("quiet=-1s").as_deref(), Some("quiet is \"-1s\": it is a time like 500ms, 30s or 10m"));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::json;
 use crate::shown::Shown;
-use crate::tree::{Tag, tag};
+use crate::tree::{Tag, Written, tag};
 use crate::yaml;
 use axum::body::Body;
 use axum::response::Response;
@@ -35,6 +35,13 @@ const OFFERS: [(&str, Format); 6] = [
 impl Format {
     /// The best offer for what is accepted: the highest quality, then the most precise name, then the first offer.
     pub(crate) fn negotiate(headers: &HeaderMap) -> Self {
+        // Most clients say one of the names, and nothing else.
+        let mut lines = headers.get_all(header::ACCEPT).iter();
+        if let (Some(only), None) = (lines.next(), lines.next())
+            && let Some((_, format)) = OFFERS.iter().find(|(name, _)| only.as_bytes() == name.as_bytes())
+        {
+            return *format;
+        }
         let accepted: Vec<(String, f64)> = headers.get_all(header::ACCEPT).iter().flat_map(accepted).collect();
         let (mut best, mut best_quality, mut best_wild) = (Self::Text, -1.0, 3);
         for (offer, format) in OFFERS {
@@ -97,24 +104,26 @@ pub(crate) struct Wish {
     pub(crate) pretty: bool,
     /// A HEAD request has no body.
     pub(crate) is_head: bool,
+    /// Values have their types, in JSON and YAML.
+    pub(crate) is_typed: bool,
 }
 
 impl Wish {
-    pub(crate) fn new(method: &Method, headers: &HeaderMap, pretty: bool) -> Self {
-        Self { format: Format::negotiate(headers), pretty, is_head: method == Method::HEAD }
+    pub(crate) fn new(method: &Method, headers: &HeaderMap, pretty: bool, is_typed: bool) -> Self {
+        Self { format: Format::negotiate(headers), pretty, is_head: method == Method::HEAD, is_typed }
     }
 
-    /// The body of what is shown, and the tag of this form of it.
-    pub(crate) fn body(self, shown: &Shown) -> (Bytes, String) {
+    /// The body of what is shown, whose JSON may have been made already, and the tag of this form of it.
+    pub(crate) fn body(self, shown: &Shown, json: Option<Written>) -> (Bytes, String) {
         let of = |text: Vec<u8>, form| {
             let tag = tag(&text);
             (text.into(), quoted(tag, form))
         };
         match self.format {
             Format::Text => of(shown.text(), 't'),
-            Format::Yaml => of(shown.yaml(), 'y'),
+            Format::Yaml => of(shown.yaml(self.is_typed), 'y'),
             Format::Json => {
-                let json = shown.json();
+                let json = json.unwrap_or_else(|| shown.json(self.is_typed));
                 if self.pretty {
                     (json::indented(&json.text).into(), quoted(json.tag, 'p'))
                 } else {
@@ -174,27 +183,25 @@ impl Wish {
     /// An error. metad says that all of them are plain text; with `is_typed` they have the type that they are of.
     pub(crate) fn error(self, status: StatusCode, message: &str, is_typed: bool) -> Response {
         let code = status.as_u16();
-        let mut body = match self.format {
-            Format::Text => message.as_bytes().to_vec(),
-            Format::Json => {
-                let mut body = format!("{{\"code\":{code},\"message\":").into_bytes();
-                json::write_text(&mut body, message.as_bytes());
-                body.extend_from_slice(b",\"type\":\"ERROR\"}");
-                body
-            }
-            Format::Yaml => {
-                let mut writer = yaml::Writer::new();
-                let code = code.to_string();
-                let fields: Vec<(&[u8], &str)> = vec![(b"code", &code), (b"message", message), (b"type", "ERROR")];
-                writer.map(
-                    fields,
-                    |writer, text| {
-                        if text == code { writer.number(text) } else { writer.scalar(text.as_bytes()) }
-                    },
-                );
-                writer.finish()
-            }
-        };
+        let mut body =
+            match self.format {
+                Format::Text => message.as_bytes().to_vec(),
+                Format::Json => {
+                    let mut body = format!("{{\"code\":{code},\"message\":").into_bytes();
+                    json::write_text(&mut body, message.as_bytes());
+                    body.extend_from_slice(b",\"type\":\"ERROR\"}");
+                    body
+                }
+                Format::Yaml => {
+                    let mut writer = yaml::Writer::new();
+                    let code = code.to_string();
+                    let fields: Vec<(&[u8], &str)> = vec![(b"code", &code), (b"message", message), (b"type", "ERROR")];
+                    writer.map(fields, |writer, text| {
+                        if text == code { writer.verbatim(text) } else { writer.scalar(text.as_bytes()) }
+                    });
+                    writer.finish()
+                }
+            };
         body.push(b'\n');
         let plain = HeaderValue::from_static("text/plain; charset=utf-8");
         let content_type = if is_typed && self.format != Format::Text { self.format.content_type() } else { plain };
@@ -210,10 +217,12 @@ impl Wish {
 }
 
 fn quoted(tag: Tag, form: char) -> String {
+    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
     let mut text = String::with_capacity(2 * tag.len() + 3);
     text.push('"');
     for byte in tag {
-        text.extend([byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])));
+        text.push(DIGITS[usize::from(byte >> 4)]);
+        text.push(DIGITS[usize::from(byte & 15)]);
     }
     text.push(form);
     text.push('"');
@@ -238,6 +247,10 @@ pub(crate) fn not_modified(etag: &str) -> Response {
 
 /// The only form of a path, if this is not it. Go's routers send clients there.
 pub(crate) fn cleaned(path: &[u8]) -> Option<Vec<u8>> {
+    let is_name = |name: &[u8]| !matches!(name, b"" | b"." | b"..");
+    if path.strip_prefix(b"/").is_some_and(|names| names.split(|byte| *byte == b'/').all(is_name)) {
+        return None;
+    }
     let mut clean = crate::path::clean(path);
     if path.ends_with(b"/") && clean != b"/" {
         clean.push(b'/');

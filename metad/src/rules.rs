@@ -1,7 +1,8 @@
 //! Access rules as they are written and stored: JSON lists of `path` and `mode`, a list for each host.
 
 use crate::access::{Access, Mode, Rule};
-use crate::json::{self, Json};
+use crate::json;
+use go::json::Json;
 
 /// Go's name of a list of rules in its errors.
 const LIST_TYPE: &str = "[]store.AccessRule";

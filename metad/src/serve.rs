@@ -1,5 +1,6 @@
 //! The process: starts the parts in order, waits for signals, and ends them in order.
 
+use crate::address::Source;
 use crate::app::{App, Review};
 use crate::backend::{Backend, Etcd, Local};
 use crate::listen::{Acceptor, Limits, Listener};
@@ -11,8 +12,6 @@ use crate::session::Sessions;
 use crate::settings::{KubernetesSettings, ManageSettings, SessionTokens, Settings, Storage};
 use crate::state::World;
 use crate::{manage, query};
-use axum::Router;
-use axum::extract::{Request, State};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -39,7 +38,7 @@ struct Signals {
 ///
 /// # Errors
 /// What cannot be opened or bound, with its name.
-pub async fn run(settings: Settings) -> Result<End, String> {
+pub async fn run(mut settings: Settings) -> Result<End, String> {
     let caught = |kind| signal(kind).map_err(|error| format!("cannot catch signals: {error}"));
     let mut signals = Signals {
         terminate: caught(SignalKind::terminate())?,
@@ -47,12 +46,13 @@ pub async fn run(settings: Settings) -> Result<End, String> {
         hangup: caught(SignalKind::hangup())?,
     };
     let limits = Limits { connections: settings.max_connections, of_source: settings.max_connections_per_source };
-    let limits = limits.possible();
+    let (limits, manage_limits) = limits.possible(settings.manage.is_some());
+    settings.query.waits = settings.query.waits.beside(limits.connections);
     let acceptor = settings.manage.as_ref().map(acceptor).transpose()?.flatten();
     let hops = settings.query.session_tokens != SessionTokens::Off && settings.query.token_hop_limit > 0;
     let query_listener = Listener::bind(settings.listen, None, limits, hops).await?;
     let manage_listener = match &settings.manage {
-        Some(manage) => Some(Listener::bind(manage.addr, acceptor.clone(), limits, false).await?),
+        Some(manage) => Some(Listener::bind(manage.addr, acceptor.clone(), manage_limits, false).await?),
         None => None,
     };
     let (drain, listen) = (settings.drain, settings.listen);
@@ -65,14 +65,14 @@ pub async fn run(settings: Settings) -> Result<End, String> {
     let stop = CancellationToken::new();
     let app = Arc::new(app(settings, &tasks, &stop_following, &stop).await?);
     let serving = TaskTracker::new();
-    let router = Router::new()
-        .fallback(|State(app): State<Arc<App>>, request: Request| async move { query::answer(app, request).await });
-    serving.spawn(query_listener.serve(router.with_state(Arc::clone(&app)), stop.clone(), drain));
+    let asked = Arc::clone(&app);
+    let answer = move |request, peer| query::answer(&asked, request, peer);
+    let known = Arc::clone(&app);
+    serving.spawn(query_listener.serve(move |address| known.source(address), answer, stop.clone(), drain));
     if let Some(listener) = manage_listener {
-        let router = Router::new().fallback(|State(app): State<Arc<App>>, request: Request| async move {
-            manage::answer(app, request).await
-        });
-        serving.spawn(listener.serve(router.with_state(Arc::clone(&app)), stop.clone(), drain));
+        let asked = Arc::clone(&app);
+        let answer = move |request, peer| manage::answer(Arc::clone(&asked), request, peer);
+        serving.spawn(listener.serve(|address| Source::new(address, false), answer, stop.clone(), drain));
     }
     tracing::info!("Listening on {listen}");
     if let Some(manage) = manage_addr {
@@ -99,10 +99,16 @@ async fn wait(signals: &mut Signals, acceptor: Option<&Acceptor>, app: &App) -> 
             _ = signals.terminate.recv() => return End::Terminated,
             _ = signals.interrupt.recv() => return End::Interrupted,
             _ = signals.hangup.recv() => {
-                if let Some(Err(error)) = acceptor.map(Acceptor::reload) {
-                    tracing::error!("what was read before stays in use: {error}");
+                let mut is_read = true;
+                for read in [acceptor.map_or(Ok(()), Acceptor::reload), app.reload()] {
+                    if let Err(error) = read {
+                        is_read = false;
+                        tracing::error!("what was read before stays in use: {error}");
+                    }
                 }
-                app.reload();
+                if is_read {
+                    tracing::info!("read tokens and certificates again");
+                }
             }
         }
     }
@@ -121,6 +127,7 @@ async fn app(
     stop: &CancellationToken,
 ) -> Result<App, String> {
     let world = Arc::new(World::default());
+    let metrics = Metrics::new().map_err(|error| error.to_string())?;
     let backend = match &settings.storage {
         Storage::Local => {
             let local = Arc::new(Local::new(Arc::clone(&world)));
@@ -129,9 +136,10 @@ async fn app(
             Backend::Local(local)
         }
         Storage::Etcd(options) => {
-            let etcd = Etcd::new(options, &settings.prefix, &settings.group).map_err(|error| error.to_string())?;
-            let etcd = Arc::new(etcd);
-            etcd.follow(&world, tasks, stop_following);
+            let echo = metrics.echo_seconds.clone();
+            let etcd = Etcd::new(options, &settings.prefix, &settings.group, &world, echo, tasks, stop_following);
+            let etcd = Arc::new(etcd.map_err(|error| error.to_string())?);
+            etcd.follow();
             Backend::Etcd(etcd)
         }
     };
@@ -154,7 +162,7 @@ async fn app(
         compat: settings.compat,
         hosts: settings.hosts,
         access_log: settings.access_log,
-        metrics: Metrics::new().map_err(|error| error.to_string())?,
+        metrics,
         requests: AtomicU64::new(0),
         stop: stop.clone(),
     })

@@ -2,15 +2,16 @@
 //! makes the next one.
 
 use crate::access::{Access, Place};
-use crate::address::Addressed;
+use crate::address::{self, Addressed, DEFAULT, Net};
 use crate::hub::{Hub, Topic};
 use crate::mapping::Mapped;
 use crate::path;
 use crate::rules;
 use crate::shown::{self, Shown};
 use crate::tree::{Effect, Tree};
+use crate::values;
 use parking_lot::{Mutex, RwLock};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -37,24 +38,33 @@ pub(crate) struct Write {
     /// None takes it away.
     pub(crate) value: Option<Vec<u8>>,
     pub(crate) revision: i64,
+    /// It is the type of the value at the path, of the data only.
+    pub(crate) is_type: bool,
 }
 
 /// A version of everything.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
     data: Tree,
+    /// Types in the data, also those that count no more because the text is another.
+    types: Tree,
     /// Revision of the last write to the data.
     version: i64,
     mapping: Tree,
-    mapped: Addressed<Arc<Mapped>>,
+    // Shared with the states before, unless it is written.
+    mapped: Arc<Addressed<Arc<Mapped>>>,
     /// By host, as it was written.
-    rules: BTreeMap<String, Arc<Access>>,
-    access: Addressed<Arc<Access>>,
+    rules: Arc<BTreeMap<String, Arc<Access>>>,
+    access: Arc<Addressed<Arc<Access>>>,
 }
 
 impl State {
     pub(crate) fn data(&self) -> &Tree {
         &self.data
+    }
+
+    pub(crate) fn types(&self) -> &Tree {
+        &self.types
     }
 
     pub(crate) fn mapping(&self) -> &Tree {
@@ -97,7 +107,7 @@ impl State {
             let effect = match table {
                 Table::Data => {
                     self.version = self.version.max(write.revision);
-                    put(&mut self.data, write)
+                    self.write_data(write)
                 }
                 Table::Mapping => put(&mut self.mapping, write),
                 Table::Rule => self.write_rule(write),
@@ -109,7 +119,32 @@ impl State {
         if table == Table::Mapping {
             self.map_again(&changes);
         }
+        if table != Table::Data {
+            let others = changes.iter().filter_map(|change| Some((change.topic, told_at(table, change)?)));
+            // Once each, however many links of a network have changed.
+            let others: BTreeSet<(Topic, String)> = others.collect();
+            changes.extend(others.into_iter().map(|(topic, path)| Change { topic, path: path.into_bytes() }));
+        }
         changes
+    }
+
+    /// What is shown depends on the text and on its type, whichever of them is written first.
+    fn write_data(&mut self, write: &Write) -> Effect {
+        if write.is_type {
+            put(&mut self.types, write);
+        } else if self.types.root().children().is_none() {
+            return put(&mut self.data, write);
+        }
+        let text = if write.is_type {
+            self.data.get(&write.path).and_then(|node| node.value()).cloned()
+        } else {
+            write.value.as_deref().map(Arc::from)
+        };
+        let kind = self.types.get(&write.path).and_then(|node| node.value());
+        match values::leaf(text, kind.map(AsRef::as_ref)) {
+            Some(leaf) => self.data.set(&write.path, leaf),
+            None => self.data.remove(&write.path),
+        }
     }
 
     fn map_again(&mut self, changes: &[Change]) {
@@ -118,8 +153,8 @@ impl State {
         clients.sort_unstable();
         clients.dedup();
         for client in clients {
-            let mapped = self.mapping.root().child(client).and_then(|links| Mapped::new(client, links)).map(Arc::new);
-            self.mapped.set(&String::from_utf8_lossy(client), mapped);
+            let mapped = self.mapping.root().child(client).and_then(Mapped::new).map(Arc::new);
+            Arc::make_mut(&mut self.mapped).set(&String::from_utf8_lossy(client), mapped);
         }
     }
 
@@ -132,19 +167,33 @@ impl State {
             }
             Arc::new(access)
         });
-        self.access.set(&crate::mapping::client_name(&host), access.clone());
+        Arc::make_mut(&mut self.access).set(&host, access.clone());
+        let rules = Arc::make_mut(&mut self.rules);
         match access {
-            Some(access) => drop(self.rules.insert(host, access)),
-            None => drop(self.rules.remove(&host)),
+            Some(access) => drop(rules.insert(host, access)),
+            None => drop(rules.remove(&host)),
         }
         Effect::Changed
     }
 }
 
+/// Where a change of a client's mapping or rules is told, too: clients wait at the own form of their address, and at
+/// `default` for what networks and everybody have.
+fn told_at(table: Table, change: &Change) -> Option<String> {
+    // A host may be a network with its slash.
+    let host = change.path.get(1..)?;
+    let name = if table == Table::Rule { host } else { host.split(|byte| *byte == b'/').next()? };
+    let name = String::from_utf8_lossy(name).into_owned();
+    match address::parse(&name) {
+        Some(address) => Some(address.to_string()).filter(|own| *own != name).map(|own| format!("/{own}")),
+        None => Net::parse(&name).map(|_| format!("/{DEFAULT}")),
+    }
+}
+
 fn put(tree: &mut Tree, write: &Write) -> Effect {
     match &write.value {
-        Some(value) => tree.put(&write.path, value, write.revision),
-        None => tree.remove(&write.path, write.revision),
+        Some(value) => tree.put(&write.path, value),
+        None => tree.remove(&write.path),
     }
 }
 
@@ -180,9 +229,13 @@ impl World {
             Table::Data => old.data.values(),
             Table::Mapping => old.mapping.values(),
         };
-        let listed: std::collections::HashSet<&[u8]> = present.iter().map(|write| write.path.as_slice()).collect();
-        let gone = known.into_iter().filter(|path| !listed.contains(path.as_slice()));
-        let mut writes: Vec<Write> = gone.map(|path| Write { path, value: None, revision }).collect();
+        let types = if table == Table::Data { old.types.values() } else { Vec::new() };
+        let listed: HashSet<(bool, &[u8])> =
+            present.iter().map(|write| (write.is_type, write.path.as_slice())).collect();
+        let known = known.into_iter().map(|path| (false, path)).chain(types.into_iter().map(|path| (true, path)));
+        let gone = known.filter(|(is_type, path)| !listed.contains(&(*is_type, path.as_slice())));
+        let gone = gone.map(|(is_type, path)| Write { path, value: None, revision, is_type });
+        let mut writes: Vec<Write> = gone.collect();
         drop((listed, old));
         writes.extend(present);
         self.write(table, &writes);
@@ -192,10 +245,10 @@ impl World {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address;
 
     fn write(path: &str, value: Option<&str>, revision: i64) -> Write {
-        Write { path: path.as_bytes().to_vec(), value: value.map(|value| value.as_bytes().to_vec()), revision }
+        let value = value.map(|value| value.as_bytes().to_vec());
+        Write { path: path.as_bytes().to_vec(), value, revision, is_type: false }
     }
 
     #[test]
@@ -214,6 +267,47 @@ mod tests {
         assert!(world.state().mapped(client).is_none() && state.mapped(client).is_some());
     }
 
+    /// Others write such keys: with the slash, or with bits that do not count.
+    #[test]
+    fn rules_of_two_names_of_a_network_do_not_touch_each_other() {
+        let world = World::default();
+        let client = address::parse("10.9.9.9").unwrap();
+        let modes = |world: &World| {
+            let state = world.state();
+            state.access(client).map(|access| access.rules().len())
+        };
+        let rules = r#"[{"path":"/a","mode":1}]"#;
+        world.write(Table::Rule, &[write("/10.0.0.0/8", Some("[]"), 1), write("/10.0.0.0_8", Some(rules), 2)]);
+        assert_eq!(modes(&world), Some(0));
+        world.write(Table::Rule, &[write("/10.0.0.0/8", None, 3)]);
+        assert_eq!(modes(&world), Some(1));
+        world.write(Table::Rule, &[write("/10.0.0.0_8", None, 4)]);
+        assert_eq!(modes(&world), None);
+    }
+
+    #[test]
+    fn a_write_to_the_data_copies_no_clients() {
+        let world = World::default();
+        world.write(Table::Mapping, &[write("/1.1.1.1/a", Some("/a"), 1)]);
+        world.write(Table::Rule, &[write("/1.1.1.1", Some("[]"), 2)]);
+        let before = world.state();
+        world.write(Table::Data, &[write("/a", Some("x"), 3)]);
+        let state = world.state();
+        assert!(Arc::ptr_eq(&before.mapped, &state.mapped) && Arc::ptr_eq(&before.access, &state.access));
+        assert!(Arc::ptr_eq(&before.rules, &state.rules));
+    }
+
+    #[test]
+    fn what_is_for_many_is_told_at_one_path() {
+        let mut state = State::default();
+        let writes = ["/10.0.0.0_8/a", "/10.0.0.0_8/b", "/default/a", "/0:0::1/a", "/1.1.1.1/a"];
+        let changes = state.write(Table::Mapping, &writes.map(|path| write(path, Some("/a"), 1)));
+        let told: Vec<String> = changes.into_iter().map(|change| String::from_utf8(change.path).unwrap()).collect();
+        assert_eq!(told, [writes.as_slice(), &["/::1", "/default"]].concat());
+        let changes = state.write(Table::Rule, &[write("/10.0.0.0/8", Some("[]"), 1), write("/host", Some("[]"), 1)]);
+        assert_eq!(changes.len(), 3);
+    }
+
     #[test]
     fn a_listing_takes_away_what_it_lacks() {
         let world = World::default();
@@ -223,6 +317,6 @@ mod tests {
         world.replace(Table::Rule, Vec::new(), 9);
         let state = world.state();
         assert_eq!(state.all(Table::Data, b"/").unwrap().text(), b"/b\ty\n");
-        assert_eq!((state.version(), state.rules().len(), state.data().root().version()), (9, 0, 9));
+        assert_eq!((state.version(), state.rules().len()), (9, 0));
     }
 }

@@ -1,6 +1,7 @@
 //! YAML as go-yaml 2 wrote it when metad was made: block style, its order of keys, its quotes, its line breaks.
 
 use base64::Engine as _;
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 /// Blanks of one level.
@@ -102,13 +103,32 @@ impl Writer {
         self.write_scalar(&Scalar::of(text), false);
     }
 
-    /// A number, as it stands.
-    pub(crate) fn number(&mut self, text: &str) {
+    /// What is no text, as it stands.
+    pub(crate) fn verbatim(&mut self, text: &str) {
         self.indicator(text, true, false);
     }
 
+    /// A list, and how an element is written.
+    pub(crate) fn list<V>(&mut self, elements: Vec<V>, mut write: impl FnMut(&mut Self, V)) {
+        if elements.is_empty() {
+            self.indicator("[", true, false);
+            self.indicator("]", false, false);
+            return;
+        }
+        let outer = self.indent;
+        // go-yaml does not indent a list in a mapping, but one in a list.
+        let indent = outer.map_or(0, |indent| if self.indention { indent + INDENT } else { indent });
+        self.indent = Some(indent);
+        for element in elements {
+            self.write_indent(indent);
+            self.indicator("-", true, true);
+            write(self, element);
+        }
+        self.indent = outer;
+    }
+
     /// A list of mappings, whose lines are written already.
-    pub(crate) fn list(&mut self, items: &[Vec<String>]) {
+    pub(crate) fn items(&mut self, items: &[Vec<String>]) {
         if items.is_empty() {
             self.indicator("[", true, false);
             self.indicator("]", false, false);
@@ -275,6 +295,16 @@ impl Writer {
             after_break = is_break(c);
         }
     }
+}
+
+/// A number as every reader of YAML takes it for one: with a point before an exponent, and a sign in that. What else JSON
+/// has without quotes is the same in YAML.
+pub(crate) fn number(json: &str) -> Cow<'_, str> {
+    let is_number = json.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+    let Some((digits, exponent)) = json.split_once(['e', 'E']).filter(|_| is_number) else { return json.into() };
+    let point = if digits.contains('.') { "" } else { ".0" };
+    let sign = if exponent.starts_with(['+', '-']) { "" } else { "+" };
+    format!("{digits}{point}e{sign}{exponent}").into()
 }
 
 /// A text as it stands in a line.

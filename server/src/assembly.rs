@@ -9,7 +9,7 @@
 //!   a cluster once.
 //! - Else it goes on asking.
 //!
-//! Nothing is written before that is decided.
+//! Nothing is written before that is decided. What a member waits for is kept in [`Place`], for probes.
 
 use crate::bootstrap::BootstrapError;
 use crate::config::Config;
@@ -22,16 +22,46 @@ use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Between attempts to join, at first and at most.
 pub(crate) const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// After this time an attempt asks nobody else: what was heard meanwhile may be worth more.
+const ATTEMPT: Duration = Duration::from_secs(30);
 
 /// Bytes that are read of a token's or an id's file.
 const FILE_BYTES: usize = 4096;
 
 /// Peer URLs that others name, asked beside those that are listed.
 const NAMED_URLS_MAX: usize = 64;
+
+/// Longest reason that a probe is told.
+const REASON_BYTES: usize = 2048;
+
+/// Whether this member has its place in a cluster, and what it waits for until then.
+#[derive(Debug, Default)]
+pub(crate) struct Place(parking_lot::Mutex<Option<String>>);
+
+impl Place {
+    /// It has none yet, and this is why.
+    pub(crate) fn waits(&self, mut why: String) {
+        why.truncate(why.floor_char_boundary(REASON_BYTES));
+        *self.0.lock() = Some(why);
+    }
+
+    /// It has its place.
+    pub(crate) fn is_found(&self) {
+        *self.0.lock() = None;
+    }
+
+    /// # Errors
+    /// What it waits for.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.0.lock().clone().map_or(Ok(()), Err)
+    }
+}
 
 /// What members show that join by themselves.
 pub(crate) struct JoinToken(String);
@@ -45,8 +75,8 @@ impl JoinToken {
     ///
     /// # Errors
     /// It cannot be read, or has no token.
-    pub(crate) fn read(config: &Config) -> Result<Option<Self>, BootstrapError> {
-        let Some(path) = &config.join_token_file else { return Ok(None) };
+    pub(crate) fn read(file: Option<&Path>) -> Result<Option<Self>, BootstrapError> {
+        let Some(path) = file else { return Ok(None) };
         let text = read(path).map_err(|source| io(path, source))?.unwrap_or_default();
         let is_token = !text.is_empty() && text.len() < FILE_BYTES && text.chars().all(|c| c.is_ascii_graphic());
         if !is_token {
@@ -114,6 +144,19 @@ impl Mark {
             _ => Ok(()),
         }
     }
+
+    /// Refuses to be part of another cluster than the one that there was.
+    ///
+    /// # Errors
+    /// It names another one, or cannot be read.
+    pub(crate) fn check_cluster(&self, cluster_id: u64) -> Result<(), BootstrapError> {
+        match (self.cluster_id()?, &self.0) {
+            (Some(marked), Some(path)) if marked != cluster_id => {
+                Err(BootstrapError::MarkedOther { cluster_id, marked, path: path.display().to_string() })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The members to ask: the peer URLs that `--initial-cluster` lists for others.
@@ -134,36 +177,41 @@ pub(crate) fn has_cluster(described: &Described) -> bool {
     described.members.iter().any(describe::DescribedMember::is_started)
 }
 
-/// Asks until a cluster has let this member in, however long that takes.
-///
-/// # Errors
-/// The token or the mark cannot be read.
-pub(crate) async fn join(config: &Config, connector: &PeerConnector) -> Result<Identity, BootstrapError> {
+/// Asks until a cluster has let this member in, however long that takes, and keeps in `place` why it does not.
+pub(crate) async fn join(config: &Config, connector: &PeerConnector, place: &Place) -> Identity {
     let seeds = seeds(config);
     let mut pause = PAUSE;
+    place.waits(format!("this member has no data, and asks {} whether it may join", seeds.join(", ")));
     loop {
-        match attempt(config, &seeds, connector).await? {
-            Ok(identity) => return Ok(identity),
-            Err(reasons) => tracing::warn!(
-                ?reasons,
-                "this member has no data and is not in --initial-cluster: it waits for a cluster that it may join"
-            ),
+        match attempt(config, &seeds, connector).await {
+            Ok(identity) => return identity,
+            Err(reasons) => {
+                tracing::warn!(
+                    ?reasons,
+                    "this member has no data and is not in --initial-cluster: it waits for a cluster that it may join"
+                );
+                let reasons = reasons.join("; ");
+                place.waits(format!("this member has no data and waits for a cluster that it may join; {reasons}"));
+            }
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
-/// Asks once for a place in the cluster that the seeds belong to. The inner error has what each said.
+/// Asks once for a place in the cluster that the seeds belong to.
 ///
 /// # Errors
-/// The token or the mark cannot be read.
+/// What each said, or that the token or the mark cannot be read: both may be replaced meanwhile.
 pub(crate) async fn attempt(
     config: &Config,
     seeds: &[String],
     connector: &PeerConnector,
-) -> Result<Result<Identity, Vec<String>>, BootstrapError> {
-    let (token, expected) = (JoinToken::read(config)?, Mark::new(config).cluster_id()?);
+) -> Result<Identity, Vec<String>> {
+    let began = Instant::now();
+    let unreadable = |error: BootstrapError| vec![error.to_string()];
+    let token = JoinToken::read(config.join_token_file.as_deref()).map_err(unreadable)?;
+    let expected = Mark::new(config).cluster_id().map_err(unreadable)?;
     let (mut askable, mut named) = (Vec::new(), BTreeSet::new());
     let (mut clusters, mut reasons) = (BTreeSet::new(), Vec::new());
     for (url, answer) in describe::all(seeds, connector).await {
@@ -184,16 +232,19 @@ pub(crate) async fn attempt(
     }
     if clusters.len() > 1 {
         let ids: Vec<String> = clusters.iter().map(|id| format!("{id:x}")).collect();
-        return Ok(Err(vec![format!("the listed members are of different clusters: {}", ids.join(", "))]));
+        return Err(vec![format!("the listed members are of different clusters: {}", ids.join(", "))]);
     }
     // Each passes it on to the leader; one that does not reach the leader must not always be the first.
     askable.shuffle(&mut rand::rng());
     let further = named.into_iter().filter(|url| !askable.contains(url)).take(NAMED_URLS_MAX);
     let urls: Vec<String> = askable.iter().cloned().chain(further).collect();
     for url in &urls {
+        if began.elapsed() >= ATTEMPT {
+            break;
+        }
         let (name, own) = (&config.name, &config.initial_advertise_peer_urls);
         match join::ask(url, name, own, token.as_ref(), connector).await {
-            Ok(identity) if clusters.contains(&identity.cluster_id) => return Ok(Ok(identity)),
+            Ok(identity) if clusters.contains(&identity.cluster_id) => return Ok(identity),
             Ok(identity) => reasons.push(format!("{url}: it is of cluster {:x}", identity.cluster_id)),
             Err(join::NotJoined::Refused(reason)) => {
                 reasons.push(format!("{url}: {reason}"));
@@ -202,7 +253,7 @@ pub(crate) async fn attempt(
             Err(join::NotJoined::NotAsked(reason)) => reasons.push(format!("{url}: {reason}")),
         }
     }
-    Ok(Err(reasons))
+    Err(reasons)
 }
 
 #[cfg(test)]
@@ -221,8 +272,24 @@ mod tests {
         assert_eq!(mark.cluster_id().unwrap(), Some(0xcafe));
         let refused = mark.check_founding().unwrap_err().to_string();
         assert!(refused.contains("cafe") && refused.contains(&path.display().to_string()), "{refused}");
+        assert!(mark.check_cluster(0xcafe).is_ok());
+        let refused = mark.check_cluster(0xbeef).unwrap_err().to_string();
+        assert!(refused.contains("cafe") && refused.contains("beef"), "{refused}");
         std::fs::write(&path, "who knows").unwrap();
         assert!(mark.check_founding().is_err(), "what cannot be read forbids, too");
-        assert!(Mark(None).check_founding().is_ok());
+        assert!(mark.check_cluster(0xcafe).is_err(), "what cannot be read forbids, too");
+        assert!(Mark(None).check_founding().is_ok() && Mark(None).check_cluster(1).is_ok());
+    }
+
+    #[test]
+    fn a_place_says_what_it_waits_for() {
+        let place = Place::default();
+        assert_eq!(place.check(), Ok(()));
+        place.waits("ü".repeat(REASON_BYTES));
+        assert_eq!(place.check().unwrap_err().len(), REASON_BYTES);
+        place.waits("for others".to_owned());
+        assert_eq!(place.check(), Err("for others".to_owned()));
+        place.is_found();
+        assert_eq!(place.check(), Ok(()));
     }
 }

@@ -12,7 +12,7 @@
 //! members; one that is to join asks the members of the cluster who it is; one that is to find out does so in `assembly`. Whether a member without a log may use its
 //! identity is decided in `newcomer`.
 
-use crate::assembly;
+use crate::assembly::{self, JoinToken, Place};
 use crate::config::{Config, InitialClusterState};
 use crate::data_dir::remedy;
 use crate::node::Identity;
@@ -119,6 +119,19 @@ pub enum BootstrapError {
         /// The file that says so.
         path: String,
     },
+    /// There was a cluster, and this member would be part of another one.
+    #[error(
+        "cluster {marked:x} was founded before, as {path} says, and this member would be part of cluster {cluster_id:x}: \
+         restore a member of the former, or empty that file to go on without its data"
+    )]
+    MarkedOther {
+        /// Whose part it would be.
+        cluster_id: u64,
+        /// The cluster that there was.
+        marked: u64,
+        /// The file that says so.
+        path: String,
+    },
     /// The cluster runs a newer version.
     #[error("incompatible with current running cluster: it has version {cluster}, this member {own}: upgrade it first")]
     TooOld {
@@ -141,7 +154,8 @@ pub(crate) struct Beginning {
     pub(crate) is_assumed: bool,
 }
 
-/// Reads the identity, or finds it out and writes it at the first start.
+/// Reads the identity, or finds it out and writes it at the first start. That may take long; `place` has what it waits
+/// for.
 ///
 /// # Errors
 /// The file cannot be read, written or understood; there is none and the flags, or the other members, do not say who
@@ -150,6 +164,7 @@ pub(crate) async fn begin(
     data_dir: &Path,
     config: &Config,
     connector: &PeerConnector,
+    place: &Place,
 ) -> Result<Beginning, BootstrapError> {
     let path = data_dir.join(FILE);
     let io = |action, source| BootstrapError::Io { action, path: path.display().to_string(), source };
@@ -159,12 +174,13 @@ pub(crate) async fn begin(
             if let Some(cut_off) = cut_off(&path) {
                 return Ok(cut_off);
             }
+            place.waits("this member has no data and finds out who its cluster's members are".to_owned());
             let beginning = match config.initial_cluster_state {
                 InitialClusterState::New => found(&listed(config).await?, &config.name),
                 InitialClusterState::Existing => {
                     join(&listed(config).await?, data_dir, &config.name, connector).await?
                 }
-                InitialClusterState::Auto => assemble(config, connector).await?,
+                InitialClusterState::Auto => assemble(config, connector, place).await?,
             };
             if beginning.is_assumed {
                 return Ok(beginning);
@@ -180,10 +196,12 @@ pub(crate) async fn begin(
 }
 
 /// Becomes one of the founders if it is listed, or part of the cluster that lets it in.
-async fn assemble(config: &Config, connector: &PeerConnector) -> Result<Beginning, BootstrapError> {
+async fn assemble(config: &Config, connector: &PeerConnector, place: &Place) -> Result<Beginning, BootstrapError> {
+    // What cannot be used from the start is an error; later it is what the member waits for.
+    JoinToken::read(config.join_token_file.as_deref())?;
+    assembly::Mark::new(config).cluster_id()?;
     if !assembly::is_founder(config) {
-        let identity = assembly::join(config, connector).await?;
-        return Ok(Beginning::joined(identity));
+        return Ok(Beginning::joined(assembly::join(config, connector, place).await));
     }
     let beginning = found(&listed(config).await?, &config.name);
     if beginning.founds_alone {
@@ -430,14 +448,19 @@ mod tests {
             "--initial-cluster=default=http://127.0.0.2:2380",
             "--initial-cluster-state=existing",
         ]);
-        let refused = begin(dir.path(), &existing, &PeerConnector::plain()).await.unwrap_err().to_string();
+        let refused =
+            begin(dir.path(), &existing, &PeerConnector::plain(), &Place::default()).await.unwrap_err().to_string();
         assert!(refused.contains("--initial-cluster lists no other member"), "{refused}");
-        let first = begin(dir.path(), &new, &PeerConnector::plain()).await.unwrap();
+        let first = begin(dir.path(), &new, &PeerConnector::plain(), &Place::default()).await.unwrap();
         assert!(first.founds_alone);
-        assert_eq!(begin(dir.path(), &existing, &PeerConnector::plain()).await.unwrap(), first, "it was cut off");
+        assert_eq!(
+            begin(dir.path(), &existing, &PeerConnector::plain(), &Place::default()).await.unwrap(),
+            first,
+            "it was cut off"
+        );
         settle(dir.path()).unwrap();
         let first = Beginning { founds_alone: false, ..first };
-        assert_eq!(begin(dir.path(), &existing, &PeerConnector::plain()).await.unwrap(), first);
+        assert_eq!(begin(dir.path(), &existing, &PeerConnector::plain(), &Place::default()).await.unwrap(), first);
         let written = fs::read(dir.path().join(FILE)).unwrap();
         for (byte, bit) in (0..written.len()).flat_map(|byte| (0..8).map(move |bit| (byte, bit))) {
             let mut damaged = written.clone();
@@ -447,7 +470,10 @@ mod tests {
         let ids_only = written.len() - "sum: 00000000\n".len();
         assert!(parse(&written[..ids_only]).is_none(), "without the checksum");
         fs::write(dir.path().join(FILE), "cluster_id: x\n").unwrap();
-        assert!(matches!(begin(dir.path(), &new, &PeerConnector::plain()).await, Err(BootstrapError::Damaged { .. })));
+        assert!(matches!(
+            begin(dir.path(), &new, &PeerConnector::plain(), &Place::default()).await,
+            Err(BootstrapError::Damaged { .. })
+        ));
     }
 
     #[tokio::test]
@@ -455,7 +481,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let list = "--initial-cluster=a=http://127.0.0.1:1,b=http://127.0.0.1:2,b=http://127.0.0.1:3";
         let b = config(&[list, "--name=b", "--initial-advertise-peer-urls=http://127.0.0.1:3,http://127.0.0.1:2"]);
-        let first = begin(dir.path(), &b, &PeerConnector::plain()).await.unwrap();
+        let first = begin(dir.path(), &b, &PeerConnector::plain(), &Place::default()).await.unwrap();
         assert_eq!(first.founders.len(), 2);
         assert!(!first.founds_alone);
         assert_eq!(first.founders[&first.identity.member_id].peer_urls, ["http://127.0.0.1:2", "http://127.0.0.1:3"]);
@@ -476,7 +502,10 @@ mod tests {
                 "--initial-cluster has default=http://127.0.0.1:1 but missing from --initial-advertise-peer-urls=http://localhost:2380",
             ),
         ] {
-            let refused = begin(dir.path(), &config(args), &PeerConnector::plain()).await.unwrap_err().to_string();
+            let refused = begin(dir.path(), &config(args), &PeerConnector::plain(), &Place::default())
+                .await
+                .unwrap_err()
+                .to_string();
             assert!(refused.starts_with(expected), "{refused}");
         }
     }

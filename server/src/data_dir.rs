@@ -15,9 +15,9 @@ pub const FORMAT: u32 = 1;
 const FORMAT_FILE: &str = "FORMAT";
 const NEW_FORMAT_FILE: &str = "FORMAT.new";
 const LOCK_FILE: &str = "LOCK";
-/// The same name as in etcd, so that backups and volume mounts need not be changed.
 /// What was set aside; the time follows, in seconds since 1970.
 const REMOVED_PREFIX: &str = "removed-";
+/// The same name as in etcd, so that backups and volume mounts need not be changed.
 const MEMBER_DIR: &str = "member";
 /// The same name as in etcd.
 const FIXTURES_DIR: &str = "fixtures";
@@ -116,6 +116,23 @@ impl DataDir {
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
+    /// Keeps members away from a directory that is there, and changes nothing in it: for who only reads.
+    ///
+    /// # Errors
+    /// As [`DataDir::open`].
+    pub fn hold(path: &Path) -> Result<Self, DataDirError> {
+        check(path)?;
+        let failed = |reason| DataDirError::Io { dir: path.to_owned(), what: "cannot lock it", reason };
+        // Without that file no member has ever run on it, and none can begin without making one.
+        let file = match File::open(path.join(LOCK_FILE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => File::open(path),
+            file => file,
+        };
+        let mut file = file.map_err(failed)?;
+        take(path, &mut file)?;
+        Ok(Self { path: path.to_owned(), _lock: file })
+    }
+
     /// Where this member's log and store are; it exists.
     pub fn member(&self) -> PathBuf {
         self.path.join(MEMBER_DIR)
@@ -133,20 +150,20 @@ impl DataDir {
 }
 
 /// Moves the data of a member that was removed out of the way, so that the next start is that of a new one. Only the
-/// newest such data is kept. Returns where it is.
+/// newest such data is kept. A log that is elsewhere (`--wal-dir`) stays beside its place. Returns where the rest is.
 ///
 /// # Errors
-/// Files cannot be renamed or deleted; what was not moved is still in use.
-pub fn set_aside(path: &Path, now: u64) -> io::Result<PathBuf> {
-    for entry in std::fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(REMOVED_PREFIX) {
-            std::fs::remove_dir_all(entry.path())?;
-        }
-    }
+/// Files cannot be renamed or deleted, as a log's directory that is a volume by itself; what was not moved is still in
+/// use.
+pub fn set_aside(path: &Path, wal_dir: Option<&Path>, now: u64) -> io::Result<PathBuf> {
+    // First what can fail: without its log the database would be of no use, and this member no newcomer either.
+    delete_older(path, REMOVED_PREFIX)?;
     let aside = path.join(format!("{REMOVED_PREFIX}{now}"));
     make_private(&aside)?;
-    // First the log and the database: a member with an identity and no data asks who it is.
+    if let Some(wal_dir) = wal_dir {
+        set_log_aside(wal_dir, now)?;
+    }
+    // First the database, and the log if it is there: a member with an identity and no data asks who it is.
     for name in [MEMBER_DIR, crate::bootstrap::FILE] {
         match std::fs::rename(path.join(name), aside.join(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -155,6 +172,32 @@ pub fn set_aside(path: &Path, now: u64) -> io::Result<PathBuf> {
     }
     File::open(path)?.sync_all()?;
     Ok(aside)
+}
+
+/// Gives the directory of a log another name beside its own.
+fn set_log_aside(wal_dir: &Path, now: u64) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (parent_of(wal_dir), wal_dir.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let prefix = format!("{}.{REMOVED_PREFIX}", name.to_string_lossy());
+    delete_older(parent, &prefix)?;
+    match std::fs::rename(wal_dir, parent.join(format!("{prefix}{now}"))) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        renamed => renamed?,
+    }
+    sync_parent(wal_dir)
+}
+
+/// Deletes what was set aside before.
+fn delete_older(dir: &Path, prefix: &str) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let is_time = |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit());
+        if entry.file_name().to_string_lossy().strip_prefix(prefix).is_some_and(is_time) {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Looks whether the directory is ours or can become ours, without changing anything: it may be somebody's home.
@@ -193,7 +236,7 @@ fn check(path: &Path) -> Result<(), DataDirError> {
 pub(crate) fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; make room on that disk and start the member again, what was acknowledged is not lost"
+            "; make room on that disk and start again, what was acknowledged is not lost"
         }
         _ => "",
     }
@@ -228,12 +271,13 @@ pub fn make_private(path: &Path) -> io::Result<()> {
 
 /// Makes a new directory survive a power cut.
 fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = match path.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-        None => return Ok(()),
-    };
-    File::open(parent)?.sync_all()
+    parent_of(path).map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}
+
+/// The directory that a path is in; none for the root.
+fn parent_of(path: &Path) -> Option<&Path> {
+    let parent = path.parent()?;
+    Some(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
 }
 
 fn lock(dir: &Path) -> Result<File, DataDirError> {
@@ -242,16 +286,7 @@ fn lock(dir: &Path) -> Result<File, DataDirError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(PRIVATE_FILE);
     let mut file = options.open(path).map_err(failed)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut pid = String::new();
-            let read = (&mut file).take(32).read_to_string(&mut pid);
-            let pid = read.ok().and_then(|_| pid.trim().parse().ok());
-            return Err(DataDirError::Locked { dir: dir.to_owned(), pid });
-        }
-        Err(errno) => return Err(failed(errno.into())),
-    }
+    take(dir, &mut file)?;
     let write_pid = |mut file: &File| {
         file.set_len(0)?;
         file.rewind()?;
@@ -259,6 +294,20 @@ fn lock(dir: &Path) -> Result<File, DataDirError> {
     };
     write_pid(&file).map_err(failed)?;
     Ok(file)
+}
+
+/// Takes the lock, or says who has it.
+fn take(dir: &Path, file: &mut File) -> Result<(), DataDirError> {
+    match flock(&*file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut pid = String::new();
+            let read = file.take(32).read_to_string(&mut pid);
+            let pid = read.ok().and_then(|_| pid.trim().parse().ok());
+            Err(DataDirError::Locked { dir: dir.to_owned(), pid })
+        }
+        Err(errno) => Err(DataDirError::Io { dir: dir.to_owned(), what: "cannot lock it", reason: errno.into() }),
+    }
 }
 
 /// True for a directory of etcd's, which is not touched at all.
@@ -369,13 +418,37 @@ mod tests {
         for now in [5, 6] {
             std::fs::write(temp.path().join("IDENTITY"), now.to_string()).unwrap();
             std::fs::write(temp.path().join("member/data"), "").unwrap();
-            let aside = set_aside(temp.path(), now).unwrap();
+            let aside = set_aside(temp.path(), None, now).unwrap();
             assert_eq!(std::fs::read_to_string(aside.join("IDENTITY")).unwrap(), now.to_string());
             assert!(aside.join("member/data").exists());
             assert!(!temp.path().join("IDENTITY").exists());
             drop(DataDir::open(temp.path()).unwrap());
         }
         assert!(!temp.path().join("removed-5").exists(), "only the newest is kept");
+    }
+
+    #[test]
+    fn a_log_elsewhere_is_set_aside_beside_its_place() {
+        let (temp, volume) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        drop(DataDir::open(temp.path()).unwrap());
+        let wal = volume.path().join("wal");
+        std::fs::create_dir(volume.path().join("wal.removed-by-hand")).unwrap();
+        for now in [5, 6] {
+            std::fs::create_dir(&wal).unwrap();
+            std::fs::write(wal.join("segment"), now.to_string()).unwrap();
+            std::fs::write(temp.path().join("IDENTITY"), "").unwrap();
+            let aside = set_aside(temp.path(), Some(&wal), now).unwrap();
+            assert!(aside.join("IDENTITY").exists() && !wal.exists());
+            let log = volume.path().join(format!("wal.removed-{now}/segment"));
+            assert_eq!(std::fs::read_to_string(log).unwrap(), now.to_string());
+        }
+        assert!(!volume.path().join("wal.removed-5").exists(), "only the newest is kept");
+        assert!(volume.path().join("wal.removed-by-hand").exists(), "it is somebody else's");
+        // What cannot be moved moves nothing.
+        std::fs::write(temp.path().join("IDENTITY"), "").unwrap();
+        assert!(set_aside(temp.path(), Some(Path::new("/")), 7).is_err());
+        assert!(temp.path().join("IDENTITY").exists());
+        assert_eq!(parent_of(Path::new("wal")), Some(Path::new(".")), "a relative one is below the working directory");
     }
 
     #[test]

@@ -53,6 +53,10 @@ pub struct HealthChecks {
     pub serializable_read: ReadCheck,
     /// Reads after the leader confirmed that the answer is current.
     pub linearizable_read: ReadCheck,
+    /// Why this member has no place in a cluster yet, if it has none.
+    pub found_its_place: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// False once this member ends.
+    pub serves: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl fmt::Debug for HealthChecks {
@@ -81,6 +85,10 @@ pub enum Check {
     LinearizableRead,
     /// Not a learner.
     NonLearner,
+    /// It is part of a cluster. Not etcd's.
+    FoundItsPlace,
+    /// It has not been asked to end. Not etcd's.
+    NotStopping,
 }
 
 impl Probe {
@@ -95,9 +103,14 @@ impl Probe {
     pub fn checks(self) -> &'static [Check] {
         match self {
             Self::Livez => &[Check::SerializableRead],
-            Self::Readyz => {
-                &[Check::DataCorruption, Check::SerializableRead, Check::LinearizableRead, Check::NonLearner]
-            }
+            Self::Readyz => &[
+                Check::NotStopping,
+                Check::FoundItsPlace,
+                Check::DataCorruption,
+                Check::SerializableRead,
+                Check::LinearizableRead,
+                Check::NonLearner,
+            ],
         }
     }
 
@@ -114,7 +127,15 @@ impl Check {
             Self::SerializableRead => "serializable_read",
             Self::LinearizableRead => "linearizable_read",
             Self::NonLearner => "non_learner",
+            Self::FoundItsPlace => "found_its_place",
+            Self::NotStopping => "not_stopping",
         }
+    }
+
+    /// True for what etcd checks, too. The others are named only where they fail or are asked for, so that what is read
+    /// of a member that is well is etcd's.
+    fn is_etcds(self) -> bool {
+        !matches!(self, Self::FoundItsPlace | Self::NotStopping)
     }
 }
 
@@ -155,13 +176,18 @@ impl HealthChecks {
         let mut answer = ProbeAnswer { is_ok: true, details: String::new() };
         for check in checks {
             let result = self.run(*check).await;
+            let labels = [probe.name(), check.name()];
+            if result.is_ok() && !check.is_etcds() && checks.len() > 1 {
+                // It is told only while it fails; it may never have.
+                metrics.server.healthcheck.remove_label_values(&labels).ok();
+                continue;
+            }
             let (line, status) = match &result {
                 Ok(()) => (format!("[+]{} ok\n", check.name()), "success"),
                 Err(reason) => (format!("[-]{} failed: {reason}\n", check.name()), "error"),
             };
             answer.details += &line;
             answer.is_ok &= result.is_ok();
-            let labels = [probe.name(), check.name()];
             metrics.server.healthcheck.with_label_values(&labels).set(i64::from(result.is_ok()));
             metrics.server.healthchecks.with_label_values(&[labels[0], labels[1], status]).inc();
         }
@@ -175,6 +201,9 @@ impl HealthChecks {
             }
             Check::NonLearner if (self.is_learner)() => Err("not supported for learner".to_owned()),
             Check::DataCorruption | Check::NonLearner => Ok(()),
+            Check::FoundItsPlace => (self.found_its_place)(),
+            Check::NotStopping if (self.serves)() => Ok(()),
+            Check::NotStopping => Err("this member ends".to_owned()),
             Check::SerializableRead => {
                 in_time((self.serializable_read)()).await.map_err(|reason| format!("range error: {reason}"))
             }

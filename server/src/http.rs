@@ -1,17 +1,15 @@
 //! The plain HTTP endpoints: version, health, metrics.
 //!
 //! [`router`] is what a client URL serves beside gRPC, [`metrics_router`] what `--listen-metrics-urls` serve. Paths,
-//! bodies and headers are etcd's. The JSON gateway and the v2 API are merged into the first by `server`.
+//! bodies and headers are etcd's. The JSON gateway is merged into the first by `server`.
 
 use crate::health::{HealthChecks, Probe};
-use crate::listen::OverTls;
 use crate::log_level;
 use crate::metrics::{self, Metrics};
 use crate::version::{CLEAT_VERSION, COMPATIBLE_CLUSTER_VERSION, COMPATIBLE_ETCD_VERSION};
 use axum::Router;
-use axum::extract::{Path, Query, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use std::sync::Arc;
@@ -25,15 +23,6 @@ pub struct HttpState {
     pub metrics: Arc<Metrics>,
     /// The member's checks.
     pub checks: Arc<HealthChecks>,
-}
-
-/// Which callers are served.
-#[derive(Clone, Debug, Default)]
-pub struct AccessRules {
-    /// Origins that browsers may call from; None means all.
-    pub cors: Option<Vec<String>>,
-    /// Host names that requests may carry; None means all.
-    pub host_whitelist: Option<Vec<String>>,
 }
 
 /// The endpoints of a client URL.
@@ -52,11 +41,6 @@ pub fn nothing_else() -> Router {
 /// The endpoints of a metrics URL.
 pub fn metrics_router(state: HttpState) -> Router {
     endpoints().fallback(not_found).with_state(state)
-}
-
-/// Puts the access rules in front of a router: apply it last, when everything is merged.
-pub fn guarded(router: Router, rules: AccessRules) -> Router {
-    router.layer(middleware::from_fn_with_state(Arc::new(rules), check_access))
 }
 
 fn endpoints() -> Router<HttpState> {
@@ -161,57 +145,13 @@ fn probe_answer(answer: crate::health::ProbeAnswer, parameters: &Parameters) -> 
     }
 }
 
-/// Refuses hosts that are not listed (a page elsewhere may have pointed its own name at us) and answers browsers. Over
-/// TLS the certificate has shown that the name is ours; etcd does not look there either.
-async fn check_access(State(rules): State<Arc<AccessRules>>, request: Request, next: Next) -> Response {
-    if let Some(allowed) = &rules.host_whitelist
-        && request.extensions().get::<OverTls>().is_none()
-        && !host(&request).is_some_and(|host| allowed.iter().any(|allowed| allowed == host))
-    {
-        tracing::warn!(path = request.uri().path(), "refusing request: its host is not in --host-whitelist");
-        let text = "the host of this request is not in --host-whitelist of the server\n";
-        return plain(StatusCode::MISDIRECTED_REQUEST, text.to_owned());
-    }
-    let origin = request.headers().get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
-    let allowed = match &rules.cors {
-        None => Some(HeaderValue::from_static("*")),
-        Some(origins) => origin
-            .filter(|origin| origins.iter().any(|allowed| allowed == origin))
-            .and_then(|origin| HeaderValue::from_str(origin).ok()),
-    };
-    let is_preflight = request.method() == Method::OPTIONS;
-    let mut response = if is_preflight { StatusCode::OK.into_response() } else { next.run(request).await };
-    if let Some(allowed) = allowed {
-        allow_origin(response.headers_mut(), allowed);
-    }
-    response
-}
-
-/// The host of a request, without its port.
-fn host(request: &Request) -> Option<&str> {
-    let host = match request.uri().host() {
-        Some(host) => host,
-        None => request.headers().get(header::HOST)?.to_str().ok()?,
-    };
-    match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next(),
-        None => host.split(':').next(),
-    }
-}
-
-fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue) {
-    let methods = HeaderValue::from_static("POST, GET, OPTIONS, PUT, DELETE");
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    let names = HeaderValue::from_static("accept, content-type, authorization");
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::health::Alarm;
     use axum::body::{Body, to_bytes};
+    use axum::extract::Request;
+    use axum::http::{HeaderMap, Method};
     use tower::Service as _;
 
     /// What the member of a test is like.
@@ -221,9 +161,18 @@ mod tests {
         alarm: Option<Alarm>,
         local_read: Result<(), &'static str>,
         linearizable_read: Result<(), &'static str>,
+        place: Result<(), &'static str>,
+        serves: bool,
     }
 
-    const HEALTHY: Member = Member { has_leader: true, alarm: None, local_read: Ok(()), linearizable_read: Ok(()) };
+    const HEALTHY: Member = Member {
+        has_leader: true,
+        alarm: None,
+        local_read: Ok(()),
+        linearizable_read: Ok(()),
+        place: Ok(()),
+        serves: true,
+    };
     const NO_QUORUM: Member = Member { has_leader: false, linearizable_read: Err("etcdserver: no leader"), ..HEALTHY };
 
     fn state(member: Member) -> HttpState {
@@ -237,6 +186,8 @@ mod tests {
             alarms: Box::new(move || member.alarm.into_iter().collect()),
             serializable_read: read(member.local_read),
             linearizable_read: read(member.linearizable_read),
+            found_its_place: Box::new(move || member.place.map_err(str::to_owned)),
+            serves: Box::new(move || member.serves),
         };
         HttpState { metrics: Metrics::new(false).unwrap(), checks: Arc::new(checks) }
     }
@@ -267,6 +218,12 @@ mod tests {
         let nospace = Member { alarm: Some(Alarm::NoSpace), ..HEALTHY };
         let corrupt = Member { alarm: Some(Alarm::Corrupt), ..HEALTHY };
         let broken = Member { local_read: Err("boom"), ..HEALTHY };
+        let lost = Member { place: Err("it waits"), ..NO_QUORUM };
+        let ending = Member { serves: false, ..HEALTHY };
+        let ends = "[-]not_stopping failed: this member ends\n[+]data_corruption ok\n[+]serializable_read ok\n\
+                    [+]linearizable_read ok\n[+]non_learner ok\n\n";
+        let waits = "[-]found_its_place failed: it waits\n[+]data_corruption ok\n[+]serializable_read ok\n\
+                     [-]linearizable_read failed: range error: etcdserver: no leader\n[+]non_learner ok\n\n";
         let ok = r#"{"health":"true","reason":""}"#;
         let all = "[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]non_learner ok\nok\n";
         let corrupted = "[-]data_corruption failed: alarm activated: CORRUPT\n[+]serializable_read ok\n\
@@ -296,11 +253,32 @@ mod tests {
                 "[-]linearizable_read failed: range error: etcdserver: no leader\n\n",
             ),
             (corrupt, "/readyz", 503, corrupted),
+            (HEALTHY, "/readyz/found_its_place", 200, "ok\n"),
+            (HEALTHY, "/readyz/not_stopping?verbose", 200, "[+]not_stopping ok\nok\n"),
+            (lost, "/readyz", 503, waits),
+            (lost, "/livez", 200, "ok\n"),
+            (ending, "/readyz", 503, ends),
+            (ending, "/readyz/not_stopping", 503, "[-]not_stopping failed: this member ends\n\n"),
+            (ending, "/readyz?exclude=not_stopping", 200, "ok\n"),
+            (ending, "/livez", 200, "ok\n"),
+            (ending, "/livez/not_stopping", 404, "404 page not found\n"),
             (HEALTHY, "/readyz/nope", 404, "404 page not found\n"),
             (HEALTHY, "/", 404, "404 page not found\n"),
         ];
         for (member, path, status, body) in cases {
             assert_eq!(get_from(member, path).await, (status, body.to_owned()), "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_etcd_has_no_check_for_is_told_while_it_fails() {
+        let waiting = state(Member { place: Err("it waits"), ..HEALTHY });
+        let healthy = HttpState { checks: state(HEALTHY).checks, ..waiting.clone() };
+        let series = r#"etcd_server_healthcheck{name="found_its_place",type="readyz"} 0"#;
+        for (state, is_told) in [(waiting, true), (healthy, false)] {
+            send(router(state.clone()), request(Method::GET, "/readyz", &[])).await;
+            let (_, _, text) = send(metrics_router(state), request(Method::GET, "/metrics", &[])).await;
+            assert_eq!(text.contains(series), is_told);
         }
     }
 
@@ -330,34 +308,5 @@ mod tests {
         assert_eq!(headers[header::ALLOW], "GET");
         let (status, ..) = send(metrics_router(state(HEALTHY)), request(Method::GET, "/version", &[])).await;
         assert_eq!(status, StatusCode::NOT_FOUND);
-    }
-
-    #[tokio::test]
-    async fn hosts_and_origins_are_checked() {
-        let list = |items: &[&str]| Some(items.iter().map(ToString::to_string).collect());
-        let rules = AccessRules { cors: list(&["http://ui"]), host_whitelist: list(&["etcd.local", "::1"]) };
-        let ask = |headers: &'static [(&str, &str)]| {
-            send(guarded(router(state(HEALTHY)), rules.clone()), request(Method::GET, "/livez", headers))
-        };
-        for (headers, status, origin) in [
-            (&[("host", "etcd.local:2379"), ("origin", "http://ui")][..], 200, Some("http://ui")),
-            (&[("host", "[::1]:2379"), ("origin", "http://evil")], 200, None),
-            (&[("host", "evil")], 421, None),
-            (&[], 421, None),
-        ] {
-            let (found, answered, _) = ask(headers).await;
-            let allowed = answered.get(header::ACCESS_CONTROL_ALLOW_ORIGIN).map(|value| value.to_str().unwrap());
-            assert_eq!((found.as_u16(), allowed), (status, origin), "{headers:?}");
-        }
-        let mut secure = request(Method::GET, "/livez", &[("host", "evil")]);
-        secure.extensions_mut().insert(OverTls);
-        let (status, ..) = send(guarded(router(state(HEALTHY)), rules), secure).await;
-        assert_eq!(status, StatusCode::OK);
-        let open = guarded(router(state(HEALTHY)), AccessRules::default());
-        let (status, headers, _) = send(open, request(Method::OPTIONS, "/v3/kv/put", &[("host", "x")])).await;
-        assert_eq!(
-            (status.as_u16(), &headers[header::ACCESS_CONTROL_ALLOW_ORIGIN]),
-            (200, &HeaderValue::from_static("*"))
-        );
     }
 }

@@ -27,6 +27,8 @@ mod open;
 mod otlp;
 mod outlet;
 mod peer;
+mod probes;
+pub mod program;
 mod quota;
 pub mod raft;
 mod rate_limit;

@@ -9,10 +9,12 @@
 //! - when it is one of the founders, nobody who answers has more than the founding entry, and these are a majority
 //!   together with this member: then the cluster is just beginning.
 //!
+//! Whoever has heard of data founds nothing for as long as its process runs, whatever becomes of those who had it.
+//!
 //! The first entry of its log is the record of the decision: a restart before that asks again, one after it does not.
 //! Why this is enough, and what it cannot know, is in docs/adr/0008-members-without-a-log-ask-first.md.
 
-use crate::assembly::{self, Mark};
+use crate::assembly::{self, Mark, Place};
 use crate::background::tell_removed;
 use crate::bootstrap::{self, Beginning, BootstrapError};
 use crate::config::{Config, InitialClusterState};
@@ -20,8 +22,12 @@ use crate::node::{Identity, Node};
 use crate::peer::describe::{self, Described, Knowledge};
 use crate::server::{End, StartError};
 use crate::tls::PeerConnector;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Fuse, FusedFuture as _};
 use futures::stream::{self, BoxStream, SelectAll, StreamExt as _};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::pin::pin;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -40,6 +46,10 @@ const COMPLAINT_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a member that waits says so.
 const WAITING_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
+/// A listed member that cannot be asked for this long has had its say, for one that finds its place: an orchestrator
+/// restarts members, and one that is away for a moment may have the data.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// What another member's answer means for this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Word {
@@ -55,6 +65,8 @@ enum Word {
     Removed,
     /// There is a cluster, and it is another one than this member would found.
     Elsewhere,
+    /// It has nothing either, and another list: it would found another cluster, as while one is made larger.
+    Apart,
 }
 
 impl Word {
@@ -67,6 +79,14 @@ impl Word {
             Knowledge::Own => Self::Unsure,
             Knowledge::Majority if described.members.iter().any(|member| member.id == me) => Self::New,
             Knowledge::Majority => Self::Removed,
+        }
+    }
+
+    /// True if somebody has data.
+    fn tells_of_data(self) -> bool {
+        match self {
+            Self::Fresh | Self::Apart => false,
+            Self::Unsure | Self::New | Self::Ran | Self::Removed | Self::Elsewhere => true,
         }
     }
 }
@@ -88,6 +108,8 @@ enum Verdict {
 struct Founders<'a> {
     me: u64,
     ids: &'a BTreeSet<u64>,
+    /// Somebody had data once, who may not answer any more.
+    knows_of_data: bool,
 }
 
 impl Founders<'_> {
@@ -108,8 +130,8 @@ impl Founders<'_> {
         }
         let fresh: BTreeSet<u64> = words().filter(|(_, word)| *word == Word::Fresh).map(|(from, _)| *from).collect();
         let fresh = fresh.intersection(self.ids).count() + usize::from(self.ids.contains(&self.me));
-        let somebody_knows = says(Word::Unsure) || says(Word::Elsewhere);
-        if all_had_a_say && !somebody_knows && fresh > self.ids.len() / 2 && !self.ids.is_empty() {
+        let forbids = self.knows_of_data || words().any(|(_, word)| word.tells_of_data() || *word == Word::Apart);
+        if all_had_a_say && !forbids && fresh > self.ids.len() / 2 && !self.ids.is_empty() {
             return Verdict::Found;
         }
         Verdict::Wait
@@ -128,6 +150,16 @@ pub(crate) enum Known {
 /// One member's answers, one after the other.
 type Answers = BoxStream<'static, (String, Result<Described, String>)>;
 
+/// What was heard at a URL.
+struct Heard {
+    newest: Result<(u64, Word), String>,
+    /// Since when it cannot be asked; none while it answers.
+    failing: Option<Instant>,
+}
+
+/// An attempt to join.
+type Joining<'a> = BoxFuture<'a, Result<Identity, Vec<String>>>;
+
 /// A member without a log, and what it has heard.
 struct Newcomer {
     /// It joins what cluster there is (`assembly`).
@@ -141,13 +173,19 @@ struct Newcomer {
     asked: BTreeSet<String>,
     asked_max: usize,
     /// The newest answer at each URL.
-    heard: BTreeMap<String, Result<(u64, Word), String>>,
+    heard: BTreeMap<String, Heard>,
+    /// Where it was first heard that there is data. It is not forgotten: who had it may be away, or lose it.
+    data_at: Option<String>,
+    /// Members of another cluster that were told of in the log, and of which.
+    strangers: BTreeMap<String, u64>,
     /// When it was last logged that one cannot be asked.
     complained: Option<Instant>,
+    /// Why it did not found or join what it could have.
+    refused: Option<String>,
 }
 
-/// Returns when this member may take part, or has joined a cluster. For as long as that takes, all it does is ask.
-/// Long because each verdict ends it in its own way.
+/// Returns when this member may take part, or has joined a cluster. For as long as that takes, all it does is ask, and
+/// keep in `place` what it waits for. Long because each verdict ends it in its own way.
 ///
 /// # Errors
 /// It ran before, or was removed, and is not to find its place by itself; the members to ask are not known.
@@ -156,44 +194,42 @@ pub(crate) async fn wait_until_known(
     config: &Config,
     beginning: &Beginning,
     connector: &PeerConnector,
+    place: &Place,
 ) -> Result<Known, StartError> {
-    let identity = node.identity();
     let first = bootstrap::others(beginning, config).await?;
-    let finds_place = config.initial_cluster_state == InitialClusterState::Auto;
-    let mut newcomer = Newcomer {
-        finds_place,
-        me: identity.member_id,
-        cluster_id: identity.cluster_id,
-        // The only founder had its identity before it lost its data: it may not found the cluster again.
-        founders: beginning.founders.keys().copied().filter(|_| beginning.founders.len() > 1).collect(),
-        connector: connector.clone(),
-        pause_max: (config.election_timeout / PAUSES_IN_ELECTION_TIMEOUT).max(PAUSE_MIN),
-        asked: BTreeSet::new(),
-        asked_max: first.len() + NAMED_URLS_MAX,
-        heard: BTreeMap::new(),
-        complained: None,
-    };
+    let mut newcomer = Newcomer::new(node.identity(), config, beginning, connector, first.len());
     let mut answers = SelectAll::new();
     newcomer.ask(&mut answers, first.clone());
     tracing::info!(others = ?first, "this member has no data: asking the others whether it ran before");
     let mut tick = tokio::time::interval(WAITING_LOG_INTERVAL);
     tick.reset();
     let (mark, mut attempts) = (Mark::new(config), Attempts::default());
+    let mut attempt = pin!(Fuse::<Joining<'_>>::terminated());
     loop {
+        place.waits(newcomer.why());
         tokio::select! {
             biased;
+            joined = &mut attempt => match joined {
+                Ok(identity) => return Ok(Known::Joined(identity)),
+                Err(reasons) => {
+                    attempts.tell(&reasons);
+                    newcomer.refused = Some(reasons.join("; "));
+                }
+            },
             Some((url, answer)) = answers.next() => {
                 let named = newcomer.hear(url.clone(), answer);
                 newcomer.ask(&mut answers, named);
-                let all_had_a_say = first.iter().all(|url| newcomer.heard.contains_key(url));
-                match newcomer.verdict(all_had_a_say) {
+                match newcomer.verdict(newcomer.all_had_a_say(&first)) {
                     Verdict::Wait => {}
-                    Verdict::TakePart => return Ok(Known::TakesPart),
+                    Verdict::TakePart => match mark.check_cluster(newcomer.cluster_id) {
+                        Ok(()) => return Ok(Known::TakesPart),
+                        Err(error) => newcomer.tell_marked(&error),
+                    },
                     Verdict::Found => match mark.check_founding() {
                         Ok(()) => return Ok(Known::TakesPart),
                         Err(error) => newcomer.tell_marked(&error),
                     },
-                    Verdict::Ran | Verdict::Removed if finds_place => attempts.are_due = true,
+                    Verdict::Ran | Verdict::Removed if newcomer.finds_place => attempts.are_due = true,
                     Verdict::Ran => {
                         return Err(StartError::Bootstrap(BootstrapError::AlreadyBootstrapped {
                             member_id: newcomer.me,
@@ -206,19 +242,17 @@ pub(crate) async fn wait_until_known(
                         return Err(StartError::Ended(End::Removed));
                     }
                 }
+                attempts.are_due |= newcomer.finds_place && newcomer.says(Word::Elsewhere);
             }
             _ = tick.tick() => {
                 newcomer.tell(config);
                 // Whose former self had acknowledged something cannot be vouched for, and gets a new id.
-                attempts.are_due |= finds_place && newcomer.says(Word::Unsure);
+                attempts.are_due |= newcomer.finds_place && newcomer.says(Word::Unsure);
             }
         }
-        attempts.are_due |= newcomer.says(Word::Elsewhere);
-        if attempts.begin() {
-            match assembly::attempt(config, &first, connector).await? {
-                Ok(identity) => return Ok(Known::Joined(identity)),
-                Err(reasons) => attempts.tell(&reasons),
-            }
+        // Beside the answers, which go on: who is asked to let this member in may take long.
+        if attempt.is_terminated() && attempts.begin() {
+            attempt.set(assembly::attempt(config, &first, connector).boxed().fuse());
         }
     }
 }
@@ -252,15 +286,50 @@ impl Attempts {
 }
 
 impl Newcomer {
-    fn says(&self, wanted: Word) -> bool {
-        self.heard.values().any(|heard| heard.as_ref().is_ok_and(|(_, word)| *word == wanted))
+    /// It knows this many others.
+    fn new(
+        identity: Identity,
+        config: &Config,
+        beginning: &Beginning,
+        connector: &PeerConnector,
+        others: usize,
+    ) -> Self {
+        Self {
+            finds_place: config.initial_cluster_state == InitialClusterState::Auto,
+            me: identity.member_id,
+            cluster_id: identity.cluster_id,
+            // The only founder had its identity before it lost its data: it may not found the cluster again.
+            founders: beginning.founders.keys().copied().filter(|_| beginning.founders.len() > 1).collect(),
+            connector: connector.clone(),
+            pause_max: (config.election_timeout / PAUSES_IN_ELECTION_TIMEOUT).max(PAUSE_MIN),
+            asked: BTreeSet::new(),
+            asked_max: others + NAMED_URLS_MAX,
+            heard: BTreeMap::new(),
+            data_at: None,
+            strangers: BTreeMap::new(),
+            complained: None,
+            refused: None,
+        }
     }
 
-    /// Logs why it does not found the cluster.
+    /// True if each of these has answered, or cannot be asked: once, or for a while if an orchestrator may just be
+    /// restarting it.
+    fn all_had_a_say(&self, urls: &[String]) -> bool {
+        let patience = if self.finds_place { PATIENCE } else { Duration::ZERO };
+        let had_its_say = |heard: &Heard| heard.failing.is_none_or(|since| since.elapsed() >= patience);
+        urls.iter().all(|url| self.heard.get(url).is_some_and(had_its_say))
+    }
+
+    fn says(&self, wanted: Word) -> bool {
+        self.heard.values().any(|heard| heard.newest.as_ref().is_ok_and(|(_, word)| *word == wanted))
+    }
+
+    /// Logs why it neither founds the cluster nor takes part in it, though the others let it.
     fn tell_marked(&mut self, error: &BootstrapError) {
+        self.refused = Some(error.to_string());
         if self.complained.is_none_or(|at| at.elapsed() >= WAITING_LOG_INTERVAL) {
             self.complained = Some(Instant::now());
-            tracing::error!(%error, "a majority of the members has no data, and no cluster is founded");
+            tracing::error!(%error, "this member waits, though the others would let it begin");
         }
     }
 
@@ -291,42 +360,55 @@ impl Newcomer {
 
     /// Takes an answer in. Returns the URLs of members that it names: the leader may be one that nobody listed.
     fn hear(&mut self, url: String, answer: Result<Described, String>) -> Vec<String> {
-        let (word, named) = match answer {
+        let mut named = Vec::new();
+        let newest = match answer {
             Err(reason) => {
                 self.complain(&url, &reason);
-                (Err(reason), Vec::new())
+                Err(reason)
             }
-            Ok(described) if self.finds_place && described.cluster_id != self.cluster_id => {
-                // Without data, it may have another list, as while the cluster is made larger.
-                let word = if assembly::has_cluster(&described) { Word::Elsewhere } else { Word::Unsure };
-                (Ok((described.member_id, word)), Vec::new())
-            }
-            Ok(described) if described.cluster_id != self.cluster_id => {
-                let reason = format!("it is of another cluster, {:x}", described.cluster_id);
-                if self.heard.get(&url).is_none_or(|before| before.as_ref().err() != Some(&reason)) {
-                    tracing::error!(
-                        peer = url,
-                        its_cluster_id = format_args!("{:x}", described.cluster_id),
-                        cluster_id = format_args!("{:x}", self.cluster_id),
-                        "a member that is listed in --initial-cluster is of another cluster: its --initial-cluster or \
-                         --initial-cluster-token differs from this member's"
-                    );
-                }
-                (Err(reason), Vec::new())
-            }
+            Ok(described) if described.cluster_id != self.cluster_id => self.hear_stranger(&url, &described),
             Ok(described) => {
                 let others = described.members.iter().filter(|member| member.id != self.me);
-                let named = others.flat_map(|member| member.peer_urls.clone()).collect();
-                (Ok((described.member_id, Word::of(&described, self.me))), named)
+                named = others.flat_map(|member| member.peer_urls.clone()).collect();
+                Ok((described.member_id, Word::of(&described, self.me)))
             }
         };
-        self.heard.insert(url, word);
+        let has_data = newest.as_ref().is_ok_and(|(from, word)| *from != self.me && word.tells_of_data());
+        if has_data && self.data_at.is_none() {
+            self.data_at = Some(url.clone());
+        }
+        let failing_before = self.heard.get(&url).and_then(|heard| heard.failing);
+        let failing = newest.is_err().then(|| failing_before.unwrap_or_else(Instant::now));
+        self.heard.insert(url, Heard { newest, failing });
         named
+    }
+
+    /// What one of another cluster means. One with data forbids to found a cluster beside it, whatever the mode.
+    fn hear_stranger(&mut self, url: &str, described: &Described) -> Result<(u64, Word), String> {
+        let its_cluster_id = described.cluster_id;
+        if !self.finds_place && self.strangers.insert(url.to_owned(), its_cluster_id) != Some(its_cluster_id) {
+            tracing::error!(
+                peer = url,
+                its_cluster_id = format_args!("{its_cluster_id:x}"),
+                cluster_id = format_args!("{:x}", self.cluster_id),
+                "a member that is listed in --initial-cluster is of another cluster: its --initial-cluster or \
+                 --initial-cluster-token differs from this member's"
+            );
+        }
+        if assembly::has_cluster(described) || described.knowledge != Knowledge::Nothing {
+            Ok((described.member_id, Word::Elsewhere))
+        } else if self.finds_place {
+            Ok((described.member_id, Word::Apart))
+        } else {
+            // As in etcd, it is not one of those that count.
+            Err(format!("it is of another cluster, {its_cluster_id:x}"))
+        }
     }
 
     /// Logs why a member cannot be asked: each reason once, unless they change faster than anybody reads.
     fn complain(&mut self, url: &str, reason: &str) {
-        let is_known = self.heard.get(url).is_some_and(|before| before.as_ref().is_err_and(|before| before == reason));
+        let told = |before: &Heard| before.newest.as_ref().is_err_and(|before| before == reason);
+        let is_known = self.heard.get(url).is_some_and(told);
         if !is_known && self.complained.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
             self.complained = Some(Instant::now());
             tracing::warn!(error = format!("{url}: {reason}"), "cannot reach a member, trying again");
@@ -334,20 +416,46 @@ impl Newcomer {
     }
 
     fn verdict(&self, all_had_a_say: bool) -> Verdict {
-        let words: Vec<(u64, Word)> = self.heard.values().filter_map(|word| word.as_ref().ok().copied()).collect();
-        Founders { me: self.me, ids: &self.founders }.judge(&words, all_had_a_say)
+        let words: Vec<(u64, Word)> =
+            self.heard.values().filter_map(|heard| heard.newest.as_ref().ok().copied()).collect();
+        let founders = Founders { me: self.me, ids: &self.founders, knows_of_data: self.data_at.is_some() };
+        founders.judge(&words, all_had_a_say)
+    }
+
+    /// What each of the others said last.
+    fn said(&self) -> Vec<String> {
+        let text = |(url, heard): (&String, &Heard)| match &heard.newest {
+            Ok((_, Word::Fresh)) => format!("{url}: has no data either"),
+            Ok((_, Word::Apart)) => format!("{url}: has no data either, and another --initial-cluster"),
+            Ok((_, Word::Elsewhere)) => format!("{url}: is of another cluster, which has data"),
+            Ok(_) => format!("{url}: has data, and does not know enough"),
+            Err(reason) => format!("{url}: {reason}"),
+        };
+        self.heard.iter().map(text).collect()
+    }
+
+    /// Why it waits, in one line.
+    fn why(&self) -> String {
+        let mut why = "this member has no data and waits for its cluster".to_owned();
+        if let Some(url) = &self.data_at {
+            write!(why, "; {url} had data, so it founds none").ok();
+        }
+        if let Some(refused) = &self.refused {
+            write!(why, "; {refused}").ok();
+        }
+        write!(why, "; {}", self.said().join("; ")).ok();
+        why
     }
 
     fn tell(&self, config: &Config) {
-        let said: Vec<String> = self
-            .heard
-            .iter()
-            .map(|(url, word)| match word {
-                Ok((_, Word::Fresh)) => format!("{url}: has no data either"),
-                Ok(_) => format!("{url}: has data, and does not know enough"),
-                Err(reason) => format!("{url}: {reason}"),
-            })
-            .collect();
+        let said = self.said();
+        if let Some(url) = &self.data_at {
+            tracing::warn!(
+                url,
+                "this process has heard of data there, and founds no cluster, even if all others have none now: bring that \
+                 member back; or, to begin without its data, restart this one"
+            );
+        }
         if self.finds_place {
             tracing::warn!(
                 ?said,
@@ -375,7 +483,7 @@ mod tests {
     const ME: u64 = 3;
 
     fn judge(founders: u64, words: &[(u64, Word)]) -> Verdict {
-        Founders { me: ME, ids: &(1..=founders).collect() }.judge(words, true)
+        Founders { me: ME, ids: &(1..=founders).collect(), knows_of_data: false }.judge(words, true)
     }
 
     #[test]
@@ -395,13 +503,15 @@ mod tests {
 
     #[test]
     fn whoever_has_data_is_heard_first() {
-        use Word::{Elsewhere, Fresh, New, Ran, Removed, Unsure};
-        let few = Founders { me: ME, ids: &(1..=3).collect() };
+        use Word::{Apart, Elsewhere, Fresh, New, Ran, Removed, Unsure};
+        let few = Founders { me: ME, ids: &(1..=3).collect(), knows_of_data: false };
         assert_eq!(few.judge(&[(1, Fresh)], false), Verdict::Wait, "the other may know more");
         assert_eq!(few.judge(&[(1, New)], false), Verdict::TakePart);
         assert_eq!(judge(3, &[(1, Fresh), (2, Unsure)]), Verdict::Wait);
         assert_eq!(judge(5, &[(1, Fresh), (2, Fresh), (4, Unsure)]), Verdict::Wait);
         assert_eq!(judge(3, &[(1, Fresh), (2, Elsewhere)]), Verdict::Wait, "no second cluster");
+        assert_eq!(judge(3, &[(1, Elsewhere), (2, Fresh)]), Verdict::Wait);
+        assert_eq!(judge(5, &[(1, Fresh), (2, Fresh), (4, Apart)]), Verdict::Wait, "it may get the same list");
         assert_eq!(judge(3, &[(1, Unsure), (2, Unsure)]), Verdict::Wait);
         assert_eq!(judge(3, &[(1, Unsure), (2, New)]), Verdict::TakePart);
         assert_eq!(judge(3, &[(1, New), (2, Ran)]), Verdict::Ran);
@@ -441,5 +551,99 @@ mod tests {
         for knowledge in [Knowledge::Nothing, Knowledge::Own, Knowledge::Majority] {
             assert_eq!(word(knowledge, &[other.clone(), ran.clone()]), Word::Ran);
         }
+    }
+
+    /// A founder of three that has heard nothing.
+    fn newcomer(finds_place: bool) -> Newcomer {
+        Newcomer {
+            finds_place,
+            me: ME,
+            cluster_id: 9,
+            founders: (1..=3).collect(),
+            connector: PeerConnector::plain(),
+            pause_max: PAUSE_MIN,
+            asked: BTreeSet::new(),
+            asked_max: 2,
+            heard: BTreeMap::new(),
+            data_at: None,
+            strangers: BTreeMap::new(),
+            complained: None,
+            refused: None,
+        }
+    }
+
+    fn described(member_id: u64, cluster_id: u64, knowledge: Knowledge) -> Described {
+        Described { cluster_id, member_id, knowledge, cluster_version: "3.5.0".to_owned(), members: vec![] }
+    }
+
+    const URLS: [&str; 2] = ["http://m1:1", "http://m2:1"];
+
+    impl Newcomer {
+        fn hears(&mut self, member: usize, answer: Result<Described, String>) -> Verdict {
+            self.hear(URLS[member - 1].to_owned(), answer);
+            self.verdict(self.all_had_a_say(&URLS.map(str::to_owned)))
+        }
+    }
+
+    /// Who had data may be restarted, or lose it, too: what it said once counts.
+    #[tokio::test(start_paused = true)]
+    async fn data_that_was_heard_of_is_not_forgotten() {
+        let fresh = || Ok(described(2, 9, Knowledge::Nothing));
+        let away = || Err("connection refused".to_owned());
+        for (finds_place, knows) in [
+            (true, described(1, 9, Knowledge::Own)),
+            (false, described(1, 9, Knowledge::Own)),
+            (true, described(1, 7, Knowledge::Own)),
+            (false, described(1, 7, Knowledge::Own)),
+            (true, described(8, 7, Knowledge::Majority)),
+        ] {
+            let mut newcomer = newcomer(finds_place);
+            assert_eq!(newcomer.hears(2, fresh()), Verdict::Wait);
+            assert_eq!(newcomer.hears(1, Ok(knows.clone())), Verdict::Wait);
+            for answer in [away(), away(), Ok(described(1, 9, Knowledge::Nothing)), away()] {
+                assert_eq!(newcomer.hears(1, answer), Verdict::Wait, "{finds_place} {knows:?}");
+                tokio::time::advance(PATIENCE).await;
+                assert_eq!(newcomer.hears(2, fresh()), Verdict::Wait, "{finds_place} {knows:?}");
+            }
+            assert!(newcomer.why().contains("http://m1:1 had data"), "{}", newcomer.why());
+            // A restart of the process is the permission to begin without it.
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_finds_its_place_gives_the_others_time() {
+        let fresh = || Ok(described(2, 9, Knowledge::Nothing));
+        let away = || Err("connection refused".to_owned());
+        let mut patient = newcomer(true);
+        assert_eq!(patient.hears(1, away()), Verdict::Wait);
+        assert_eq!(patient.hears(2, fresh()), Verdict::Wait);
+        tokio::time::advance(PATIENCE / 2).await;
+        assert_eq!(patient.hears(1, away()), Verdict::Wait);
+        tokio::time::advance(PATIENCE / 2).await;
+        assert_eq!(patient.hears(1, away()), Verdict::Found);
+        // Who answers again, and is away again, gets the time again.
+        assert_eq!(patient.hears(1, Ok(described(1, 9, Knowledge::Nothing))), Verdict::Found);
+        assert_eq!(patient.hears(1, away()), Verdict::Wait);
+        let mut as_etcd = newcomer(false);
+        assert_eq!(as_etcd.hears(1, away()), Verdict::Wait);
+        assert_eq!(as_etcd.hears(2, fresh()), Verdict::Found);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fresh_member_with_another_list_counts_as_the_mode_says() {
+        let stranger = || Ok(described(1, 7, Knowledge::Nothing));
+        let fresh = || Ok(described(2, 9, Knowledge::Nothing));
+        let mut patient = newcomer(true);
+        assert_eq!(patient.hears(1, stranger()), Verdict::Wait);
+        assert_eq!(patient.hears(2, fresh()), Verdict::Wait);
+        // It got the list.
+        assert_eq!(patient.hears(1, Ok(described(1, 9, Knowledge::Nothing))), Verdict::Found);
+        let mut as_etcd = newcomer(false);
+        assert_eq!(as_etcd.hears(1, stranger()), Verdict::Wait);
+        assert_eq!(
+            as_etcd.hears(2, fresh()),
+            Verdict::Found,
+            "a wrong --initial-cluster-token does not stop the others"
+        );
     }
 }

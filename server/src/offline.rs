@@ -129,6 +129,14 @@ impl SnapshotFile {
     /// # Errors
     /// It cannot be read, has no hash (unless that is to be skipped), or another one.
     pub fn open(path: &Path, skip_hash_check: bool) -> Result<Self, SnapshotError> {
+        Self::open_telling(path, skip_hash_check, &|_| {})
+    }
+
+    /// As [`SnapshotFile::open`], and tells how many bytes have been read, of as many as the file has.
+    ///
+    /// # Errors
+    /// As [`SnapshotFile::open`].
+    pub fn open_telling(path: &Path, skip_hash_check: bool, tell: &dyn Fn(u64)) -> Result<Self, SnapshotError> {
         let failed = |source| SnapshotError::Read { path: path.to_owned(), source };
         let mut file = File::open(path).map_err(failed)?;
         let len = file.metadata().map_err(failed)?.len();
@@ -138,7 +146,7 @@ impl SnapshotFile {
         }
         let bytes = if has_hash { len - HASH_BYTES } else { len };
         let mut digest = Sha256::new();
-        io::copy(&mut (&file).take(bytes), &mut digest).map_err(failed)?;
+        io::copy(&mut Telling { stream: (&file).take(bytes), bytes: 0, tell }, &mut digest).map_err(failed)?;
         let hash: [u8; 32] = digest.finalize().into();
         if has_hash {
             let mut expected = [0; 32];
@@ -151,16 +159,33 @@ impl SnapshotFile {
         Ok(Self { file, path: path.to_owned(), bytes })
     }
 
-    /// Brings the snapshot into a new database file.
+    /// Brings the snapshot into a new database file, and tells how many bytes have been read, of [`SnapshotFile::bytes`].
     ///
     /// # Errors
     /// [`Fault`]: it is no snapshot, or the file cannot be written.
-    pub fn import(&self, database: &Path) -> Result<(), SnapshotError> {
+    pub fn import(&self, database: &Path, tell: &dyn Fn(u64)) -> Result<(), SnapshotError> {
         let failed = |source| SnapshotError::Read { path: self.path.clone(), source };
         let mut stream = &self.file;
         stream.seek(SeekFrom::Start(0)).map_err(failed)?;
-        let stream = io::BufReader::with_capacity(1 << 20, stream.take(self.bytes));
+        let stream = Telling { stream: stream.take(self.bytes), bytes: 0, tell };
+        let stream = io::BufReader::with_capacity(1 << 20, stream);
         Ok(store::snapshot::import(stream, database, &store::Options::default())?)
+    }
+}
+
+/// A stream that tells how many bytes have been read of it.
+struct Telling<'a, R> {
+    stream: R,
+    bytes: u64,
+    tell: &'a dyn Fn(u64),
+}
+
+impl<R: Read> Read for Telling<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.stream.read(buffer)?;
+        self.bytes += read as u64;
+        (self.tell)(self.bytes);
+        Ok(read)
     }
 }
 

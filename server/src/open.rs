@@ -39,6 +39,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use store::{Applied, Flusher, Notice, Outcome, Reader, Writer};
 
+/// How long the founding may take: one write to the log.
+const FOUNDING_DEADLINE: Duration = Duration::from_secs(30);
+
 /// How long the only voter may take to elect itself: two writes to the log.
 const ELECTION_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -367,6 +370,10 @@ pub(crate) async fn found(
         }
     } else if !beginning.founders.is_empty() {
         raft.initialize(beginning.founders.clone()).await.map_err(|error| raft_error(&error))?;
+        // Before it is held back no more: without a log in its metrics, others would take it for one that has data.
+        let begun =
+            raft.wait(Some(FOUNDING_DEADLINE)).metrics(|now| now.last_log_index.is_some(), "it is founded").await;
+        begun.map_err(|error| raft_error(&error))?;
     }
     if raft.voter_ids().eq([member_id]) {
         raft.trigger().elect(false).await.map_err(|error| raft_error(&error))?;

@@ -1,7 +1,7 @@
 //! The whole member: the only place that wires its parts and spawns its tasks.
 //!
-//! Start order: data directory, identity, log, store, raft, peer listeners, what others know of a member without a log,
-//! leadership, services, listeners. Shutdown is the reverse: stop accepting, end streams and calls, stop the tasks, stop
+//! Start order: data directory, metrics URLs, identity, log, store, raft, peer listeners, what others know of a member
+//! without a log, leadership, services, listeners. Shutdown is the reverse: stop accepting, end streams and calls, stop the tasks, stop
 //! raft, flush and close the store. A part that breaks reports once through [`Server::end`], and the process ends without
 //! answering anything more.
 
@@ -18,10 +18,12 @@ use crate::compactor;
 use crate::config::{Config, ListenUrl, MetricsLevel, V2Mode};
 use crate::corruption::{self, Mismatch};
 use crate::data_dir::{DataDir, DataDirError};
-use crate::health::{Alarm, GrpcHealth, HealthChecks};
-use crate::http::{self, AccessRules, HttpState};
+use crate::health::GrpcHealth;
+use crate::http::{self, HttpState};
 use crate::lessor::Lessor;
-use crate::listen::{Bound, Front, GrpcRoutes, LeaderGate, ListenError, ListenSettings, Listeners, Traffic};
+use crate::listen::{
+    AccessRules, Bound, Front, GrpcRoutes, LeaderGate, ListenError, ListenSettings, Listeners, Traffic,
+};
 use crate::metrics::Metrics;
 use crate::newcomer::{self, Known};
 use crate::node::{Identity, Limits, Node, Parts};
@@ -35,6 +37,7 @@ use crate::peer::limit::message_bytes_max;
 use crate::peer::link::Links;
 use crate::peer::service::PeerService;
 use crate::peer::traffic::PeersTraffic;
+use crate::probes::Probed;
 use crate::quota::Quota;
 use crate::raft::catch_up::CatchUps;
 use crate::raft::log_store::LogExtent;
@@ -57,7 +60,7 @@ use crate::v3::maintenance::MaintenanceService;
 use crate::v3::snapshot::Snapshots;
 use crate::v3::watch::WatchService;
 use crate::watch::hub::Hub;
-use api::etcdserverpb::{AlarmType, RangeRequest};
+use api::etcdserverpb::AlarmType;
 use api::server::auth_server::AuthServer;
 use api::server::cluster_server::ClusterServer;
 use api::server::election_server::ElectionServer;
@@ -73,7 +76,7 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -195,7 +198,7 @@ pub struct Server {
     v2_hub: Arc<V2Hub>,
     lessor: Arc<Lessor>,
     auth_feed: Arc<Feed>,
-    listeners: Listeners,
+    listeners: Arc<Listeners>,
     peer_listeners: Listeners,
     cluster: Arc<Cluster>,
     snapshots: Option<Receiver>,
@@ -205,8 +208,7 @@ pub struct Server {
     audit: Option<Arc<Audit>>,
     tasks: TaskTracker,
     stop: CancellationToken,
-    /// False once the member stops: gRPC health checks send clients elsewhere.
-    serving: watch::Sender<bool>,
+    probed: Arc<Probed>,
     ends: mpsc::Receiver<End>,
     /// Holds the lock on the data directory until the end.
     data_dir: DataDir,
@@ -233,18 +235,38 @@ impl Server {
         }
     }
 
+    /// Long because every part is handed on by name.
     async fn start_once(config: Config) -> Result<Self, StartError> {
         let metrics = Metrics::new(config.metrics == MetricsLevel::Extensive)
             .map_err(|error| StartError::Internal(error.to_string()))?;
         let audit = config.audit.as_ref().map(Audit::open).transpose().map_err(StartError::Internal)?.map(Arc::new);
         let data_dir = DataDir::open(&config.data_dir)?;
         let tls = Tls::open(&config, &data_dir.fixtures())?;
-        let beginning = bootstrap::begin(data_dir.path(), &config, &tls.connector).await?;
-        let identity = beginning.identity;
-        let (end_sender, ends) = mpsc::channel(1);
-        let core =
-            open_core(&config, &data_dir, &beginning, &metrics, (end_sender.clone(), tls.connector.clone())).await?;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let tracer = start_tracing(&config, &metrics, &tasks, &stop)?;
+        let settings = ListenSettings::new(&config);
+        let listeners = Arc::new(Listeners::new(&settings, Some(Traffic::of_clients(&metrics))));
+        let probed = Probed::new();
+        let state = HttpState { metrics: Arc::clone(&metrics), checks: Arc::new(probed.checks()) };
+        let (end_sender, ends) = mpsc::channel(1);
+        let begun = async {
+            // Probes are answered from here on: what follows may take long.
+            let front = Front::http_only(http::metrics_router(state.clone()));
+            listen(&listeners, &config, tls.client.as_ref(), &config.listen_metrics_urls, &front).await?;
+            let beginning = bootstrap::begin(data_dir.path(), &config, &tls.connector, &probed.place).await?;
+            let ends = (end_sender.clone(), tls.connector.clone());
+            let core = open_core(&config, &data_dir, &beginning, &metrics, ends).await?;
+            Ok((beginning, core))
+        };
+        let (beginning, core) = match Box::pin(begun).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                stop.cancel();
+                listeners.shutdown(PEER_SHUTDOWN_GRACE).await;
+                return Err(error);
+            }
+        };
+        let identity = beginning.identity;
         let limits = Limits {
             request_bytes: config.max_request_bytes,
             // etcd's: long enough for a change of leader.
@@ -258,10 +280,11 @@ impl Server {
         let node = Node::start(parts, &tasks, &stop);
         if is_newcomer {
             node.hold_back();
+        } else {
+            probed.place.is_found();
         }
+        probed.node.set(node.clone()).ok();
         let rules = Rules { strict: config.strict_reconfig_check, max_learners: config.max_learners };
-        let settings = ListenSettings::new(&config);
-        let tracer = start_tracing(&config, &metrics, &tasks, &stop)?;
         let mut server = Self {
             cluster: Arc::new(Cluster::new(node.clone(), rules)),
             node,
@@ -278,16 +301,16 @@ impl Server {
             links: core.links,
             tracer,
             audit,
-            listeners: Listeners::new(&settings, Some(Traffic::of_clients(&metrics))),
+            listeners,
             peer_listeners: Listeners::new(&settings, None),
             tasks,
             stop,
-            serving: watch::Sender::new(true),
+            probed,
             ends,
             data_dir,
         };
-        if let Err(error) = server.serve(&config, &beginning, &tls, &metrics, &end_sender).await {
-            server.stop_parts().await;
+        if let Err(error) = server.serve(&config, &beginning, &tls, state, &end_sender).await {
+            server.stop_parts(PEER_SHUTDOWN_GRACE).await;
             return Err(error);
         }
         Ok(server)
@@ -299,9 +322,10 @@ impl Server {
         config: &Config,
         beginning: &Beginning,
         tls: &Tls,
-        metrics: &Arc<Metrics>,
+        state: HttpState,
         ends: &EndSender,
     ) -> Result<(), StartError> {
+        let metrics = &Arc::clone(&state.metrics);
         let node = self.node.clone();
         let auth = open_auth(config, &node, &self.auth_feed)?;
         let quota = Arc::new(Quota::new(config.quota_bytes, &node));
@@ -322,12 +346,9 @@ impl Server {
             show(&metrics.telling.log_lines_lost, crate::logging::lost());
             show(&metrics.telling.audit_lines_lost, audit.as_ref().map_or(0, |audit| audit.lost()));
         });
-        let checks = Arc::new(health_checks(&node));
-        let state = HttpState { metrics: Arc::clone(metrics), checks };
-        let metrics_front = Front::http_only(http::metrics_router(state.clone()));
+        let expiry = metrics.telling.certificate_expiry.clone();
+        self.tasks.spawn(tls.clone().tell_expiry(expiry, self.stop.clone()));
         self.serve_peers(config, tls, leases.clone()).await?;
-        self.listen(config, tls.client.as_ref(), &config.listen_metrics_urls, &metrics_front).await?;
-
         if node.is_held_back() {
             self.wait_until_known(config, beginning, tls).await?;
         }
@@ -348,33 +369,18 @@ impl Server {
             let (revision, is_wanted) = (auth.watch_revision(), config.v2 == V2Mode::Wanted);
             self.tasks.spawn(v2::auth::tell(node.clone(), is_wanted, revision, self.stop.clone()));
         }
-        http = http.merge(match self.v2(config, &quota, &auth, metrics) {
-            Some(v2) => v2::router(v2),
-            None => http::nothing_else(),
-        });
-        let http = http::guarded(http, rules);
+        let v2 = self.v2(config, &quota, &auth, metrics);
+        http = http.merge(if v2.is_some() { v2::router() } else { http::nothing_else() });
+        let (rules, shortcut) = (Arc::new(rules), v2.map(v2::shortcut));
         let clients = if config.listen_client_http_urls.is_empty() {
-            Front::both(routes, http.clone())
+            Front::both(routes, http.clone()).with_shortcut(shortcut.clone()).ruled_by(Arc::clone(&rules))
         } else {
             Front::grpc_only(routes)
         };
-        let http_front = Front::http_only(http);
-        self.listen(config, tls.client.as_ref(), &config.listen_client_urls, &clients).await?;
-        self.listen(config, tls.client.as_ref(), &config.listen_client_http_urls, &http_front).await
-    }
-
-    async fn listen(
-        &self,
-        config: &Config,
-        tls: Option<&TlsAcceptor>,
-        urls: &[ListenUrl],
-        front: &Front,
-    ) -> Result<(), StartError> {
-        for url in urls {
-            let bound = Bound::new(url, config.socket_reuse_port, tls).await?;
-            self.listeners.serve(bound, front);
-        }
-        Ok(())
+        let http_front = Front::http_only(http).with_shortcut(shortcut).ruled_by(rules);
+        let tls = tls.client.as_ref();
+        listen(&self.listeners, config, tls, &config.listen_client_urls, &clients).await?;
+        listen(&self.listeners, config, tls, &config.listen_client_http_urls, &http_front).await
     }
 
     fn spawn_tasks(&self, config: &Config, quota: &Arc<Quota>, ends: &EndSender) {
@@ -407,7 +413,9 @@ impl Server {
         let grpc = PeerServer::new(PeerGrpc::new(service))
             .max_decoding_message_size(message_bytes_max(config.max_request_bytes));
         let grpc = Door::new(grpc, node.clone(), Arc::clone(&self.traffic));
-        let gate = Gate::new(JoinToken::read(config)?);
+        // Every request reads it anew; what cannot be used from the start is an error.
+        JoinToken::read(config.join_token_file.as_deref())?;
+        let gate = Gate::new(config.join_token_file.clone());
         let router = describe::router(node.clone())
             .merge(join::router(node, Arc::clone(&self.cluster), gate))
             .route_service("/cleatpb.Peer/{method}", grpc);
@@ -423,7 +431,7 @@ impl Server {
     async fn wait_until_known(&mut self, config: &Config, beginning: &Beginning, tls: &Tls) -> Result<(), StartError> {
         let node = self.node.clone();
         tokio::select! {
-            known = newcomer::wait_until_known(&node, config, beginning, &tls.connector) => match known? {
+            known = newcomer::wait_until_known(&node, config, beginning, &tls.connector, &self.probed.place) => match known? {
                 Known::TakesPart => {}
                 Known::Joined(identity) => {
                     bootstrap::write_settled(self.data_dir.path(), &Beginning::joined(identity))?;
@@ -437,6 +445,7 @@ impl Server {
         }
         open::found(node.raft(), beginning, &self.data_dir).await?;
         node.take_part();
+        self.probed.place.is_found();
         Ok(())
     }
 
@@ -525,7 +534,7 @@ impl Server {
             .with(LockServer::new(LockService(concurrency.clone())).max_decoding_message_size(decode))
             .with(ElectionServer::new(ElectionService(concurrency)).max_decoding_message_size(decode))
             .with(AuthServer::new(users).max_decoding_message_size(decode))
-            .with(HealthServer::new(GrpcHealth::new(self.serving.subscribe())))
+            .with(HealthServer::new(GrpcHealth::new(self.probed.serving.subscribe())))
             .with(
                 ClusterServer::new(ClusterService { node, cluster: Arc::clone(&self.cluster) })
                     .max_decoding_message_size(decode),
@@ -568,18 +577,18 @@ impl Server {
 
     /// Stops the member: hands leadership over, ends calls and streams, then flushes and closes the store.
     pub async fn shutdown(self) {
-        self.serving.send_replace(false);
+        self.probed.serving.send_replace(false);
         if self.node.is_leader() && !self.node.is_alone() {
             self.cluster.hand_over().await;
         }
-        self.stop.cancel();
-        self.v2_hub.close();
-        self.listeners.shutdown(SHUTDOWN_GRACE).await;
-        self.stop_parts().await;
+        self.stop_parts(SHUTDOWN_GRACE).await;
     }
 
-    async fn stop_parts(self) {
+    /// Stops everything; what clients asked for may take this long.
+    async fn stop_parts(self, grace: Duration) {
         self.stop.cancel();
+        self.v2_hub.close();
+        self.listeners.shutdown(grace).await;
         self.peer_listeners.shutdown(PEER_SHUTDOWN_GRACE).await;
         self.tasks.close();
         self.tasks.wait().await;
@@ -595,6 +604,21 @@ impl Server {
             audit.flush(AUDIT_FLUSH_DEADLINE);
         }
     }
+}
+
+/// Serves clients at these URLs.
+async fn listen(
+    listeners: &Listeners,
+    config: &Config,
+    tls: Option<&TlsAcceptor>,
+    urls: &[ListenUrl],
+    front: &Front,
+) -> Result<(), StartError> {
+    for url in urls {
+        let bound = Bound::new(url, config.socket_reuse_port, tls).await?;
+        listeners.serve(bound, front);
+    }
+    Ok(())
 }
 
 /// What knows users: reads the keys of signed tokens.
@@ -624,41 +648,6 @@ fn start_tracing(
 /// The member ended while it was starting.
 fn ended(end: Option<End>) -> StartError {
     StartError::Ended(end.unwrap_or_else(|| End::Fault("a part of the member ended".to_owned())))
-}
-
-fn health_checks(node: &Node) -> HealthChecks {
-    let (leader, alarms, local, current) = (node.clone(), node.clone(), node.clone(), node.clone());
-    let learner = node.clone();
-    HealthChecks {
-        has_leader: Box::new(move || leader.leader() != 0),
-        is_learner: Box::new(move || learner.is_learner()),
-        alarms: Box::new(move || {
-            let raised = alarms.reader().alarms(AlarmType::None as i32);
-            let known = |alarm: i32| match AlarmType::try_from(alarm) {
-                Ok(AlarmType::Nospace) => Some(Alarm::NoSpace),
-                Ok(AlarmType::Corrupt) => Some(Alarm::Corrupt),
-                _ => None,
-            };
-            raised.iter().filter_map(|member| known(member.alarm)).collect()
-        }),
-        serializable_read: Box::new(move || {
-            let node = local.clone();
-            Box::pin(async move { read_something(&node) })
-        }),
-        linearizable_read: Box::new(move || {
-            let node = current.clone();
-            Box::pin(async move {
-                node.read_barrier().await.map_err(|error| error.to_string())?;
-                read_something(&node)
-            })
-        }),
-    }
-}
-
-/// Reads a key that need not exist, as etcd's checks do.
-fn read_something(node: &Node) -> Result<(), String> {
-    let request = RangeRequest { key: "health".into(), limit: 1, ..Default::default() };
-    node.reader().range(&request).map(drop).map_err(|error| error.to_string())
 }
 
 /// Shows a count that is kept elsewhere.

@@ -183,7 +183,9 @@ fn after_power_loss(steps: &[Step], at: usize, random: &mut StdRng) -> Vec<u8> {
 
 #[test]
 fn a_power_loss_leaves_the_durable_position() {
-    let seed = std::env::var("CLEAT_SEED").map_or_else(|_| rand::rng().random(), |seed| seed.parse().unwrap());
+    let seed = std::env::var("CLEAT_SEED")
+        .or_else(|_| std::env::var("CLEAT_FIRST_SEED"))
+        .map_or_else(|_| rand::rng().random(), |seed| seed.parse().unwrap());
     println!("CLEAT_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let log = log(&mut random, 150);
@@ -241,7 +243,9 @@ fn check_every_loss(
 /// durable before.
 #[test]
 fn a_power_loss_around_an_install_leaves_the_old_store_or_the_new_one() {
-    let seed = std::env::var("CLEAT_SEED").map_or_else(|_| rand::rng().random(), |seed| seed.parse().unwrap());
+    let seed = std::env::var("CLEAT_SEED")
+        .or_else(|_| std::env::var("CLEAT_FIRST_SEED"))
+        .map_or_else(|_| rand::rng().random(), |seed| seed.parse().unwrap());
     println!("CLEAT_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let log = log(&mut random, 150);

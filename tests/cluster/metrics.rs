@@ -210,3 +210,36 @@ async fn snapshots_are_counted() -> Result<()> {
     }
     Ok(())
 }
+
+/// Waits until so many proposals are pending on a member.
+async fn until_pending(cluster: &Cluster, member: usize, count: &str) -> Result<()> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let (_, _, text) = http::get(&cluster.url(member), "/metrics").await?;
+        let pending = text.lines().find_map(|line| line.strip_prefix("etcd_server_proposals_pending "));
+        if pending == Some(count) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{pending:?} are pending and not {count}");
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// While there is no majority.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proposal_whose_client_gave_up_is_not_pending() -> Result<()> {
+    for kind in [Kind::Etcd, Kind::Cleat] {
+        let mut cluster = Cluster::start_with(&Subject::of(kind)?, Place::Loopback, 3, &[]).await?;
+        let leader = cluster.leader().await?;
+        let mut client = cluster.client(leader).await?;
+        for member in cluster.running().into_iter().filter(|member| *member != leader) {
+            cluster.pause(member)?;
+        }
+        let put = PutRequest { key: "a".into(), ..Default::default() };
+        let put = tokio::spawn(async move { client.kv.put(put).await });
+        until_pending(&cluster, leader, "1").await.with_context(|| format!("{kind}"))?;
+        put.abort();
+        until_pending(&cluster, leader, "0").await.with_context(|| format!("{kind}"))?;
+    }
+    Ok(())
+}

@@ -63,15 +63,18 @@ async fn a_follower_renews_for_a_thousand_clients() -> Result<()> {
     Ok(())
 }
 
-/// What each sync of the followers' logs takes longer: one of them is in every majority.
-const SYNC: Duration = Duration::from_millis(100);
+/// What each sync of the followers' logs takes longer: one of them is in every majority. So long that puts wait for the
+/// disks on a busy machine, too, and not for the processor: else none would be refused.
+const SYNC: Duration = Duration::from_millis(400);
+/// So that a busy machine loses neither its leader nor a request, which may take five seconds and two of these.
+const ELECTION: &str = "--election-timeout=5000";
 const CONNECTIONS: usize = 4;
 /// Puts that may be ahead of a revocation: those of the entries that were on their way.
 const AHEAD_MAX: i64 = 1500;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_passes_the_full_queue_of_a_follower() -> Result<()> {
-    let cluster = Cluster::start_with(&Subject::of(Kind::Cleat)?, Place::Loopback, 3, &[]).await?;
+    let cluster = Cluster::start_with(&Subject::of(Kind::Cleat)?, Place::Loopback, 3, &[ELECTION]).await?;
     let (leader, follower) = (cluster.leader().await?, cluster.follower().await?);
     let mut client = cluster.client(follower).await?;
     for id in 1..=ROUNDS as i64 {

@@ -44,6 +44,7 @@ same_tools! {
     maintenance: "../v3/scripts/maintenance.txt";
     mirrors: "../v3/scripts/mirror.txt";
     offline: "../v3/scripts/offline.txt";
+    snapshots: "../v3/scripts/snapshot.txt";
     transactions: "../v3/scripts/txn.txt";
     urls: "../v3/scripts/url.txt";
     watches: "../v3/scripts/watch.txt";

@@ -2,6 +2,7 @@
 //! whose answers to wrong input are compared with ours.
 
 mod errors;
+mod places;
 mod process;
 mod secure;
 mod srv;

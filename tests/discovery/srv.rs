@@ -4,6 +4,7 @@ use crate::process::Dns;
 use crate::{Member, names, options, resolve};
 use anyhow::{Result, ensure};
 use discovery::{InitialCluster, Me, Options, Source, Srv};
+use harness::server::built_binary;
 use harness::{Kind, Options as ServerOptions, Server};
 use std::time::Duration;
 
@@ -161,5 +162,52 @@ async fn members_start_from_a_domain() -> Result<()> {
     let list = client.cluster.member_list(api::etcdserverpb::MemberListRequest { linearizable: true }).await?;
     let urls: Vec<String> = list.into_inner().members.into_iter().flat_map(|member| member.peer_urls).collect();
     ensure!(urls.len() == 3 && urls.iter().all(|url| url.contains(".test:")), "{urls:?}");
+    Ok(())
+}
+
+/// What `cleatctl` finds by a domain: endpoints to talk to, and records that `doctor` judges.
+#[tokio::test]
+async fn cleatctl_finds_members_by_a_domain() -> Result<()> {
+    let server = Server::start(Kind::Cleat).await?;
+    let mut dns = Dns::start_for_systems(&records(&[])).await?;
+    let port = server.endpoint().rsplit_once(':').map(|(_, port)| port.to_owned()).unwrap_or_default();
+    dns.serve(&records(&[
+        &format!("srv-host=_etcd-client._tcp.c.test,m1.test,{port}"),
+        &format!("srv-host=_etcd-server._tcp.c.test,m1.test,{port}"),
+        &format!("srv-host=_etcd-client-x._tcp.c.test,m1.test,{port}"),
+    ]))
+    .await?;
+    let wrapper = dns.wrapper()?;
+    let run = async |args: &[&str]| {
+        let mut command = tokio::process::Command::new(&wrapper[0]);
+        command.args(&wrapper[1..]).arg(built_binary("cleatctl")?).args(args);
+        harness::tool::run(command, b"", crate::DEADLINE).await
+    };
+    let found = ["--discovery-srv", "c.test", "--insecure-discovery"];
+    let put = run(&[&found[..], &["put", "a", "1"]].concat()).await?;
+    ensure!(put.code == Some(0) && put.stdout == "OK\n", "{put:?}");
+    for args in [&["history", "a"][..], &["status"]] {
+        let seen = run(&[&found[..], args].concat()).await?;
+        ensure!(seen.code == Some(0), "{seen:?}");
+    }
+    // Without those that are not secure only records with TLS count, and there are none: the default endpoint is left.
+    let ignored =
+        run(&["--discovery-srv", "c.test", "--insecure-discovery=false", "--command-timeout", "1s", "get", "a"])
+            .await?;
+    ensure!(ignored.stderr.contains("ignoring discovered insecure endpoint"), "{ignored:?}");
+    let doctor = async |args: &[&str]| {
+        let endpoint = server.endpoint();
+        let report = run(&[&["doctor", "--endpoints", &endpoint], args].concat()).await?;
+        // Words alone: the columns are as wide as the longest of them.
+        let words = report.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        anyhow::Ok((words, report.code))
+    };
+    let (report, _) = doctor(&["--srv-domain", "c.test"]).await?;
+    for what in ["members", "clients"] {
+        ensure!(report.contains(&format!("PASS DNS SRV the {what} are m1.test:{port}")), "{report}");
+    }
+    let (report, code) = doctor(&["--srv-domain", "c.test", "--srv-name", "x"]).await?;
+    ensure!(report.contains("FAIL DNS SRV no records name the members (_etcd-server-ssl-x._tcp.c.test"), "{report}");
+    ensure!(report.contains(&format!("PASS DNS SRV the clients are m1.test:{port}")) && code == Some(1), "{report}");
     Ok(())
 }

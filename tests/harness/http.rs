@@ -162,16 +162,23 @@ impl Lines {
     /// # Errors
     /// It does not come in time, the connection breaks, or it is no JSON.
     pub async fn next(&mut self) -> Result<Option<Value>> {
+        self.line().await?.map(|line| Ok(serde_json::from_slice(&line)?)).transpose()
+    }
+
+    /// The next line with its end, if it has one; none when the body is over.
+    ///
+    /// # Errors
+    /// It does not come in time, or the connection breaks.
+    pub async fn line(&mut self) -> Result<Option<Vec<u8>>> {
         let line = async {
             loop {
                 if let Some(end) = self.arrived.iter().position(|byte| *byte == b'\n') {
-                    let line: Vec<u8> = self.arrived.drain(..=end).collect();
-                    return Ok(Some(serde_json::from_slice(&line)?));
+                    return anyhow::Ok(Some(self.arrived.drain(..=end).collect()));
                 }
                 match self.body.frame().await {
                     None if self.arrived.is_empty() => return Ok(None),
                     // Etcd does not end the line of an error.
-                    None => return Ok(Some(serde_json::from_slice(&std::mem::take(&mut self.arrived))?)),
+                    None => return Ok(Some(std::mem::take(&mut self.arrived))),
                     Some(frame) => self.arrived.extend_from_slice(frame?.data_ref().map_or(&[], |data| data)),
                 }
             }

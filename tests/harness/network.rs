@@ -66,7 +66,8 @@ impl Network {
         bail!("no free subnet after {TRIES} tries")
     }
 
-    fn bridge(&self) -> Ipv4Addr {
+    /// The address of the test process.
+    pub fn bridge(&self) -> Ipv4Addr {
         Ipv4Addr::from(self.base + 1)
     }
 
@@ -113,6 +114,12 @@ impl Network {
     pub fn cut(&self, from: usize, to: usize) -> Result<()> {
         let rule = format!("add rule inet faults in ip saddr {} drop", self.address(from));
         self.inside(to, "nft", &[&rule])
+    }
+
+    /// Drops every packet from the test process to a member.
+    pub fn deafen(&self, member: usize) -> Result<()> {
+        let rule = format!("add rule inet faults in ip saddr {} drop", self.bridge());
+        self.inside(member, "nft", &[&rule])
     }
 
     /// Drops every packet between two members.

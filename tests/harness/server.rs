@@ -71,6 +71,8 @@ pub struct Options {
     pub flags: Vec<String>,
     /// `--initial-cluster`; empty means this member alone.
     pub initial_cluster: String,
+    /// `--advertise-client-urls`; `None` means where it listens.
+    pub advertised_client_url: Option<String>,
     /// True for a member that finds its cluster by another flag than `--initial-cluster`.
     pub discovers: bool,
     /// Parent of the data directory; `None` means the system's temporary directory.
@@ -223,7 +225,7 @@ impl Server {
             ("--name", name.clone()),
             ("--data-dir", self.data_dir().display().to_string()),
             ("--listen-client-urls", client.clone()),
-            ("--advertise-client-urls", client),
+            ("--advertise-client-urls", self.options.advertised_client_url.clone().unwrap_or(client)),
             ("--listen-peer-urls", peer.clone()),
             ("--initial-advertise-peer-urls", peer),
             ("--initial-cluster", cluster),

@@ -1,5 +1,6 @@
 //! Agents beside real members, and a fake API server: labels, the mark, Events, and members that scale away.
 
+mod nodes;
 mod set;
 
 use anyhow::{Result, ensure};
@@ -40,7 +41,7 @@ async fn roles(set: &Set, followers: usize) -> Result<String> {
 async fn labels_follow(set: &mut Set) -> Result<()> {
     set.start(&[0, 1, 2]).await?;
     let leader = roles(set, 2).await?;
-    // The id is on record, and members that lose everything do not found another cluster.
+    // The id is on record.
     until("the mark is written", async || Ok(set.mark()? == format!("{:x}", set.cluster_id().await?))).await?;
     let number = Set::number(&leader)?;
     set.members[number].kill()?;
@@ -124,8 +125,10 @@ async fn members_that_scaled_away_are_removed_and_come_back() -> Result<()> {
 async fn outage(set: &mut Set) -> Result<()> {
     set.start(&[0, 1, 2]).await?;
     roles(set, 2).await?;
-    set.fail(500, 30)?;
+    set.fail(500, u32::MAX)?;
     set.put_pod(1)?;
+    let failed = || set.kube.requests().iter().filter(|request| request.code == 500).count();
+    until("the agent has met the outage", async || Ok(failed() >= 3)).await?;
     set.kube.heal();
     // Its label was taken away with the old pod.
     roles(set, 2).await?;
@@ -136,5 +139,39 @@ async fn outage(set: &mut Set) -> Result<()> {
 async fn agents_outlive_an_outage_of_the_api_server() -> Result<()> {
     let mut set = Set::new(3).await?;
     let told = outage(&mut set).await;
+    set.end(told).await
+}
+
+/// What the API server refuses keeps nothing else from being done.
+async fn refusals(set: &mut Set) -> Result<()> {
+    set.fail_to("patch", "pods")?;
+    set.fail_to("create", "events")?;
+    set.start(&[0, 1, 2]).await?;
+    until("the mark is written", async || Ok(set.mark()? == format!("{:x}", set.cluster_id().await?))).await?;
+    ensure!(set.roles()?.iter().all(|(_, role)| role.is_empty()), "labels could not be given");
+    let refused = |verb: &str| set.kube.requests().iter().any(|request| request.code == 500 && request.verb == verb);
+    ensure!(refused("patch"), "no label was tried");
+    set.kube.heal();
+    let leader = roles(set, 2).await?;
+    // Events are refused, and the label of a new pod is given.
+    set.fail_to("create", "events")?;
+    let lost = (Set::number(&leader)? + 1) % 3;
+    set.members[lost].kill()?;
+    std::fs::remove_dir_all(set.members[lost].data_dir())?;
+    set.members[lost].restart().await?;
+    set.put_pod(lost)?;
+    roles(set, 2).await?;
+    until("an Event was tried", async || {
+        Ok(set.kube.requests().iter().any(|request| request.code == 500 && request.verb == "create"))
+    })
+    .await?;
+    set.kube.heal();
+    until("the Event is published late", async || Ok(set.events("MemberReplaced")?.len() == 1)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_keeps_nothing_else_from_being_done() -> Result<()> {
+    let mut set = Set::new(3).await?;
+    let told = refusals(&mut set).await;
     set.end(told).await
 }

@@ -113,8 +113,28 @@ impl Set {
         Ok(())
     }
 
+    /// Asks a pod to end of which nobody will say that it did.
+    pub(crate) fn hang_pod(&self, number: usize) -> Result<()> {
+        let name = format!("db-{number}");
+        let mut pod = self.kube.get("v1", "Pod", "default", &name)?;
+        pod["metadata"]["finalizers"] = json!(["cleat.io/silent-kubelet"]);
+        self.kube.put(pod)?;
+        self.kube.delete("v1", "Pod", "default", &name)?;
+        let pod = self.kube.get("v1", "Pod", "default", &name)?;
+        ensure!(pod["metadata"]["deletionTimestamp"].is_string(), "{name} does not end: {pod}");
+        Ok(())
+    }
+
+    /// Takes a pod away, by force if it hangs.
     pub(crate) fn delete_pod(&self, number: usize) -> Result<()> {
-        Ok(self.kube.delete("v1", "Pod", "default", &format!("db-{number}"))?)
+        let name = format!("db-{number}");
+        let mut pod = self.kube.get("v1", "Pod", "default", &name)?;
+        if pod["metadata"]["deletionTimestamp"].is_null() {
+            return Ok(self.kube.delete("v1", "Pod", "default", &name)?);
+        }
+        pod["metadata"]["finalizers"] = json!([]);
+        self.kube.put(pod)?;
+        Ok(())
     }
 
     /// Changes the number of replicas, and nothing else.
@@ -130,6 +150,12 @@ impl Set {
     /// Lets that many requests of agents fail.
     pub(crate) fn fail(&self, code: u16, count: u32) -> Result<()> {
         Ok(self.kube.fail(Fault { verb: None, plural: None, code, count })?)
+    }
+
+    /// Lets all requests of one kind fail.
+    pub(crate) fn fail_to(&self, verb: &str, plural: &str) -> Result<()> {
+        let (verb, plural) = (Some(verb.to_owned()), Some(plural.to_owned()));
+        Ok(self.kube.fail(Fault { verb, plural, code: 500, count: u32::MAX })?)
     }
 
     /// Pods and their roles.

@@ -1,12 +1,14 @@
 //! Proxies in front of a server: one that loses answers, so that the server does what it is asked and the client does not
-//! hear of it, and one that ends connections after so many bytes.
+//! hear of it, one that holds a request back, and one that ends connections after so many bytes.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use harness::Server;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
 /// What a request has in it whose answer is lost.
@@ -70,6 +72,77 @@ async fn pass(mut down: TcpStream, mut up: TcpStream, has_cut: Arc<AtomicBool>) 
     }
 }
 
+/// Passes bytes on, but the second request with a mark waits: what is done meanwhile is done between two requests.
+pub(crate) struct Holder {
+    pub(crate) endpoint: String,
+    gate: Arc<Gate>,
+    task: JoinHandle<Result<()>>,
+}
+
+struct Gate {
+    mark: String,
+    /// Requests with the mark.
+    seen: AtomicUsize,
+    is_held: Notify,
+    is_open: Notify,
+}
+
+impl Holder {
+    pub(crate) async fn before(server: &Server, mark: &str) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let endpoint = format!("http://{}", listener.local_addr()?);
+        let gate =
+            Gate { mark: mark.to_owned(), seen: AtomicUsize::new(0), is_held: Notify::new(), is_open: Notify::new() };
+        let (target, gate) = (server.endpoint(), Arc::new(gate));
+        let task = tokio::spawn({
+            let gate = Arc::clone(&gate);
+            async move {
+                let mut connections = JoinSet::new();
+                loop {
+                    let (down, _) = listener.accept().await?;
+                    let up = TcpStream::connect(&target).await?;
+                    connections.spawn(pass_behind(down, up, Arc::clone(&gate)));
+                }
+            }
+        });
+        Ok(Self { endpoint, gate, task })
+    }
+
+    /// Waits until the request is there.
+    pub(crate) async fn holds(&self, limit: Duration) -> Result<()> {
+        tokio::time::timeout(limit, self.gate.is_held.notified()).await.context("there is no second request")
+    }
+
+    /// Lets it pass.
+    pub(crate) fn release(&self) {
+        self.gate.is_open.notify_one();
+    }
+}
+
+async fn pass_behind(mut down: TcpStream, mut up: TcpStream, gate: Arc<Gate>) -> std::io::Result<()> {
+    let (mut down_read, mut down_write) = down.split();
+    let (mut up_read, mut up_write) = up.split();
+    let requests = async {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let read = down_read.read(&mut buffer).await?;
+            if read == 0 {
+                return Ok(0);
+            }
+            let has_mark = buffer[..read].windows(gate.mark.len()).any(|window| window == gate.mark.as_bytes());
+            if has_mark && gate.seen.fetch_add(1, Ordering::SeqCst) == 1 {
+                gate.is_held.notify_one();
+                gate.is_open.notified().await;
+            }
+            up_write.write_all(&buffer[..read]).await?;
+        }
+    };
+    tokio::select! {
+        ended = requests => ended.map(drop),
+        ended = tokio::io::copy(&mut up_read, &mut down_write) => ended.map(drop),
+    }
+}
+
 /// What becomes of a connection once it has carried its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
@@ -121,6 +194,12 @@ async fn pass_some(mut down: TcpStream, mut up: TcpStream, limit: Option<(usize,
     tokio::select! {
         ended = requests => ended.map(drop),
         ended = answers => ended.map(drop),
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 

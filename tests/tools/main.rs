@@ -2,13 +2,18 @@
 
 mod bolt;
 mod client;
+mod completion;
 mod confd;
 mod cutter;
 mod discovery;
+mod endings;
+mod members;
 mod metad;
 mod migrate;
 mod migrate_v2;
+mod offline;
 mod people;
+mod requests;
 mod restore;
 mod save;
 mod user;

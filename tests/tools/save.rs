@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// Of different values, so that nothing makes them smaller: about 3 MB.
 /// etcdctl's exit code of a snapshot that was not saved.
 const INTERRUPTED: i32 = 5;
+/// Of different values, so that nothing makes them smaller: about 3 MB.
 const KEYS: usize = 1500;
 const VALUE_BYTES: usize = 2000;
 const DEADLINE: Duration = Duration::from_secs(30);

@@ -28,7 +28,7 @@ pub(crate) async fn with_root(kind: Kind, flags: &[&str]) -> Result<Server> {
     Ok(server)
 }
 
-async fn enable(server: &Server) -> Result<()> {
+pub(crate) async fn enable(server: &Server) -> Result<()> {
     server.client().await?.auth.auth_enable(AuthEnableRequest {}).await?;
     Ok(())
 }
@@ -188,5 +188,28 @@ async fn a_wrong_password_takes_no_part_of_a_snapshot_away() -> Result<()> {
     ensure!(std::fs::read(&part)? == b"what has come" && std::fs::read(&id)? == b"abcd\n", "it was changed");
     let (is_done, printed) = save(&format!("root:{PASSWORD}"))?;
     ensure!(is_done && printed.contains("the member cannot go on behind") && !part.exists(), "{printed}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_token_that_was_got_elsewhere_is_taken() -> Result<()> {
+    for kind in [Kind::Etcd, Kind::Cleat] {
+        let server = with_root(kind, &[]).await?;
+        enable(&server).await?;
+        let token = server.client().await?.login("root", PASSWORD).await?;
+        let get = |flags: &[&str]| -> Result<std::process::Output> {
+            let endpoint = server.endpoint();
+            Ok(command(&[&["--endpoints", &endpoint, "user", "list"], flags].concat())?.output()?)
+        };
+        let known = get(&["--auth-jwt-token", &token])?;
+        ensure!(known.status.success() && known.stdout == b"root\n", "{known:?}");
+        for wrong in [&["--auth-jwt-token", "s3cret.token"][..], &["--auth-jwt-token", "s3cret\u{7}"], &[]] {
+            let refused = get(wrong)?;
+            ensure!(!refused.status.success(), "{refused:?}");
+            ensure!(!String::from_utf8_lossy(&refused.stderr).contains("s3cret"), "{refused:?}");
+        }
+        let both = get(&["--auth-jwt-token", &token, "--user", "root:x"])?;
+        ensure!(both.status.code() == Some(128), "{both:?}");
+    }
     Ok(())
 }

@@ -30,7 +30,7 @@ fn observed(members: Vec<Member>, gone: &[u32]) -> Observed {
 }
 
 const fn replicas(replicas: u32) -> Desired {
-    Desired { replicas, is_deleted: false }
+    Desired { first: 0, replicas, is_deleted: false }
 }
 
 fn removed(actions: &[Action]) -> Vec<u64> {
@@ -100,7 +100,7 @@ fn only_what_scaled_away_is_removed() {
     assert_eq!(removed(&plan(&observed(five(), &[3, 4]), &replicas(3))), [5], "one at a time");
     assert_eq!(removed(&plan(&observed(five(), &[3]), &replicas(3))), NOBODY, "db-4 has a pod and does not answer");
     assert_eq!(removed(&plan(&observed(five(), &[3, 4]), &replicas(0))), NOBODY, "scaled to nothing is stopped");
-    assert_eq!(removed(&plan(&observed(five(), &[3, 4]), &Desired { replicas: 3, is_deleted: true })), NOBODY);
+    assert_eq!(removed(&plan(&observed(five(), &[3, 4]), &Desired { is_deleted: true, ..replicas(3) })), NOBODY);
     let mut foreign = five();
     foreign[4].ordinal = None;
     assert_eq!(removed(&plan(&observed(foreign, &[3, 4]), &replicas(4))), NOBODY, "not of the StatefulSet");
@@ -110,7 +110,27 @@ fn only_what_scaled_away_is_removed() {
     assert!(matches!(&actions[..], [Action::Warn { reason: "MemberRemovalBlocked", .. }]), "{actions:?}");
 }
 
-/// Every cluster of up to five members, with everything that can be said of each.
+/// Ordinals may begin behind 0, while members move from one `StatefulSet` to another.
+#[test]
+fn ordinals_that_begin_later_are_wanted() {
+    let seen = |answering: u32| {
+        let members = (3..8).map(|ordinal| member(ordinal, ordinal < answering)).collect();
+        Observed { me: 4, leader: 4, ..observed(members, &[6, 7]) }
+    };
+    let from = |first, count| Desired { first, ..replicas(count) };
+    assert_eq!(removed(&plan(&seen(6), &from(3, 5))), NOBODY, "their pods are away, and wanted");
+    assert_eq!(removed(&plan(&seen(7), &from(3, 4))), [8]);
+    assert_eq!(removed(&plan(&seen(6), &from(3, 3))), [8], "one at a time");
+    assert_eq!(removed(&plan(&seen(6), &from(u32::MAX, 3))), NOBODY);
+    let mut moving = seen(8);
+    moving.members[0].answers = false;
+    moving.gone = BTreeSet::from([3]);
+    moving.me = 5;
+    moving.leader = 5;
+    assert_eq!(removed(&plan(&moving, &from(4, 4))), NOBODY, "it is another StatefulSet's");
+}
+
+/// Every cluster of up to four members, with everything that can be said of each, and each of them as the leader.
 #[test]
 fn no_case_breaks_the_rules() {
     // Of each member: answers, its pod is gone, it is a learner, it has started.
@@ -126,8 +146,9 @@ fn no_case_breaks_the_rules() {
                 })
                 .collect();
             let gone: Vec<u32> = (0..size as u32).filter(|ordinal| state(*ordinal as usize)[1]).collect();
-            for wanted in 0..=4 {
-                let seen = observed(members.clone(), &gone);
+            for (wanted, leader) in (0..=4).flat_map(|wanted| (0..size as u64).map(move |leader| (wanted, leader + 1)))
+            {
+                let seen = Observed { me: leader, leader, ..observed(members.clone(), &gone) };
                 let actions = plan(&seen, &replicas(wanted));
                 assert!(actions.iter().filter(|action| action.is_disruptive()).count() <= 1);
                 let removed = removed(&actions);
@@ -261,14 +282,32 @@ fn stories_never_lose_the_quorum_and_end_well() {
 #[test]
 fn changes_become_events() {
     let reasons = |before: &[Member], now: &[Member]| -> Vec<&str> {
-        happened(before, now).into_iter().map(|(reason, _)| reason).collect()
+        happened(before, now).into_iter().map(|happening| happening.reason).collect()
     };
     let two = [member(0, true), member(1, true)];
     assert_eq!(reasons(&two, &two), Vec::<&str>::new());
     let replaced = [member(0, true), Member { id: 9, is_started: false, ..member(1, true) }];
     assert_eq!(reasons(&two, &replaced), ["MemberReplaced"]);
+    // A URL that shows no name, until the member tells it.
+    let strange = Member { id: 9, name: "10".to_owned(), ordinal: None, is_started: false, ..member(1, true) };
+    assert_eq!(reasons(&two, &[member(0, true), strange.clone()]), Vec::<&str>::new());
+    assert_eq!(reasons(&[member(0, true), strange], &two), ["MemberJoined"]);
     assert_eq!(reasons(&two[..1], &two), ["MemberJoined"]);
     assert_eq!(reasons(&two, &two[..1]), ["MemberRemoved"]);
+    // One after the other is known: what could not be told is news the next time, too.
+    let now = [Member { id: 9, ..member(1, true) }, member(2, true)];
+    let mut known = two.to_vec();
+    for expected in [
+        &["MemberReplaced", "MemberJoined", "MemberRemoved"][..],
+        &["MemberJoined", "MemberRemoved"],
+        &["MemberRemoved"],
+        &[],
+    ] {
+        assert_eq!(reasons(&known, &now), expected);
+        if let Some(next) = happened(&known, &now).first() {
+            remember(&mut known, &now, &next.name);
+        }
+    }
 }
 
 #[test]

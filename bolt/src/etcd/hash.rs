@@ -3,7 +3,7 @@
 use super::change::{Change, Revision};
 use super::meta::Meta;
 use super::{Record, RecordFault};
-use crate::database::Database;
+use crate::database::{Database, Entries};
 use crate::error::Error;
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -134,14 +134,27 @@ impl Database {
     /// # Errors
     /// Damage, and a bucket whose name is not text.
     pub fn summary(&self) -> Result<Summary, Error> {
+        self.summary_telling(&|_| {})
+    }
+
+    /// As [`Database::summary`], and tells how many bytes have been read, of [`Summary::bytes`]: free pages never are.
+    ///
+    /// # Errors
+    /// As [`Database::summary`].
+    pub fn summary_telling(&self, tell: &dyn Fn(u64)) -> Result<Summary, Error> {
         let bytes = self.pages() * u64::from(self.page_size());
         let mut summary = Summary { hash: crc32c::crc32c(b""), revision: 0, entries: 0, bytes, buckets: Vec::new() };
+        let mut read = 0;
         for name in self.buckets() {
             let name = self.bucket_name(&name?)?;
             let mut hash = crc32c::crc32c_append(summary.hash, name.as_bytes());
             let mut bucket = BucketSummary { name, entries: 0, bytes: 0 };
-            for entry in self.bucket(&bucket.name)?.into_iter().flatten() {
+            let (mut entries, before) = (self.bucket(&bucket.name)?, read);
+            while let Some(entry) = entries.as_mut().and_then(Iterator::next) {
                 let entry = entry?;
+                let pages = entries.as_ref().map_or(0, Entries::pages_read);
+                read = before + pages * u64::from(self.page_size());
+                tell(read);
                 hash = crc32c::crc32c_append(crc32c::crc32c_append(hash, &entry.key), &entry.value);
                 bucket.entries += 1;
                 bucket.bytes += (entry.key.len() + entry.value.len()) as u64;

@@ -98,6 +98,13 @@ pub struct Records<'a, R> {
     record: PhantomData<R>,
 }
 
+impl<R> Records<'_, R> {
+    /// As [`Entries::pages_read`]; 0 behind an error, and of a bucket that is not there.
+    pub fn pages_read(&self) -> u64 {
+        self.entries.as_ref().map_or(0, Entries::pages_read)
+    }
+}
+
 impl<R: Record> Iterator for Records<'_, R> {
     type Item = Result<R, Error>;
 

@@ -17,7 +17,7 @@ type Contents = Vec<(String, Entries)>;
 
 /// A random number generator whose seed is printed; `CLEAT_SEED` replays one.
 fn random() -> StdRng {
-    let seed = match std::env::var("CLEAT_SEED") {
+    let seed = match std::env::var("CLEAT_SEED").or_else(|_| std::env::var("CLEAT_FIRST_SEED")) {
         Ok(seed) => seed.parse().expect("CLEAT_SEED is a number"),
         Err(_) => rand::rng().random(),
     };

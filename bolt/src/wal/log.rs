@@ -171,6 +171,11 @@ impl Scan {
             return Err(LogFault::Gap { offset, found, last });
         }
         if found <= last {
+            // The type of a record is not in its checksum: a commit that is read as an entry would replace one.
+            let commit = self.bounds.state.commit;
+            if found <= commit {
+                return Err(LogFault::CommittedReplaced { offset, found, commit });
+            }
             if self.replaced.len() == MAX_REPLACED {
                 return Err(LogFault::TooManyReplaced { limit: MAX_REPLACED });
             }

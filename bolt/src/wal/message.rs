@@ -320,7 +320,8 @@ pub enum Payload {
 }
 
 impl Payload {
-    /// Reads an entry's data; the kind is that of `raftpb.EntryType`. None for a kind that is not known.
+    /// Reads an entry's data; the kind is that of `raftpb.EntryType`. None for a kind that is not known, or a change of
+    /// members that changes nothing: etcd always writes whom it is about.
     pub(crate) fn decode(kind: i32, data: &Bytes) -> Result<Option<Self>, DecodeError> {
         Ok(Some(match kind {
             0 if data.is_empty() => Self::Empty,
@@ -330,6 +331,7 @@ impl Payload {
                 Ok(request) => Self::Request(Box::new(request)),
                 Err(error) => Self::V2(Box::new(V2Request::decode(data.clone()).map_err(|_| error)?)),
             },
+            1 | 2 if data.is_empty() => return Ok(None),
             1 => Self::ConfChange(ConfChange::decode(data.clone())?),
             2 => Self::ConfChangeV2(ConfChangeV2::decode(data.clone())?),
             _ => return Ok(None),

@@ -64,8 +64,8 @@ pub enum LogFault {
         /// Why.
         source: DecodeError,
     },
-    /// A record or entry of a kind that etcd does not write.
-    #[error("offset {offset}: unknown kind {kind}")]
+    /// A record or entry of a kind that etcd does not write, or not without data.
+    #[error("offset {offset}: etcd writes no record of kind {kind} like this one")]
     Kind {
         /// Where.
         offset: u64,
@@ -87,6 +87,16 @@ pub enum LogFault {
         found: u64,
         /// The index before it.
         last: u64,
+    },
+    /// An entry takes the place of one that cannot change any more.
+    #[error("offset {offset}: index {found} is replaced, and {commit} was committed")]
+    CommittedReplaced {
+        /// Where.
+        offset: u64,
+        /// The index of the entry.
+        found: u64,
+        /// The last committed index.
+        commit: u64,
     },
     /// More entries were replaced than leaders change.
     #[error("more than {limit} times entries were replaced by others")]

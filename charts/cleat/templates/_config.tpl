@@ -41,6 +41,6 @@ peer-cert-allowed-hostname: {{ printf "%s-0.%s.%s.svc" (include "cleat.fullname"
 auth-token: "jwt,sign-method={{ .Values.auth.token.signMethod }},priv-key=/etc/cleat/jwt/jwt.key,pub-key=/etc/cleat/jwt/jwt.pub,ttl={{ .Values.auth.token.ttl }}"
 {{- end }}
 {{- range $flag, $value := .Values.config }}
-{{ $flag }}: {{ if kindIs "float64" $value }}{{ int64 $value }}{{ else if kindIs "bool" $value }}{{ $value }}{{ else }}{{ $value | toString | quote }}{{ end }}
+{{ $flag }}: {{ if kindIs "float64" $value }}{{ if eq $value (floor $value) }}{{ int64 $value }}{{ else }}{{ $value }}{{ end }}{{ else if kindIs "bool" $value }}{{ $value }}{{ else }}{{ $value | toString | quote }}{{ end }}
 {{- end }}
 {{- end }}

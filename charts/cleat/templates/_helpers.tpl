@@ -62,9 +62,17 @@ annotations:
 app.kubernetes.io/component: member
 {{- end }}
 
-{{/* An image. Takes a dict: root, image. What the image does not say is that of the chart. */}}
+{{/* An image. Takes a dict: root, image. What the image does not say is that of the chart; but another image has a tag or digest of its
+own, and a tag is not overruled by the chart's digest. */}}
 {{- define "cleat.image" -}}
-{{- $image := merge (dict) (.image | default dict) .root.Values.image -}}
+{{- $own := .image | default dict -}}
+{{- if and $own.repository (not $own.tag) (not $own.digest) -}}
+{{- fail (printf "the image %s has neither tag nor digest: set one, as confd.image.tag" $own.repository) -}}
+{{- end -}}
+{{- $image := merge (dict) $own .root.Values.image -}}
+{{- if and $own.tag (not $own.digest) -}}
+{{- $image = unset $image "digest" -}}
+{{- end -}}
 {{- $registry := default $image.registry .root.Values.global.imageRegistry -}}
 {{- $name := ternary (printf "%s/%s" $registry $image.repository) $image.repository (not (empty $registry)) -}}
 {{- if $image.digest -}}
@@ -137,13 +145,25 @@ storageClassName: {{ $class }}
 {{- printf "%s-peer-tls" (include "cleat.fullname" .) -}}
 {{- end -}}
 {{- end }}
-{{/* The certificate by which jobs and sidecars are clients. */}}
+{{/* The certificate by which jobs and the agent are clients: root's, once there are users. */}}
 {{- define "cleat.toolSecret" -}}
 {{- if eq .Values.tls.source "existingSecret" -}}
 {{- .Values.tls.client.existingClientSecret -}}
 {{- else -}}
 {{- printf "%s-tool-tls" (include "cleat.fullname" .) -}}
 {{- end -}}
+{{- end }}
+{{/* The certificate by which applications' sidecars are clients: of a user who is not root. */}}
+{{- define "cleat.sidecarSecret" -}}
+{{- if eq .Values.tls.source "existingSecret" -}}
+{{- .Values.tls.client.existingSidecarSecret -}}
+{{- else -}}
+{{- printf "%s-sidecar-tls" (include "cleat.fullname" .) -}}
+{{- end -}}
+{{- end }}
+{{/* True if the release itself has pods with sidecars. */}}
+{{- define "cleat.hasSidecars" -}}
+{{- if or .Values.example.enabled (eq .Values.metad.mode "daemonset") }}true{{ end -}}
 {{- end }}
 {{- define "cleat.authSecret" -}}
 {{- default (printf "%s-auth" (include "cleat.fullname" .)) .Values.auth.existingSecret -}}
@@ -224,35 +244,38 @@ localhost
       key: {{ include "cleat.authSecretKey" . }}
 {{- end }}
 {{- end }}
-{{- define "cleat.toolMounts" -}}
-{{- if include "cleat.clientTLS" . }}
+{{/* What a client needs to reach the cluster: the authority alone, not the server's key, and a certificate of its own. Takes a
+dict: root, name (tool or sidecar). */}}
+{{- define "cleat.certificateMounts" -}}
+{{- if include "cleat.clientTLS" .root }}
 - name: client-ca
   mountPath: /etc/cleat/client-tls
   readOnly: true
 {{- end }}
-{{- if include "cleat.clientAuth" . }}
-- name: tool-tls
-  mountPath: /etc/cleat/tool-tls
+{{- if include "cleat.clientAuth" .root }}
+- name: {{ .name }}-tls
+  mountPath: /etc/cleat/{{ .name }}-tls
   readOnly: true
 {{- end }}
 {{- end }}
-{{/* The authority alone: a client does not get the server's key. */}}
-{{- define "cleat.toolVolumes" -}}
-{{- if include "cleat.clientTLS" . }}
+{{- define "cleat.certificateVolumes" -}}
+{{- if include "cleat.clientTLS" .root }}
 - name: client-ca
   secret:
-    secretName: {{ include "cleat.clientSecret" . }}
+    secretName: {{ include "cleat.clientSecret" .root }}
     items:
       - key: ca.crt
         path: ca.crt
 {{- end }}
-{{- if include "cleat.clientAuth" . }}
-- name: tool-tls
+{{- if include "cleat.clientAuth" .root }}
+- name: {{ .name }}-tls
   secret:
-    secretName: {{ include "cleat.toolSecret" . }}
+    secretName: {{ include (printf "cleat.%sSecret" .name) .root }}
     defaultMode: 0440
 {{- end }}
 {{- end }}
+{{- define "cleat.toolMounts" }}{{ include "cleat.certificateMounts" (dict "root" . "name" "tool") }}{{ end }}
+{{- define "cleat.toolVolumes" }}{{ include "cleat.certificateVolumes" (dict "root" . "name" "tool") }}{{ end }}
 
 {{/* The parts of every pod of a job. Takes a dict: root, serviceAccount (or none), restartPolicy. */}}
 {{- define "cleat.jobPod" -}}

@@ -1,19 +1,54 @@
-{{- define "cleat.certificatesPod" -}}
-{{ include "cleat.jobPod" (dict "root" .root "serviceAccount" .name) | trim }}
-containers:
-  -
-    {{- include "cleat.jobContainer" (dict "root" .root "name" "certificates" "command" .command) | nindent 4 }}
-    env:
-      - name: POD_NAMESPACE
-        valueFrom:
-          fieldRef:
-            fieldPath: metadata.namespace
-    volumeMounts:
-      - name: kube-api
-        mountPath: /var/run/secrets/kubernetes.io/serviceaccount
-        readOnly: true
-volumes:
-  {{- include "cleat.kubeApiVolume" .root | nindent 2 }}
+{{/* The name of a Job. Takes a dict: name, template. It has a hash of the whole template of its pod: that of a Job which is there
+cannot be changed, so another template is another Job. */}}
+{{- define "cleat.jobName" -}}
+{{- printf "%s-%s" .name (.template | sha256sum | trunc 8) -}}
+{{- end }}
+
+{{/* The template of the certificate jobs' pods. Takes a dict: root, name, command. */}}
+{{- define "cleat.certificatesTemplate" -}}
+metadata:
+  labels:
+    {{- include "cleat.selectorLabels" .root | nindent 4 }}
+    app.kubernetes.io/component: certificates
+spec:
+  {{- include "cleat.jobPod" (dict "root" .root "serviceAccount" .name) | trim | nindent 2 }}
+  containers:
+    -
+      {{- include "cleat.jobContainer" (dict "root" .root "name" "certificates" "command" .command) | nindent 6 }}
+      env:
+        - name: POD_NAMESPACE
+          valueFrom:
+            fieldRef:
+              fieldPath: metadata.namespace
+      volumeMounts:
+        - name: kube-api
+          mountPath: /var/run/secrets/kubernetes.io/serviceaccount
+          readOnly: true
+  volumes:
+    {{- include "cleat.kubeApiVolume" .root | nindent 4 }}
+{{- end }}
+
+{{/* The template of the pod that makes root. */}}
+{{- define "cleat.authTemplate" -}}
+metadata:
+  labels:
+    {{- include "cleat.selectorLabels" . | nindent 4 }}
+    app.kubernetes.io/component: auth
+spec:
+  {{- include "cleat.jobPod" (dict "root" .) | trim | nindent 2 }}
+  containers:
+    -
+      {{- include "cleat.jobContainer" (dict "root" . "name" "auth" "command" (list "/usr/local/bin/cleat-jobs" "auth")) | nindent 6 }}
+      env:
+        {{- include "cleat.toolEnv" . | trim | nindent 8 }}
+      {{- with include "cleat.toolMounts" . }}
+      volumeMounts:
+        {{- . | trim | nindent 8 }}
+      {{- end }}
+  {{- with include "cleat.toolVolumes" . }}
+  volumes:
+    {{- . | trim | nindent 4 }}
+  {{- end }}
 {{- end }}
 
 {{/* Where backups are, as cleat-jobs takes it. */}}
@@ -74,7 +109,8 @@ s3://{{ .Values.backup.s3.bucket }}/{{ default (printf "%s/%s" (include "cleat.n
 {{- end }}
 {{- end }}
 
-{{/* Restoring is for a first start: an upgrade takes it out of the pods again. */}}
+{{/* Restoring is for a first start: an upgrade takes it out of the pods again. The first member restores, and the others wait
+until the mark says that it did. */}}
 {{- define "cleat.restoring" -}}
 {{- if and .Values.restore.enabled .Release.IsInstall }}true{{ end -}}
 {{- end }}
@@ -114,6 +150,11 @@ s3://{{ .Values.backup.s3.bucket }}/{{ default (printf "%s/%s" (include "cleat.n
     - name: config
       mountPath: /etc/cleat/config
       readOnly: true
+    {{- if include "cleat.mark" . }}
+    - name: cluster
+      mountPath: /etc/cleat/cluster
+      readOnly: true
+    {{- end }}
     {{- with include "cleat.toolMounts" . | trim }}{{ . | nindent 4 }}{{ end }}
     {{- with include "cleat.backupMounts" . | trim }}{{ . | nindent 4 }}{{ end }}
 {{- end }}

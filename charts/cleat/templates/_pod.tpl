@@ -305,3 +305,16 @@ volumeMounts:
       {{- toYaml . | nindent 6 }}
     {{- end }}
 {{- end }}
+
+{{/* All claims of the StatefulSet, or nothing. */}}
+{{- define "cleat.claims" -}}
+{{- if .Values.persistence.enabled }}
+{{ include "cleat.claim" (dict "root" . "name" "data" "claim" .Values.persistence) }}
+{{- end }}
+{{- if .Values.persistence.wal.enabled }}
+{{ include "cleat.claim" (dict "root" . "name" "wal" "claim" (merge (dict) .Values.persistence.wal .Values.persistence)) }}
+{{- end }}
+{{- with .Values.extraVolumeClaimTemplates }}
+{{ include "cleat.tpl" (dict "root" $ "value" .) }}
+{{- end }}
+{{- end }}

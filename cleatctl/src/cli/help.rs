@@ -1,6 +1,7 @@
 //! The page of a command, in etcdctl's form.
 
 use super::{Command, Flag, Group, HELP, Kind, Path, Personality, tab};
+use go::strconv;
 use std::fmt::Write as _;
 
 /// The page of a command.
@@ -46,14 +47,14 @@ fn write_page(out: &mut String, path: &Path, version: &str, api_version: &str) -
     local.sort_by_key(|flag| flag.name);
     let last = if is_root { program } else { command.name };
     for flag in local {
-        let help = if flag.name == HELP { format!("help for {last}") } else { flag.help.to_owned() };
+        let help = if flag.name == HELP { format!("help for {last}") } else { flag.about() };
         option(out, flag, &help)?;
     }
     let inherited = path.inherited();
     if !inherited.is_empty() {
         writeln!(out, "\nGLOBAL OPTIONS:")?;
         for flag in inherited {
-            option(out, flag, flag.help)?;
+            option(out, flag, &flag.about())?;
         }
     }
     if is_root && path.personality == Personality::Cleatctl {
@@ -125,9 +126,31 @@ fn option(out: &mut String, flag: &Flag, help: &str) -> std::fmt::Result {
     let default = flag.default;
     match flag.kind {
         Kind::Bool => write!(out, "[={default}]")?,
-        Kind::String => write!(out, "={}", crate::go::quote(default.as_bytes()))?,
+        Kind::String => write!(out, "={}", strconv::quote(default.as_bytes()))?,
         Kind::List => write!(out, "=[{default}]")?,
         Kind::Int | Kind::Uint | Kind::Duration => write!(out, "={default}")?,
     }
     writeln!(out, "\t{help}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_page_is_as_recorded() {
+        fn pages(path: &Path, all: &mut String) {
+            let page = page(path, "VERSION", "API");
+            // The flags of every command stand on the first page.
+            let own = page.split("\nGLOBAL OPTIONS:").next().unwrap();
+            all.push_str(&format!("$ {} {} --help\n{own}\n", path.personality.program(), path.name()));
+            for child in path.children() {
+                let commands = [&path.commands[..], &[child]].concat();
+                pages(&Path { personality: path.personality, commands }, all);
+            }
+        }
+        let mut all = String::new();
+        pages(&Path { personality: Personality::Cleatctl, commands: vec![&crate::commands::ROOT] }, &mut all);
+        crate::people::snapshots::assert_recorded("pages", &all);
+    }
 }

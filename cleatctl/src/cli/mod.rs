@@ -38,6 +38,8 @@ pub(crate) struct Command {
     pub(crate) commands: &'static [&'static Self],
     /// None for a group.
     pub(crate) run: Option<Run>,
+    /// Variables of the environment that it reads besides those of its flags.
+    pub(crate) variables: &'static [&'static str],
     pub(crate) origin: Origin,
     /// Under which heading of the first page it stands.
     pub(crate) group: Group,
@@ -54,6 +56,7 @@ impl Command {
         persistent: &[],
         commands: &[],
         run: None,
+        variables: &[],
         origin: Origin::Etcdctl,
         group: Group::Keys,
     };
@@ -104,7 +107,10 @@ pub(crate) struct Flag {
     pub(crate) kind: Kind,
     /// As it would be written.
     pub(crate) default: &'static str,
+    /// What it is for; see [`Flag::about`].
     pub(crate) help: &'static str,
+    /// The values that it takes, as a shell offers them; empty if they are not known.
+    pub(crate) values: &'static [&'static str],
     pub(crate) origin: Origin,
 }
 
@@ -125,27 +131,27 @@ pub(crate) enum Kind {
 
 impl Flag {
     pub(crate) const fn switch(name: &'static str, help: &'static str) -> Self {
-        Self { name, short: None, kind: Kind::Bool, default: "false", help, origin: Origin::Etcdctl }
+        Self { name, short: None, kind: Kind::Bool, default: "false", help, values: &[], origin: Origin::Etcdctl }
     }
 
     pub(crate) const fn string(name: &'static str, default: &'static str, help: &'static str) -> Self {
-        Self { name, short: None, kind: Kind::String, default, help, origin: Origin::Etcdctl }
+        Self { name, short: None, kind: Kind::String, default, help, values: &[], origin: Origin::Etcdctl }
     }
 
     pub(crate) const fn int(name: &'static str, default: &'static str, help: &'static str) -> Self {
-        Self { name, short: None, kind: Kind::Int, default, help, origin: Origin::Etcdctl }
+        Self { name, short: None, kind: Kind::Int, default, help, values: &[], origin: Origin::Etcdctl }
     }
 
     pub(crate) const fn uint(name: &'static str, default: &'static str, help: &'static str) -> Self {
-        Self { name, short: None, kind: Kind::Uint, default, help, origin: Origin::Etcdctl }
+        Self { name, short: None, kind: Kind::Uint, default, help, values: &[], origin: Origin::Etcdctl }
     }
 
     pub(crate) const fn duration(name: &'static str, default: &'static str, help: &'static str) -> Self {
-        Self { name, short: None, kind: Kind::Duration, default, help, origin: Origin::Etcdctl }
+        Self { name, short: None, kind: Kind::Duration, default, help, values: &[], origin: Origin::Etcdctl }
     }
 
     pub(crate) const fn list(name: &'static str, default: &'static str, help: &'static str) -> Self {
-        Self { name, short: None, kind: Kind::List, default, help, origin: Origin::Etcdctl }
+        Self { name, short: None, kind: Kind::List, default, help, values: &[], origin: Origin::Etcdctl }
     }
 
     /// With one letter for it.
@@ -158,6 +164,17 @@ impl Flag {
     pub(crate) const fn default(mut self, default: &'static str) -> Self {
         self.default = default;
         self
+    }
+
+    /// With one of these values.
+    pub(crate) const fn one_of(mut self, values: &'static [&'static str]) -> Self {
+        self.values = values;
+        self
+    }
+
+    /// What it is for, with its values where the text has `{values}`.
+    pub(crate) fn about(&self) -> String {
+        self.help.replace("{values}", &self.values.join(", "))
     }
 
     /// Of Cleat alone.

@@ -2,7 +2,7 @@
 //! included: scripts depend on them.
 
 use super::{Command, Flag, HELP, Kind, Path, Personality, Values, suggest};
-use crate::go;
+use go::strconv::{self, NumError};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
@@ -29,13 +29,14 @@ pub(crate) enum Refused {
 /// [`Refused`].
 pub(crate) fn parse(root: &'static Command, personality: Personality, words: &[OsString]) -> Result<Parsed, Refused> {
     let (path, rest) = find(Path { personality, commands: vec![root] }, words.to_vec());
-    // Only the program itself refuses words that are no command; groups answer with their page.
-    if path.commands.len() == 1
+    // Of etcdctl only the program itself refuses words that are no command; its groups answer with their page.
+    let is_group = path.command().run.is_none() && path.personality == Personality::Cleatctl;
+    if (path.commands.len() == 1 || is_group)
         && let Some(unknown) = without_flags(&path, &rest).first()
     {
-        let unknown = unknown.to_string_lossy().into_owned();
-        let text = format!("unknown command {} for {}", go::quote(unknown.as_bytes()), go::quote(program(&path)));
-        return Err(Refused::Command { text: text + &suggest::of_command(&path, &unknown), path });
+        let (typed, called) = (strconv::quote(unknown.as_bytes()), strconv::quote(called(&path).as_bytes()));
+        let text = format!("unknown command {typed} for {called}");
+        return Err(Refused::Command { text: text + &suggest::of_command(&path, &unknown.to_string_lossy()), path });
     }
     let mut parsed = Parsed { path, values: Values::default(), args: Vec::new(), wants_help: false };
     let mut words = rest.into_iter();
@@ -59,8 +60,9 @@ pub(crate) fn parse(root: &'static Command, personality: Personality, words: &[O
     Ok(parsed)
 }
 
-fn program(path: &Path) -> &'static [u8] {
-    path.personality.program().as_bytes()
+/// The program with the names of the commands.
+pub(crate) fn called(path: &Path) -> String {
+    format!("{} {}", path.personality.program(), path.name()).trim_end().to_owned()
 }
 
 /// Text and hint.
@@ -81,7 +83,10 @@ fn long(parsed: &mut Parsed, name_and_value: &[u8], words: &mut impl Iterator<It
         return wants_help(parsed, value.as_deref());
     }
     let Some(flag) = parsed.path.flag(&name) else {
-        return Err((format!("unknown flag: --{name}"), suggest::of_flag(&parsed.path, &name)));
+        return Err((
+            format!("unknown flag: --{name}"),
+            suggest::of_flag(&parsed.path, &name).or_else(|| suggest::of_command_to_run(&parsed.path)),
+        ));
     };
     let value = match value {
         Some(value) => value,
@@ -93,8 +98,10 @@ fn long(parsed: &mut Parsed, name_and_value: &[u8], words: &mut impl Iterator<It
 
 fn wants_help(parsed: &mut Parsed, value: Option<&OsStr>) -> Result<(), Bad> {
     let value = value.map_or_else(|| "true".into(), OsStr::to_string_lossy);
-    let bad = |why| (format!("invalid argument {} for \"-h, --help\" flag: {why}", go::quote(value.as_bytes())), None);
-    parsed.wants_help = go::parse_bool(&value).map_err(bad)?;
+    let bad = |why: NumError<'_>| {
+        (format!("invalid argument {} for \"-h, --help\" flag: {why}", strconv::quote(value.as_bytes())), None)
+    };
+    parsed.wants_help = strconv::parse_bool(value.as_bytes()).map_err(bad)?;
     Ok(())
 }
 
@@ -108,7 +115,8 @@ fn short(parsed: &mut Parsed, letters: &[u8], words: &mut impl Iterator<Item = O
         let needs_value = flag.is_some_and(|flag| flag.kind != Kind::Bool);
         let value = match (after, needs_value) {
             _ if flag.is_none() && !is_help => {
-                return Err((format!("unknown shorthand flag: {} in -{all}", go::quote_char(c)), None));
+                let text = format!("unknown shorthand flag: {} in -{all}", strconv::quote_char(c, false));
+                return Err((text, suggest::of_command_to_run(&parsed.path)));
             }
             ([b'=', value @ ..], _) if !value.is_empty() => {
                 rest = &[];
@@ -120,7 +128,7 @@ fn short(parsed: &mut Parsed, letters: &[u8], words: &mut impl Iterator<Item = O
             }
             ([], true) => {
                 rest = after;
-                let missing = || (format!("flag needs an argument: {} in -{all}", go::quote_char(c)), None);
+                let missing = || (format!("flag needs an argument: {} in -{all}", strconv::quote_char(c, false)), None);
                 words.next().ok_or_else(missing)?
             }
             (value, true) => {
@@ -142,7 +150,7 @@ fn set(parsed: &mut Parsed, flag: &'static Flag, value: &OsStr) -> Result<(), Ba
             Some(short) => format!("-{short}, --{}", flag.name),
             None => format!("--{}", flag.name),
         };
-        (format!("invalid argument {} for \"{name}\" flag: {why}", go::quote(value.as_bytes())), None)
+        (format!("invalid argument {} for \"{name}\" flag: {why}", strconv::quote(value.as_bytes())), None)
     })
 }
 
@@ -166,6 +174,16 @@ pub(crate) fn child(path: &Path, name: &OsStr) -> Option<&'static Command> {
     begin.next().filter(|_| begin.next().is_none() && !name.is_empty())
 }
 
+/// The flag whose value is the word behind this one.
+pub(crate) fn flag_before(path: &Path, word: &[u8]) -> Option<&'static Flag> {
+    let flag = match word {
+        [b'-', b'-', name @ ..] => path.flag(&String::from_utf8_lossy(name)),
+        [b'-', letter] => path.short(char::from(*letter)),
+        _ => None,
+    };
+    flag.filter(|flag| flag.kind != Kind::Bool)
+}
+
 /// True if the word is a flag that takes the next word as its value. One that is not known does, too.
 fn takes_next(path: &Path, word: &[u8]) -> bool {
     if word.contains(&b'=') {
@@ -175,15 +193,20 @@ fn takes_next(path: &Path, word: &[u8]) -> bool {
         [b'-', b'-', name @ ..] => {
             let name = String::from_utf8_lossy(name);
             if name == HELP {
-                return false;
+                return takes_next_for_help(path);
             }
             path.flag(&name)
         }
-        [b'-', b'h'] if path.short('h').is_none() => return false,
+        [b'-', b'h'] if path.short('h').is_none() => return takes_next_for_help(path),
         [b'-', letter] => path.short(char::from(*letter)),
         _ => return false,
     };
     flag.is_none_or(|flag| flag.kind != Kind::Bool)
+}
+
+/// etcdctl's library does not know the flag yet when it looks for the command: `etcdctl --help get` is the first page.
+fn takes_next_for_help(path: &Path) -> bool {
+    path.personality == Personality::Etcdctl
 }
 
 /// The words that are neither flags nor their values.
@@ -221,4 +244,42 @@ fn without_first(path: &Path, mut words: Vec<OsString>, name: &OsStr) -> Vec<OsS
         at += 1;
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::ROOT;
+
+    #[test]
+    fn a_group_refuses_what_is_no_command_of_it() {
+        let words: Vec<OsString> = ["--endpoints", "a:1", "snapshot", "retsore", "file"].map(Into::into).to_vec();
+        let Err(Refused::Command { text, .. }) = parse(&ROOT, Personality::Cleatctl, &words) else { panic!("taken") };
+        assert!(text.starts_with("unknown command \"retsore\" for \"cleatctl snapshot\""), "{text}");
+        assert!(text.contains("Did you mean this?\n\trestore\n"), "{text}");
+        // etcdctl prints the page of the group.
+        let Ok(parsed) = parse(&ROOT, Personality::Etcdctl, &words) else { panic!("refused") };
+        assert_eq!(parsed.path.name(), "snapshot");
+        assert_eq!(parsed.args, ["retsore", "file"]);
+    }
+
+    #[test]
+    fn help_before_a_command_is_of_the_command() {
+        for (words, of_cleatctl, of_etcdctl) in [
+            (&["--help", "get"][..], "get", Some("")),
+            (&["-h", "lease", "grant"], "lease grant", None),
+            (&["lease", "--help", "grant"], "lease grant", Some("lease")),
+            (&["--help=true", "get"], "get", Some("get")),
+            (&["get", "--help", "k"], "get", Some("get")),
+        ] {
+            let words: Vec<OsString> = words.iter().map(Into::into).collect();
+            let named = |personality| {
+                let parsed = parse(&ROOT, personality, &words).ok()?;
+                assert!(parsed.wants_help, "{words:?}");
+                Some(parsed.path.name())
+            };
+            assert_eq!(named(Personality::Cleatctl).as_deref(), Some(of_cleatctl), "{words:?}");
+            assert_eq!(named(Personality::Etcdctl).as_deref(), of_etcdctl, "{words:?}");
+        }
+    }
 }

@@ -1,17 +1,23 @@
 //! What may have been meant.
 
 use super::Path;
+use terminal::suggest::distance;
 
 /// Further than this from a name, nothing is meant by it. The distance that etcdctl's library takes.
 const DISTANCE_MAX: usize = 2;
 
 /// Names of commands near an unknown one, as etcdctl prints them; empty if there are none.
 pub(crate) fn of_command(path: &Path, typed: &str) -> String {
-    let near: Vec<_> = path.children().map(|child| child.name).filter(|name| is_near(typed, name)).collect();
+    let near = near(typed, path.children().map(|child| child.name));
     if near.is_empty() {
         return String::new();
     }
     format!("\n\nDid you mean this?\n\t{}\n", near.join("\n\t"))
+}
+
+/// Those of some names that are near an unknown one.
+pub(crate) fn near(typed: &str, names: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
+    names.filter(|name| is_near(typed, name)).collect()
 }
 
 /// The flag that is nearest to an unknown one. etcdctl has nothing like it.
@@ -22,37 +28,37 @@ pub(crate) fn of_flag(path: &Path, typed: &str) -> Option<String> {
     is_near.then(|| format!("did you mean --{}?", near.1))
 }
 
+/// Of a command that runs another one: whose the flag may be.
+pub(super) fn of_command_to_run(path: &Path) -> Option<String> {
+    let runs = path.command().usage.contains("exec-command");
+    runs.then(|| "the command to run stands behind --, with its flags".to_owned())
+}
+
 fn is_near(typed: &str, name: &str) -> bool {
     let typed = typed.to_lowercase();
     distance(&typed, &name.to_lowercase()) <= DISTANCE_MAX || name.to_lowercase().starts_with(&typed)
 }
 
-/// How many letters have to be put in, left out or replaced.
-fn distance(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[to.len()]
-}
-
 #[cfg(test)]
 mod tests {
-    use super::distance;
+    use super::{near, of_command_to_run};
+    use crate::cli::{Path, Personality};
+    use crate::commands::ROOT;
 
     #[test]
-    fn distances() {
-        for (from, to, expected) in
-            [("", "", 0), ("get", "get", 0), ("gett", "get", 1), ("", "abc", 3), ("lsit", "list", 2)]
-        {
-            assert_eq!(distance(from, to), expected, "{from} {to}");
-        }
+    fn a_command_to_run_has_flags_of_its_own() {
+        let at = |name: &str| {
+            let command = *ROOT.commands.iter().find(|command| command.name == name).unwrap();
+            of_command_to_run(&Path { personality: Personality::Cleatctl, commands: vec![&ROOT, command] })
+        };
+        assert!(at("lock").unwrap().contains("behind --") && at("watch").is_some() && at("get").is_none());
+    }
+
+    #[test]
+    fn what_is_near_is_offered() {
+        let names = || ["ls", "rm", "set", "setdir"].into_iter();
+        assert_eq!(near("lss", names()), ["ls"]);
+        assert_eq!(near("setdri", names()), ["setdir"]);
+        assert_eq!(near("exec", names()), Vec::<&str>::new());
     }
 }

@@ -1,7 +1,7 @@
 //! The values of a command's flags, checked when they were read.
 
 use super::{Flag, Kind};
-use crate::go;
+use go::{csv, strconv, time};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -22,12 +22,12 @@ impl Values {
         let text = value.to_string_lossy();
         let mut values = vec![value.to_owned()];
         match flag.kind {
-            Kind::Bool => drop(go::parse_bool(&text)?),
-            Kind::Int => drop(go::parse_int(&text, 0)?),
-            Kind::Uint => drop(go::parse_uint(&text, 0)?),
-            Kind::Duration => drop(go::parse_duration(&text)?),
+            Kind::Bool => drop(strconv::parse_bool(text.as_bytes())?),
+            Kind::Int => drop(strconv::parse_int(text.as_bytes(), 0)?),
+            Kind::Uint => drop(strconv::parse_uint(text.as_bytes(), 0)?),
+            Kind::Duration => drop(time::parse_duration(&text)?),
             Kind::String => {}
-            Kind::List => values = go::read_csv(&text)?.into_iter().map(OsString::from).collect(),
+            Kind::List => values = csv::read_csv(&text)?.into_iter().map(OsString::from).collect(),
         }
         let kept = self.set.entry(flag.name).or_default();
         if flag.kind != Kind::List {
@@ -51,7 +51,7 @@ impl Values {
     }
 
     pub(crate) fn switch(&self, flag: &Flag) -> bool {
-        go::parse_bool(&self.given(flag)).unwrap_or_default()
+        strconv::parse_bool(self.given(flag).as_bytes()).unwrap_or_default()
     }
 
     pub(crate) fn string(&self, flag: &Flag) -> String {
@@ -64,16 +64,16 @@ impl Values {
     }
 
     pub(crate) fn int(&self, flag: &Flag) -> i64 {
-        go::parse_int(&self.given(flag), 0).unwrap_or_default()
+        strconv::parse_int(self.given(flag).as_bytes(), 0).unwrap_or_default()
     }
 
     pub(crate) fn uint(&self, flag: &Flag) -> u64 {
-        go::parse_uint(&self.given(flag), 0).unwrap_or_default()
+        strconv::parse_uint(self.given(flag).as_bytes(), 0).unwrap_or_default()
     }
 
     /// None for one below zero.
     pub(crate) fn duration(&self, flag: &Flag) -> Option<Duration> {
-        let nanos = go::parse_duration(&self.given(flag)).unwrap_or_default();
+        let nanos = time::parse_duration(&self.given(flag)).unwrap_or_default();
         u64::try_from(nanos).ok().map(Duration::from_nanos)
     }
 

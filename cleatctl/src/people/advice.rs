@@ -1,8 +1,9 @@
 //! More about a failed call than etcdctl says: what happened, where, and what to do.
 
-use crate::failure::{Failure, code};
+use super::{ReaderGone, text};
+use crate::failure::{Failure, code, whole};
 use api::error::Error as Known;
-use client::Error;
+use client::{Error, Oversize};
 use std::fmt::Write as _;
 
 /// What a person is told of a failed call that a command ends with: the cause in the first line, which is etcdctl's where the
@@ -10,9 +11,10 @@ use std::fmt::Write as _;
 pub(crate) fn explain(error: &Error, text: &str) -> String {
     let mut told = match error {
         Error::Unreachable { endpoint, reason } => format!("cannot connect to {endpoint}: {}", cause(reason)),
-        Error::Lost { endpoint, reason } => format!("the connection to {endpoint} broke: {}", cause(reason)),
-        Error::Timeout { endpoint, limit } => format!("no answer from {endpoint} within {limit:?}"),
-        _ => text.to_owned(),
+        Error::Lost { endpoint, reason, .. } => format!("the connection to {endpoint} broke: {}", cause(reason)),
+        Error::Timeout { endpoint, limit, .. } => format!("no answer from {endpoint} within {limit:?}"),
+        // Servers' own words.
+        _ => text::escape(text),
     };
     // Writing to a text does not fail.
     if let Error::Answered { endpoint, .. }
@@ -27,13 +29,26 @@ pub(crate) fn explain(error: &Error, text: &str) -> String {
     told
 }
 
+/// What a person is told of a failed call in the middle of a line: the cause alone.
+pub(crate) fn cause_of(error: &Error, text: &str) -> String {
+    explain(error, text).lines().next().unwrap_or_default().to_owned()
+}
+
+/// How a command for people ended. It has not failed if all that is missing is somebody who reads.
+pub(super) fn ended(result: anyhow::Result<()>) -> Result<(), Failure> {
+    match result {
+        Err(error) if error.is::<ReaderGone>() => Ok(()),
+        result => result.map_err(failure),
+    }
+}
+
 /// The failure of a command for people, with the call that failed, if it was one.
-pub(super) fn failure(error: anyhow::Error) -> Failure {
+pub(crate) fn failure(error: anyhow::Error) -> Failure {
     match error.downcast_ref::<Error>() {
         // Something was said about it already.
         Some(call) if call.to_string() != error.to_string() => {
             let remedy = remedy(call).map_or_else(String::new, |remedy| format!("\n  do:   {remedy}"));
-            Failure::new(code::ERROR, format!("{error:#}{remedy}"))
+            Failure::new(code::ERROR, format!("{}{remedy}", whole(&error)))
         }
         Some(_) => match error.downcast::<Error>() {
             Ok(call) => Failure::from(call),
@@ -44,23 +59,35 @@ pub(super) fn failure(error: anyhow::Error) -> Failure {
 }
 
 /// A system's error without its number.
-fn cause(reason: &str) -> &str {
+pub(super) fn cause(reason: &str) -> &str {
     reason.split(" (os error ").next().unwrap_or(reason)
 }
+
+/// Of a write that has no answer, or one that says nothing of it.
+const MAY_BE_DONE: &str = "the write may have been done all the same: read what is there before you repeat it";
 
 fn remedy(error: &Error) -> Option<String> {
     Some(match error {
         Error::Unreachable { reason, .. } => of_connection(reason).to_owned(),
-        Error::Lost { .. } => {
-            "a write may have been done all the same: read what is there before you repeat it".to_owned()
-        }
+        Error::Lost { .. } if error.may_be_done() => MAY_BE_DONE.to_owned(),
+        Error::Lost { .. } => "give the command again".to_owned(),
         Error::Timeout { .. } => {
-            "a write may have been done all the same; look at the cluster with `cleatctl status`, or wait longer with \
-             --command-timeout"
-                .to_owned()
+            let look = "look at the cluster with `cleatctl status`, or wait longer with --command-timeout";
+            if error.may_be_done() { format!("{MAY_BE_DONE}; {look}") } else { look.to_owned() }
+        }
+        Error::TooLarge { message: Oversize::Request, .. } => {
+            "raise --max-request-bytes (or ETCDCTL_MAX_REQUEST_BYTES)".to_owned()
+        }
+        Error::TooLarge { .. } => {
+            let raise = "raise --max-recv-bytes (or ETCDCTL_MAX_RECV_BYTES)";
+            if error.may_be_done() { format!("{MAY_BE_DONE}; {raise}") } else { raise.to_owned() }
         }
         Error::Compacted { compact_revision, .. } => format!("begin at revision {compact_revision} or later"),
-        Error::Answered { text, .. } => of_answer(text)?.to_owned(),
+        Error::Answered { text, .. } => match of_answer(text)? {
+            // The server has not refused it: it does not know itself what became of it.
+            remedy if error.may_be_done() => format!("{MAY_BE_DONE}; {remedy}"),
+            remedy => remedy.to_owned(),
+        },
         Error::BadEndpoint { .. } | Error::NoEndpoints => {
             "name endpoints as --endpoints host:port,... (or ETCDCTL_ENDPOINTS)".to_owned()
         }
@@ -118,7 +145,7 @@ fn of_answer(text: &str) -> Option<&'static str> {
         | Known::LeaderChanged
         | Known::Timeout
         | Known::TimeoutLeaderLost
-        | Known::TimeoutConnectionLost => "see which members answer with `cleatctl status`, and give the command again",
+        | Known::TimeoutConnectionLost => "see which members answer with `cleatctl status`, and ask again",
         Known::TooManyRequests | Known::TimeoutWaitApplied => "the member is behind: wait, or ask another endpoint",
         Known::RequestTooLarge => "write less at a time, or raise --max-request-bytes of the members",
         Known::TooManyOps => "write in several transactions, or raise --max-txn-ops of the members",
@@ -140,6 +167,7 @@ fn of_answer(text: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
     use crate::people::snapshots::assert_recorded;
+    use client::Effect;
     use std::time::Duration;
 
     #[test]
@@ -158,16 +186,25 @@ mod tests {
             let error = Error::Unreachable { endpoint: endpoint(), reason: reason.to_owned() };
             pages.push_str(&format!("{}\n\n", explain(&error, "context deadline exceeded")));
         }
-        let lost = Error::Lost { endpoint: endpoint(), reason: "broken pipe".to_owned() };
-        let late = Error::Timeout { endpoint: endpoint(), limit: Duration::from_secs(5) };
-        for error in [lost, late] {
-            pages.push_str(&format!("{}\n\n", explain(&error, "context deadline exceeded")));
+        for effect in [Effect::Read, Effect::Write] {
+            let lost = Error::Lost { endpoint: endpoint(), reason: "broken pipe".to_owned(), effect };
+            let late = Error::Timeout { endpoint: endpoint(), limit: Duration::from_secs(5), effect };
+            let (code, text) = ((Known::Timeout.code() as i32).into(), Known::Timeout.text().to_owned());
+            let unsure = Error::Answered { endpoint: endpoint(), code, text, effect };
+            let large =
+                Error::TooLarge { endpoint: endpoint(), message: Oversize::Answer(effect), bytes: 70, limit: 64 };
+            for error in [lost, late, unsure, large] {
+                let told = explain(&error, &crate::failure::text_of(&error));
+                assert_eq!(told.contains("may have been done"), effect == Effect::Write, "{told}");
+                pages.push_str(&format!("{told}\n\n"));
+            }
         }
         for known in Known::ALL {
             let error = Error::Answered {
                 endpoint: endpoint(),
                 code: (known.code() as i32).into(),
                 text: known.text().to_owned(),
+                effect: Effect::Read,
             };
             let told = explain(&error, known.text());
             assert!(told.starts_with(known.text()), "{told}");

@@ -1,6 +1,6 @@
 //! The commands as the command line has them: names, flags, and what is read of both.
 
-use super::advice::failure;
+use super::advice::ended;
 use super::destructive::{DRY_RUN, YES};
 use super::diff::DiffArgs;
 use super::doctor::DoctorArgs;
@@ -171,24 +171,36 @@ the SRV records that this host finds. It ends with 1 if a check fails.
     ..PEOPLE
 };
 
+/// The output formats of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Formats {
+    Text,
+    TextAndJson,
+}
+
 impl Session {
-    /// What the flags say. Asks for the password if it must.
+    /// What the flags, the environment and DNS say. Asks for the password if it must.
     ///
     /// # Errors
-    /// Flags that do not fit, or a format that is neither text nor JSON.
-    async fn of(context: &mut Context) -> Result<Self, Failure> {
-        let endpoints = context.endpoints();
-        let options = context.options(&endpoints).await?;
-        let format = match context.printer()?.format {
-            print::Format::Simple => Format::Text,
-            print::Format::Json => Format::Json,
-            _ => {
-                return Err(Failure::new(
-                    code::BAD_FEATURE,
-                    "this command prints simple or json; leave --write-out out",
-                ));
+    /// Flags that do not fit, or a format that the command has not.
+    async fn of(context: &mut Context, formats: Formats) -> Result<Self, Failure> {
+        // Before anything is read of the flags: the environment has more of them.
+        context.read_environment()?;
+        let format = match (context.printer()?.format, formats) {
+            (print::Format::Simple, _) => Format::Text,
+            (print::Format::Json, Formats::TextAndJson) => Format::Json,
+            (_, Formats::TextAndJson) => {
+                let why = "this command prints simple or json; leave --write-out out";
+                return Err(Failure::new(code::BAD_FEATURE, why));
+            }
+            (_, Formats::Text) => {
+                let why = format!("{} prints simple only; leave --write-out out", context.path.name());
+                return Err(Failure::new(code::BAD_FEATURE, why));
             }
         };
+        context.discover().await?;
+        let endpoints = context.endpoints();
+        let options = context.options(&endpoints).await?;
         Ok(Self { options, format, terminal: Terminal::detect() })
     }
 }
@@ -241,33 +253,38 @@ fn kind(context: &Context) -> Result<Option<Kind>, Failure> {
 async fn run_history(mut context: Context) -> Result<(), Failure> {
     let key = only(&context, "key")?.to_vec();
     let limit = usize::try_from(context.uint(&LIMIT)).unwrap_or(usize::MAX);
-    history::history(&Session::of(&mut context).await?, &HistoryArgs { key, limit }).await.map_err(failure)
+    let session = Session::of(&mut context, Formats::TextAndJson).await?;
+    ended(history::history(&session, &HistoryArgs { key, limit }).await)
 }
 
 async fn run_diff(mut context: Context) -> Result<(), Failure> {
     let prefix = optional(&context, 0)?;
     let rev = context.string(&DIFF_REV).parse().map_err(|why| Failure::bad_args(format!("--rev: {why}")))?;
     let args = DiffArgs { rev, prefix, keys_only: context.switch(&KEYS_ONLY) };
-    diff::diff(&Session::of(&mut context).await?, &args).await.map_err(failure)
+    let session = Session::of(&mut context, Formats::TextAndJson).await?;
+    ended(diff::diff(&session, &args).await)
 }
 
 async fn run_revert(mut context: Context) -> Result<(), Failure> {
     let key = only(&context, "key")?.to_vec();
     let rev = revision(&context, &REVERT_REV)?;
     let args = RevertArgs { key, rev, dry_run: context.switch(&DRY_RUN), yes: context.switch(&YES) };
-    revert::revert(&Session::of(&mut context).await?, &args).await.map_err(failure)
+    let session = Session::of(&mut context, Formats::Text).await?;
+    ended(revert::revert(&session, &args).await)
 }
 
 async fn run_tree(mut context: Context) -> Result<(), Failure> {
     let prefix = optional(&context, 0)?;
     let depth = u32::try_from(context.uint(&DEPTH)).ok().filter(|depth| *depth > 0);
     let args = TreeArgs { prefix, depth, values: context.switch(&VALUES), rev: past(&context)? };
-    tree::tree(&Session::of(&mut context).await?, &args).await.map_err(failure)
+    let session = Session::of(&mut context, Formats::Text).await?;
+    ended(tree::tree(&session, &args).await)
 }
 
 async fn run_edit(mut context: Context) -> Result<(), Failure> {
     let key = only(&context, "key")?.to_vec();
-    edit::edit(&Session::of(&mut context).await?, &EditArgs { key }).await.map_err(failure)
+    let session = Session::of(&mut context, Formats::Text).await?;
+    ended(edit::edit(&session, &EditArgs { key }).await)
 }
 
 async fn run_export(mut context: Context) -> Result<(), Failure> {
@@ -278,7 +295,8 @@ async fn run_export(mut context: Context) -> Result<(), Failure> {
         is_nested: context.switch(&NESTED),
         rev: past(&context)?,
     };
-    transfer::export(&Session::of(&mut context).await?, &args).await.map_err(failure)
+    let session = Session::of(&mut context, Formats::Text).await?;
+    ended(transfer::export(&session, &args).await)
 }
 
 async fn run_import(mut context: Context) -> Result<(), Failure> {
@@ -293,14 +311,16 @@ async fn run_import(mut context: Context) -> Result<(), Failure> {
         is_dry_run: context.switch(&DRY_RUN),
         is_sure: context.switch(&YES),
     };
-    transfer::import(&Session::of(&mut context).await?, &args).await.map_err(failure)
+    let session = Session::of(&mut context, Formats::Text).await?;
+    ended(transfer::import(&session, &args).await)
 }
 
 async fn run_status(mut context: Context) -> Result<(), Failure> {
     none(&context)?;
     let interval = context.duration(&INTERVAL).max(INTERVAL_MIN);
     let args = StatusArgs { is_watch: context.switch(&WATCH), interval };
-    status::status(&Session::of(&mut context).await?, &args).await.map_err(failure)
+    let session = Session::of(&mut context, Formats::TextAndJson).await?;
+    ended(status::status(&session, &args).await)
 }
 
 async fn run_doctor(mut context: Context) -> Result<(), Failure> {
@@ -312,5 +332,6 @@ async fn run_doctor(mut context: Context) -> Result<(), Failure> {
         srv_name: context.given(&SRV_NAME),
         is_strict: context.switch(&STRICT),
     };
-    doctor::doctor(&Session::of(&mut context).await?, &args).await.map_err(failure)
+    let session = Session::of(&mut context, Formats::TextAndJson).await?;
+    ended(doctor::doctor(&session, &args).await)
 }

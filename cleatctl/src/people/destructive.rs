@@ -1,6 +1,7 @@
 //! What is asked before something is deleted: only of a person at a terminal, and never by a program that is called
 //! `etcdctl`. `--dry-run` says what would be done instead.
 
+use super::advice::ended;
 use super::pages::Pages;
 use super::terminal::{Terminal, Tone, confirm};
 use super::{print, text};
@@ -27,13 +28,7 @@ pub(crate) async fn permits_del(
     }
     let terminal = Terminal::detect();
     if context.switch(&DRY_RUN) {
-        let mut pages = Pages::of_range(client, &request.key, &request.range_end).keys_only();
-        let mut keys = 0;
-        while let Some(kv) = pages.next().await? {
-            keys += 1;
-            print(&format!("{}\n", terminal.paint(Tone::Bad, &format!("- {}", text::show(&kv.key)))))?;
-        }
-        print(&format!("{} to delete; nothing was deleted (--dry-run)\n", text::count(keys, "key", "keys")))?;
+        ended(name_keys(client, request, &terminal).await)?;
         return Ok(false);
     }
     if request.range_end.is_empty() || context.switch(&YES) || !terminal.is_attended {
@@ -47,9 +42,20 @@ pub(crate) async fn permits_del(
     };
     let count = usize::try_from(client.range(count).await?.count).unwrap_or(0);
     if count > 0 {
-        confirm(&terminal, false, &question(request, count))?;
+        confirm(&terminal, false, &question(request, count)).await?;
     }
     Ok(true)
+}
+
+/// Prints the keys that a request would delete.
+async fn name_keys(client: &Client, request: &DeleteRangeRequest, terminal: &Terminal) -> anyhow::Result<()> {
+    let mut pages = Pages::of_range(client, &request.key, &request.range_end).keys_only();
+    let mut keys = 0;
+    while let Some(kv) = pages.next().await? {
+        keys += 1;
+        print(&format!("{}\n", terminal.paint(Tone::Bad, &format!("- {}", text::show(&kv.key)))))?;
+    }
+    print(&format!("{} to delete; nothing was deleted (--dry-run)\n", text::count(keys, "key", "keys")))
 }
 
 /// True if a member is to be removed. What a dry run would do is printed.
@@ -65,10 +71,10 @@ pub(crate) async fn permits_remove(context: &Context, client: &Client, id: u64) 
     let members = client.known_members().await?.members;
     let Some(what) = removal(&members, id) else { return Ok(true) };
     if is_dry_run {
-        print(&format!("would remove {what}; nothing was removed (--dry-run)\n"))?;
+        ended(print(&format!("would remove {what}; nothing was removed (--dry-run)\n")))?;
         return Ok(false);
     }
-    confirm(&terminal, false, &format!("Remove {what}?"))?;
+    confirm(&terminal, false, &format!("Remove {what}?")).await?;
     Ok(true)
 }
 

@@ -7,6 +7,7 @@ use crate::people::text;
 use crate::people::{Format, Session, base64, print};
 use anyhow::{Result, ensure};
 use api::mvccpb::KeyValue;
+use go::strconv::quote;
 use serde_json::{Value, json};
 use std::cmp::Ordering;
 use std::str::FromStr;
@@ -119,7 +120,7 @@ pub(crate) async fn diff(session: &Session, args: &DiffArgs) -> Result<()> {
         let Step::Differs(difference) = step else { continue };
         counts.add(&difference);
         match session.format {
-            Format::Json => print(&format!("{}\n", as_json(&difference)))?,
+            Format::Json => print(&format!("{}\n", as_json(&difference, args.keys_only)))?,
             Format::Text => print(&render(&difference, args.keys_only, &session.terminal))?,
         }
     }
@@ -130,8 +131,14 @@ pub(crate) async fn diff(session: &Session, args: &DiffArgs) -> Result<()> {
 }
 
 /// One line of JSON for each key that differs.
-fn as_json(difference: &Difference) -> Value {
-    let side = |kv: &KeyValue| json!({ "value": base64(&kv.value), "mod_revision": kv.mod_revision, "version": kv.version, "lease": kv.lease });
+fn as_json(difference: &Difference, keys_only: bool) -> Value {
+    let side = |kv: &KeyValue| {
+        let mut side = json!({ "mod_revision": kv.mod_revision, "version": kv.version, "lease": kv.lease });
+        if !keys_only {
+            side["value"] = base64(&kv.value).into();
+        }
+        side
+    };
     match difference {
         Difference::Added(new) => json!({ "key": base64(&new.key), "change": "added", "after": side(new) }),
         Difference::Removed(old) => json!({ "key": base64(&old.key), "change": "removed", "before": side(old) }),
@@ -174,6 +181,12 @@ fn render(difference: &Difference, keys_only: bool, terminal: &Terminal) -> Stri
 /// The lines in which two values differ.
 fn changed(old: &[u8], new: &[u8], add: &mut dyn FnMut(Tone, String)) {
     let (before, after) = (value(old).join("\n"), value(new).join("\n"));
+    if before == after {
+        // What is left to differ is what no line shows.
+        let what = if new.ends_with(b"\n") { "now ends" } else { "no longer ends" };
+        add(Tone::Warning, format!("  ~ the last line {what} with a line break"));
+        return;
+    }
     for line in lines::compare(&before, &after) {
         match line {
             Line::Same(line) => add(Tone::Quiet, format!("    {line}")),
@@ -197,7 +210,7 @@ fn value(bytes: &[u8]) -> Vec<String> {
             let text = if text.len() > 1 { text.strip_suffix('\n').unwrap_or(text) } else { text };
             text.split('\n').map(|line| text::show(line.as_bytes())).collect()
         }
-        Err(_) => vec![text::quote(bytes)],
+        Err(_) => vec![quote(bytes)],
     }
 }
 
@@ -282,8 +295,18 @@ mod tests {
         let piped = outputs()[0].1;
         let keys: String = sample().iter().map(|difference| render(difference, true, &piped)).collect();
         assert_recorded("diff-keys", &format!("{keys}{}", summary(&Counts::default(), 3, 3, &piped)));
-        let json: String = sample().iter().map(|difference| as_json(difference).to_string() + "\n").collect();
+        let json: String = sample().iter().map(|difference| as_json(difference, false).to_string() + "\n").collect();
         assert_recorded("diff-json", &json);
+        assert!(sample().iter().all(|difference| !as_json(difference, true).to_string().contains("value")));
+    }
+
+    #[test]
+    fn a_line_break_at_the_end_is_a_difference_that_is_shown() {
+        let shown =
+            |old: &[u8], new: &[u8]| preview(Some(&kv("k", old)), Some(&kv("k", new)), &outputs()[0].1).unwrap();
+        assert_eq!(shown(b"a", b"a\n"), "~ k\n  ~ the last line now ends with a line break\n");
+        assert_eq!(shown(b"a\n", b"a"), "~ k\n  ~ the last line no longer ends with a line break\n");
+        assert_eq!(shown(b"", b"\n").lines().count(), 3);
     }
 
     #[test]

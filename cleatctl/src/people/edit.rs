@@ -1,6 +1,8 @@
 //! `edit KEY`: a value in the person's editor, written back only if nobody else changed it meanwhile.
 
+use crate::failure::whole;
 use crate::people::{Session, print, text};
+use crate::scratch::Scratch;
 use anyhow::{Context as _, Result, bail, ensure};
 use api::etcdserverpb::{PutRequest, TxnRequest};
 use api::mvccpb::KeyValue;
@@ -8,9 +10,10 @@ use bytes::Bytes;
 use client::message;
 use std::ffi::OsString;
 use std::path::Path;
-use std::process::Command;
+use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
 
-/// etcd's limit of a request by default; what is larger is refused by the server in its own words.
+/// More than any server takes; what is larger than its limit (etcd's is 1.5 MiB by default) it refuses in its own words.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// What is asked.
@@ -26,7 +29,6 @@ pub(crate) struct EditArgs {
 /// The cluster's or the editor's; the value is no text; the key was changed meanwhile, and then the error names the
 /// file with what was typed.
 pub(crate) async fn edit(session: &Session, args: &EditArgs) -> Result<()> {
-    session.only_text("edit")?;
     let client = session.client()?;
     let key = Bytes::from(args.key.clone());
     let shown = text::show(&key);
@@ -37,12 +39,11 @@ pub(crate) async fn edit(session: &Session, args: &EditArgs) -> Result<()> {
         "the value of {shown} is no text; write it to a file with `cleatctl get --print-value-only`, and back with `put`"
     );
     // Only this user can look into the directory: the value may be a secret.
-    let directory = tempfile::Builder::new().prefix("cleatctl-edit-").tempdir().context("cannot make a directory")?;
-    let file = directory.path().join(file_name(&String::from_utf8_lossy(&args.key)));
-    std::fs::write(&file, before).with_context(|| format!("cannot write {}", file.display()))?;
+    let (scratch, name) = (Scratch::new()?, file_name(&String::from_utf8_lossy(&args.key)));
+    let file = scratch.file(&name);
+    std::fs::write(&file, before).map_err(|error| scratch.explain(Some(before.len() as u64), error.into()))?;
     let editor = editor(|name| std::env::var_os(name));
-    let path = file.clone();
-    tokio::task::spawn_blocking(move || open(&editor, &path)).await??;
+    open(&editor, &file).await?;
     let after = read(&file)?;
     let Some(after) = saved(before, after, now.is_some()) else {
         return print(&format!("{shown} is left as it was\n"));
@@ -57,8 +58,8 @@ pub(crate) async fn edit(session: &Session, args: &EditArgs) -> Result<()> {
         Err(error) => error.into(),
     };
     // What was typed must not be lost.
-    let kept = directory.keep().join(file_name(&String::from_utf8_lossy(&args.key)));
-    bail!("{failure:#}; what you wrote is in {}", kept.display())
+    let kept = scratch.keep().join(name);
+    bail!("{}; what you wrote is in {}", whole(&failure), kept.display())
 }
 
 /// A file name that ends as the key does, so that editors know the kind of text.
@@ -77,17 +78,28 @@ fn editor(variable: impl Fn(&str) -> Option<OsString>) -> OsString {
 }
 
 /// Runs the editor until it ends. A shell splits its arguments; the file's path never becomes part of a command.
-fn open(editor: &OsString, file: &Path) -> Result<()> {
+async fn open(editor: &OsString, file: &Path) -> Result<()> {
     let mut line = editor.clone();
     line.push(" \"$1\"");
     let shown = editor.to_string_lossy();
-    let status = Command::new("/bin/sh")
+    // Who listens is not ended by them; the editor finds what the system does by default, which it would not if they were
+    // ignored.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut quit = signal(SignalKind::quit())?;
+    let mut child = Command::new("/bin/sh")
         .arg("-c")
         .arg(line)
         .arg("cleatctl")
         .arg(file)
-        .status()
+        .spawn()
         .with_context(|| format!("cannot start the editor {shown:?}"))?;
+    let status = loop {
+        tokio::select! {
+            status = child.wait() => break status.with_context(|| format!("cannot wait for the editor {shown:?}"))?,
+            _ = interrupt.recv() => {}
+            _ = quit.recv() => {}
+        }
+    };
     ensure!(
         status.success(),
         "the editor {shown:?} ended with {status}, and nothing was written; EDITOR names another"
@@ -167,14 +179,14 @@ mod tests {
         assert_eq!(of(&[("EDITOR", "nano"), ("VISUAL", "")]), "nano");
     }
 
-    #[test]
-    fn editors_with_arguments_get_any_path_whole() {
+    #[tokio::test]
+    async fn editors_with_arguments_get_any_path_whole() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("a b;$(c)'\"");
         std::fs::write(&file, "red").unwrap();
-        open(&"sed -i s/red/green/".into(), &file).unwrap();
+        open(&"sed -i s/red/green/".into(), &file).await.unwrap();
         assert_eq!(read(&file).unwrap(), b"green");
-        let error = open(&"false".into(), &file).unwrap_err().to_string();
+        let error = open(&"false".into(), &file).await.unwrap_err().to_string();
         assert!(error.contains("\"false\" ended with"), "{error}");
     }
 }

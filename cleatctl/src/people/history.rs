@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// A key that does not exist any more has no last change to wait for. This long without another one is taken for the
-/// end; etcd looks for what watches have missed ten times a second.
+/// A key that does not exist has no last change to wait for. This long without another one is taken for the end, if there can
+/// be none: behind a deletion, or where there was nothing at all. etcd looks for what watches have missed ten times a second.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// A compaction may go on while history is read; who is overtaken so often is told.
@@ -82,8 +82,40 @@ impl History {
         }
     }
 
+    /// True if it may be all of a key that does not exist: one that was put last was deleted later.
+    fn may_be_whole(&self) -> bool {
+        self.changes.back().is_none_or(|change| change.kind == Kind::Delete)
+    }
+
     fn last_revision(&self) -> i64 {
         self.changes.back().map_or(0, |change| change.revision)
+    }
+}
+
+/// Where the history of a key ends, by a first look at it.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    /// When that was.
+    revision: i64,
+    /// The last change until then; None if the key did not exist.
+    last: Option<i64>,
+}
+
+impl End {
+    /// True if the history has all that there was, or more.
+    fn is_in(self, history: &History) -> bool {
+        // Changes come in their order: a later one has all of them before it.
+        self.last.map_or_else(|| history.last_revision() > self.revision, |last| history.last_revision() >= last)
+    }
+
+    /// True if nothing may come that would tell the end.
+    fn may_be_silent(self, history: &History) -> bool {
+        self.last.is_none() && history.may_be_whole()
+    }
+
+    /// The end of what a compaction left of a key that did not exist then: earlier changes are gone.
+    fn without_before(self, revision: i64) -> Self {
+        Self { last: self.last.filter(|last| *last > revision), ..self }
     }
 }
 
@@ -119,7 +151,7 @@ pub(crate) async fn history(session: &Session, args: &HistoryArgs) -> Result<()>
                 "{} does not exist and has no history: what happened before revision {revision} was compacted",
                 text::show(&key)
             ),
-            None => bail!("{} does not exist and never did", text::show(&key)),
+            None => bail!("{} does not exist, and no change of it was seen within {QUIET:?}", text::show(&key)),
         }
     }
     match session.format {
@@ -129,7 +161,9 @@ pub(crate) async fn history(session: &Session, args: &HistoryArgs) -> Result<()>
 }
 
 async fn read(client: &Client, key: &Bytes, limit: usize, patience: Duration) -> Result<History> {
-    let end = client.get(key.clone()).await?.map(|kv| kv.mod_revision);
+    let now = client.range(message::get(key.clone())).await?;
+    let revision = now.header.map_or(0, |header| header.revision);
+    let mut end = End { revision, last: now.kvs.first().map(|kv| kv.mod_revision) };
     let mut history = History::default();
     let mut start = 1;
     for _ in 0..ATTEMPTS {
@@ -141,7 +175,10 @@ async fn read(client: &Client, key: &Bytes, limit: usize, patience: Duration) ->
                 let mut at = message::get(key.clone());
                 at.revision = revision;
                 match client.range(at).await {
-                    Ok(mut answer) => answer.kvs.pop().into_iter().for_each(|kv| history.add(put(&kv), limit)),
+                    Ok(mut answer) => match answer.kvs.pop() {
+                        Some(kv) => history.add(put(&kv), limit),
+                        None => end = end.without_before(revision),
+                    },
                     // Compacted once more; the watch will say so, too.
                     Err(error) if error.is(api::error::Error::Compacted) => {}
                     Err(error) => return Err(error.into()),
@@ -158,31 +195,31 @@ enum Followed {
     Compacted(i64),
 }
 
-/// Adds what a watch tells, up to the change at `end`, or until it is quiet.
+/// Adds what a watch tells, up to the end, or until it is quiet.
 async fn follow(
     client: &Client,
     key: &Bytes,
     start: i64,
-    end: Option<i64>,
+    end: End,
     limit: usize,
     patience: Duration,
     history: &mut History,
 ) -> Result<Followed> {
-    let is_over = |history: &History| end.is_some_and(|end| history.last_revision() >= end);
-    if is_over(history) {
+    if end.is_in(history) {
         return Ok(Followed::ToTheEnd);
     }
     let options = WatchOptions { key: key.clone(), start_revision: start, ..WatchOptions::default() };
     let mut watch = client.watch(options).await?;
-    while !is_over(history) {
-        let wait = if end.is_some() { patience } else { QUIET };
+    while !end.is_in(history) {
+        let may_be_silent = end.may_be_silent(history);
+        let wait = if may_be_silent { QUIET } else { patience };
         match tokio::time::timeout(wait, watch.next()).await {
             Ok(Ok(Events { events, .. })) => {
                 events.into_iter().filter_map(change).for_each(|change| history.add(change, limit));
             }
             Ok(Err(Error::Compacted { compact_revision, .. })) => return Ok(Followed::Compacted(compact_revision)),
             Ok(Err(error)) => return Err(error.into()),
-            Err(_) if end.is_none() => break,
+            Err(_) if may_be_silent => break,
             Err(_) => bail!(
                 "the history of {} did not arrive within {patience:?}; a larger --command-timeout waits longer",
                 text::show(key)
@@ -307,6 +344,33 @@ mod tests {
         }
         let revisions: Vec<_> = history.changes.iter().map(|change| change.revision).collect();
         assert_eq!((revisions, history.omitted, history.last_revision()), (vec![5, 7], 1, 7));
+    }
+
+    #[test]
+    fn a_key_that_does_not_exist_was_deleted_last() {
+        let mut history = History::default();
+        assert!(history.may_be_whole());
+        history.add(put(&kv(2, 1, "v")), 0);
+        assert!(!history.may_be_whole());
+        history.add(change(event(EventType::Delete, kv(3, 0, ""))).unwrap(), 0);
+        assert!(history.may_be_whole());
+    }
+
+    #[test]
+    fn a_key_that_is_created_meanwhile_ends_its_history() {
+        let (absent, present) = (End { revision: 5, last: None }, End { revision: 5, last: Some(3) });
+        let mut history = History::default();
+        assert!(!absent.is_in(&history) && absent.may_be_silent(&history) && !present.may_be_silent(&history));
+        // It did not exist at 5: what was put before was deleted before, too.
+        history.add(put(&kv(3, 1, "v")), 0);
+        assert!(!absent.is_in(&history) && !absent.may_be_silent(&history) && present.is_in(&history));
+        history.add(change(event(EventType::Delete, kv(5, 0, ""))).unwrap(), 0);
+        assert!(!absent.is_in(&history) && absent.may_be_silent(&history));
+        history.add(put(&kv(6, 1, "v")), 0);
+        assert!(absent.is_in(&history));
+        // A last change that is compacted does not come any more.
+        assert!(present.without_before(2).last.is_some());
+        assert!(present.without_before(4).may_be_silent(&History::default()));
     }
 
     #[test]

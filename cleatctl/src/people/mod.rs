@@ -21,15 +21,18 @@ mod transfer;
 mod tree;
 
 #[cfg(test)]
-mod snapshots;
+pub(crate) mod snapshots;
 
-pub(crate) use advice::explain;
+pub(crate) use advice::{cause_of, explain, failure};
 pub(crate) use commands::{DIFF, DOCTOR, EDIT, EXPORT, HISTORY, IMPORT, REVERT, STATUS, TREE};
 
-use crate::people::terminal::Terminal;
-use anyhow::{Result, bail};
+pub(crate) use terminal::{Terminal, has_unicode};
+pub(crate) use text::fit;
+
+use anyhow::Result;
 use base64::Engine as _;
 use client::{Client, Options};
+use std::fmt;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
@@ -60,21 +63,42 @@ impl Session {
     fn request_timeout(&self) -> Duration {
         self.options.request_timeout
     }
+}
 
-    /// Refuses a format that the command has not.
-    fn only_text(&self, command: &str) -> Result<()> {
-        if self.format == Format::Json {
-            bail!("{command} has no JSON; leave --write-out out");
-        }
-        Ok(())
+/// Nobody reads the output any more, as behind `head`. It ends a command that only shows something, and is no failure of it:
+/// [`advice::ended`].
+#[derive(Debug)]
+struct ReaderGone;
+
+impl fmt::Display for ReaderGone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("nobody reads the output any more")
     }
 }
 
-/// Prints text. A reader that has gone, such as `head`, is no error.
+impl std::error::Error for ReaderGone {}
+
+/// Prints text.
+///
+/// # Errors
+/// It cannot be written, or [`ReaderGone`].
 fn print(text: &str) -> Result<()> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(ReaderGone.into()),
+        Err(error) => Err(anyhow::Error::from(error).context("cannot write the output")),
+    }
+}
+
+/// Prints text, for a command that has more to do than to show it: that is done, whoever reads.
+///
+/// # Errors
+/// It cannot be written.
+fn print_in_passing(text: &str) -> Result<()> {
+    match print(text) {
+        Err(error) if error.is::<ReaderGone>() => Ok(()),
+        printed => printed,
     }
 }
 

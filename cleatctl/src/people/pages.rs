@@ -8,7 +8,10 @@ use client::{Client, Error, WatchOptions, message};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Keys in the first page, and the most in any.
+/// Keys in the first page: nothing is known of their size yet, and values may be of megabytes.
+const KEYS_FIRST: i64 = 16;
+
+/// The most keys in any page.
 const KEYS_MAX: i64 = 1000;
 
 /// About the size of a page: the next one has as many keys as fit with values like those before.
@@ -31,7 +34,7 @@ impl Pages {
     pub(crate) fn new(client: &Client, prefix: &[u8], revision: i64) -> Self {
         let mut request = message::get_prefix(Bytes::copy_from_slice(prefix));
         request.revision = revision;
-        request.limit = KEYS_MAX;
+        request.limit = KEYS_FIRST;
         Self { client: client.clone(), request, page: VecDeque::new(), is_last: false }
     }
 
@@ -79,11 +82,17 @@ impl Pages {
             self.request.key = message::after(&last.key);
         }
         let bytes: usize = answer.kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
-        let average = (bytes / answer.kvs.len().max(1)).max(1);
-        self.request.limit = i64::try_from(PAGE_BYTES / average).unwrap_or(KEYS_MAX).clamp(1, KEYS_MAX);
+        self.request.limit = next_limit(self.request.limit, bytes, answer.kvs.len());
         self.page = answer.kvs.into();
         Ok(())
     }
+}
+
+/// Keys of the page behind one of so many keys and bytes: as many as fit, but at most twice as many as before.
+fn next_limit(limit: i64, bytes: usize, keys: usize) -> i64 {
+    let average = (bytes / keys.max(1)).max(1);
+    let fitting = i64::try_from(PAGE_BYTES / average).unwrap_or(KEYS_MAX);
+    fitting.min(limit.saturating_mul(2)).clamp(1, KEYS_MAX)
 }
 
 /// The error of a read at a revision, with what can be done about it.
@@ -112,4 +121,22 @@ async fn compact_revision(client: &Client) -> Option<i64> {
         }
     };
     tokio::time::timeout(PROBE_LIMIT, probe).await.ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_grow_while_they_are_small() {
+        let mut limits = vec![KEYS_FIRST];
+        for _ in 0..7 {
+            let limit = *limits.last().unwrap();
+            limits.push(next_limit(limit, 100 * limit as usize, limit as usize));
+        }
+        assert_eq!(limits, [16, 32, 64, 128, 256, 512, 1000, 1000]);
+        assert_eq!(next_limit(16, 16 << 20, 16), 4);
+        assert_eq!(next_limit(4, 64 << 20, 4), 1);
+        assert_eq!(next_limit(1, 0, 0), 2);
+    }
 }

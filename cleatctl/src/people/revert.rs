@@ -1,7 +1,7 @@
 //! `revert KEY --rev N`: gives a key the value that it had.
 
 use crate::people::terminal::confirm;
-use crate::people::{Session, diff, pages, print, text};
+use crate::people::{Session, diff, pages, print, print_in_passing, text};
 use anyhow::{Result, bail, ensure};
 use api::etcdserverpb::{PutRequest, TxnRequest};
 use api::mvccpb::KeyValue;
@@ -46,7 +46,6 @@ fn plan(key: &Bytes, now: Option<&KeyValue>, then: Option<&KeyValue>) -> Option<
 /// # Errors
 /// The cluster's; the revision cannot be read; the key was changed meanwhile.
 pub(crate) async fn revert(session: &Session, args: &RevertArgs) -> Result<()> {
-    session.only_text("revert")?;
     let client = session.client()?;
     let key = Bytes::from(args.key.clone());
     let shown = text::show(&key);
@@ -66,12 +65,12 @@ pub(crate) async fn revert(session: &Session, args: &RevertArgs) -> Result<()> {
     // Only the value is taken back.
     let then = then.map(|then| KeyValue { lease: now.as_ref().map_or(0, |now| now.lease), ..then });
     if let Some(preview) = diff::preview(now.as_ref(), then.as_ref(), &session.terminal) {
-        print(&preview)?;
+        print_in_passing(&preview)?;
     }
     if args.dry_run {
         return print("nothing was written (--dry-run)\n");
     }
-    confirm(&session.terminal, args.yes, &format!("take {shown} back to revision {}?", args.rev))?;
+    confirm(&session.terminal, args.yes, &format!("Take {shown} back to revision {}?", args.rev)).await?;
     let answer = client.txn(txn).await?;
     ensure!(
         answer.succeeded,

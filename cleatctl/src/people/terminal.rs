@@ -37,11 +37,12 @@ pub(crate) enum Tone {
 }
 
 impl Tone {
-    /// The escape sequence: colours of the terminal's own palette, which fit light and dark backgrounds alike.
+    /// The escape sequence: colours of the terminal's own palette, which fit light and dark backgrounds alike. Yellow does
+    /// not: it can hardly be read on white.
     fn code(self) -> &'static str {
         match self {
             Self::Good => "\x1b[32m",
-            Self::Warning => "\x1b[33m",
+            Self::Warning => "\x1b[35m",
             Self::Bad => "\x1b[31m",
             Self::Strong => "\x1b[1m",
             Self::Quiet => "\x1b[2m",
@@ -49,18 +50,27 @@ impl Tone {
     }
 }
 
+/// A variable of the environment that is not empty.
+fn set(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// True if the locale has characters beyond ASCII.
+pub(crate) fn has_unicode() -> bool {
+    let locale = set("LC_ALL").or_else(|| set("LC_CTYPE")).or_else(|| set("LANG")).unwrap_or_default();
+    let locale = locale.to_ascii_lowercase();
+    locale.contains("utf-8") || locale.contains("utf8")
+}
+
 impl Terminal {
     /// What this process writes to. `NO_COLOR` and a `TERM` of `dumb` turn colours off.
     pub(crate) fn detect() -> Self {
         let is_terminal = io::stdout().is_terminal();
-        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let width = tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col)).filter(|width| *width > 0);
-        let locale = set("LC_ALL").or_else(|| set("LC_CTYPE")).or_else(|| set("LANG")).unwrap_or_default();
-        let locale = locale.to_ascii_lowercase();
         Self {
             has_colours: is_terminal && set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb"),
             width: width.filter(|_| is_terminal),
-            has_unicode: locale.contains("utf-8") || locale.contains("utf8"),
+            has_unicode: has_unicode(),
             is_attended: io::stdin().is_terminal() && io::stderr().is_terminal(),
         }
     }
@@ -68,6 +78,12 @@ impl Terminal {
     /// Lines of the terminal that is written to.
     pub(crate) fn height() -> Option<usize> {
         tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_row)).filter(|height| *height > 0)
+    }
+
+    /// Columns of the terminal that errors go to; None if that is none.
+    pub(crate) fn width_of_errors() -> Option<usize> {
+        let width = || tcgetwinsize(io::stderr()).ok().map(|size| usize::from(size.ws_col));
+        Some(io::stderr()).filter(io::Stderr::is_terminal).and_then(|_| width()).filter(|width| *width > 0)
     }
 
     /// The text in the colour of its meaning, where there are colours.
@@ -84,15 +100,19 @@ impl Terminal {
 ///
 /// # Errors
 /// The answer was not yes.
-pub(crate) fn confirm(terminal: &Terminal, is_sure: bool, question: &str) -> Result<()> {
+pub(crate) async fn confirm(terminal: &Terminal, is_sure: bool, question: &str) -> Result<()> {
     if is_sure || !terminal.is_attended {
         return Ok(());
     }
-    eprint!("{question} [y/N] ");
-    io::stderr().flush()?;
-    let mut answer = String::new();
-    io::stdin().lock().take(ANSWER_BYTES_MAX).read_line(&mut answer).context("cannot read the answer")?;
-    if !is_yes(&answer) {
+    let mut stderr = io::stderr();
+    write!(stderr, "{question} [y/N] ")?;
+    stderr.flush()?;
+    // Not on the thread of the runtime, which hears of an interrupt after the prompt of a password.
+    let answer = tokio::task::spawn_blocking(|| {
+        let mut answer = String::new();
+        io::stdin().lock().take(ANSWER_BYTES_MAX).read_line(&mut answer).map(|_| answer)
+    });
+    if !is_yes(&answer.await?.context("cannot read the answer")?) {
         bail!("nothing was changed: the answer was not yes; --yes does it without a question");
     }
     Ok(())
@@ -131,9 +151,9 @@ pub(crate) mod tests {
         }
     }
 
-    #[test]
-    fn nobody_is_asked_who_is_not_there_or_sure() {
-        assert!(confirm(&PIPED, false, "delete?").is_ok());
-        assert!(confirm(&of_width(80), true, "delete?").is_ok());
+    #[tokio::test]
+    async fn nobody_is_asked_who_is_not_there_or_sure() {
+        assert!(confirm(&PIPED, false, "delete?").await.is_ok());
+        assert!(confirm(&of_width(80), true, "delete?").await.is_ok());
     }
 }

@@ -1,5 +1,7 @@
 //! Keys, values and columns as a person reads them.
 
+use go::strconv::quote;
+
 use std::fmt::Write as _;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
@@ -20,29 +22,21 @@ fn is_printable(text: &str) -> bool {
     })
 }
 
-/// Bytes in quotes, as Go's `%q` writes them.
-pub(crate) fn quote(bytes: &[u8]) -> String {
-    let mut quoted = String::with_capacity(bytes.len() + 2);
-    quoted.push('"');
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '"' => quoted.push_str("\\\""),
-                '\\' => quoted.push_str("\\\\"),
-                '\n' => quoted.push_str("\\n"),
-                '\r' => quoted.push_str("\\r"),
-                '\t' => quoted.push_str("\\t"),
-                c if is_printable(c.encode_utf8(&mut [0; 4])) => quoted.push(c),
-                c if u32::from(c) < 0x80 => push(&mut quoted, format_args!("\\x{:02x}", u32::from(c))),
-                c => push(&mut quoted, format_args!("\\u{:04x}", u32::from(c))),
-            }
-        }
-        for byte in chunk.invalid() {
-            push(&mut quoted, format_args!("\\x{byte:02x}"));
+/// A text without what a terminal would obey: that is written as Go's escapes, without quotes around it.
+pub(crate) fn escape(text: &str) -> String {
+    if is_printable(text) {
+        return text.to_owned();
+    }
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_printable(c.encode_utf8(&mut [0; 4])) {
+            escaped.push(c);
+        } else {
+            let quoted = quote(c.encode_utf8(&mut [0; 4]).as_bytes());
+            escaped.push_str(quoted.trim_matches('"'));
         }
     }
-    quoted.push('"');
-    quoted
+    escaped
 }
 
 /// Adds formatted text to a string, which cannot fail.
@@ -96,6 +90,39 @@ pub(crate) fn count(number: usize, one: &str, many: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
 }
 
+/// Breaks the lines of a text that are longer than so many columns. What stands behind the last gap of two spaces, or behind
+/// a tab, is the text of the line, and goes on below where it begins; so does what stands behind a label like `Error: `.
+pub(crate) fn fit(text: &str, columns: Option<usize>) -> String {
+    let Some(columns) = columns else { return text.to_owned() };
+    let lines = text.split('\n').map(|line| {
+        let start = text_start(line);
+        let indent = column_of(&line[..start]);
+        if indent + width(&line[start..]) <= columns {
+            return line.to_owned();
+        }
+        format!("{}{}", &line[..start], wrap(&line[start..], Some(columns), indent))
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Where the text of a line begins, in bytes.
+fn text_start(line: &str) -> usize {
+    let gap = line.rfind('\t').map(|at| at + 1).max(line.rfind("  ").map(|at| at + 2)).unwrap_or_default();
+    let label = LABELS.iter().find(|label| line.starts_with(**label)).map(|label| label.len());
+    gap.max(label.unwrap_or_default())
+}
+
+/// What lines begin with whose text stands behind it.
+const LABELS: &[&str] = &["Error: "];
+
+/// The column behind a text, with a tab stop at every eighth.
+fn column_of(text: &str) -> usize {
+    text.split_inclusive('\t').fold(0, |column, cell| {
+        let column = column + width(cell.trim_end_matches('\t'));
+        if cell.ends_with('\t') { (column + 1).next_multiple_of(8) } else { column }
+    })
+}
+
 /// Breaks a text between words into lines of at most so many columns, each but the first behind an indent.
 pub(crate) fn wrap(text: &str, columns: Option<usize>, indent: usize) -> String {
     let Some(columns) = columns else { return text.to_owned() };
@@ -137,6 +164,18 @@ mod tests {
     }
 
     #[test]
+    fn nothing_that_is_hidden_passes() {
+        for c in (0..=u32::from(char::MAX)).filter_map(char::from_u32) {
+            let text = c.to_string();
+            if !is_printable(&text) {
+                assert!(!quote(text.as_bytes()).contains(c) && !escape(&text).contains(c), "{c:?}");
+            }
+        }
+        assert_eq!(escape("a\u{7}\"b\u{202e}"), "a\\a\"b\\u202e");
+        assert_eq!(show("\u{7}".as_bytes()), r#""\a""#);
+    }
+
+    #[test]
     fn texts_are_cut_and_padded_by_columns() {
         assert_eq!(cut("abcdef", 6, true), "abcdef");
         assert_eq!(cut("abcdefg", 6, true), "abcde…");
@@ -144,6 +183,21 @@ mod tests {
         assert_eq!(cut("漢字漢字", 6, true), "漢字…");
         assert_eq!(pad("漢", 4, Align::Left), "漢  ");
         assert_eq!(pad("7", 3, Align::Right), "  7");
+    }
+
+    #[test]
+    fn what_goes_on_stands_below_its_beginning() {
+        for (line, expected) in [
+            ("short", "short"),
+            ("Error: one two three four five six", "Error: one two three four five\n       six"),
+            ("  do:   one two three four five six", "  do:   one two three four\n        five six"),
+            ("--flag\tone two three four five", "--flag\tone two three four\n        five"),
+            ("--flag    one two three four five", "--flag    one two three four\n          five"),
+            ("a b\nc d", "a b\nc d"),
+        ] {
+            assert_eq!(fit(line, Some(30)), expected, "{line:?}");
+            assert_eq!(fit(line, None), line);
+        }
     }
 
     #[test]

@@ -7,8 +7,11 @@ use crate::people::{Session, print};
 use anyhow::{Result, ensure};
 use std::collections::BTreeMap;
 
-/// Lines that are still read by somebody; it also bounds the memory.
+/// Lines that are still read by somebody.
 const NODES_MAX: usize = 100_000;
+
+/// What names and values may take of the memory.
+const BYTES_MAX: usize = 256 << 20;
 
 /// Levels that are looked into, so that a key of nothing but slashes cannot exhaust the stack.
 const DEPTH_MAX: u32 = 128;
@@ -41,11 +44,16 @@ struct Tree {
     root: Node,
     depth: usize,
     nodes: usize,
+    /// Of names and values, and what they may come to.
+    bytes: usize,
+    bytes_max: usize,
+    terminal: Terminal,
 }
 
 impl Tree {
-    fn new(depth: Option<u32>) -> Self {
-        Self { root: Node::default(), depth: depth.unwrap_or(DEPTH_MAX).min(DEPTH_MAX) as usize, nodes: 0 }
+    fn new(depth: Option<u32>, terminal: &Terminal) -> Self {
+        let depth = depth.unwrap_or(DEPTH_MAX).min(DEPTH_MAX) as usize;
+        Self { root: Node::default(), depth, nodes: 0, bytes: 0, bytes_max: BYTES_MAX, terminal: *terminal }
     }
 
     /// Adds a key by what is behind the prefix. False if the tree has become too large.
@@ -57,14 +65,21 @@ impl Tree {
             let Some(part) = parts.next() else { break };
             if !node.children.contains_key(part) {
                 self.nodes += 1;
+                self.bytes += part.len();
             }
             node = node.children.entry(part.to_vec()).or_default();
             node.keys += 1;
         }
         if parts.peek().is_none() {
-            node.value = value.map(text::show);
+            // No line is longer than the terminal is wide; one column more shows that the value goes on.
+            let fitting = |shown: String| match self.terminal.width {
+                Some(width) => text::cut(&shown, width + 1, self.terminal.has_unicode),
+                None => shown,
+            };
+            node.value = value.map(|value| fitting(text::show(value)));
+            self.bytes += node.value.as_ref().map_or(0, String::len);
         }
-        self.nodes <= NODES_MAX
+        self.nodes <= NODES_MAX && self.bytes <= self.bytes_max
     }
 }
 
@@ -73,17 +88,17 @@ impl Tree {
 /// # Errors
 /// The cluster's, or that there is more than anybody reads.
 pub(crate) async fn tree(session: &Session, args: &TreeArgs) -> Result<()> {
-    session.only_text("tree")?;
     let prefix = args.prefix.as_slice();
     let pages = Pages::new(&session.client()?, prefix, args.rev);
     let mut pages = if args.values { pages } else { pages.keys_only() };
-    let mut tree = Tree::new(args.depth);
+    let mut tree = Tree::new(args.depth, &session.terminal);
     while let Some(kv) = pages.next().await? {
         let name = kv.key.strip_prefix(prefix).unwrap_or(&kv.key);
         let fits = tree.add(name, args.values.then_some(&kv.value));
         ensure!(
             fits,
-            "there are more than {NODES_MAX} lines to show; name a longer prefix, or fewer levels with --depth"
+            "there are more than {NODES_MAX} lines or {} MiB to show; name a longer prefix, or fewer levels with --depth",
+            BYTES_MAX >> 20
         );
     }
     print(&render(&args.prefix, &tree, &session.terminal))
@@ -165,6 +180,7 @@ fn only_directory(node: &Node) -> Option<(&Vec<u8>, &Node)> {
 mod tests {
     use super::*;
     use crate::people::snapshots::{assert_recorded, outputs};
+    use crate::people::terminal::tests::{PIPED, of_width};
 
     const KEYS: [(&str, &str); 9] = [
         ("/registry/pods/default/web-0", "pod"),
@@ -181,8 +197,8 @@ mod tests {
         ("plain/", "a key that ends with a slash"),
     ];
 
-    fn tree(depth: Option<u32>, prefix: &str, with_values: bool) -> Tree {
-        let mut tree = Tree::new(depth);
+    fn tree(depth: Option<u32>, prefix: &str, with_values: bool, terminal: &Terminal) -> Tree {
+        let mut tree = Tree::new(depth, terminal);
         for (key, value) in KEYS {
             if let Some(name) = key.strip_prefix(prefix) {
                 assert!(tree.add(name.as_bytes(), with_values.then_some(value.as_bytes())));
@@ -194,27 +210,39 @@ mod tests {
     #[test]
     fn every_output_is_as_recorded() {
         for (name, terminal) in outputs() {
-            assert_recorded(&format!("tree-{name}"), &render(b"", &tree(None, "", true), &terminal));
+            assert_recorded(&format!("tree-{name}"), &render(b"", &tree(None, "", true, &terminal), &terminal));
         }
         let piped = outputs()[0].1;
         let ascii = Terminal { has_unicode: false, ..piped };
-        assert_recorded("tree-ascii", &render(b"/registry/", &tree(None, "/registry/", false), &ascii));
-        assert_recorded("tree-depth", &render(b"/registry/", &tree(Some(1), "/registry/", false), &piped));
-        assert_recorded("tree-empty", &render(b"none", &Tree::new(None), &piped));
+        assert_recorded("tree-ascii", &render(b"/registry/", &tree(None, "/registry/", false, &ascii), &ascii));
+        assert_recorded("tree-depth", &render(b"/registry/", &tree(Some(1), "/registry/", false, &piped), &piped));
+        assert_recorded("tree-empty", &render(b"none", &Tree::new(None, &PIPED), &piped));
     }
 
     #[test]
     fn what_is_below_the_depth_is_only_counted() {
-        let mut tree = Tree::new(Some(2));
+        let mut tree = Tree::new(Some(2), &PIPED);
         for n in 0..3 * NODES_MAX {
             assert!(tree.add(format!("a/b/{n}").as_bytes(), None));
         }
         assert_eq!((tree.nodes, tree.root.keys), (2, 3 * NODES_MAX));
-        let mut deep = Tree::new(None);
+        let mut deep = Tree::new(None, &PIPED);
         assert!(deep.add(&b"/".repeat(1_000_000), None));
         assert_eq!(deep.nodes, DEPTH_MAX as usize);
-        let mut flat = Tree::new(None);
+        let mut flat = Tree::new(None, &PIPED);
         assert!((0..NODES_MAX).all(|n| flat.add(n.to_string().as_bytes(), None)));
         assert!(!flat.add(b"one more", None));
+    }
+
+    #[test]
+    fn values_are_kept_as_far_as_they_are_shown() {
+        const LONG: usize = 10_000;
+        let long = [b'x'; LONG];
+        let mut tree = Tree::new(None, &of_width(80));
+        assert!((0..100).all(|n: u32| tree.add(&n.to_be_bytes(), Some(&long))));
+        assert!(tree.bytes < 10 * LONG, "{}", tree.bytes);
+        // Whoever reads a pipe gets all of them, but not more than there is memory for.
+        let mut whole = Tree { bytes_max: 10 * LONG, ..Tree::new(None, &PIPED) };
+        assert_eq!((0..20_u32).take_while(|n| whole.add(&n.to_be_bytes(), Some(&long))).count(), 9);
     }
 }

@@ -1,8 +1,8 @@
 //! One field a line, with its name in quotes.
 
-use crate::go;
 use api::etcdserverpb::ResponseHeader;
 use api::mvccpb::KeyValue;
+use go::strconv;
 use std::fmt::Display;
 
 /// Fields.
@@ -19,7 +19,7 @@ impl Fields {
 
     /// A text in quotes.
     pub(crate) fn quoted(&mut self, name: &str, value: impl AsRef<[u8]>) {
-        self.line(&format!("\"{name}\" : {}", go::quote(value.as_ref())));
+        self.line(&format!("\"{name}\" : {}", strconv::quote(value.as_ref())));
     }
 
     pub(crate) fn line(&mut self, text: &str) {

@@ -6,6 +6,7 @@
 use api::descriptor::{Field, Kind, Message};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use go::json::Escapes;
 use prost::encoding::{WireType, decode_key, decode_varint};
 
 /// A JSON text that grows.
@@ -66,23 +67,9 @@ impl Json {
     }
 }
 
-/// A text in quotes, with Go's escapes.
+/// A text in quotes, with the escapes of etcdctl's Go.
 pub(crate) fn string(out: &mut String, text: &str) {
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\0'..='\u{1f}' => {
-                out.push_str(&format!("\\u{:04x}", u32::from(c)));
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
+    go::json::push_string(out, text.as_bytes(), Escapes::Hex);
 }
 
 /// A message, from what it looks like and its encoding. What is no such message ends the text early.
@@ -196,7 +183,7 @@ fn values(mut bytes: &[u8]) -> Vec<(u32, Value<'_>)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{message, string};
+    use super::message;
     use crate::print::output;
     use api::etcdserverpb::{RangeResponse, ResponseHeader, ResponseOp, TxnResponse, response_op};
     use api::mvccpb::KeyValue;
@@ -218,12 +205,5 @@ mod tests {
         );
         assert_eq!(message(output("/etcdserverpb.KV/Txn"), &txn.encode_to_vec()), expected);
         assert_eq!(message(output("/etcdserverpb.KV/Range"), b"\x0a\xff"), "{}");
-    }
-
-    #[test]
-    fn texts_have_gos_escapes() {
-        let mut text = String::new();
-        string(&mut text, "a<b>&\"\\\n\u{1}é");
-        assert_eq!(text, r#""a\u003cb\u003e\u0026\"\\\n\u0001é""#);
     }
 }

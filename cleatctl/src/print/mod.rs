@@ -16,7 +16,14 @@ pub(crate) use table::table;
 
 use crate::failure::{Failure, code};
 use api::descriptor::{self, Message};
+use std::fmt;
 use std::io::{self, Write as _};
+
+/// Writes a line to standard error. That nobody reads it is no failure: what is to be done is done, and the exit code tells.
+pub(crate) fn error_line(text: fmt::Arguments<'_>) {
+    // In one piece, whatever else is written there.
+    io::stderr().lock().write_all(format!("{text}\n").as_bytes()).ok();
+}
 
 /// Output formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,19 +36,26 @@ pub(crate) enum Format {
 }
 
 impl Format {
+    /// All, in the order of their names.
+    pub(crate) const ALL: [Self; 5] = [Self::Fields, Self::Json, Self::Protobuf, Self::Simple, Self::Table];
+
+    /// The names of all.
+    pub(crate) const NAMES: [&str; 5] = {
+        let mut names = [""; 5];
+        let mut at = 0;
+        while at < names.len() {
+            names[at] = Self::ALL[at].name();
+            at += 1;
+        }
+        names
+    };
+
     /// The format of this name.
     pub(crate) fn of(name: &str) -> Option<Self> {
-        match name {
-            "simple" => Some(Self::Simple),
-            "fields" => Some(Self::Fields),
-            "json" => Some(Self::Json),
-            "protobuf" => Some(Self::Protobuf),
-            "table" => Some(Self::Table),
-            _ => None,
-        }
+        Self::ALL.into_iter().find(|format| format.name() == name)
     }
 
-    fn name(self) -> &'static str {
+    const fn name(self) -> &'static str {
         match self {
             Self::Simple => "simple",
             Self::Fields => "fields",
@@ -124,17 +138,17 @@ pub(crate) fn output(method: &str) -> &'static Message {
     descriptor::method(method).map_or(&NOTHING, |method| method.output)
 }
 
-/// Writes to standard output. Nobody is left to tell if nobody reads any more.
+/// Writes to standard output.
 ///
 /// # Errors
-/// It cannot be written.
+/// It cannot be written. If that is because nobody reads any more there is nobody to tell, but the command ends: one that
+/// follows a key would go on for ever.
 pub(crate) fn out(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(anyhow::Error::from(error).context("cannot write the output").into())
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::silent(code::BROKEN_PIPE)),
+        Err(error) => Err(anyhow::Error::from(error).context("cannot write the output").into()),
     }
 }
 

@@ -20,10 +20,7 @@ pub(crate) fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     for row in rows {
         text += &line('|', &|column| format!(" {:>width$} ", row[column], width = widths[column]));
     }
-    if !rows.is_empty() {
-        text += &border;
-    }
-    text
+    text + &border
 }
 
 #[cfg(test)]
@@ -34,6 +31,11 @@ mod tests {
     fn heads_that_are_not_quite_in_the_middle_stand_to_the_left() {
         let text = table(&["status"], &[vec!["started".to_owned()]]);
         assert_eq!(text.lines().nth(1), Some("| STATUS  |"));
+    }
+
+    #[test]
+    fn a_table_of_nothing_ends_as_well() {
+        assert_eq!(table(&["hash"], &[]), "+------+\n| HASH |\n+------+\n+------+\n");
     }
 
     #[test]

@@ -9,13 +9,15 @@ use crate::founder::{
     DATA_DIR, INITIAL_ADVERTISE_PEER_URLS, INITIAL_CLUSTER, INITIAL_CLUSTER_TOKEN, NAME, WAL_DIR, founder,
 };
 use crate::print::{self, Format, Printer};
+use crate::scratch::Scratch;
 use crate::{migrate, progress};
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use bolt::etcd::Summary;
 use bolt::{Database, OpenOptions};
 use serde::Serialize;
 use server::offline::{Begun, Founder, SnapshotFile};
 use std::path::{Path, PathBuf};
+use store::{HashKv, Reader};
 
 /// Revisions by which a restored store is ahead of its snapshot, unless it is told otherwise: more than any cluster
 /// writes between a snapshot and its loss. etcdctl does not move it.
@@ -76,7 +78,7 @@ const STATUS: Command = Command {
     long: "When --write-out is set to simple, this command prints out comma-separated status lists for each endpoint.
 The items in the lists are hash, revision, total keys, total size.
 ",
-    run: Some(|context| Box::pin(async move { status(&context) })),
+    run: Some(|context| Box::pin(async move { status(context) })),
     ..Command::NONE
 };
 
@@ -92,7 +94,11 @@ struct Status {
 
 /// Prints what is in a snapshot file: of etcd's as etcdctl does, and of Cleat's the same. The hash of those is the `HashKV` of the store at its revision, which every member that
 /// has this revision gives, too.
-fn status(context: &Context) -> Result<(), Failure> {
+fn status(mut context: Context) -> Result<(), Failure> {
+    // etcdctl looks at it only where it connects.
+    if !context.is_etcdctl() {
+        context.read_environment()?;
+    }
     let [file] = &*context.args else {
         return Err(Failure::bad_args("snapshot status requires exactly one argument"));
     };
@@ -107,16 +113,17 @@ fn read_status(file: &Path) -> Result<Status> {
         _ => anyhow::anyhow!("stat {}: {error}", file.display()),
     })?;
     if let Ok(database) = Database::open(file, OpenOptions { verify_digest: false, ..OpenOptions::default() }) {
-        let Summary { hash, revision, entries, bytes, .. } = database.summary()?;
+        let bar = progress::file("reading", database.pages() * u64::from(database.page_size()));
+        let Summary { hash, revision, entries, bytes, .. } =
+            database.summary_telling(&|bytes| bar.set_position(bytes))?;
+        progress::finish(&bar);
         let total_key = usize::try_from(entries).unwrap_or(usize::MAX);
         return Ok(Status { hash, revision, total_key, total_size: bytes });
     }
-    let snapshot = SnapshotFile::open(file, true)?;
-    let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let database = directory.path().join("store.redb");
-    snapshot.import(&database)?;
-    let (_writer, _flusher, reader) = store::open(&database, store::Options::default())?;
-    let hash = reader.hash_kv(0).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let snapshot = open(file, true)?;
+    let scratch = Scratch::new()?;
+    let reader = unpack(&snapshot, &scratch)?;
+    let hash = hash_of(&reader, 0)?;
     let store = reader.status();
     let total_size = std::fs::metadata(file)?.len();
     Ok(Status { hash: hash.hash, revision: store.revision, total_key: store.keys, total_size })
@@ -152,23 +159,62 @@ async fn restore(context: Context) -> Result<(), Failure> {
     }
     let founder = founder(&context, bump_revision);
     if !file.exists() {
-        return Err(anyhow::anyhow!("stat {}: no such file or directory", file.display()).into());
+        return Err(anyhow::anyhow!("open {}: no such file or directory", file.display()).into());
     }
     let skip_hash_check = context.switch(&SKIP_HASH_CHECK);
-    let bar = progress::running(&format!("restoring {}", file.display()));
+    let mut rest = None;
     let begun = server::offline::begin(&founder, |database| {
-        let snapshot = SnapshotFile::open(&file, skip_hash_check)?;
+        let snapshot = open(&file, skip_hash_check)?;
         // The hash is checked.
         let of_etcd = Database::open(&file, OpenOptions { verify_digest: false, ..OpenOptions::default() });
         match of_etcd {
-            Ok(of_etcd) => migrate::fill_from(of_etcd, database),
-            Err(_) => Ok::<_, anyhow::Error>(snapshot.import(database)?),
+            Ok(of_etcd) => migrate::fill_from(of_etcd, database)?,
+            Err(_) => import(&snapshot, database)?,
         }
+        rest = Some(progress::running(REST));
+        Ok::<_, anyhow::Error>(())
     });
     let begun = begun.await;
-    bar.finish_and_clear();
-    let begun = begun?;
-    say_begun(&file, &founder, &begun)
+    drop(rest);
+    say_begun(&file, &founder, &begun?)
+}
+
+/// What is done to a store when it is there.
+pub(crate) const REST: &str = "making a member of it";
+
+/// [`SnapshotFile::open`], with a progress bar.
+pub(crate) fn open(file: &Path, skip_hash_check: bool) -> Result<SnapshotFile> {
+    let bar = progress::file("checking", std::fs::metadata(file).map_or(0, |metadata| metadata.len()));
+    let opened = SnapshotFile::open_telling(file, skip_hash_check, &|bytes| bar.set_position(bytes))?;
+    progress::finish(&bar);
+    Ok(opened)
+}
+
+/// [`SnapshotFile::import`], with a progress bar.
+pub(crate) fn import(snapshot: &SnapshotFile, database: &Path) -> Result<()> {
+    let bar = progress::file("reading", snapshot.bytes);
+    snapshot.import(database, &|bytes| bar.set_position(bytes))?;
+    progress::finish(&bar);
+    Ok(())
+}
+
+/// The store of a snapshot, in a temporary file.
+pub(crate) fn unpack(snapshot: &SnapshotFile, scratch: &Scratch) -> Result<Reader> {
+    let database = scratch.file("store.redb");
+    let unpacked = import(snapshot, &database).and_then(|()| open_copy(&database));
+    unpacked.map_err(|error| scratch.explain(Some(snapshot.bytes), error))
+}
+
+/// Opens a store of which nothing but this reader is needed.
+pub(crate) fn open_copy(database: &Path) -> Result<Reader> {
+    let (_writer, _flusher, reader) = store::open(database, store::Options::default())?;
+    Ok(reader)
+}
+
+/// The hash of a history up to a revision, 0 for all of it.
+pub(crate) fn hash_of(reader: &Reader, revision: i64) -> Result<HashKv> {
+    let _hashing = progress::running("hashing");
+    reader.hash_kv(revision).map_err(|error| anyhow::anyhow!("{error}"))
 }
 
 /// Says what was made of a file or directory, and how to start it.
@@ -179,7 +225,7 @@ pub(crate) fn say_begun(from: &Path, founder: &Founder, begun: &Begun) -> Result
     let Begun { cluster_id, member_id, store } = begun;
     let compacted = if founder.bump_revision > 0 { ", with everything before it compacted" } else { "" };
     let (from, name, revision) = (from.display(), &founder.name, store.revision);
-    eprintln!(
+    tell!(
         "{from} is now member {member_id:x} ({name}) of the new cluster {cluster_id:x}, at revision {revision}{compacted}"
     );
     print::line(&format!("start it with --name {name} --data-dir {}", founder.data_dir.display()))

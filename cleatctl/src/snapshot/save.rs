@@ -5,8 +5,8 @@
 //! the same command is given again. Otherwise, and with etcd, the download starts over.
 
 use crate::context::Context;
-use crate::failure::{Failure as Failed, code};
-use crate::{print, progress};
+use crate::failure::{Failure as Failed, code, whole};
+use crate::{people, print, progress};
 use anyhow::{Context as _, Result, bail};
 use client::{Client, Download, SnapshotPlace};
 use indicatif::ProgressBar;
@@ -44,7 +44,11 @@ const PRIVATE_FILE: u32 = 0o600;
 pub(super) async fn save(mut context: Context) -> Result<(), Failed> {
     let [file] = &*context.args else { return Err(Failed::bad_args("snapshot save expects one argument")) };
     let file = PathBuf::from(file);
-    let interrupted = |error: anyhow::Error| Failed::from(error).with_code(code::INTERRUPTED);
+    let is_etcdctl = context.is_etcdctl();
+    let interrupted = |error: anyhow::Error| {
+        let failed = if is_etcdctl { Failed::from(error) } else { people::failure(error) };
+        failed.with_code(code::INTERRUPTED)
+    };
     context.discover().await?;
     let endpoints = context.endpoints();
     let [endpoint] = &*endpoints else {
@@ -52,12 +56,16 @@ pub(super) async fn save(mut context: Context) -> Result<(), Failed> {
         let error = anyhow::anyhow!("snapshot must be requested to one selected node, not multiple [{all}]");
         return Err(interrupted(error));
     };
-    let (client, _) = context.connect().await?;
+    // A user that is refused is a snapshot that was not made.
+    let (client, _) = context.connect().await.map_err(|failure| match &failure.call {
+        Some(_) => failure.with_code(code::INTERRUPTED),
+        None => failure,
+    })?;
     let started = Instant::now();
     let from = client::without_user(endpoint);
     let bytes = save_to(&client, &file, &from).await.map_err(interrupted)?;
     let took = started.elapsed();
-    eprintln!("{} in {:.1} s from {from}", print::bytes(bytes), took.as_secs_f64());
+    tell!("{} in {:.1} s from {from}", print::bytes(bytes), took.as_secs_f64());
     print::line(&format!("Snapshot saved at {}", file.display()))
 }
 
@@ -109,8 +117,7 @@ async fn fetch(client: &Client, part: &mut Part) -> Result<u64, Failure> {
                 Ok(_) => break,
                 // What an earlier run or a crash of this machine left may be anything.
                 Err(error) if part.has_earlier => {
-                    progress
-                        .suspend(|| eprintln!("what was there of the snapshot is damaged ({error}); starting over"));
+                    progress.suspend(|| tell!("what was there of the snapshot is damaged ({error}); starting over"));
                     part.begin(None)?;
                     continue;
                 }
@@ -130,29 +137,34 @@ async fn fetch(client: &Client, part: &mut Part) -> Result<u64, Failure> {
             progress.finish_and_clear();
             return Err(failure);
         }
-        let what = format!("interrupted after {}: {:#}; trying again", print::bytes(part.bytes), failure.error);
-        progress.suspend(|| eprintln!("{what}"));
+        let what = format!("interrupted after {}: {}; trying again", print::bytes(part.bytes), whole(&failure.error));
+        progress.suspend(|| tell!("{what}"));
         tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(tries - 1)).await;
     }
-    progress.finish_and_clear();
+    progress::finish(&progress);
     Ok(part.bytes)
 }
 
 /// One attempt: asks for what the part lacks, and writes it until the stream ends.
 async fn fetch_rest(client: &Client, part: &mut Part, progress: &ProgressBar) -> Result<(), Failure> {
     let asked = part.place();
+    // Until it is known how much there is.
+    let mut waiting = progress.length().is_none().then(|| progress::running("waiting for the snapshot"));
     let mut download = client.snapshot(asked.as_ref()).await?;
     if asked.is_none() || download.place != asked {
         if part.bytes > 0 {
             let size = print::bytes(part.bytes);
-            progress.suspend(|| eprintln!("the member cannot go on behind the {size} that are there; starting over"));
+            drop(waiting.take());
+            progress.suspend(|| tell!("the member cannot go on behind the {size} that are there; starting over"));
         }
         part.begin(download.place.as_ref())?;
     } else {
-        progress.suspend(|| eprintln!("going on behind {}", print::bytes(part.bytes)));
+        drop(waiting.take());
+        progress.suspend(|| tell!("going on behind {}", print::bytes(part.bytes)));
     }
     let (mut remaining, mut stall) = (u64::MAX, FIRST_STALL);
     while let Some(piece) = next(&mut download, stall).await? {
+        drop(waiting.take());
         part.write(&piece.blob)?;
         remaining = piece.remaining_bytes;
         stall = STALL;
@@ -199,7 +211,14 @@ impl Part {
         let context = || format!("cannot write {}", path.display());
         let mut opens = 0;
         let opened = loop {
-            let opened = private().truncate(false).open(&path).with_context(context)?;
+            let opened = match private().truncate(false).open(&path) {
+                // etcdctl's words for the usual mistake.
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    let path = path.display();
+                    bail!("could not open {path} (open {path}: no such file or directory)");
+                }
+                opened => opened.with_context(context)?,
+            };
             match opened.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => bail!("{} is being written by another process", path.display()),

@@ -136,6 +136,14 @@ struct ReadWrite {
     write: Option<Vec<String>>,
 }
 
+fn user_path(user: &str) -> String {
+    format!("{USERS}/{}", v2::segment(user))
+}
+
+fn role_path(role: &str) -> String {
+    format!("{ROLES_PATH}/{}", v2::segment(role))
+}
+
 fn plain(why: &v2::Error) -> Failure {
     fail(code::BAD_ARGS, &text_of(why))
 }
@@ -179,7 +187,7 @@ async fn user_add(call: Call) -> Result<(), Failure> {
         Some((user, password)) => (user.to_owned(), password.to_owned()),
         None => (argument.clone(), password::ask_openly("New password: ").await?),
     };
-    put(&client, &format!("{USERS}/{user}"), &json!({ "user": user, "password": password })).await?;
+    put(&client, &user_path(&user), &json!({ "user": user, "password": password })).await?;
     print::line(&format!("User {user} created"))
 }
 
@@ -187,21 +195,23 @@ async fn user_passwd(call: Call) -> Result<(), Failure> {
     let user = name(&call, "username")?;
     let client = call.connect().await?;
     let password = password::ask_openly("New password: ").await?;
-    put(&client, &format!("{USERS}/{user}"), &json!({ "user": user, "password": password })).await?;
+    // To put one that is not there would create it.
+    let _there: User = read(&client, &user_path(user)).await?;
+    put(&client, &user_path(user), &json!({ "user": user, "password": password })).await?;
     print::line("Password updated")
 }
 
 async fn user_remove(call: Call) -> Result<(), Failure> {
     let user = name(&call, "username")?;
     let client = call.connect().await?;
-    client.delete_path(&format!("{USERS}/{user}")).await.map_err(|why| plain(&why))?;
+    client.delete_path(&user_path(user)).await.map_err(|why| plain(&why))?;
     print::line(&format!("User {user} removed"))
 }
 
 async fn user_get(call: Call) -> Result<(), Failure> {
     let user = name(&call, "username")?;
     let client = call.connect().await?;
-    let User { user, roles } = read(&client, &format!("{USERS}/{user}")).await?;
+    let User { user, roles } = read(&client, &user_path(user)).await?;
     let roles: Vec<String> = roles.unwrap_or_default().into_iter().map(Named::name).collect();
     // etcdctl prints as many spaces more as there are roles.
     let spaces = " ".repeat(roles.len());
@@ -223,7 +233,7 @@ async fn change_roles(call: Call, how: &str) -> Result<(), Failure> {
     }
     let user = name(&call, "username")?;
     let client = call.connect().await?;
-    put(&client, &format!("{USERS}/{user}"), &json!({ "user": user, how: roles })).await?;
+    put(&client, &user_path(user), &json!({ "user": user, how: roles })).await?;
     print::line(&format!("User {user} updated"))
 }
 
@@ -237,7 +247,7 @@ async fn role_list(call: Call) -> Result<(), Failure> {
 async fn role_add(call: Call) -> Result<(), Failure> {
     let role = name(&call, "role name")?;
     let client = call.connect().await?;
-    let path = format!("{ROLES_PATH}/{role}");
+    let path = role_path(role);
     if client.get_path(&path).await.is_ok() {
         return Err(fail(code::BAD_ARGS, &format!("Role {role} already exists")));
     }
@@ -249,14 +259,14 @@ async fn role_add(call: Call) -> Result<(), Failure> {
 async fn role_remove(call: Call) -> Result<(), Failure> {
     let role = name(&call, "role name")?;
     let client = call.connect().await?;
-    client.delete_path(&format!("{ROLES_PATH}/{role}")).await.map_err(|why| plain(&why))?;
+    client.delete_path(&role_path(role)).await.map_err(|why| plain(&why))?;
     print::line(&format!("Role {role} removed"))
 }
 
 async fn role_get(call: Call) -> Result<(), Failure> {
     let role = name(&call, "role name")?;
     let client = call.connect().await?;
-    let Role { role, permissions: Permissions { kv } } = read(&client, &format!("{ROLES_PATH}/{role}")).await?;
+    let Role { role, permissions: Permissions { kv } } = read(&client, &role_path(role)).await?;
     let lines = |paths: Option<Vec<String>>| paths.into_iter().flatten().map(|path| format!("\t{path}\n"));
     let text = [format!("Role: {role}\nKV Read:\n")]
         .into_iter()
@@ -290,8 +300,8 @@ async fn change_role(call: Call, how: &str, unchanged: &str) -> Result<(), Failu
     }
     let role = name(&call, "role name")?;
     let client = call.connect().await?;
-    let role_path = format!("{ROLES_PATH}/{role}");
-    let before: Role = read(&client, &role_path).await?;
+    let path_of_role = role_path(role);
+    let before: Role = read(&client, &path_of_role).await?;
     let mut paths = json!({});
     if reads || both {
         paths["read"] = json!([path]);
@@ -299,7 +309,7 @@ async fn change_role(call: Call, how: &str, unchanged: &str) -> Result<(), Failu
     if writes || both {
         paths["write"] = json!([path]);
     }
-    let body = put(&client, &role_path, &json!({ "role": role, how: { "kv": paths } })).await?;
+    let body = put(&client, &path_of_role, &json!({ "role": role, how: { "kv": paths } })).await?;
     let after: Role = serde_json::from_slice(&body).map_err(|why| fail(code::BAD_ARGS, &why.to_string()))?;
     if before == after {
         print::out(format!("Role unchanged; {unchanged}").as_bytes())?;

@@ -1,11 +1,12 @@
 //! Commands of members: `member`, `cluster-health`, `backup`.
 
-use super::connection::{failed, text_of};
+use super::connection::{dial_error, failed, text_of};
 use super::{Call, Command, Kind, code, fail, flag};
 use crate::failure::Failure;
-use crate::{go, print, v3};
+use crate::{print, v3};
 use client::http::{Call as Request, Http, Server};
-use client::v2::Member;
+use client::v2::{self, Member};
+use go::strconv;
 use serde::Deserialize;
 use serde_json::json;
 use std::time::Duration;
@@ -92,7 +93,7 @@ struct Health {
     health: serde_json::Value,
 }
 
-fn plain(why: &client::v2::Error) -> Failure {
+fn plain(why: &v2::Error) -> Failure {
     fail(code::BAD_ARGS, &text_of(why))
 }
 
@@ -134,7 +135,7 @@ async fn add(call: Call) -> Result<(), Failure> {
         .iter()
         .flat_map(|member| member.peer_urls.iter().map(move |url| format!("{}={url}", of(member))))
         .collect();
-    let quote = |text: &str| go::quote(text.as_bytes());
+    let quote = |text: &str| strconv::quote(text.as_bytes());
     let (name, cluster) = (quote(name), quote(&cluster.join(",")));
     print::line(&format!("\nETCD_NAME={name}\nETCD_INITIAL_CLUSTER={cluster}\nETCD_INITIAL_CLUSTER_STATE=\"existing\""))
 }
@@ -148,7 +149,7 @@ async fn remove(call: Call) -> Result<(), Failure> {
     })?;
     if let Some(named) = members.iter().find(|member| member.name == *id) {
         let program = call.personality.program();
-        eprintln!(
+        tell!(
             "Found a member named {id}; if this is correct, please use its ID, eg:\n\t{program} member remove {}\n",
             named.id
         );
@@ -157,7 +158,7 @@ async fn remove(call: Call) -> Result<(), Failure> {
         let text = format!("Couldn't find a member in the cluster with an ID of {id}.");
         return Err(fail(code::BAD_ARGS, &text));
     }
-    client.delete_path(&format!("/v2/members/{id}")).await.map_err(|why| {
+    client.delete_path(&format!("/v2/members/{}", v2::segment(id))).await.map_err(|why| {
         let text = format!("Received an error trying to remove member {id}: {}", text_of(&why));
         fail(code::BAD_ARGS, &text)
     })?;
@@ -176,12 +177,13 @@ async fn update(call: Call) -> Result<(), Failure> {
         return Err(fail(code::BAD_ARGS, &why));
     }
     let body = json!({ "peerURLs": urls }).to_string();
-    client.put_json(&format!("/v2/members/{id}"), body).await.map_err(|why| plain(&why))?;
+    client.put_json(&format!("/v2/members/{}", v2::segment(id)), body).await.map_err(|why| plain(&why))?;
     print::line(&format!("Updated member with ID {id} in cluster"))
 }
 
 async fn health(call: Call) -> Result<(), Failure> {
     let client = call.connect_as_given().await?;
+    call.tell_endpoints(&client);
     let members = match client.members().await {
         Ok(members) => members,
         Err(why) => {
@@ -246,13 +248,7 @@ async fn check(call: &Call, members: &[Member]) -> Result<usize, Failure> {
 async fn ask(http: &Http, url: &str) -> Result<bool, String> {
     let (server, _) = Server::parse(url)?;
     let answer = http.send(&server, &Request::get("/health"), HEALTH_DEADLINE).await;
-    let answer = answer.map_err(|why| {
-        let reason = why.to_string();
-        let refused = reason.contains("refused");
-        let place = url.split("://").nth(1).unwrap_or(url);
-        let dial = format!("dial tcp {place}: connect: connection refused");
-        format!("Get \"{url}/health\": {}", if refused { dial } else { reason })
-    })?;
+    let answer = answer.map_err(|why| format!("Get \"{url}/health\": {}", dial_error(&why.to_string())))?;
     let Health { health } = serde_json::from_slice(&answer.body).map_err(|why| why.to_string())?;
     Ok(health == "true" || health == true)
 }

@@ -1,10 +1,12 @@
 //! The client that the flags and the environment describe, and how its errors are told.
 
-use super::{Call, code, error, fail};
-use crate::failure::Failure;
-use crate::{go, password, srv};
+use super::{Call, code, debug, error, fail};
+use crate::context::half_a_pair;
+use crate::failure::{Failure, without_numbers};
+use crate::{password, srv};
 use client::v2::{self, Client, Options};
 use client::{TlsOptions, User};
+use go::time;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ impl Call {
 
     fn duration(&self, flag: &str, default: &str) -> Duration {
         let given = Some(self.global.text(flag)).filter(|given| !given.is_empty());
-        let nanos = go::parse_duration(given.as_deref().unwrap_or(default)).unwrap_or_default();
+        let nanos = time::parse_duration(given.as_deref().unwrap_or(default)).unwrap_or_default();
         u64::try_from(nanos).map(Duration::from_nanos).unwrap_or_default()
     }
 
@@ -66,8 +68,10 @@ impl Call {
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
         let client = self.connect_as_given().await?;
         if self.global.switch("no-sync") {
+            self.tell_endpoints(&client);
             return Ok(client);
         }
+        self.tell(|| format!("start to sync cluster using endpoints({})", client.endpoints().join(",")));
         match client.sync().await {
             Err(why @ (v2::Error::Unreachable(_) | v2::Error::Timeout { .. } | v2::Error::Lost(_))) => {
                 Err(failed(code::BAD_CONNECTION, &why))
@@ -83,8 +87,23 @@ impl Call {
                 ))
             }
             // Whoever may not ask for the members may ask for keys.
-            _ => Ok(client),
+            _ => {
+                self.tell(|| format!("got endpoints({}) after sync", client.endpoints().join(",")));
+                self.tell_endpoints(&client);
+                Ok(client)
+            }
         }
+    }
+
+    /// Tells what happens, for `--debug`.
+    fn tell(&self, what: impl FnOnce() -> String) {
+        if self.global.switch("debug") {
+            tell!("{}", what());
+        }
+    }
+
+    pub(super) fn tell_endpoints(&self, client: &Client) {
+        self.tell(|| format!("Cluster-Endpoints: {}", client.endpoints().join(", ")));
     }
 
     /// The client of the endpoints that were given.
@@ -96,16 +115,23 @@ impl Call {
                 None => User { name: user, password: password::ask_openly("Password: ").await? },
             }),
         };
+        let tls = self.tls();
+        if let Some(TlsOptions { cert_file: cert, key_file: key, .. }) = &tls
+            && cert.is_some() != key.is_some()
+        {
+            return Err(fail(code::BAD_ARGS, &half_a_pair(self.personality, cert.as_deref(), key.as_deref())));
+        }
         let options = Options {
             endpoints: self.endpoints().await?,
-            tls: self.tls(),
+            tls,
             user,
             dial_timeout: self.duration("timeout", TIMEOUT),
             request_timeout: self.duration("total-timeout", TOTAL_TIMEOUT),
             keeps_trying: false,
+            on_request: debug::hook(self.personality, self.global.switch("debug")),
             ..Options::default()
         };
-        Client::new(&options).map_err(|why| fail(code::BAD_ARGS, &why.to_string()))
+        Client::new(&options).map_err(|why| fail(code::BAD_ARGS, &without_numbers(&why.to_string())))
     }
 }
 
@@ -132,7 +158,7 @@ pub(super) fn text_of(why: &v2::Error) -> String {
 }
 
 /// Go's words for a connection that was not made.
-fn dial_error(text: &str) -> String {
+pub(super) fn dial_error(text: &str) -> String {
     // `no connection to http://HOST:PORT: REASON`
     let place = text.split("://").nth(1).and_then(|rest| rest.split(": ").next());
     match place {

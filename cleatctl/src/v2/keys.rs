@@ -159,8 +159,14 @@ fn given(text: String) -> Option<String> {
 }
 
 /// An index or a time that is not 0.
+/// None for one that is not above zero.
+fn ttl(call: &Call) -> Option<u64> {
+    u64::try_from(call.values.int("ttl")).ok().filter(|seconds| *seconds > 0)
+}
+
+/// One below zero is a large one, as in etcdctl: no key has it.
 fn index(number: i64) -> Option<u64> {
-    u64::try_from(number).ok().filter(|number| *number > 0)
+    Some(number.cast_unsigned()).filter(|number| *number > 0)
 }
 
 fn key(call: &Call) -> Result<String, Failure> {
@@ -221,7 +227,7 @@ async fn set(call: Call) -> Result<(), Failure> {
 async fn write(call: Call, condition: Condition) -> Result<(), Failure> {
     let client = call.connect().await?;
     let (key, value) = (key(&call)?, value(&call)?);
-    let put = Put { value: Some(value), ttl: index(call.values.int("ttl")), condition, ..Put::default() };
+    let put = Put { value: Some(value), ttl: ttl(&call), condition, ..Put::default() };
     let response = client.put(&key, put).await.map_err(|why| refused(&why))?;
     show(&response, &call.output())
 }
@@ -238,8 +244,7 @@ async fn mk(call: Call) -> Result<(), Failure> {
 
 async fn directory(call: Call, condition: Condition) -> Result<(), Failure> {
     let client = call.connect().await?;
-    let put =
-        Put { value: Some(String::new()), dir: true, ttl: index(call.values.int("ttl")), condition, ..Put::default() };
+    let put = Put { value: Some(String::new()), dir: true, ttl: ttl(&call), condition, ..Put::default() };
     let response = client.put(&key(&call)?, put).await.map_err(|why| refused(&why))?;
     if call.output() == "simple" { Ok(()) } else { show(&response, &call.output()) }
 }
@@ -285,7 +290,7 @@ fn show(response: &Response, format: &str) -> Result<(), Failure> {
             print::line(&json.text)
         }
         other => {
-            eprintln!("Unsupported output format: {other}");
+            tell!("Unsupported output format: {other}");
             Ok(())
         }
     }
@@ -327,13 +332,7 @@ async fn until_interrupted(work: impl Future<Output = Result<(), Failure>>) -> R
 
 /// The next event of a watch.
 async fn next(watch: &mut v2::Watch) -> Result<Response, Failure> {
-    match watch.next().await.map_err(|why| refused(&why))? {
-        v2::Change::Event(event) => Ok(Response { index: event.node.modified_index, event }),
-        v2::Change::Present(_) => {
-            let text = "401: The event in requested index is outdated and cleared";
-            Err(error(code::SERVER, text))
-        }
-    }
+    watch.next_event().await.map_err(|why| refused(&why))
 }
 
 async fn watch(call: Call) -> Result<(), Failure> {
@@ -371,7 +370,7 @@ async fn exec_watch(call: Call) -> Result<(), Failure> {
     loop {
         let Response { event, .. } = next(&mut watch).await?;
         if event.node.dir {
-            eprintln!("Ignored dir {} change", event.node.key);
+            tell!("Ignored dir {} change", event.node.key);
             continue;
         }
         if children.len() >= CHILDREN_MAX {

@@ -4,12 +4,17 @@
 mod accounts;
 mod cluster;
 mod connection;
+mod debug;
 mod keys;
+mod offers;
 mod page;
 mod words;
 
-use crate::cli::Personality;
+pub(crate) use offers::offers;
+
+use crate::cli::{Personality, suggest};
 use crate::failure::Failure;
+use crate::program::show_page;
 use crate::{print, v3};
 use std::ffi::OsString;
 use std::pin::Pin;
@@ -23,6 +28,9 @@ mod code {
     pub(super) const SERVER: u8 = 4;
     pub(super) const UNHEALTHY: u8 = 5;
 }
+
+/// The command, in the program and in each of its groups, that prints the page of another one.
+const HELP: [&str; 2] = ["help", "h"];
 
 type Running = Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
 
@@ -62,6 +70,9 @@ enum Kind {
 const fn flag(names: &'static [&'static str], kind: Kind, help: &'static str) -> Flag {
     Flag { names, kind, help }
 }
+
+/// The formats of `--output`, as its help has them.
+const OUTPUTS: &[&str] = &["simple", "extended", "json"];
 
 const GLOBAL: &[Flag] = &[
     flag(&["debug"], Kind::Bool, "output cURL commands which can be used to reproduce the request"),
@@ -116,13 +127,13 @@ struct Call {
 impl Call {
     /// The global output format.
     fn output(&self) -> String {
-        Some(self.global.text("output")).filter(|output| !output.is_empty()).unwrap_or_else(|| "simple".to_owned())
+        if self.global.is_given("output") { self.global.text("output") } else { "simple".to_owned() }
     }
 }
 
 /// Says something on standard error, and ends with this exit code.
 fn fail(code: u8, text: &str) -> Failure {
-    eprintln!("{text}");
+    tell!("{text}");
     Failure::silent(code)
 }
 
@@ -140,21 +151,19 @@ pub(crate) fn run(personality: Personality, words: Vec<OsString>) -> Result<(), 
     let globals: Vec<Flag> = GLOBAL.iter().map(|flag| Flag { ..*flag }).chain([version_flag()]).collect();
     let rest = match words::leading(&globals, &words, &mut global) {
         Ok(rest) => rest,
-        Err(Stop::Help) => return print::out(page::program(personality).as_bytes()),
-        Err(Stop::Bad(why)) => {
-            print::out(format!("Incorrect Usage. {why}\n\n{}", page::program(personality)).as_bytes())?;
-            return Err(fail(code::BAD_ARGS, &why));
+        Err(stop) => {
+            return stopped(personality, stop, ["Incorrect Usage. ", "\n\n", "\n"], &page::program(personality));
         }
     };
     if global.switch("version") {
         let program = personality.program();
         return print::line(&format!("{program} version: {}\nAPI version: 2", v3::version::of(personality).0));
     }
-    let Some((name, rest)) = rest.split_first() else { return print::out(page::program(personality).as_bytes()) };
+    let Some((name, rest)) = rest.split_first() else { return show_page(personality, &page::program(personality)) };
     match COMMANDS.iter().find(|command| command.name == name) {
         Some(command) => run_command(personality, &global, &[command], rest),
-        None if ["help", "h"].contains(&name.as_str()) => help(personality, rest),
-        None => Err(fail(code::UNKNOWN, &format!("No help topic for '{name}'"))),
+        None if HELP.contains(&name.as_str()) => help(personality, rest),
+        None => Err(unknown(personality, name, COMMANDS)),
     }
 }
 
@@ -173,13 +182,60 @@ fn without_api(personality: Personality, mut words: Vec<String>) -> Vec<String> 
     words
 }
 
+/// The page of a command of the program, by its name.
 fn help(personality: Personality, words: &[String]) -> Result<(), Failure> {
-    let Some(name) = words.first() else { return print::out(page::program(personality).as_bytes()) };
+    let Some(name) = words.first() else { return show_page(personality, &page::program(personality)) };
     match COMMANDS.iter().find(|command| command.name == name) {
-        Some(command) => print::out(page::command(personality, &[command]).as_bytes()),
-        None => Err(fail(code::UNKNOWN, &format!("No help topic for '{name}'"))),
+        // etcdctl says of a group here no more than that there is one.
+        Some(command) if personality == Personality::Etcdctl && command.run.is_none() => {
+            show_page(personality, &page::short_of_group(personality, command))
+        }
+        Some(command) => show_page(personality, &page::command(personality, &[command])),
+        None if HELP.contains(&name.as_str()) => show_page(personality, &page::help("")),
+        None => Err(unknown(personality, name, COMMANDS)),
     }
 }
+
+/// The page of a command of a group, by its name.
+fn help_in_group(personality: Personality, path: &[&'static Command], words: &[String]) -> Result<(), Failure> {
+    let group = path[path.len() - 1];
+    let Some(name) = words.first() else { return show_page(personality, &page::group(personality, path)) };
+    match group.commands.iter().find(|command| command.name == name) {
+        Some(command) => show_page(personality, &page::command(personality, &[path, &[*command]].concat())),
+        None if HELP.contains(&name.as_str()) => show_page(personality, &page::help(&page::names(personality, path))),
+        None => Err(unknown(personality, name, group.commands)),
+    }
+}
+
+/// Ends with a page: what stands before it, and behind the reason for a wrong flag and for one that is there twice, is the
+/// library's.
+fn stopped(
+    personality: Personality,
+    stop: Stop,
+    [beginning, end, end_twice]: [&str; 3],
+    page: &str,
+) -> Result<(), Failure> {
+    let (why, said) = match stop {
+        Stop::Help => return show_page(personality, page),
+        Stop::Bad(why) => (format!("{beginning}{why}{end}"), why),
+        Stop::Twice(why) => (format!("{why}{end_twice}"), why),
+    };
+    show_page(personality, &format!("{why}{page}"))?;
+    Err(fail(code::BAD_ARGS, &said))
+}
+
+/// The failure for a word that is no command. etcdctl says of none what may have been meant.
+fn unknown(personality: Personality, name: &str, commands: &[&Command]) -> Failure {
+    let near = suggest::near(name, commands.iter().map(|command| command.name));
+    let hint = match personality {
+        Personality::Cleatctl if !near.is_empty() => format!("; did you mean {}?", near.join(" or ")),
+        _ => String::new(),
+    };
+    fail(code::UNKNOWN, &format!("No help topic for '{name}'{hint}"))
+}
+
+/// How the page of a command begins behind a wrong flag, see [`stopped`].
+const OF_COMMAND: [&str; 3] = ["Incorrect Usage: ", "\n\n", "\n\n"];
 
 fn run_command(
     personality: Personality,
@@ -188,28 +244,30 @@ fn run_command(
     words: &[String],
 ) -> Result<(), Failure> {
     let command = path[path.len() - 1];
-    let page = || page::command(personality, path);
     let mut values = Values::default();
     // The words of a group are another command's.
     let read = if command.run.is_some() {
-        words::of_command(command, words, &mut values)
+        let runs = personality == Personality::Cleatctl && command.name == keys::EXEC_WATCH.name;
+        words::of_command(command, words, &mut values, runs)
     } else {
         words::leading(command.flags, words, &mut values)
     };
+    let page = || page::command_with(personality, path, &values);
     let args = match read {
         Ok(args) => args,
-        Err(Stop::Help) => return print::out(page().as_bytes()),
-        Err(Stop::Bad(why)) => {
-            print::out(format!("Incorrect Usage: {why}\n\n{}", page()).as_bytes())?;
-            return Err(fail(code::BAD_ARGS, &why));
+        Err(Stop::Twice(why)) if command.run.is_some() => {
+            return stopped(personality, Stop::Bad(why), OF_COMMAND, &page());
         }
+        Err(stop) if command.run.is_some() => return stopped(personality, stop, OF_COMMAND, &page()),
+        Err(stop) => return stopped(personality, stop, ["Incorrect Usage. ", "\n\n", "\n\n"], &page()),
     };
     let Some(begin) = command.run else {
-        let Some((name, rest)) = args.split_first() else { return print::out(page().as_bytes()) };
+        let Some((name, rest)) = args.split_first() else { return show_page(personality, &page()) };
         return match command.commands.iter().find(|child| child.name == name) {
             Some(child) => run_command(personality, global, &[path, &[*child]].concat(), rest),
-            None => Err(fail(code::UNKNOWN, &format!("No help topic for '{name}'"))),
+            None if HELP.contains(&name.as_str()) => help_in_group(personality, path, rest),
+            None => Err(unknown(personality, name, command.commands)),
         };
     };
-    crate::on_this_thread(begin(Call { personality, global: global.clone(), values, args }))
+    crate::program::on_this_thread(begin(Call { personality, global: global.clone(), values, args }))
 }

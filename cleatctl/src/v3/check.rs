@@ -4,9 +4,10 @@ use crate::cli::{Command, Flag, Group};
 use crate::context::Context;
 use crate::failure::{Failure, code, text_of};
 use crate::print::line;
-use crate::{go, progress};
+use crate::progress;
 use api::etcdserverpb::CompactionRequest;
-use client::{Client, message};
+use client::{Client, Options, message};
+use go::strconv;
 use indicatif::ProgressBar;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,25 +17,33 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+/// The names of the workloads, as short as they can be.
+const LOADS: &[&str] = &["s", "m", "l", "xl"];
+
 const AUTO_COMPACT: Flag = Flag::switch("auto-compact", "Compact storage with last revision after test is finished.");
 const AUTO_DEFRAG: Flag = Flag::switch("auto-defrag", "Defragment storage after test is finished.");
 const PERF_LOAD: Flag = Flag::string(
     "load",
     "s",
     "The performance check's workload model. Accepted workloads: s(small), m(medium), l(large), xl(xLarge)",
-);
+)
+.one_of(LOADS);
 const PERF_PREFIX: Flag =
     Flag::string("prefix", "/etcdctl-check-perf/", "The prefix for writing the performance check's keys.");
 const SCALE_LOAD: Flag = Flag::string(
     "load",
     "s",
     "The datascale check's workload model. Accepted workloads: s(small), m(medium), l(large), xl(xLarge)",
-);
+)
+.one_of(LOADS);
 const SCALE_PREFIX: Flag =
     Flag::string("prefix", "/etcdctl-check-datascale/", "The prefix for writing the datascale check's keys.");
 
 /// How long `perf` writes.
 const PERF_SECONDS: u64 = 60;
+
+/// How long a deletion, a compaction or a defragmentation may take afterwards: as long as there is anybody who waits.
+const CLEAN_UP_LIMIT: Duration = Duration::from_mins(10);
 const PERF_KEY_BYTES: usize = 256;
 const PERF_VALUE_BYTES: usize = 1024;
 const SCALE_KEY_BYTES: usize = 512;
@@ -103,6 +112,15 @@ struct Report {
     errors: BTreeMap<String, u64>,
 }
 
+/// How fast writes are made, and for how long.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// Writes a second at most.
+    rate: u64,
+    /// After it no more are begun, however many are left.
+    limit: Duration,
+}
+
 /// Writes with many clients at once.
 struct Writers {
     clients: Vec<Client>,
@@ -116,7 +134,7 @@ async fn perf(mut context: Context) -> Result<(), Failure> {
     let load = load(&context.string(&PERF_LOAD))?;
     let clients = connect(&mut context, load).await?;
     let prefix = context.string(&PERF_PREFIX);
-    ensure_empty(&clients[0], &prefix).await?;
+    ensure_empty(&clients[0], &prefix, context.personality().program()).await?;
     let writers = Writers {
         clients,
         prefix: prefix.clone().into_bytes(),
@@ -125,10 +143,19 @@ async fn perf(mut context: Context) -> Result<(), Failure> {
         bar: progress::count(PERF_SECONDS * load.rate, "writes"),
     };
     let begun = Instant::now();
-    let report = writers.write(PERF_SECONDS * load.rate, Some(load.rate)).await;
+    let pace = Pace { rate: load.rate, limit: Duration::from_secs(PERF_SECONDS) };
+    let report = writers.write(PERF_SECONDS * load.rate, Some(pace)).await;
     let took = begun.elapsed().as_secs_f64();
-    clean_up(&context, &writers.clients[0], &prefix).await?;
-    judge(&report, took, load)
+    let cleaned = clean_up(&mut context, &prefix).await;
+    with_verdict(cleaned, judge(&report, took, load))
+}
+
+/// The verdict, which what goes wrong afterwards does not take away.
+fn with_verdict(cleaned: Result<(), Failure>, verdict: Result<(), Failure>) -> Result<(), Failure> {
+    if let (Err(Failure { text: Some(text), .. }), Err(_)) = (&cleaned, &verdict) {
+        tell!("Error: {text}");
+    }
+    verdict.and(cleaned)
 }
 
 /// Prints etcdctl's verdicts.
@@ -180,7 +207,7 @@ async fn datascale(mut context: Context) -> Result<(), Failure> {
     let load = load(&context.string(&SCALE_LOAD))?;
     let clients = connect(&mut context, load).await?;
     let prefix = context.string(&SCALE_PREFIX);
-    ensure_empty(&clients[0], &prefix).await?;
+    ensure_empty(&clients[0], &prefix, context.personality().program()).await?;
     let before = resident_bytes(&mut context).await.map_err(unread("before"))?;
     line(&format!(
         "Start data scale check for work load [{} key-value pairs, {SCALE_KV_BYTES} bytes per key-value, {} concurrent clients].",
@@ -195,12 +222,15 @@ async fn datascale(mut context: Context) -> Result<(), Failure> {
     };
     let report = writers.write(load.keys, None).await;
     let after = resident_bytes(&mut context).await.map_err(unread("after"))?;
-    clean_up(&context, &writers.clients[0], &prefix).await?;
-    if !print_errors(&report)? {
-        return Err(Failure::silent(code::ERROR));
-    }
-    let used = (after - before) / f64::from(1 << 20);
-    line(&format!("PASS: Approximate system memory used : {used:.2} MB."))
+    let cleaned = clean_up(&mut context, &prefix).await;
+    let verdict = print_errors(&report).and_then(|is_good| {
+        if !is_good {
+            return Err(Failure::silent(code::ERROR));
+        }
+        let used = (after - before) / f64::from(1 << 20);
+        line(&format!("PASS: Approximate system memory used : {used:.2} MB."))
+    });
+    with_verdict(cleaned, verdict)
 }
 
 /// The failure to read what a process has in memory, which is said on standard output.
@@ -219,20 +249,20 @@ async fn connect(context: &mut Context, load: Load) -> Result<Vec<Client>, Failu
     (0..load.clients).map(|_| Client::new(&options).map_err(Failure::from)).collect()
 }
 
-async fn ensure_empty(client: &Client, prefix: &str) -> Result<(), Failure> {
+async fn ensure_empty(client: &Client, prefix: &str, program: &str) -> Result<(), Failure> {
     let mut request = message::get_prefix(prefix.to_owned());
     request.limit = 1;
     if client.range(request).await?.kvs.is_empty() {
         return Ok(());
     }
-    let quoted = go::quote(prefix.as_bytes());
-    let text = format!("prefix {quoted} has keys. Delete with etcdctl del --prefix {prefix} first");
+    let quoted = strconv::quote(prefix.as_bytes());
+    let text = format!("prefix {quoted} has keys. Delete with {program} del --prefix {prefix} first");
     Err(Failure::new(code::INVALID_INPUT, text))
 }
 
 impl Writers {
-    /// Writes so many keys, at most so many a second.
-    async fn write(&self, count: u64, rate: Option<u64>) -> Report {
+    /// Writes so many keys, as far as the pace allows it.
+    async fn write(&self, count: u64, pace: Option<Pace>) -> Report {
         let (begun, next) = (Instant::now(), Arc::new(AtomicU64::new(0)));
         let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
         let report = Arc::new(Mutex::new(Report::default()));
@@ -247,8 +277,11 @@ impl Writers {
                     if number >= count {
                         return;
                     }
-                    if let Some(rate) = rate {
+                    if let Some(Pace { rate, limit }) = pace {
                         sleep_until(begun + Duration::from_nanos(number * 1_000_000_000 / rate)).await;
+                        if begun.elapsed() >= limit {
+                            return;
+                        }
                     }
                     let sent = Instant::now();
                     let put = client.put(message::put(key(&prefix, key_bytes, seed ^ number), value.clone())).await;
@@ -284,7 +317,10 @@ async fn resident_bytes(context: &mut Context) -> anyhow::Result<f64> {
     Ok(found.ok_or_else(|| anyhow::anyhow!("not among the metrics"))?.trim().parse()?)
 }
 
-async fn clean_up(context: &Context, client: &Client, prefix: &str) -> Result<(), Failure> {
+async fn clean_up(context: &mut Context, prefix: &str) -> Result<(), Failure> {
+    let endpoints = context.endpoints();
+    let options = Options { request_timeout: CLEAN_UP_LIMIT, ..context.options(&endpoints).await? };
+    let client = Client::new(&options)?;
     let deleted = client.delete(message::delete_prefix(prefix.to_owned())).await?;
     if context.switch(&AUTO_COMPACT) {
         let revision = deleted.header.map_or(0, |header| header.revision);
@@ -293,12 +329,48 @@ async fn clean_up(context: &Context, client: &Client, prefix: &str) -> Result<()
         line(&format!("Compacted with revision {revision}"))?;
     }
     if context.switch(&AUTO_DEFRAG) {
-        for endpoint in context.endpoints() {
-            let quoted = go::quote(endpoint.as_bytes());
+        for (endpoint, given) in endpoints.iter().zip(&options.endpoints) {
+            let quoted = strconv::quote(endpoint.as_bytes());
             line(&format!("Defragmenting {quoted}"))?;
-            context.clone().connect_to(std::slice::from_ref(&endpoint)).await?.defragment().await?;
+            Client::new(&Options { endpoints: vec![given.clone()], ..options.clone() })?.defragment().await?;
             line(&format!("Defragmented {quoted}"))?;
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_cannot_be_written_in_time_is_left() {
+        const COUNT: u64 = 1_000_000;
+        // Nobody listens there: a write takes longer than its place in the pace.
+        let options = Options {
+            endpoints: vec!["127.0.0.1:1".to_owned()],
+            request_timeout: Duration::from_millis(100),
+            ..Options::default()
+        };
+        let writers = Writers {
+            clients: vec![Client::new(&options).unwrap()],
+            prefix: Vec::new(),
+            key_bytes: 8,
+            value_bytes: 8,
+            bar: ProgressBar::hidden(),
+        };
+        let pace = Pace { rate: 1_000_000, limit: Duration::from_millis(300) };
+        let report = tokio::time::timeout(Duration::from_mins(1), writers.write(COUNT, Some(pace))).await.unwrap();
+        let failed: u64 = report.errors.values().sum();
+        assert!(failed > 0 && failed < COUNT && report.seconds.is_empty(), "{failed}");
+    }
+
+    #[test]
+    fn a_verdict_stays_whatever_comes_behind_it() {
+        let failed = |code| Err(Failure::silent(code));
+        let code = |cleaned, verdict| with_verdict(cleaned, verdict).map_err(|failure| failure.code);
+        assert_eq!(code(failed(7), failed(1)), Err(1));
+        assert_eq!(code(failed(7), Ok(())), Err(7));
+        assert_eq!(code(Ok(()), failed(1)), Err(1));
+    }
 }

@@ -1,7 +1,7 @@
 //! `elect`: takes part in an election, or tells who leads.
 
 use super::kv;
-use super::session::{Session, interrupted};
+use super::session::{Interrupts, Session, TTL};
 use crate::cli::{Command, Flag, Group};
 use crate::context::Context;
 use crate::failure::{Failure, code};
@@ -14,9 +14,6 @@ use client::message::{self, prefix_range};
 use client::{Client, WatchOptions};
 
 const LISTEN: Flag = Flag::switch("listen", "observation mode").short('l');
-
-/// Of a session, in seconds; etcd's client library has the same.
-const TTL: i64 = 60;
 
 pub(crate) const COMMAND: Command = Command {
     name: "elect",
@@ -39,34 +36,43 @@ async fn elect(mut context: Context) -> Result<(), Failure> {
         None if !listens => Err(Failure::bad_args("no proposal argument but -l not set")),
         Some(_) if listens => Err(Failure::bad_args("proposal given but -l is set")),
         Some(proposal) => {
-            let session = Session::begin(client, TTL).await?;
+            let mut interrupts = Interrupts::listen()?;
+            let session = Session::begin(client, TTL, context.is_etcdctl()).await?;
             let ended = tokio::select! {
-                ended = campaign(&session, name, proposal, printer) => ended,
-                () = session.expired() => Err(Failure::new(code::ERROR, "elect: session expired")),
+                ended = campaign(&session, name, proposal, printer, &mut interrupts) => ended,
+                expired = session.expired() => Err(expired.map_text(|text| format!("elect: {text}"))),
             };
             session.end().await;
             ended
         }
-        None => tokio::select! {
-            ended = observe(&client, name, printer) => ended,
-            ended = interrupted() => ended,
-        },
+        None => {
+            let mut interrupts = Interrupts::listen()?;
+            tokio::select! {
+                ended = observe(&client, name, printer) => ended,
+                () = interrupts.next() => Ok(()),
+            }
+        }
     }
 }
 
-async fn campaign(session: &Session, name: &[u8], proposal: &[u8], printer: Printer) -> Result<(), Failure> {
+async fn campaign(
+    session: &Session,
+    name: &[u8],
+    proposal: &[u8],
+    printer: Printer,
+    interrupts: &mut Interrupts,
+) -> Result<(), Failure> {
     let claim = session.claim(name, proposal).await?;
     session.propose(&claim, proposal).await?;
     tokio::select! {
         first = session.wait_for_first(name, &claim) => drop(first?),
-        ended = interrupted() => {
-            ended?;
+        () = interrupts.next() => {
             session.release(&claim).await?;
             return Err(Failure::new(code::ERROR, "context canceled"));
         }
     }
     print(printer, &session.own(&claim).await?)?;
-    interrupted().await?;
+    interrupts.next().await;
     session.release(&claim).await
 }
 

@@ -1,13 +1,13 @@
 //! `endpoint health`, `status` and `hashkv`: every endpoint is asked for itself.
 
-use crate::cli::{Command, Flag, Group};
-use crate::context::Context;
+use crate::cli::{Command, Flag, Group, Personality};
+use crate::context::{Context, why};
 use crate::failure::{Failure, code};
-use crate::go;
 use crate::print::{self, Format, Json, Printer, json_message, output};
 use api::error::Error as ApiError;
 use api::etcdserverpb::{HashKvResponse, MemberListRequest, StatusResponse};
 use futures::future::join_all;
+use go::time;
 use prost::Message as _;
 use std::time::Instant;
 
@@ -85,7 +85,9 @@ async fn health(mut context: Context) -> Result<(), Failure> {
         let client = client::Client::new(&options).map_err(|error| Failure::from(error).with_code(code::BAD_ARGS))?;
         clients.push((endpoint, client));
     }
-    let mut found = join_all(clients.into_iter().map(|(endpoint, client)| probe(endpoint, client))).await;
+    let personality = context.personality();
+    let probes = clients.into_iter().map(|(endpoint, client)| probe(endpoint, client, personality));
+    let mut found = join_all(probes).await;
     // Who answers first stands first.
     found.sort_by_key(|(answered, _)| *answered);
     let found: Vec<Health> = found.into_iter().map(|(_, health)| health).collect();
@@ -97,19 +99,19 @@ async fn health(mut context: Context) -> Result<(), Failure> {
 }
 
 /// When the endpoint was done, and what it said.
-async fn probe(endpoint: String, client: client::Client) -> (Instant, Health) {
+async fn probe(endpoint: String, client: client::Client, personality: Personality) -> (Instant, Health) {
     if let Err(error) = client.sign_in().await {
-        let error = crate::failure::text_of(&error);
+        let error = why(personality, &error);
         return (Instant::now(), Health { endpoint, took: String::new(), error });
     }
     let begun = Instant::now();
     let answer = client.range(client::message::get(HEALTH_KEY)).await;
-    let took = go::duration(begun.elapsed());
+    let took = time::duration(begun.elapsed());
     let error = match answer {
         Ok(_) => String::new(),
         // That was found out by asking all.
         Err(error) if error.is(ApiError::PermissionDenied) => String::new(),
-        Err(error) => crate::failure::text_of(&error),
+        Err(error) => why(personality, &error),
     };
     (Instant::now(), Health { endpoint, took, error })
 }
@@ -120,9 +122,9 @@ fn print_health(printer: Printer, found: &[Health]) -> Result<(), Failure> {
         Format::Simple => {
             for Health { endpoint, took, error } in found {
                 if error.is_empty() {
-                    eprintln!("{endpoint} is healthy: successfully committed proposal: took = {took}");
+                    tell!("{endpoint} is healthy: successfully committed proposal: took = {took}");
                 } else {
-                    eprintln!("{endpoint} is unhealthy: failed to commit proposal: {error}");
+                    tell!("{endpoint} is unhealthy: failed to commit proposal: {error}");
                 }
             }
             Ok(())
@@ -166,12 +168,12 @@ async fn status(mut context: Context) -> Result<(), Failure> {
     let (_, printer) = context.connect().await?;
     let (mut found, mut failed) = (Vec::new(), false);
     for endpoint in endpoints(&mut context).await? {
-        let client = context.connect_to(std::slice::from_ref(&endpoint)).await?;
+        let client = context.client_of(&endpoint).await?;
         match client.member_status().await {
             Ok(status) => found.push((endpoint, status)),
             Err(error) => {
-                let why = crate::failure::text_of(&error);
-                eprintln!("Failed to get the status of endpoint {endpoint} ({why})");
+                let why = context.why(&error);
+                tell!("Failed to get the status of endpoint {endpoint} ({why})");
                 failed = true;
             }
         }
@@ -256,12 +258,12 @@ async fn hashkv(mut context: Context) -> Result<(), Failure> {
     let revision = context.int(&REV);
     let (mut found, mut last) = (Vec::new(), None);
     for endpoint in endpoints(&mut context).await? {
-        let client = context.connect_to(std::slice::from_ref(&endpoint)).await?;
+        let client = context.client_of(&endpoint).await?;
         match client.hash_kv(revision).await {
             Ok(hash) => found.push((endpoint, hash)),
             Err(error) => {
-                let why = crate::failure::text_of(&error);
-                eprintln!("Failed to get the hash of endpoint {endpoint} ({why})");
+                let why = context.why(&error);
+                tell!("Failed to get the hash of endpoint {endpoint} ({why})");
                 last = Some(error);
             }
         }

@@ -3,7 +3,6 @@
 use crate::cli::{Command, Flag};
 use crate::context::Context;
 use crate::failure::{Failure, code};
-use crate::go;
 use crate::people::destructive::{DRY_RUN, YES, permits_del};
 use crate::print::{Fields, Format, Simple};
 use api::etcdserverpb::range_request::{SortOrder, SortTarget};
@@ -11,12 +10,13 @@ use api::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
 };
 use client::message::prefix_range;
+use go::strconv;
 use std::io::Read as _;
 
 /// The first key that there can be, and as an end: no end.
 const ZERO: &[u8] = b"\0";
 
-const CONSISTENCY: Flag = Flag::string("consistency", "l", "Linearizable(l) or Serializable(s)");
+const CONSISTENCY: Flag = Flag::string("consistency", "l", "Linearizable(l) or Serializable(s)").one_of(&["l", "s"]);
 const COUNT_ONLY: Flag = Flag::switch("count-only", "Get only the count").later();
 const GET_FROM_KEY: Flag =
     Flag::switch("from-key", "Get keys that are greater than or equal to the given key using byte compare");
@@ -26,12 +26,15 @@ const MAX_CREATE_REV: Flag = Flag::int("max-create-rev", "0", "Maximum create re
 const MAX_MOD_REV: Flag = Flag::int("max-mod-rev", "0", "Maximum modification revision").later();
 const MIN_CREATE_REV: Flag = Flag::int("min-create-rev", "0", "Minimum create revision").later();
 const MIN_MOD_REV: Flag = Flag::int("min-mod-rev", "0", "Minimum modification revision").later();
-const ORDER: Flag = Flag::string("order", "", "Order of results; ASCEND or DESCEND (ASCEND by default)");
+const ORDER: Flag =
+    Flag::string("order", "", "Order of results; ASCEND or DESCEND (ASCEND by default)").one_of(&["ASCEND", "DESCEND"]);
 const GET_PREFIX: Flag = Flag::switch("prefix", "Get keys with matching prefix");
 const PRINT_VALUE_ONLY: Flag =
     Flag::switch("print-value-only", "Only write values when using the \"simple\" output format");
 const REV: Flag = Flag::int("rev", "0", "Specify the kv revision");
-const SORT_BY: Flag = Flag::string("sort-by", "", "Sort target; CREATE, KEY, MODIFY, VALUE, or VERSION");
+const STREAM: Flag = Flag::switch("stream", "Use the RangeStream RPC").later();
+const SORT_BY: Flag = Flag::string("sort-by", "", "Sort target; CREATE, KEY, MODIFY, VALUE, or VERSION")
+    .one_of(&["CREATE", "KEY", "MODIFY", "VALUE", "VERSION"]);
 
 const DEL_FROM_KEY: Flag =
     Flag::switch("from-key", "delete keys that are greater than or equal to the given key using byte compare");
@@ -63,6 +66,7 @@ pub(crate) const GET: Command = Command {
         PRINT_VALUE_ONLY,
         REV,
         SORT_BY,
+        STREAM,
     ],
     run: Some(|context| Box::pin(get(context))),
     ..Command::NONE
@@ -109,7 +113,8 @@ async fn get(mut context: Context) -> Result<(), Failure> {
     let request = get_request(&context)?;
     let value_only = context.switch(&PRINT_VALUE_ONLY);
     let (client, mut printer) = context.connect().await?;
-    let answer = client.range(request).await?;
+    let streams = context.switch(&STREAM);
+    let answer = if streams { client.range_stream(request).await } else { client.range(request).await }?;
     if value_only {
         if printer.format != Format::Simple {
             return Err(Failure::bad_args("print-value-only is only for `--write-out=simple`"));
@@ -153,7 +158,7 @@ pub(super) fn get_request(context: &Context) -> Result<RangeRequest, Failure> {
     exclusive(prefix, from_key)?;
     let consistency = context.string(&CONSISTENCY);
     if !["l", "s"].contains(&&*consistency) {
-        let quoted = go::quote(consistency.as_bytes());
+        let quoted = strconv::quote(consistency.as_bytes());
         return Err(Failure::new(code::BAD_FEATURE, format!("unknown consistency flag {quoted}")));
     }
     let (key, range_end) = range(key, context.arg(1), prefix, from_key)?;
@@ -239,7 +244,7 @@ pub(super) fn put_request(context: &Context, read: fn() -> Option<Vec<u8>>) -> R
         None if ignore_value => Vec::new(),
         None => read().filter(|value| !value.is_empty()).ok_or_else(bad)?,
     };
-    let lease = go::parse_int(&context.string(&LEASE), 16)
+    let lease = strconv::parse_int(context.string(&LEASE).as_bytes(), 16)
         .map_err(|why| Failure::bad_args(format!("bad lease ID ({why}), expecting ID in Hex")))?;
     Ok(PutRequest {
         key: key.to_vec().into(),

@@ -1,9 +1,11 @@
 //! `lease grant`, `revoke`, `timetolive`, `list` and `keep-alive`.
 
+use super::renewal::{Renewal, Renewed};
 use crate::cli::{Command, Flag, Group};
 use crate::context::Context;
-use crate::failure::{Failure, code};
-use crate::go;
+use crate::failure::{Failure, code, text_of};
+use crate::globals;
+use crate::people::explain;
 use crate::print::{Format, Json, Printer, out};
 use api::error::Error as ApiError;
 use api::etcdserverpb::{
@@ -12,18 +14,15 @@ use api::etcdserverpb::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use go::strconv;
 use prost::Message;
 use std::time::Duration;
 
 const KEYS: Flag = Flag::switch("keys", "Get keys attached to this lease");
 const ONCE: Flag = Flag::switch("once", "Resets the keep-alive time to its original value and exits immediately");
 
-/// Renewals within the time of a lease.
-const RENEWALS: u32 = 3;
-
-/// The shortest and the longest time between two renewals.
-const PAUSE_MIN: Duration = Duration::from_millis(500);
-const PAUSE_MAX: Duration = Duration::from_hours(1);
+/// More than the time for a connection, until the first answer must be there: nothing is known of the lease before.
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
 pub(crate) const COMMAND: Command = Command {
     name: "lease",
@@ -77,7 +76,8 @@ const TIMETOLIVE: Command = Command {
 
 /// The lease that an argument names.
 fn id(text: &str) -> Result<i64, Failure> {
-    go::parse_int(text, 16).map_err(|why| Failure::bad_args(format!("bad lease ID arg ({why}), expecting ID in Hex")))
+    strconv::parse_int(text.as_bytes(), 16)
+        .map_err(|why| Failure::bad_args(format!("bad lease ID arg ({why}), expecting ID in Hex")))
 }
 
 /// As etcdctl's client has it in the answer itself.
@@ -103,7 +103,8 @@ async fn grant(mut context: Context) -> Result<(), Failure> {
     if context.args.len() != 1 {
         return Err(Failure::bad_args("lease grant command needs TTL argument"));
     }
-    let ttl = go::parse_int(&context.text(0), 10).map_err(|why| Failure::bad_args(format!("bad TTL ({why})")))?;
+    let ttl = strconv::parse_int(context.text(0).as_bytes(), 10)
+        .map_err(|why| Failure::bad_args(format!("bad TTL ({why})")))?;
     let (client, printer) = context.connect().await?;
     let answer = client.lease_grant(LeaseGrantRequest { ttl, id: 0 }).await;
     let answer =
@@ -237,24 +238,30 @@ async fn keep_alive(mut context: Context) -> Result<(), Failure> {
     let id = id(&context.text(0))?;
     let once = context.switch(&ONCE);
     let (client, printer) = context.connect().await?;
-    loop {
-        let answer = client.keep_alive_once(id).await;
-        let answer = answer.map_err(|error| Failure::from(error).with_code(code::BAD_CONNECTION))?;
-        let is_over = answer.ttl <= 0;
-        if once && is_over {
+    let failed = |error| Failure::from(error).with_code(code::BAD_CONNECTION);
+    if once {
+        let answer = client.keep_alive_once(id).await.map_err(failed)?;
+        if answer.ttl <= 0 {
             return Err(Failure::new(code::BAD_CONNECTION, ApiError::LeaseNotFound.text()));
         }
-        if !is_over {
-            renewed(printer, &answer)?;
+        return renewed(printer, &answer);
+    }
+    let mut renewal = Renewal::new(client, id, context.duration(&globals::DIAL_TIMEOUT) + FIRST_ANSWER);
+    let mut is_known = false;
+    let unheard = loop {
+        match renewal.next().await.map_err(failed)? {
+            Renewed::Alive(answer) => renewed(printer, &answer)?,
+            Renewed::Gone => break None,
+            Renewed::Unheard(why) => break why,
         }
-        if once {
-            return Ok(());
+        is_known = true;
+    };
+    // etcdctl says the same of a lease that is over and of a server that is.
+    if let Some(why) = unheard.filter(|_| !context.is_etcdctl()) {
+        if !is_known {
+            return Err(failed(why));
         }
-        if is_over {
-            break;
-        }
-        let ttl = Duration::from_secs(answer.ttl.unsigned_abs());
-        tokio::time::sleep((ttl / RENEWALS).clamp(PAUSE_MIN, PAUSE_MAX)).await;
+        tell!("warning: lease {id:016x} could not be renewed: {}", explain(&why, &text_of(&why)));
     }
     match printer.format {
         Format::Simple => printer.simple(|out| out.line(format!("lease {id:016x} expired or revoked."))),

@@ -1,11 +1,14 @@
 //! `lock`: a lock of a name, held for a command or until this process is asked to end.
 
 use super::kv;
-use super::session::{Claim, Session, interrupted};
+use super::session::{Claim, Interrupts, Session};
 use crate::cli::{Command, Flag, Group};
 use crate::context::Context;
 use crate::failure::{Failure, code};
-use crate::print::Printer;
+use crate::print::{Format, Printer};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use go::strconv;
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt as _;
@@ -33,11 +36,9 @@ async fn lock(mut context: Context) -> Result<(), Failure> {
     };
     let (ttl, is_fencing) = (context.int(&TTL), context.switch(&FENCING));
     let (client, printer) = context.connect().await?;
-    let session = Session::begin(client, ttl).await?;
-    let held = tokio::select! {
-        held = hold(&session, name.as_bytes(), &command, printer, is_fencing) => held,
-        () = session.expired() => Err(Failure::new(code::ERROR, "session expired")),
-    };
+    let mut interrupts = Interrupts::listen()?;
+    let session = Session::begin(client, ttl, context.is_etcdctl()).await?;
+    let held = hold(&session, name.as_bytes(), &command, printer, is_fencing, &mut interrupts).await;
     session.end().await;
     held
 }
@@ -49,18 +50,21 @@ async fn hold(
     command: &[OsString],
     printer: Printer,
     is_fencing: bool,
+    interrupts: &mut Interrupts,
 ) -> Result<(), Failure> {
     let claim = session.claim(name, b"").await?;
     let revision = tokio::select! {
         revision = session.wait_for_first(name, &claim) => revision?,
-        ended = interrupted() => {
-            ended?;
+        expired = session.expired() => return Err(expired),
+        () = interrupts.next() => {
             session.release(&claim).await?;
             return Err(Failure::new(code::ERROR, "context canceled"));
         }
     };
     if !command.is_empty() {
-        let ran = run(command, &claim, revision).await;
+        // It runs to its end whatever becomes of the lock, as with etcdctl: the revision in its environment is what protects
+        // what it writes to.
+        let ran = run(command, &claim, revision, interrupts).await;
         let released = session.release(&claim).await;
         return ran.and(released);
     }
@@ -69,11 +73,7 @@ async fn hold(
         return Err(Failure::new(code::ERROR, "lock lost on init"));
     }
     if is_fencing {
-        // Later holders have larger ones: who writes can be told from who has lost the lock meanwhile.
-        printer.simple(|out| {
-            out.line(&claim.key);
-            out.line(revision.to_string());
-        })?;
+        print_fencing(printer, &claim, revision)?;
     } else {
         printer.answer(
             "/etcdserverpb.KV/Range",
@@ -82,13 +82,37 @@ async fn hold(
             |out| kv::got_fields(out, &answer),
         )?;
     }
-    interrupted().await?;
-    session.release(&claim).await
+    tokio::select! {
+        () = interrupts.next() => session.release(&claim).await,
+        expired = session.expired() => Err(expired),
+    }
+}
+
+/// The key, and the revision at which it was the first. Later holders have larger ones: who writes can be told from who has
+/// lost the lock meanwhile.
+fn print_fencing(printer: Printer, claim: &Claim, revision: i64) -> Result<(), Failure> {
+    match printer.format {
+        Format::Simple => printer.simple(|out| {
+            out.line(&claim.key);
+            out.line(revision.to_string());
+        }),
+        Format::Fields => Printer::fields(|out| {
+            out.quoted("Key", &claim.key);
+            out.plain("Revision", revision);
+        }),
+        Format::Json => Printer::json(|json| {
+            json.object(|json| {
+                json.member_string("key", &STANDARD.encode(&claim.key));
+                json.member("revision", revision);
+            });
+        }),
+        Format::Protobuf | Format::Table => Err(printer.unsupported()),
+    }
 }
 
 /// Runs a command that finds the lock in its environment: the revision is what tells its writes from those of an earlier
 /// holder.
-async fn run(command: &[OsString], claim: &Claim, revision: i64) -> Result<(), Failure> {
+async fn run(command: &[OsString], claim: &Claim, revision: i64, interrupts: &mut Interrupts) -> Result<(), Failure> {
     let Some((program, args)) = command.split_first() else { return Ok(()) };
     let mut child = tokio::process::Command::new(program);
     child
@@ -101,7 +125,7 @@ async fn run(command: &[OsString], claim: &Claim, revision: i64) -> Result<(), F
         // A signal is the command's business as well: its end decides.
         tokio::select! {
             status = child.wait() => break status?,
-            ended = interrupted() => ended?,
+            () = interrupts.next() => {}
         }
     };
     if status.success() { Ok(()) } else { Err(Failure::new(code::ERROR, ended(status))) }
@@ -120,7 +144,7 @@ pub(super) fn ended(status: ExitStatus) -> String {
 
 /// Go's words for a command that cannot be run.
 pub(crate) fn not_started(program: &OsStr, error: &std::io::Error) -> String {
-    let quoted = crate::go::quote(program.as_bytes());
+    let quoted = strconv::quote(program.as_bytes());
     match error.kind() {
         ErrorKind::NotFound if program.as_bytes().contains(&b'/') => {
             format!("fork/exec {}: no such file or directory", program.display())

@@ -4,13 +4,13 @@ use super::endpoint::{CLUSTER, endpoints};
 use crate::cli::{Command, Flag, Group, Origin};
 use crate::context::Context;
 use crate::failure::{Failure, code};
-use crate::go;
 use crate::print::{self, Format, Printer};
 use api::etcdserverpb::alarm_request::AlarmAction;
 use api::etcdserverpb::downgrade_request::DowngradeAction;
 use api::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, AlarmType, CompactionRequest, DowngradeRequest, MoveLeaderRequest,
 };
+use go::strconv;
 
 const PHYSICAL: Flag = Flag::switch("physical", "'true' to wait for compaction to physically remove all old revisions");
 const DATA_DIR: Flag =
@@ -123,7 +123,7 @@ async fn disarm(mut context: Context) -> Result<(), Failure> {
         member_id: alarm.member_id,
         alarm: alarm.alarm,
     };
-    let there = client.alarm(request(AlarmAction::Get, AlarmMember::default())).await?;
+    let there = client.raised_alarms().await?;
     let mut ended = AlarmResponse::default();
     for alarm in there.alarms {
         ended.alarms.extend(client.alarm(request(AlarmAction::Deactivate, alarm)).await?.alarms);
@@ -165,7 +165,8 @@ async fn compaction(mut context: Context) -> Result<(), Failure> {
     if context.args.len() != 1 {
         return Err(Failure::bad_args("compaction command needs 1 argument"));
     }
-    let revision = go::parse_int(&context.text(0), 10).map_err(|why| Failure::new(code::ERROR, why))?;
+    let revision = strconv::parse_int(context.text(0).as_bytes(), 10)
+        .map_err(|why| Failure::new(code::ERROR, String::from(why)))?;
     let physical = context.switch(&PHYSICAL);
     let (client, _) = context.connect().await?;
     client.compact(CompactionRequest { revision, physical }).await?;
@@ -179,12 +180,12 @@ async fn defrag(mut context: Context) -> Result<(), Failure> {
     context.connect().await?;
     let mut failed = false;
     for endpoint in endpoints(&mut context).await? {
-        let client = context.connect_to(std::slice::from_ref(&endpoint)).await?;
+        let client = context.client_of(&endpoint).await?;
         match client.defragment().await {
             Ok(_) => print::line(&format!("Finished defragmenting etcd member[{endpoint}]"))?,
             Err(error) => {
-                let why = crate::failure::text_of(&error);
-                eprintln!("Failed to defragment etcd member[{endpoint}] ({why})");
+                let why = context.why(&error);
+                tell!("Failed to defragment etcd member[{endpoint}] ({why})");
                 failed = true;
             }
         }
@@ -196,11 +197,11 @@ async fn move_leader(mut context: Context) -> Result<(), Failure> {
     if context.args.len() != 1 {
         return Err(Failure::bad_args("move-leader command needs 1 argument"));
     }
-    let target_id = go::parse_uint(&context.text(0), 16).map_err(Failure::bad_args)?;
+    let target_id = strconv::parse_uint(context.text(0).as_bytes(), 16).map_err(Failure::bad_args)?;
     let (_, printer) = context.connect().await?;
     let endpoints = context.endpoints();
     for endpoint in &endpoints {
-        let client = context.connect_to(std::slice::from_ref(endpoint)).await?;
+        let client = context.client_of(endpoint).await?;
         let status = client.member_status().await?;
         if status.header.is_none_or(|header| header.member_id != status.leader) {
             continue;

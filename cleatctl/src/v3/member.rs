@@ -2,19 +2,20 @@
 
 use crate::cli::{Command, Flag, Group};
 use crate::context::Context;
-use crate::failure::Failure;
-use crate::go;
+use crate::failure::{Failure, code};
 use crate::people::destructive::{DRY_RUN, YES, permits_remove};
 use crate::print::{self, Fields, Format, Printer, Simple};
 use api::etcdserverpb::{
     Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
     MemberRemoveRequest, MemberUpdateRequest, ResponseHeader,
 };
+use go::strconv;
 
 const ADD_PEER_URLS: Flag = Flag::string("peer-urls", "", "comma separated peer URLs for the new member.");
 const LEARNER: Flag = Flag::switch("learner", "indicates if the new member is raft learner");
 const UPDATE_PEER_URLS: Flag = Flag::string("peer-urls", "", "comma separated peer URLs for the updated member.");
-const CONSISTENCY: Flag = Flag::string("consistency", "l", "Linearizable(l) or Serializable(s)").later();
+const CONSISTENCY: Flag =
+    Flag::string("consistency", "l", "Linearizable(l) or Serializable(s)").one_of(&["l", "s"]).later();
 
 pub(crate) const COMMAND: Command = Command {
     name: "member",
@@ -78,7 +79,7 @@ fn id(context: &Context) -> Result<u64, Failure> {
     if context.args.len() != 1 {
         return Err(Failure::bad_args("member ID is not provided"));
     }
-    go::parse_uint(&context.text(0), 16)
+    strconv::parse_uint(context.text(0).as_bytes(), 16)
         .map_err(|why| Failure::bad_args(format!("bad member ID arg ({why}), expecting ID in Hex")))
 }
 
@@ -109,7 +110,7 @@ fn urls(context: &Context, flag: &Flag) -> Result<Vec<String>, Failure> {
 fn check(urls: &[String]) -> Result<(), Failure> {
     let mut checked = urls.iter().map(|url| url.trim());
     match checked.find_map(client_refuses) {
-        Some(why) => Err(Failure::new(crate::failure::code::ERROR, why)),
+        Some(why) => Err(Failure::new(code::ERROR, why)),
         None => Ok(()),
     }
 }
@@ -159,7 +160,7 @@ fn added(answer: &MemberAddResponse, name: &str, peer_urls: &str) -> String {
         .flat_map(|member| member.peer_urls.iter().map(move |url| format!("{}={url}", name_of(member))))
         .collect::<Vec<_>>()
         .join(",");
-    let quote = |text: &str| go::quote(text.as_bytes());
+    let quote = |text: &str| strconv::quote(text.as_bytes());
     format!(
         "Member {id:16x} added to cluster {:16x}\n\nETCD_NAME={}\nETCD_INITIAL_CLUSTER={}\n\
          ETCD_INITIAL_ADVERTISE_PEER_URLS={}\nETCD_INITIAL_CLUSTER_STATE=\"existing\"\n",
@@ -206,8 +207,16 @@ async fn promote(mut context: Context) -> Result<(), Failure> {
 }
 
 async fn list(mut context: Context) -> Result<(), Failure> {
-    // etcdctl 3.4 asks whichever member it is.
-    let linearizable = context.is_set(&CONSISTENCY) && context.string(&CONSISTENCY) == "l";
+    let linearizable = match context.string(&CONSISTENCY).as_str() {
+        // etcdctl 3.4 asks whichever member it is.
+        _ if context.is_etcdctl() => false,
+        "l" => true,
+        "s" => false,
+        other => {
+            let text = format!("unknown consistency flag {}; l and s are known", strconv::quote(other.as_bytes()));
+            return Err(Failure::new(code::BAD_FEATURE, text));
+        }
+    };
     let (client, printer) = context.connect().await?;
     let answer = client.members(MemberListRequest { linearizable }).await?;
     let rows = rows(&answer);

@@ -88,6 +88,8 @@ async fn make_mirror(mut context: Context) -> Result<(), Failure> {
     if context.args.len() != 1 {
         return Err(Failure::bad_args("make-mirror takes one destination argument"));
     }
+    // The times of the destination may stand in the environment.
+    context.read_environment()?;
     let target = Client::new(&target_options(&context).await?)?;
     let (source, _) = context.connect().await?;
     let (prefix, mut target_prefix) = (context.bytes(&PREFIX), context.bytes(&DEST_PREFIX));
@@ -133,14 +135,18 @@ async fn target_options(context: &Context) -> Result<Options, Failure> {
             None => User { name: user, password: password::ask("Destination Password: ").await? },
         }),
     };
+    let (max_request_bytes, max_answer_bytes) = context.message_bytes()?;
     Ok(Options {
         endpoints: vec![context.text(0)],
         tls: wants_tls.then_some(tls),
         user,
+        token: None,
         dial_timeout: context.duration(&globals::DIAL_TIMEOUT),
         request_timeout: context.timeout(),
         keepalive_time: context.duration(&globals::KEEPALIVE_TIME),
         keepalive_timeout: context.duration(&globals::KEEPALIVE_TIMEOUT),
+        max_request_bytes,
+        max_answer_bytes,
     })
 }
 
@@ -177,7 +183,7 @@ impl Mirror {
                 _ => break,
             }
         }
-        bar.finish_and_clear();
+        progress::finish(&bar);
         Ok(request.revision)
     }
 

@@ -10,6 +10,7 @@ pub(crate) mod lock;
 pub(crate) mod maintenance;
 pub(crate) mod member;
 pub(crate) mod mirror;
+mod renewal;
 pub(crate) mod role;
 mod session;
 pub(crate) mod txn;

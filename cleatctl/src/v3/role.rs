@@ -11,6 +11,7 @@ use api::etcdserverpb::{
     AuthRoleListRequest, AuthRoleRevokePermissionRequest,
 };
 use client::message::prefix_range;
+use go::strconv;
 
 /// The first key that there can be, and as an end: no end.
 const ZERO: &[u8] = b"\0";
@@ -180,7 +181,7 @@ async fn list(mut context: Context) -> Result<(), Failure> {
         |out| answer.roles.iter().for_each(|role| out.line(role)),
         |out| {
             out.header(answer.header.as_ref());
-            let roles: Vec<String> = answer.roles.iter().map(|role| crate::go::quote(role.as_bytes())).collect();
+            let roles: Vec<String> = answer.roles.iter().map(|role| strconv::quote(role.as_bytes())).collect();
             let space = if roles.is_empty() { "" } else { " " };
             out.line(&format!("\"Roles\" :{space}{}", roles.join(" ")));
         },

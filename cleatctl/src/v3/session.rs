@@ -1,28 +1,35 @@
 //! What a lock and an election share, by the recipes of etcd's client library: a lease that is kept alive, a key of it that
 //! is created under a name, and the wait until no older key is there.
 
-use crate::failure::Failure;
+use super::renewal::{Renewal, Renewed};
+use crate::failure::{Failure, code, text_of};
+use crate::people::explain;
 use api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use api::etcdserverpb::response_op::Response;
 use api::etcdserverpb::{
-    DeleteRangeRequest, LeaseRevokeRequest, PutRequest, RangeRequest, RangeResponse, ResponseHeader, TxnRequest,
+    DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest, RangeResponse, ResponseHeader,
+    TxnRequest,
 };
 use api::mvccpb::KeyValue;
 use api::mvccpb::event::EventType;
 use client::message::{self, op};
 use client::{Client, WatchOptions};
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
-/// Renewals within the time of a lease.
-const RENEWALS: u32 = 3;
-const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Of a session that asks for no time or less, in seconds; etcd's client library has the same.
+pub(super) const TTL: i64 = 60;
 
 /// A lease that lives as long as this process, and ends with it.
 pub(super) struct Session {
-    pub(super) client: Client,
+    client: Client,
     lease: i64,
-    ttl: Duration,
+    /// Why the lease could not be renewed, for people; empty if there is no more to say. Has a value or is closed when the
+    /// lease is over.
+    over: watch::Receiver<Option<String>>,
+    renewing: JoinHandle<()>,
 }
 
 /// This session's key under a name.
@@ -39,22 +46,35 @@ pub(super) struct Claim {
 }
 
 impl Session {
-    pub(super) async fn begin(client: Client, ttl_seconds: i64) -> Result<Self, Failure> {
-        let lease = client.grant(ttl_seconds).await?;
-        Ok(Self { client, lease, ttl: Duration::from_secs(ttl_seconds.unsigned_abs()) })
+    /// Grants the lease, and keeps it alive from then on, whatever else is waited for. `is_etcdctl`: nobody is told why it
+    /// could not be renewed.
+    pub(super) async fn begin(client: Client, ttl_seconds: i64, is_etcdctl: bool) -> Result<Self, Failure> {
+        let ttl = if ttl_seconds > 0 { ttl_seconds } else { TTL };
+        let granted = client.lease_grant(LeaseGrantRequest { ttl, id: 0 }).await?;
+        let ttl = Duration::from_secs(granted.ttl.unsigned_abs());
+        let mut renewal = Renewal::granted(client.clone(), granted.id, ttl);
+        let (end, over) = watch::channel(None);
+        let renewing = tokio::spawn(async move {
+            let why = loop {
+                match renewal.next().await {
+                    Ok(Renewed::Alive(_)) => {}
+                    Ok(Renewed::Gone) => break None,
+                    Ok(Renewed::Unheard(why)) => break why,
+                    Err(refused) => break Some(refused),
+                }
+            };
+            let why = why.filter(|_| !is_etcdctl).map(|why| explain(&why, &text_of(&why)));
+            end.send_replace(Some(why.unwrap_or_default()));
+        });
+        Ok(Self { client, lease: granted.id, over, renewing })
     }
 
-    /// Keeps the lease alive; returns when it is over.
-    pub(super) async fn expired(&self) {
-        loop {
-            tokio::time::sleep((self.ttl / RENEWALS).max(PAUSE_MIN)).await;
-            match self.client.keep_alive_once(self.lease).await {
-                Ok(answer) if answer.ttl > 0 => {}
-                // What cannot be reached may be back before the lease is over.
-                Err(error) if error.may_pass() => {}
-                _ => return,
-            }
-        }
+    /// Returns when the lease is over, with what to say of it.
+    pub(super) async fn expired(&self) -> Failure {
+        let mut over = self.over.clone();
+        let why = over.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()).unwrap_or_default();
+        let why = if why.is_empty() { why } else { format!(": {why}") };
+        Failure::new(code::ERROR, format!("session expired{why}"))
     }
 
     /// Creates this session's key under the name, unless it is there already.
@@ -100,7 +120,7 @@ impl Session {
             failure: Vec::new(),
         };
         let answer = self.client.txn(txn).await?;
-        if answer.succeeded { Ok(()) } else { Err(Failure::new(crate::failure::code::ERROR, "election: not leader")) }
+        if answer.succeeded { Ok(()) } else { Err(Failure::new(code::ERROR, "election: not leader")) }
     }
 
     /// Waits until no key under the name is older; returns the revision at which that was so.
@@ -125,7 +145,7 @@ impl Session {
         // The lease may have ended meanwhile.
         let own = self.client.range(message::get(claim.key.clone())).await?;
         if own.kvs.is_empty() {
-            return Err(Failure::new(crate::failure::code::ERROR, "mutex: session is expired"));
+            return Err(Failure::new(code::ERROR, "mutex: session is expired"));
         }
         Ok(revision_of(own.header))
     }
@@ -145,6 +165,7 @@ impl Session {
 
     /// Ends the lease, and with it what is still there of it.
     pub(super) async fn end(self) {
+        self.renewing.abort();
         // Best effort: it ends by itself.
         drop(self.client.lease_revoke(LeaseRevokeRequest { id: self.lease }).await);
     }
@@ -162,12 +183,35 @@ async fn wait_for_end(client: &Client, key: &[u8], start_revision: i64) -> Resul
     }
 }
 
-/// Returns when this process is asked to end.
-pub(super) async fn interrupted() -> Result<(), Failure> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+/// What asks this process to end. Made once and before anything is held: what comes while nobody waits is not lost.
+pub(super) struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupts {
+    pub(super) fn listen() -> Result<Self, Failure> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
-    Ok(())
+
+    /// Returns when this process is asked to end, or has been since the last time.
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Signal, getpid, kill_process};
+
+    #[tokio::test]
+    async fn a_signal_that_comes_while_nobody_waits_is_not_lost() {
+        let mut interrupts = Interrupts::listen().unwrap();
+        kill_process(getpid(), Signal::INT).unwrap();
+        tokio::time::timeout(Duration::from_mins(1), interrupts.next()).await.unwrap();
+    }
 }

@@ -5,12 +5,12 @@ use crate::cli::parse::{Parsed, parse};
 use crate::cli::{Command, Flag};
 use crate::context::Context;
 use crate::failure::{Failure, code};
-use crate::go;
 use crate::print::{Fields, Printer, Simple, line};
 use api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use api::etcdserverpb::response_op::Response;
 use api::etcdserverpb::{Compare, RequestOp, TxnRequest, TxnResponse};
 use client::message::op;
+use go::strconv;
 use std::ffi::OsString;
 use std::io::BufRead as _;
 use std::os::unix::ffi::OsStringExt as _;
@@ -112,14 +112,12 @@ fn compare(context: &Context, line: &str) -> Result<Compare, Failure> {
     let (target, rest) = line.split_once('(').ok_or_else(|| malformed(String::new()))?;
     let (key, operator, value) = scan(rest);
     let (Some(key), Some(operator), Some(value)) = (&key, &operator, &value) else {
-        let quoted = |part: &Option<Vec<u8>>| go::quote(part.as_deref().unwrap_or_default());
+        let quoted = |part: &Option<Vec<u8>>| strconv::quote(part.as_deref().unwrap_or_default());
         let (key, value) = (quoted(&key), quoted(&value));
         return Err(malformed(format!("; got {target}({key}) {} {value}", operator.unwrap_or_default())));
     };
-    let number = |base| {
-        go::parse_int(&String::from_utf8_lossy(value), base)
-            .map_err(|_| invalid(format!("invalid txn compare request: {line}")))
-    };
+    let number =
+        |base| strconv::parse_int(value, base).map_err(|_| invalid(format!("invalid txn compare request: {line}")));
     let (target, union) = match target {
         "ver" | "version" => (CompareTarget::Version, TargetUnion::Version(number(10)?)),
         "c" | "create" => (CompareTarget::Create, TargetUnion::CreateRevision(number(10)?)),
@@ -150,13 +148,13 @@ fn compare(context: &Context, line: &str) -> Result<Compare, Failure> {
 
 /// What is left of a panic of etcdctl.
 fn panic(text: &str) -> Failure {
-    eprintln!("panic: {text}");
+    tell!("panic: {text}");
     Failure::silent(code::BAD_CONNECTION)
 }
 
 /// Key, operator and value of `"key") > "0"`, as far as they can be read.
 fn scan(text: &str) -> (Option<Vec<u8>>, Option<String>, Option<Vec<u8>>) {
-    let Some((key, rest)) = go::unquote(text) else { return (None, None, None) };
+    let Some((key, rest)) = strconv::scan_quoted(text) else { return (None, None, None) };
     let Some(rest) = rest.strip_prefix(')').filter(|rest| rest.starts_with([' ', '\t'])) else {
         return (Some(key), None, None);
     };
@@ -166,7 +164,7 @@ fn scan(text: &str) -> (Option<Vec<u8>>, Option<String>, Option<Vec<u8>>) {
     if operator.is_empty() {
         return (Some(key), None, None);
     }
-    (Some(key), Some(operator.to_owned()), go::unquote(rest).map(|(value, _)| value))
+    (Some(key), Some(operator.to_owned()), strconv::scan_quoted(rest).map(|(value, _)| value))
 }
 
 /// `put key value`, `get key`, `del key`, with their flags.
@@ -198,7 +196,7 @@ pub(super) fn words(line: &str) -> Option<Vec<OsString>> {
     let mut rest = line.trim_start();
     while let Some(first) = rest.chars().next() {
         let (word, behind) = match first {
-            '"' if has_end(rest) => go::unquote(rest)?,
+            '"' if has_end(rest) => strconv::scan_quoted(rest)?,
             '\'' if rest[1..].contains('\'') => {
                 let (word, behind) = rest[1..].split_once('\'')?;
                 (word.as_bytes().to_vec(), behind)

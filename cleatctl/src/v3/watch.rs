@@ -5,7 +5,6 @@ use crate::cli::parse::{Parsed, Refused, parse};
 use crate::cli::{Command, Flag};
 use crate::context::Context;
 use crate::failure::{Failure, code, text_of};
-use crate::go;
 use crate::print::{Format, Json, Printer, json_message, out, output};
 use api::descriptor::{Kind, Message};
 use api::etcdserverpb::{ResponseHeader, WatchResponse};
@@ -13,6 +12,7 @@ use api::mvccpb::Event;
 use api::mvccpb::event::EventType;
 use client::message::prefix_range;
 use client::{Client, Error, Watch, WatchOptions};
+use go::strconv;
 use prost::Message as _;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
@@ -44,6 +44,7 @@ pub(crate) const COMMAND: Command = Command {
     short: "Watches events stream on keys or prefixes",
     flags: &[INTERACTIVE, PREFIX, PREV_KV, PROGRESS_NOTIFY, REV],
     run: Some(|context| Box::pin(watch(context))),
+    variables: &[KEY_VARIABLE, END_VARIABLE],
     ..Command::NONE
 };
 
@@ -61,7 +62,7 @@ impl Environment {
         let read = |name| std::env::var_os(name).unwrap_or_default().as_bytes().to_vec();
         let found = Self { key: read(KEY_VARIABLE), end: read(END_VARIABLE) };
         if found.key.is_empty() && !found.end.is_empty() {
-            let end = go::quote(&found.end);
+            let end = strconv::quote(&found.end);
             return Err(Failure::bad_args(format!("{KEY_VARIABLE} is empty but got {END_VARIABLE}={end}")));
         }
         Ok(found)
@@ -73,7 +74,14 @@ async fn watch(mut context: Context) -> Result<(), Failure> {
     if context.switch(&INTERACTIVE) {
         return interactive(context, &environment).await;
     }
-    let (keys, command) = arguments(&context, &environment).map_err(Failure::bad_args)?;
+    let (keys, command) = match arguments(&context, &environment) {
+        // etcdctl counts words first, flags among them, and keys when it is connected.
+        Err(BAD_NUMBER) if context.is_etcdctl() && context.words.last().is_some_and(|word| word != "watch") => {
+            context.connect().await?;
+            return Err(Failure::bad_args(BAD_NUMBER));
+        }
+        found => found.map_err(Failure::bad_args)?,
+    };
     let (client, printer) = context.connect().await?;
     let options = options(&context, &keys).map_err(Failure::bad_args)?;
     let watch = client.watch(options).await;
@@ -172,8 +180,8 @@ async fn print_events(
 }
 
 fn show(printer: Printer, answer: &WatchResponse) -> Result<(), Failure> {
-    if answer.events.is_empty() {
-        let revision = answer.header.map_or(0, |header| header.revision);
+    let revision = answer.header.map_or(0, |header| header.revision);
+    if answer.events.is_empty() && !answer.canceled && revision != 0 {
         out(format!("progress notify: {revision}\n").as_bytes())?;
     }
     match printer.format {
@@ -225,15 +233,14 @@ fn field(name: &str) -> &'static Message {
 
 /// Says why the server ended the watch.
 fn canceled(printer: Printer, error: &Error) -> Result<(), Failure> {
-    eprintln!("watch was canceled ({})", text_of(error));
-    let compact_revision = if let Error::Compacted { compact_revision, .. } = error { *compact_revision } else { 0 };
-    let answer = WatchResponse {
-        header: Some(ResponseHeader::default()),
-        compact_revision,
-        canceled: true,
-        ..WatchResponse::default()
+    tell!("watch was canceled ({})", text_of(error));
+    let (header, compact_revision) = match error {
+        Error::Compacted { header, compact_revision, .. } => (*header, *compact_revision),
+        Error::WatchCanceled { header, .. } => (*header, 0),
+        _ => (ResponseHeader::default(), 0),
     };
-    if matches!(printer.format, Format::Simple | Format::Fields) { Ok(()) } else { show(printer, &answer) }
+    let header = Some(header);
+    show(printer, &WatchResponse { header, compact_revision, canceled: true, ..WatchResponse::default() })
 }
 
 /// Runs a command for an event, which it finds in its environment.
@@ -245,17 +252,17 @@ async fn run(command: &[OsString], event: &Event, revision: i64) -> Result<(), F
     child
         .args(args)
         .env("ETCD_WATCH_REVISION", revision.to_string())
-        .env("ETCD_WATCH_EVENT_TYPE", go::quote(kind.as_bytes()))
-        .env("ETCD_WATCH_KEY", go::quote(&kv.key))
-        .env("ETCD_WATCH_VALUE", go::quote(&kv.value))
+        .env("ETCD_WATCH_EVENT_TYPE", strconv::quote(kind.as_bytes()))
+        .env("ETCD_WATCH_KEY", strconv::quote(&kv.key))
+        .env("ETCD_WATCH_VALUE", strconv::quote(&kv.value))
         .stdin(Stdio::null());
     let why = match child.status().await {
         Ok(status) if status.success() => return Ok(()),
         Ok(status) => super::lock::ended(status),
         Err(error) => super::lock::not_started(program, &error),
     };
-    let words: Vec<String> = command.iter().map(|word| go::quote(word.as_bytes())).collect();
-    eprintln!("command [{}] error ({why})", words.join(" "));
+    let words: Vec<String> = command.iter().map(|word| strconv::quote(word.as_bytes())).collect();
+    tell!("command [{}] error ({why})", words.join(" "));
     Err(Failure::silent(code::ERROR))
 }
 
@@ -277,15 +284,15 @@ async fn interactive(mut context: Context, environment: &Environment) -> Result<
         };
         let words = words(&line).ok_or_else(|| Failure::new(code::INVALID_INPUT, "bad quoting"))?;
         match words.first().and_then(|word| word.to_str()) {
-            None => eprintln!("Invalid command: {line} (watch and progress supported)"),
+            None => tell!("Invalid command: {line} (watch and progress supported)"),
             Some("watch") if words.len() < 2 && environment.key.is_empty() => {
-                eprintln!("Invalid command {line} (command type or key is not provided)");
+                tell!("Invalid command {line} (command type or key is not provided)");
             }
             Some("watch") => {
                 let (options, command) = match read_watch(&context, &words, environment)? {
                     Ok(read) => read,
                     Err(why) => {
-                        eprintln!("Invalid command {line} ({why})");
+                        tell!("Invalid command {line} ({why})");
                         continue;
                     }
                 };
@@ -302,7 +309,7 @@ async fn interactive(mut context: Context, environment: &Environment) -> Result<
                     let _is_asked = ask.try_send(());
                 }
             }
-            Some(_) => eprintln!("Invalid command {line} (only support watch)"),
+            Some(_) => tell!("Invalid command {line} (only support watch)"),
         }
     }
 }

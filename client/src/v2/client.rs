@@ -33,6 +33,8 @@ pub struct Options {
     pub max_answer_bytes: usize,
     /// Ask again, with pauses, as long as there is time; otherwise every endpoint is asked once.
     pub keeps_trying: bool,
+    /// Told of every request before it is sent.
+    pub on_request: Option<fn(&Server, &Call)>,
 }
 
 /// Endpoints are not checked yet: without the passwords that may be in them.
@@ -46,7 +48,7 @@ impl fmt::Debug for Options {
             .field("request_timeout", &self.request_timeout)
             .field("max_answer_bytes", &self.max_answer_bytes)
             .field("keeps_trying", &self.keeps_trying)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -60,6 +62,7 @@ impl Default for Options {
             request_timeout: Duration::from_secs(5),
             max_answer_bytes: 1 << 30,
             keeps_trying: true,
+            on_request: None,
         }
     }
 }
@@ -80,6 +83,7 @@ struct Inner {
     user: Option<User>,
     request_timeout: Duration,
     keeps_trying: bool,
+    on_request: Option<fn(&Server, &Call)>,
 }
 
 #[derive(Deserialize)]
@@ -120,8 +124,8 @@ impl Client {
         };
         let (user, request_timeout) = (options.user.clone(), options.request_timeout);
         let servers = RwLock::new(servers.into());
-        let (current, keeps_trying) = (AtomicUsize::new(0), options.keeps_trying);
-        let inner = Inner { http, servers, current, user, request_timeout, keeps_trying };
+        let (current, keeps_trying, on_request) = (AtomicUsize::new(0), options.keeps_trying, options.on_request);
+        let inner = Inner { http, servers, current, user, request_timeout, keeps_trying, on_request };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -250,7 +254,15 @@ impl Client {
         if answer.status.is_success() { Ok(answer.body.to_vec()) } else { Err(Error::of_answer(&server, &answer)) }
     }
 
+    /// Tells of a request that is about to be sent.
+    fn tell(&self, server: &Server, call: &Call) {
+        if let Some(tell) = self.inner.on_request {
+            tell(server, call);
+        }
+    }
+
     async fn send(&self, server: &Server, call: &Call, limit: Duration) -> Result<Answer, HttpError> {
+        self.tell(server, call);
         let whole = async {
             let opened = self.inner.http.open(server, call, limit, &self.servers()).await?;
             self.inner.http.collect(server, opened).await
@@ -261,6 +273,7 @@ impl Client {
 
     /// Asks one server, and returns with the head of its answer.
     pub(super) async fn open(&self, server: &Server, call: &Call) -> Result<Opened, Error> {
+        self.tell(server, call);
         let limit = self.inner.request_timeout;
         self.inner.http.open(server, call, limit, &self.servers()).await.map_err(Error::of_http)
     }

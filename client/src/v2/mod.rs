@@ -20,6 +20,6 @@ mod watch;
 pub use crate::options::User;
 pub use client::{Client, Options};
 pub use error::{Error, code};
-pub use keys::{Condition, Delete, Get, Put};
+pub use keys::{Condition, Delete, Get, Put, segment};
 pub use node::{Event, Member, Node, Response};
 pub use watch::{Change, Watch};

@@ -81,13 +81,27 @@ impl Watch {
     /// [`Error::Answered`] and [`Error::Refused`] if the server does not want this watch.
     pub async fn next(&mut self) -> Result<Change, Error> {
         loop {
+            match self.next_event().await {
+                Ok(response) => return Ok(Change::Event(response.event)),
+                Err(error) if error.is(code::EVENT_INDEX_CLEARED) => match self.present().await {
+                    Err(error) if error.may_pass() => self.failed(&error),
+                    present => return present,
+                },
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// As [`Watch::next`], for who cannot do with less than every event. The index is the server's when the poll was made that
+    /// the event answers.
+    ///
+    /// # Errors
+    /// As [`Watch::next`]; [`code::EVENT_INDEX_CLEARED`] if the events that come next are no longer known.
+    pub async fn next_event(&mut self) -> Result<Response, Error> {
+        loop {
             let Some(poll) = &mut self.poll else {
                 match self.open().await {
                     Ok(()) => {}
-                    Err(error) if error.is(code::EVENT_INDEX_CLEARED) => match self.present().await {
-                        Err(error) if error.may_pass() => self.failed(&error),
-                        present => return present,
-                    },
                     Err(error) if error.may_pass() || error.is(code::WATCHER_CLEARED) => self.failed(&error),
                     Err(error) => return Err(error),
                 }
@@ -117,12 +131,13 @@ impl Watch {
             };
             poll.arrived.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
             let Some(event) = poll.event().transpose() else { continue };
+            let index = index_of(&poll.opened);
             // Whatever it is, the poll is over: who asks again after an error gets an answer to another one.
             self.poll = None;
             let event = event.inspect_err(|_| self.pause())?;
             self.failures = 0;
             self.next_index = Some(event.node.modified_index + 1);
-            return Ok(Change::Event(event));
+            return Ok(Response { index: index.unwrap_or(event.node.modified_index), event });
         }
     }
 
@@ -151,8 +166,7 @@ impl Watch {
         self.next_try = None;
         if self.next_index.is_none() {
             // From here on nothing is missed, if this poll breaks before it has an event.
-            let index = opened.headers.get("x-etcd-index").and_then(|index| index.to_str().ok()?.parse::<u64>().ok());
-            self.next_index = index.map(|index| index + 1);
+            self.next_index = index_of(&opened).map(|index| index + 1);
         }
         self.poll = Some(Poll { opened, server, place, arrived: Vec::new(), end: Instant::now() + MAX_POLL });
         Ok(())
@@ -184,6 +198,11 @@ impl Watch {
         self.failures = 0;
         Ok(Change::Present(present))
     }
+}
+
+/// The server's index when it began to answer.
+fn index_of(opened: &Opened) -> Option<u64> {
+    opened.headers.get("x-etcd-index").and_then(|index| index.to_str().ok()?.parse().ok())
 }
 
 impl Poll {

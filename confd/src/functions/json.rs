@@ -1,9 +1,9 @@
 //! Go's `encoding/json`: what it takes, what it refuses in which words, and how it writes.
 
-use crate::template::{ANYS, MAP, Object, Text, Value, strconv};
+use crate::template::{ANYS, MAP, Object, Text, Value};
+use go::json::{Escapes, Json};
+use go::strconv;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::sync::Arc;
 
 /// Lists and objects within each other.
 const MAX_DEPTH: usize = 500;
@@ -16,273 +16,37 @@ pub(super) enum Into {
     Anything,
 }
 
-/// Decodes a document. The error is Go's text.
+/// Decodes a document. The error is Go's text: what is no JSON is told before what is no such value.
 pub(super) fn decode(text: &[u8], into: Into) -> Result<Value, String> {
-    let mut decoder = Decoder { text, at: 0, depth: 0 };
-    let value = decoder.document()?;
-    let kind = match &value {
-        Value::Map(_) => "object",
-        Value::List(_) => "array",
-        Value::Text(_) => "string",
-        Value::Bool(_) => "bool",
-        Value::Nil => "null",
-        _ => "number",
+    let document = go::json::unmarshal(text, MAX_DEPTH)?;
+    let (wanted, empty) = match into {
+        Into::Anything => return value(document),
+        Into::Map => (MAP, Json::Map(Vec::new())),
+        Into::List => (ANYS, Json::List(Vec::new())),
     };
-    match (into, kind) {
-        (Into::Map, "null") => Ok(Value::map(BTreeMap::new())),
-        (Into::List, "null") => Ok(Value::list(ANYS, Vec::new())),
-        (Into::Map, "object") | (Into::List, "array") | (Into::Anything, _) => Ok(value),
-        _ => {
-            let wanted = if into == Into::Map { MAP } else { ANYS };
-            Err(format!("json: cannot unmarshal {kind} into Go value of type {wanted}"))
-        }
+    match document.kind() {
+        "null" => value(empty),
+        kind if kind == empty.kind() => value(document),
+        kind => Err(format!("json: cannot unmarshal {kind} into Go value of type {wanted}")),
     }
 }
 
-struct Decoder<'t> {
-    text: &'t [u8],
-    at: usize,
-    depth: usize,
-}
-
-impl Decoder<'_> {
-    fn peek(&self) -> Option<u8> {
-        self.text.get(self.at).copied()
-    }
-
-    fn skip_space(&mut self) {
-        while matches!(self.peek(), Some(b' ' | b'\t' | b'\r' | b'\n')) {
-            self.at += 1;
+/// What a template computes with. Of entries with the same name the last one counts.
+fn value(document: Json) -> Result<Value, String> {
+    Ok(match document {
+        Json::Null => Value::Nil,
+        Json::Bool(truth) => Value::Bool(truth),
+        Json::Number(number) => {
+            let refusal = |_| format!("json: cannot unmarshal number {number} into Go value of type float64");
+            Value::Float(strconv::parse_float(number.as_bytes()).map_err(refusal)?)
         }
-    }
-
-    /// What Go says about the byte at hand.
-    fn invalid<T>(&self, context: &str) -> Result<T, String> {
-        let Some(byte) = self.peek() else { return Err("unexpected end of JSON input".to_owned()) };
-        let shown = match byte {
-            b'\'' => "'\\''".to_owned(),
-            b'"' => "'\"'".to_owned(),
-            // Go takes each byte for a character.
-            byte => {
-                let quoted = strconv::quote(char::from(byte).to_string().as_bytes());
-                format!("'{}'", &quoted[1..quoted.len() - 1])
-            }
-        };
-        Err(format!("invalid character {shown} {context}"))
-    }
-
-    fn document(&mut self) -> Result<Value, String> {
-        let value = self.value()?;
-        self.skip_space();
-        if self.at < self.text.len() {
-            return self.invalid("after top-level value");
+        Json::Text(text) => Value::from(text),
+        Json::List(items) => Value::list(ANYS, items.into_iter().map(value).collect::<Result<_, _>>()?),
+        Json::Map(entries) => {
+            let entry = |(name, entry): (String, Json)| Ok((Text::from(name.into_bytes()), value(entry)?));
+            Value::map(entries.into_iter().map(entry).collect::<Result<BTreeMap<_, _>, String>>()?)
         }
-        Ok(value)
-    }
-
-    fn value(&mut self) -> Result<Value, String> {
-        self.skip_space();
-        match self.peek() {
-            Some(b'{') => self.nested(Self::object),
-            Some(b'[') => self.nested(Self::array),
-            Some(b'"') => Ok(Value::from(self.string()?)),
-            Some(b't') => self.literal("true", Value::Bool(true)),
-            Some(b'f') => self.literal("false", Value::Bool(false)),
-            Some(b'n') => self.literal("null", Value::Nil),
-            Some(b'-' | b'0'..=b'9') => self.number(),
-            _ => self.invalid("looking for beginning of value"),
-        }
-    }
-
-    fn nested(&mut self, read: impl FnOnce(&mut Self) -> Result<Value, String>) -> Result<Value, String> {
-        if self.depth >= MAX_DEPTH {
-            return Err("exceeded max depth".to_owned());
-        }
-        self.depth += 1;
-        self.at += 1;
-        let value = read(self);
-        self.depth -= 1;
-        value
-    }
-
-    fn object(&mut self) -> Result<Value, String> {
-        let mut entries: BTreeMap<Text, Value> = BTreeMap::new();
-        self.skip_space();
-        if self.peek() == Some(b'}') {
-            self.at += 1;
-            return Ok(Value::map(entries));
-        }
-        loop {
-            self.skip_space();
-            if self.peek() != Some(b'"') {
-                return self.invalid("looking for beginning of object key string");
-            }
-            let key = Arc::from(self.string()?);
-            self.skip_space();
-            if self.peek() != Some(b':') {
-                return self.invalid("after object key");
-            }
-            self.at += 1;
-            let value = self.value()?;
-            entries.insert(key, value);
-            self.skip_space();
-            match self.peek() {
-                Some(b',') => self.at += 1,
-                Some(b'}') => {
-                    self.at += 1;
-                    return Ok(Value::map(entries));
-                }
-                _ => return self.invalid("after object key:value pair"),
-            }
-        }
-    }
-
-    fn array(&mut self) -> Result<Value, String> {
-        let mut items = Vec::new();
-        self.skip_space();
-        if self.peek() == Some(b']') {
-            self.at += 1;
-            return Ok(Value::list(ANYS, items));
-        }
-        loop {
-            items.push(self.value()?);
-            self.skip_space();
-            match self.peek() {
-                Some(b',') => self.at += 1,
-                Some(b']') => {
-                    self.at += 1;
-                    return Ok(Value::list(ANYS, items));
-                }
-                _ => return self.invalid("after array element"),
-            }
-        }
-    }
-
-    fn literal(&mut self, word: &str, value: Value) -> Result<Value, String> {
-        self.at += 1;
-        for expected in word.bytes().skip(1) {
-            if self.peek() != Some(expected) {
-                return self.invalid(&format!("in literal {word} (expecting '{}')", char::from(expected)));
-            }
-            self.at += 1;
-        }
-        Ok(value)
-    }
-
-    fn number(&mut self) -> Result<Value, String> {
-        let begin = self.at;
-        if self.peek() == Some(b'-') {
-            self.at += 1;
-        }
-        match self.peek() {
-            Some(b'0') => self.at += 1,
-            Some(b'1'..=b'9') => self.digits(),
-            _ => return self.invalid("in numeric literal"),
-        }
-        if self.peek() == Some(b'.') {
-            self.at += 1;
-            if !matches!(self.peek(), Some(b'0'..=b'9')) {
-                return self.invalid("after decimal point in numeric literal");
-            }
-            self.digits();
-        }
-        if matches!(self.peek(), Some(b'e' | b'E')) {
-            self.at += 1;
-            if matches!(self.peek(), Some(b'+' | b'-')) {
-                self.at += 1;
-            }
-            if !matches!(self.peek(), Some(b'0'..=b'9')) {
-                return self.invalid("in exponent of numeric literal");
-            }
-            self.digits();
-        }
-        let text = &self.text[begin..self.at];
-        strconv::parse_float(text).map(Value::Float).map_err(|_| {
-            let number = String::from_utf8_lossy(text);
-            format!("json: cannot unmarshal number {number} into Go value of type float64")
-        })
-    }
-
-    fn digits(&mut self) {
-        while matches!(self.peek(), Some(b'0'..=b'9')) {
-            self.at += 1;
-        }
-    }
-
-    fn string(&mut self) -> Result<Vec<u8>, String> {
-        self.at += 1;
-        let mut out = Vec::new();
-        loop {
-            match self.peek() {
-                Some(b'"') => {
-                    self.at += 1;
-                    // Bytes that are not UTF-8 become U+FFFD.
-                    return Ok(match String::from_utf8(out) {
-                        Ok(text) => text.into_bytes(),
-                        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned().into_bytes(),
-                    });
-                }
-                Some(b'\\') => {
-                    self.at += 1;
-                    self.escape(&mut out)?;
-                }
-                Some(byte @ b' '..) => {
-                    out.push(byte);
-                    self.at += 1;
-                }
-                _ => return self.invalid("in string literal"),
-            }
-        }
-    }
-
-    fn escape(&mut self, out: &mut Vec<u8>) -> Result<(), String> {
-        let byte = match self.peek() {
-            Some(byte @ (b'"' | b'\\' | b'/')) => byte,
-            Some(b'b') => 8,
-            Some(b'f') => 12,
-            Some(b'n') => b'\n',
-            Some(b'r') => b'\r',
-            Some(b't') => b'\t',
-            Some(b'u') => {
-                self.at += 1;
-                let c = self.character()?;
-                out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
-                return Ok(());
-            }
-            _ => return self.invalid("in string escape code"),
-        };
-        out.push(byte);
-        self.at += 1;
-        Ok(())
-    }
-
-    /// Behind `\u`. Half of a surrogate pair is U+FFFD.
-    fn character(&mut self) -> Result<char, String> {
-        let first = self.hexadecimal()?;
-        if (0xd800..0xdc00).contains(&first) && self.text[self.at..].starts_with(b"\\u") {
-            let before = self.at;
-            self.at += 2;
-            let second = self.hexadecimal()?;
-            if (0xdc00..0xe000).contains(&second) {
-                let code = 0x1_0000 + ((first - 0xd800) << 10) + (second - 0xdc00);
-                return Ok(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
-            }
-            self.at = before;
-        }
-        Ok(char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER))
-    }
-
-    fn hexadecimal(&mut self) -> Result<u32, String> {
-        let mut code = 0;
-        for _ in 0..4 {
-            let Some(digit) = self.peek().and_then(|byte| char::from(byte).to_digit(16)) else {
-                return self.invalid("in \\u hexadecimal character escape");
-            };
-            code = code * 16 + digit;
-            self.at += 1;
-        }
-        Ok(code)
-    }
+    })
 }
 
 /// Encodes a value; with an indent, over several lines.
@@ -380,27 +144,35 @@ fn float(number: f64) -> String {
 }
 
 fn write_string(out: &mut String, text: &[u8]) {
-    out.push('"');
-    for chunk in text.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '"' => out.push_str("\\\""),
-                '\\' => out.push_str("\\\\"),
-                '\n' => out.push_str("\\n"),
-                '\r' => out.push_str("\\r"),
-                '\t' => out.push_str("\\t"),
-                '\x08' => out.push_str("\\b"),
-                '\x0c' => out.push_str("\\f"),
-                '<' | '>' | '&' | '\0'..' ' | '\u{2028}' | '\u{2029}' => {
-                    // Cannot fail: it writes to a string.
-                    let _infallible = write!(out, "\\u{:04x}", u32::from(c));
-                }
-                c => out.push(c),
-            }
-        }
-        if !chunk.invalid().is_empty() {
-            out.push_str(&"\\ufffd".repeat(chunk.invalid().len()));
+    go::json::push_string(out, text, Escapes::Short);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_come_in_gos_order() {
+        let number = "json: cannot unmarshal number 1e999 into Go value of type float64";
+        for (text, into, expected) in [
+            ("[1e999", Into::Anything, "unexpected end of JSON input"),
+            ("{\"a\":1e999}x", Into::Map, "invalid character 'x' after top-level value"),
+            ("[1e999]", Into::Map, "json: cannot unmarshal array into Go value of type map[string]interface {}"),
+            ("1e999", Into::List, "json: cannot unmarshal number into Go value of type []interface {}"),
+            ("[1e999]", Into::List, number),
+            ("{\"a\":1e999,\"a\":1}", Into::Map, number),
+            ("1e999", Into::Anything, number),
+        ] {
+            assert_eq!(decode(text.as_bytes(), into).err().as_deref(), Some(expected), "{text}");
         }
     }
-    out.push('"');
+
+    #[test]
+    fn null_is_an_empty_map_or_list() {
+        for (into, expected) in [(Into::Map, "{}"), (Into::List, "[]"), (Into::Anything, "null")] {
+            assert_eq!(encode(&decode(b" null ", into).unwrap(), None).unwrap(), expected);
+        }
+        let value = decode(br#"{"b":"\b\f\u0001","a":1,"a":[2.50]}"#, Into::Map).unwrap();
+        assert_eq!(encode(&value, None).unwrap(), r#"{"a":[2.5],"b":"\b\f\u0001"}"#);
+    }
 }

@@ -4,11 +4,12 @@ use super::convert::{camelcase, map_case, replace, separated, split};
 use super::json::{self, Into};
 use super::store::PAIR_LIST;
 use super::{bytes, fits, int, items, pattern, product, string};
-use crate::template::{ANYS, Function, Functions, MAP, Param, TEXTS, Text, Value, strconv};
+use crate::template::{ANYS, Function, Functions, MAP, Param, TEXTS, Text, Value};
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::general_purpose::GeneralPurpose;
 use base64::engine::{DecodePaddingMode, GeneralPurposeConfig};
+use go::strconv;
 use std::collections::BTreeMap;
 
 /// Most elements that one call may make of nothing.
@@ -61,12 +62,9 @@ pub(super) fn add_confd(functions: &mut Functions) {
     }));
     functions.add(Function::new("base64Encode", &[Text], |args| Ok(encode_base64(bytes(&args[0])))));
     functions.add(Function::new("base64Decode", &[Text], |args| decode_base64(bytes(&args[0]))));
-    functions.add(Function::new("parseBool", &[Text], |args| match bytes(&args[0]) {
-        b"1" | b"t" | b"T" | b"TRUE" | b"true" | b"True" => Ok(true.into()),
-        b"0" | b"f" | b"F" | b"FALSE" | b"false" | b"False" => Ok(false.into()),
-        other => Err(format!("strconv.ParseBool: parsing {}: invalid syntax", strconv::quote(other))),
-    }));
-    functions.add(Function::new("atoi", &[Text], |args| strconv::atoi(bytes(&args[0])).map(Value::Int)));
+    functions
+        .add(Function::new("parseBool", &[Text], |args| Ok(strconv::parse_bool(bytes(&args[0])).map(Value::Bool)?)));
+    functions.add(Function::new("atoi", &[Text], |args| Ok(strconv::atoi(bytes(&args[0])).map(Value::Int)?)));
     functions.add(Function::new("seq", &[Int, Int], |args| sequence(int(&args[0]), int(&args[1]), false)));
     functions.add(Function::new("reverse", &[Any], |args| {
         if let Value::List(list) = &args[0]

@@ -1,6 +1,7 @@
 //! YAML as Go's yaml.v2 writes it.
 
-use crate::template::{Object, Value, strconv};
+use crate::template::{Object, Value};
+use go::strconv;
 
 /// A document with a new line at its end.
 pub(super) fn encode(value: &Value) -> Result<String, String> {
@@ -145,9 +146,9 @@ fn is_other_type(text: &str) -> bool {
         let plain = text.replace('_', "");
         let starts = plain.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c));
         starts
-            && (strconv::parse_int(plain.as_bytes()).is_ok()
+            && (strconv::parse_int(plain.as_bytes(), 10).is_ok()
                 || strconv::parse_float(plain.as_bytes()).is_ok()
-                || strconv::parse_uint_any_base(plain.as_bytes()).is_ok())
+                || strconv::parse_uint(plain.as_bytes(), 0).is_ok())
     };
     let is_date = || {
         let bytes = text.as_bytes();

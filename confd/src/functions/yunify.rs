@@ -4,7 +4,8 @@ use super::json;
 use super::store::PAIR_LIST;
 use super::text::{decode_base64, encode_base64};
 use super::{bytes, pattern, yaml};
-use crate::template::{Function, Functions, Object, Param, TEXTS, Value, same, strconv};
+use crate::template::{Function, Functions, Object, Param, TEXTS, Value, same};
+use go::strconv::{self, NumError};
 use std::cmp::Ordering;
 
 #[derive(Clone, Copy)]
@@ -26,23 +27,16 @@ type Result<T = Value> = std::result::Result<T, String>;
 
 /// A number, or a string that is one: a point makes it a float.
 fn number(value: &Value, refusal: &str) -> Result<Number> {
-    let wrapped = |function: &str, text: &[u8], reason: &str| {
-        let shown = String::from_utf8_lossy(text);
-        let quoted = strconv::quote(text);
-        format!(
-            "Can't apply the operator to the value [{shown}] ,err [strconv.{function}: parsing {quoted}: {reason}] "
-        )
+    let wrapped = |error: NumError<'_>| {
+        let shown = String::from_utf8_lossy(error.text);
+        format!("Can't apply the operator to the value [{shown}] ,err [{error}] ")
     };
     match value {
         Value::Int(number) | Value::Int64(number) => Ok(Number::Int(*number)),
         Value::Byte(byte) => Ok(Number::Int(i64::from(*byte))),
         Value::Float(number) => Ok(Number::Float(*number)),
-        Value::Text(text) if text.contains(&b'.') => {
-            strconv::parse_float(text).map(Number::Float).map_err(|reason| wrapped("ParseFloat", text, reason))
-        }
-        Value::Text(text) => {
-            strconv::parse_int(text).map(Number::Int).map_err(|reason| wrapped("ParseInt", text, reason))
-        }
+        Value::Text(text) if text.contains(&b'.') => strconv::parse_float(text).map(Number::Float).map_err(wrapped),
+        Value::Text(text) => strconv::parse_int(text, 10).map(Number::Int).map_err(wrapped),
         _ => Err(refusal.to_owned()),
     }
 }

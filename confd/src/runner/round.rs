@@ -2,23 +2,27 @@
 
 use super::{CONCURRENCY, Item, Reload, Runner, pause};
 use crate::command::{CommandError, CommandLine};
-use crate::exec::Supervisor;
 use crate::process::{self, Outcome, Renderer, Replaced};
 use crate::settings::Settings;
 use crate::source::Source;
 use crate::stage;
 use crate::status::{ReloadState, ResourceState, Status};
-use crate::template::strconv;
 use futures::StreamExt as _;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Files of one reload command that its failure names.
+const SHOWN_DESTS: usize = 3;
 
 /// What became of a round.
 #[derive(Debug, Default)]
 pub(super) struct Round {
-    /// The last error.
-    pub(super) failed: Option<String>,
+    /// How many resources failed.
+    pub(super) failed: usize,
+    /// True if files are as they were before, because their reload command failed.
+    pub(super) was_put_back: bool,
     /// True if something would change, if anything did.
     pub(super) would_change: bool,
     /// True if files have changed that no reload command tells of.
@@ -32,8 +36,12 @@ async fn timed(
     status: &Status,
 ) -> Result<Outcome, String> {
     let began = Instant::now();
-    let dest = renderer.resource.dest.display().to_string();
-    let outcome = process::process(renderer, source, settings, status).await;
+    let resource = renderer.resource.clone();
+    let dest = resource.dest.display().to_string();
+    let outcome = process::process(renderer, source, settings, status)
+        .await
+        // Templates of several resources may have one name, and commands have none.
+        .map_err(|error| format!("{}: {error}", resource.path.display()));
     status.process_seconds.observe(began.elapsed().as_secs_f64());
     let how = if outcome.is_ok() { "success" } else { "error" };
     status.processed.with_label_values(&[dest.as_str(), how]).inc();
@@ -41,6 +49,13 @@ async fn timed(
         status.changed.inc();
     }
     outcome
+}
+
+/// The first files of several, for a log line.
+fn shown(dests: &BTreeSet<PathBuf>) -> String {
+    let first: Vec<String> = dests.iter().take(SHOWN_DESTS).map(|dest| dest.display().to_string()).collect();
+    let more = dests.len() - first.len();
+    if more == 0 { first.join(", ") } else { format!("{} and {more} more", first.join(", ")) }
 }
 
 impl Runner {
@@ -63,7 +78,9 @@ impl Runner {
         for (&at, outcome) in due.iter().zip(processed) {
             match outcome {
                 Ok(outcome) => {
-                    self.items[at].failures = 0;
+                    if !matches!(outcome, Outcome::Changed(_)) {
+                        self.items[at].failures = 0;
+                    }
                     round.would_change |= matches!(outcome, Outcome::WouldChange);
                     match outcome {
                         Outcome::Changed(replaced) => {
@@ -71,7 +88,7 @@ impl Runner {
                                 Some(line) => self.has_to_reload(line.clone(), at),
                                 None => round.concerns_program |= self.items[at].renderer.resource.reload.is_none(),
                             }
-                            changed.push((at, replaced));
+                            changed.push((at, Arc::new(replaced)));
                         }
                         Outcome::NotReloaded(line) => {
                             self.reload_of(line, at);
@@ -81,35 +98,42 @@ impl Runner {
                 }
                 Err(error) => {
                     tracing::error!("{error}");
-                    let item = &mut self.items[at];
-                    item.due = Some(Instant::now() + pause(item.failures));
-                    item.failures = item.failures.saturating_add(1);
-                    round.failed = Some(error);
+                    self.failed(at);
+                    round.failed += 1;
                 }
             }
         }
-        round.failed = self.reload(&changed).await.or(round.failed);
+        let put_back = self.reload(&changed).await;
+        for (at, _) in changed {
+            // What was put back is not as it should be, and is tried again.
+            if put_back.contains(&at) { self.failed(at) } else { self.items[at].failures = 0 }
+        }
+        round.was_put_back = !put_back.is_empty();
         self.report();
         round
     }
 
-    /// Tells the status how things are.
-    pub(super) fn report(&self) {
-        let state = |item: &Item| ResourceState {
-            path: item.renderer.resource.path.clone(),
-            dest: item.renderer.resource.dest.clone(),
-            failures: item.failures,
-        };
-        let reload =
-            |reload: &Reload| ReloadState { dests: reload.dests.iter().cloned().collect(), failures: reload.failures };
-        let program_runs = self.program.as_ref().map(Supervisor::is_running);
-        let (resources, reloads) = (self.items.iter().map(state), self.reloads.values().map(reload));
-        self.status.set(resources.collect(), reloads.collect(), program_runs);
+    /// Notes a failure of a resource, which is due again after a pause.
+    fn failed(&mut self, at: usize) {
+        let item = &mut self.items[at];
+        item.due = Some(Instant::now() + pause(item.failures));
+        item.failures = item.failures.saturating_add(1);
     }
 
-    /// Notes that a command has to run now, because of this resource.
+    /// Tells the status how things are.
+    fn report(&self) {
+        let state = |item: &Item| ResourceState { resource: item.renderer.resource.clone(), failures: item.failures };
+        let reload =
+            |reload: &Reload| ReloadState { dests: reload.dests.iter().cloned().collect(), failures: reload.failures };
+        let (resources, reloads) = (self.items.iter().map(state), self.reloads.values().map(reload));
+        self.status.set(resources.collect(), reloads.collect());
+    }
+
+    /// Notes that a command has to run because of this resource: now, or when the resource lets it run again.
     fn has_to_reload(&mut self, line: CommandLine, at: usize) {
-        self.reload_of(line, at).due = Instant::now();
+        let pause = self.items[at].renderer.resource.min_reload_interval;
+        let (now, earliest) = (Instant::now(), self.reloaded.get(&line).map(|last| *last + pause));
+        self.reload_of(line, at).due = earliest.map_or(now, |earliest| earliest.max(now));
     }
 
     /// The command, which is for this resource's file, too. One that waits after a failure goes on waiting.
@@ -120,9 +144,9 @@ impl Runner {
         reload
     }
 
-    /// Runs the reload commands that are due, each once. The error tells of files that were put back.
-    async fn reload(&mut self, changed: &[(usize, Replaced)]) -> Option<String> {
-        let mut failed = None;
+    /// Runs the reload commands that are due, each once. The items whose files were put back.
+    async fn reload(&mut self, changed: &[(usize, Arc<Replaced>)]) -> BTreeSet<usize> {
+        let mut put_back = BTreeSet::new();
         let now = Instant::now();
         let due = self.reloads.iter().filter(|(_, reload)| reload.due <= now);
         let lines: Vec<CommandLine> = due.map(|(line, _)| line.clone()).collect();
@@ -135,16 +159,20 @@ impl Runner {
                 }
                 Err(error) => error,
             };
-            tracing::error!("{}", strconv::quote(&error.output));
-            tracing::error!("reload command failed, it will run again: {error}");
-            if self.roll_back(&line, changed) {
-                failed = Some("files are as they were before, because their reload command failed".to_owned());
+            process::log_failed_output(&error);
+            let dests = self.reloads.get(&line).map(|reload| shown(&reload.dests)).unwrap_or_default();
+            tracing::error!("{dests}: reload command failed, it will run again: {error}");
+            let rolled_back = self.roll_back(&line, changed).await;
+            if !rolled_back.is_empty() {
+                put_back.extend(rolled_back);
                 match self.run_reload(&line).await {
                     Ok(_) => {
                         self.reloaded(&line);
                         continue;
                     }
-                    Err(error) => tracing::error!("reload command failed with the old file, too: {error}"),
+                    Err(error) => {
+                        tracing::error!("{dests}: reload command failed with the old file, too: {error}");
+                    }
                 }
             }
             if let Some(reload) = self.reloads.get_mut(&line) {
@@ -152,7 +180,7 @@ impl Runner {
                 reload.failures = reload.failures.saturating_add(1);
             }
         }
-        failed
+        put_back
     }
 
     async fn run_reload(&self, line: &CommandLine) -> Result<Vec<u8>, CommandError> {
@@ -161,6 +189,9 @@ impl Runner {
 
     /// Nothing is left to do for a command.
     fn reloaded(&mut self, line: &CommandLine) {
+        if self.items.iter().any(|item| !item.renderer.resource.min_reload_interval.is_zero()) {
+            self.reloaded.insert(line.clone(), Instant::now());
+        }
         for dest in self.reloads.remove(line).into_iter().flat_map(|reload| reload.dests) {
             if let Err(error) = stage::unmark(&dest) {
                 tracing::error!("{error}");
@@ -168,22 +199,25 @@ impl Runner {
         }
     }
 
-    /// Puts old files back whose resources ask for it. False if no file was.
-    fn roll_back(&self, line: &CommandLine, changed: &[(usize, Replaced)]) -> bool {
-        let mut rolled_back = false;
+    /// Puts old files back whose resources ask for it. The items of those that were.
+    async fn roll_back(&self, line: &CommandLine, changed: &[(usize, Arc<Replaced>)]) -> Vec<usize> {
+        let mut put_back = Vec::new();
         for (at, replaced) in changed.iter().filter(|(_, replaced)| replaced.reload.as_ref() == Some(line)) {
-            let resource = &self.items[*at].renderer.resource;
+            let (resource, replaced) = (self.items[*at].renderer.resource.clone(), replaced.clone());
             if !resource.rollback {
                 continue;
             }
-            match replaced.undo(&resource.dest) {
+            let dest = resource.dest.display();
+            let blocking = resource.clone();
+            let undone = tokio::task::spawn_blocking(move || replaced.undo(&blocking.dest)).await;
+            match undone.map_err(std::io::Error::other).flatten() {
                 Ok(()) => {
-                    rolled_back = true;
-                    tracing::warn!("{} is as it was before", resource.dest.display());
+                    put_back.push(*at);
+                    tracing::warn!("{dest} is as it was before");
                 }
-                Err(error) => tracing::error!("{} cannot be put back: {error}", resource.dest.display()),
+                Err(error) => tracing::error!("{dest} cannot be put back: {error}"),
             }
         }
-        rolled_back
+        put_back
     }
 }

@@ -4,6 +4,7 @@ use super::Layer;
 use super::names::{EXEC_WORDS, FLAGS, Kind};
 use crate::table::Table;
 use std::path::Path;
+use terminal::suggest::nearest;
 
 /// The settings of a file; none if there is no file. What is none of them is told in `warnings`, and has no effect, as in
 /// confd. The error names the line.
@@ -24,10 +25,10 @@ fn parse(text: &str, warnings: &mut Vec<String>) -> Result<Layer, String> {
     let mut layer = Layer::new();
     for entry in table.entries() {
         // confd takes some names with a dash, some with an underscore, and nobody remembers which.
-        let same = |key: &str| key == entry.key || key.replace('-', "_") == entry.key.replace('-', "_");
+        let same = |key: &str| key.replace('-', "_") == entry.name().replace('-', "_");
         let Some(flag) = FLAGS.iter().find(|flag| !flag.key.is_empty() && same(flag.key)) else {
             let known = FLAGS.iter().map(|flag| flag.key).filter(|key| !key.is_empty());
-            let hint = super::nearest(&entry.key, known);
+            let hint = nearest(&entry.key, known);
             let hint = hint.map_or_else(String::new, |hint| format!("; did you mean {hint:?}?"));
             warnings.push(format!("{}: {:?} is no setting{hint}", entry.line, entry.key));
             continue;

@@ -1,6 +1,6 @@
 //! What confd is asked to do: flags, over the environment, over `confd.toml`, over defaults.
 //!
-//! Each layer is read into a [`Layer`] of named texts by its own rules (`flags.rs`, `file.rs`), and [`Settings::from_layers`]
+//! Each layer is read into named texts by its own rules (`flags.rs`, `file.rs`), and [`Settings::from_layers`]
 //! is the only place where they become values. A name that confd knows and this program does not have is refused, never
 //! ignored.
 
@@ -9,9 +9,8 @@ mod flags;
 mod names;
 
 pub use flags::{USAGE, help};
-pub(crate) use names::nearest;
 
-use crate::command::CommandLine;
+use crate::command::{self, CommandLine};
 use crate::exec::{self, Program, SignalName};
 use crate::functions::Dialect;
 use crate::wait::{self, Wait};
@@ -19,9 +18,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use terminal::flags::{Values as Layer, parse_bool};
 
-/// Values by the flag's name; a flag may be given several times.
-type Layer = BTreeMap<&'static str, Vec<String>>;
+/// The environment's name of the store's password.
+pub(crate) const PASSWORD: &str = "CONFD_PASSWORD";
 
 /// Where keys come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,9 @@ pub enum Backend {
     EtcdV2,
     /// A metadata proxy of yunify's protocol.
     Metad,
+    /// `ConfigMaps` and `Secrets` of Kubernetes.
+    #[cfg(feature = "kubernetes")]
+    Kubernetes,
     /// This process's environment.
     Env,
     /// Files of YAML, JSON or TOML.
@@ -54,16 +57,6 @@ pub enum Mode {
     Interval(Duration),
     /// Whenever a key changes; and everything again and again, if there is a pause.
     Watch(Option<Duration>),
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// confd's lines.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// Everything that is decided before the first resource is read. Its Debug output has no password.
@@ -89,8 +82,8 @@ pub struct Settings {
     pub keep_stage_file: bool,
     /// Least severe lines that are logged.
     pub log_level: String,
-    /// How log lines look.
-    pub log_format: LogFormat,
+    /// One JSON object a line, instead of confd's lines.
+    pub json_log: bool,
     /// Certificates for the store.
     pub tls: Option<client::TlsOptions>,
     /// Who asks the store.
@@ -99,6 +92,14 @@ pub struct Settings {
     pub files: Vec<PathBuf>,
     /// Names of files in directories of the backend `file`.
     pub filter: String,
+    /// Lines around a change in it.
+    pub diff_context: usize,
+    /// True for colours in it even where no terminal is.
+    pub color: bool,
+    /// Longest time of a check command that does not say.
+    pub check_timeout: Duration,
+    /// Longest time of a reload command that does not say.
+    pub reload_timeout: Duration,
     /// Quiet time that a change waits for, in watch mode.
     pub wait: Wait,
     /// Whose functions templates have, unless the resource says otherwise.
@@ -145,10 +146,7 @@ impl Settings {
             Some((first, rest)) if first == "check" => ("check", rest),
             _ => ("", arguments),
         };
-        let flags = match flags::parse(arguments)? {
-            flags::Parsed::Help => return Ok(Request::Help),
-            flags::Parsed::Flags(flags) => flags,
-        };
+        let Some(flags) = flags::parse(arguments)? else { return Ok(Request::Help) };
         if flags.contains_key("version") {
             return Ok(Request::Version);
         }
@@ -157,13 +155,14 @@ impl Settings {
         let config_file = path(&flags).or_else(|| path(&variables)).unwrap_or_else(|| names::CONFIG_FILE.to_owned());
         let mut warnings = Vec::new();
         let file = file::read(config_file.as_ref(), &mut warnings).map_err(SettingsError::Value)?;
-        let mut settings = Self::from_layers(&[flags, variables, file]).map_err(SettingsError::Value)?;
+        let peers = environment.get(names::PEERS).map(String::as_str).unwrap_or_default();
+        let mut settings = Self::from_layers(&[flags, variables, file], peers).map_err(SettingsError::Value)?;
         settings.warnings.extend(warnings);
         Ok(if command == "check" { Request::Check(settings) } else { Request::Run(settings) })
     }
 
-    /// The first layer that has a name decides.
-    fn from_layers(layers: &[Layer]) -> Result<Self, String> {
+    /// The first layer that has a name decides. `peers` are endpoints of the v2 API if no layer has any.
+    fn from_layers(layers: &[Layer], peers: &str) -> Result<Self, String> {
         let all = |name: &str| layers.iter().find_map(|layer| layer.get(name)).cloned().unwrap_or_default();
         let one = |name: &str| all(name).pop().unwrap_or_default();
         let is_on = |name: &str| match one(name).as_str() {
@@ -174,6 +173,8 @@ impl Settings {
             "" | "etcdv3" => Backend::Etcd,
             "etcd" | "etcdv2" => Backend::EtcdV2,
             "metad" => Backend::Metad,
+            #[cfg(feature = "kubernetes")]
+            "kubernetes" => Backend::Kubernetes,
             "env" => Backend::Env,
             "file" => Backend::File,
             other => return Err(names::no_such_backend(other)),
@@ -181,22 +182,6 @@ impl Settings {
         refuse_absent(layers)?;
         let mut warnings = without_effect(layers);
         let user = user(is_on("basic-auth")?, backend, one("username"), one("password"), &mut warnings)?;
-        let seconds = match one("interval").as_str() {
-            "" => 600,
-            text => text
-                .parse()
-                .ok()
-                .filter(|&seconds: &u64| seconds > 0)
-                .ok_or_else(|| format!("-interval is {text:?}: it is a number of seconds, at least 1"))?,
-        };
-        let mode = if is_on("onetime")? {
-            Mode::Onetime
-        } else if is_on("watch")? {
-            // confd has an interval always; only one that was asked for is meant to be used with a watch.
-            Mode::Watch(Some(Duration::from_secs(seconds)).filter(|_| !one("interval").is_empty()))
-        } else {
-            Mode::Interval(Duration::from_secs(seconds))
-        };
         let or =
             |name: &str, default: &str| Some(one(name)).filter(|text| !text.is_empty()).unwrap_or(default.to_owned());
         let settings = Self {
@@ -204,34 +189,38 @@ impl Settings {
             nodes: all("node"),
             confdir: or("confdir", names::CONFDIR).into(),
             prefix: one("prefix"),
-            mode,
+            mode: mode(&one("interval"), is_on("onetime")?, is_on("watch")?)?,
             noop: is_on("noop")?,
             diff: is_on("diff")?,
             sync_only: is_on("sync-only")?,
             keep_stage_file: is_on("keep-stage-file")?,
             log_level: log_level(&one("log-level"))?,
-            log_format: match one("log-format").as_str() {
-                "" | "text" => LogFormat::Text,
-                "json" => LogFormat::Json,
+            json_log: match one("log-format").as_str() {
+                "" | "text" => false,
+                "json" => true,
                 other => return Err(format!("-log-format is {other:?}: it is text or json")),
             },
             tls: tls(&one)?.filter(|_| backend.is_remote()),
             user,
             files: all("file").into_iter().map(PathBuf::from).collect(),
             filter: or("filter", "*"),
-            wait: one("wait").parse().map_err(|error| format!("-wait: {error}"))?,
-            dialect: match one("dialect").as_str() {
-                "" => Dialect::default(),
-                name => name.parse().map_err(|error| format!("-dialect: {error}"))?,
+            diff_context: match one("diff-context").as_str() {
+                "" => 3,
+                text => text.parse().map_err(|_| format!("-diff-context is {text:?}: it is a number of lines"))?,
             },
+            color: is_on("color")?,
+            check_timeout: timeout(&one, "check-cmd-timeout", command::CHECK_TIMEOUT)?,
+            reload_timeout: timeout(&one, "reload-cmd-timeout", command::RELOAD_TIMEOUT)?,
+            wait: wait_of(&one)?,
+            dialect: dialect(layers, &one("dialect"))?,
             program: program(layers, &one)?,
             metrics_addr: metrics_addr(&one("metrics-addr"))?,
             warnings,
         };
-        settings.check(is_on("client-insecure")?)
+        settings.check(is_on("client-insecure")?, peers)
     }
 
-    fn check(mut self, insecure: bool) -> Result<Self, String> {
+    fn check(mut self, insecure: bool, peers: &str) -> Result<Self, String> {
         if let Some(tls) = &mut self.tls {
             tls.insecure_skip_verify = insecure;
         } else if insecure && self.backend.is_remote() {
@@ -249,21 +238,43 @@ impl Settings {
         if self.nodes.is_empty() {
             self.nodes = match self.backend {
                 Backend::Etcd => vec![names::ENDPOINT.to_owned()],
+                Backend::EtcdV2 if !peers.is_empty() => peers.split(',').map(str::to_owned).collect(),
                 Backend::EtcdV2 => names::V2_ENDPOINTS.map(str::to_owned).to_vec(),
                 Backend::Metad => return Err("the backend metad needs -node".into()),
                 Backend::Env | Backend::File => Vec::new(),
+                // Where its own configuration says.
+                #[cfg(feature = "kubernetes")]
+                Backend::Kubernetes => Vec::new(),
             };
         }
         Ok(self)
     }
 }
 
-/// Go's truths.
-pub(crate) fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
-        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
-        _ => None,
+fn mode(interval: &str, onetime: bool, watch: bool) -> Result<Mode, String> {
+    let seconds = match interval {
+        "" => 600,
+        text => text
+            .parse()
+            .ok()
+            .filter(|&seconds: &u64| seconds > 0)
+            .ok_or_else(|| format!("-interval is {text:?}: it is a number of seconds, at least 1"))?,
+    };
+    let interval_or_none = Some(Duration::from_secs(seconds)).filter(|_| !interval.is_empty());
+    Ok(match (onetime, watch) {
+        (true, _) => Mode::Onetime,
+        // confd has an interval always; only one that was asked for is meant to be used with a watch.
+        (false, true) => Mode::Watch(interval_or_none),
+        (false, false) => Mode::Interval(Duration::from_secs(seconds)),
+    })
+}
+
+/// The dialect of a name; without one abtreece's, if the backend was named as abtreece's confd has it.
+fn dialect(layers: &[Layer], name: &str) -> Result<Dialect, String> {
+    match name {
+        "" if layers.iter().any(|layer| layer.contains_key(names::BACKEND_COMMAND)) => Ok(Dialect::Abtreece),
+        "" => Ok(Dialect::default()),
+        name => name.parse().map_err(|error| format!("-dialect: {error}")),
     }
 }
 
@@ -301,6 +312,25 @@ fn program(layers: &[Layer], one: &dyn Fn(&str) -> String) -> Result<Option<Prog
             text => wait::duration(text).map_err(|error| format!("-exec-kill-timeout: {error}"))?,
         },
     }))
+}
+
+/// A time that a setting may give.
+fn timeout(one: &dyn Fn(&str) -> String, name: &str, default: Duration) -> Result<Duration, String> {
+    match one(name).as_str() {
+        "" => Ok(default),
+        text => wait::duration(text).map_err(|error| format!("-{name}: {error}")),
+    }
+}
+
+/// What `-wait` says, or the settings of abtreece's confd that mean it.
+fn wait_of(one: &dyn Fn(&str) -> String) -> Result<Wait, String> {
+    let (wait, debounce, batch) = (one("wait"), one("debounce"), one("batch-interval"));
+    let (name, text) = match (wait.is_empty(), debounce.is_empty(), batch.is_empty()) {
+        (false, ..) | (_, true, true) => ("wait", wait),
+        (_, false, _) => ("debounce", debounce),
+        _ => ("batch-interval", format!("{batch}:{batch}")),
+    };
+    text.parse().map_err(|error| format!("-{name}: {error}"))
 }
 
 /// `host:port`, or `:port` for every address as Go has it.
@@ -363,7 +393,6 @@ fn from_environment(environment: &BTreeMap<String, String>) -> Layer {
         set(flag.name, &format!("CONFD_{}", flag.name.to_uppercase().replace('-', "_")));
     }
     set("client-ca-keys", "CONFD_CLIENT_CAKEYS");
-    set("node", "ETCDCTL_PEERS");
     layer
 }
 
@@ -381,6 +410,13 @@ fn without_effect(layers: &[Layer]) -> Vec<String> {
 /// Names of confd that this program does not have: what they would do must not be missed silently.
 fn refuse_absent(layers: &[Layer]) -> Result<(), String> {
     for layer in layers {
+        if let Some(mode) = layer.get("failure-mode").and_then(|values| values.last())
+            && mode != "best-effort"
+        {
+            return Err(format!(
+                "-failure-mode is {mode:?}: it is best-effort, a resource that fails never stops the others"
+            ));
+        }
         for (name, values) in layer {
             let Some(flag) = names::flag_of(name) else { continue };
             let is_set = values.iter().any(|value| !value.is_empty() && parse_bool(value) != Some(false));
@@ -390,4 +426,39 @@ fn refuse_absent(layers: &[Layer]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The nodes of a command line with `ETCDCTL_PEERS`, `CONFD_NODE` and a file.
+    fn nodes(arguments: &[&str], node: &str, file: &str) -> Result<Vec<String>, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("confd.toml");
+        std::fs::write(&path, file).unwrap();
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let variables = [("ETCDCTL_PEERS", "peer:1,peer:2"), ("CONFD_NODE", node)];
+        let mut environment: BTreeMap<String, String> =
+            variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        environment.insert("CONFD_CONFIG_FILE".to_owned(), path.display().to_string());
+        match Settings::parse(&arguments, &environment) {
+            Ok(Request::Run(settings)) => Ok(settings.nodes),
+            Ok(other) => Err(format!("{other:?}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn etcdctls_variable_is_for_the_v2_api_without_a_node() {
+        let (v2, file) = (["-backend", "etcd"], "nodes = ['file:1']");
+        let of = |nodes: &[&str]| Ok::<_, String>(nodes.iter().map(|&node| node.to_owned()).collect::<Vec<_>>());
+        assert_eq!(nodes(&v2, "", ""), of(&["peer:1", "peer:2"]));
+        assert_eq!(nodes(&v2, "", file), of(&["file:1"]));
+        assert_eq!(nodes(&v2, "variable:1", file), of(&["variable:1"]));
+        assert_eq!(nodes(&[v2[0], v2[1], "-node", "flag:1"], "", ""), of(&["flag:1"]));
+        assert_eq!(nodes(&[], "", ""), of(&[names::ENDPOINT]));
+        assert_eq!(nodes(&["-backend", "metad"], "", ""), Err("the backend metad needs -node".to_owned()));
+        assert_eq!(nodes(&["-backend", "env"], "", ""), of(&[]));
+    }
 }

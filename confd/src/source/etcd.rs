@@ -3,7 +3,7 @@
 //! Without watching, the keys of a resource are read in transactions that all show one revision. With it, each range is
 //! listed once and then watched (`mirror.rs`).
 
-use super::mirror::{Ended, Follower, News};
+use super::mirror::{Ended, Failure, Follower, News};
 use super::{Entries, Store, text};
 use crate::resource::covers;
 use api::etcdserverpb::TxnRequest;
@@ -74,7 +74,10 @@ impl Etcd {
                     follower.read(present, BTreeSet::new()).await.map(|_| ())
                 }
                 Update::Events(events) => follower.apply(events.events.into_iter().filter_map(news)).await,
-                Update::Unread(error) => follower.unread(&error.to_string()).await,
+                Update::Unread(error) => {
+                    let is_refused = error.is(api::error::Error::PermissionDenied);
+                    follower.unread(&Failure { error: error.to_string(), is_refused }).await
+                }
                 Update::Lost(error) => {
                     follower.lost(&error.to_string());
                     Ok(())

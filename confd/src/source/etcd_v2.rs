@@ -3,8 +3,8 @@
 //! As in confd 0.16, a key that is not there is an error of who wants it, and a directory without files is none. Watching
 //! keeps a copy of the tree below each range; confd asks for all keys again after each change.
 
-use super::mirror::{Ended, Follower, News};
-use super::{Entries, Store, text};
+use super::mirror::{Ended, Failure, Follower, News};
+use super::{Entries, ReadError, Store, text};
 use crate::template::Text;
 use client::v2::{Change, Client, Error, Event, Get, Node, Options, code};
 use client::{TlsOptions, User};
@@ -65,13 +65,13 @@ impl EtcdV2 {
     }
 
     /// The wanted keys and what is below them.
-    pub(super) async fn read(&self, keys: &[String]) -> Result<Entries, String> {
+    pub(super) async fn read(&self, keys: &[String]) -> Result<Entries, ReadError> {
         let mut entries = Entries::new();
         for key in keys {
             match self.client.get(key, EVERYTHING).await {
                 Ok(response) => add(&response.event.node, &mut entries, &mut BTreeSet::new()),
-                Err(error) if error.is(code::KEY_NOT_FOUND) => return Err(missing(key)),
-                Err(error) => return Err(error.to_string()),
+                Err(error) if error.is(code::KEY_NOT_FOUND) => return Err(ReadError::Known(missing(key))),
+                Err(error) => return Err(error.to_string().into()),
             }
         }
         Ok(entries)
@@ -99,7 +99,7 @@ impl EtcdV2 {
                 response.index
             }
             Err(Error::Answered { code: code::KEY_NOT_FOUND, index, .. }) => index,
-            Err(error) => return Ended::Unread(error.to_string()),
+            Err(error) => return Ended::Unread(Failure { is_refused: is_refused(&error), error: error.to_string() }),
         };
         if let Err(unheard) = follower.read(entries, directories).await {
             return unheard.into();
@@ -121,6 +121,14 @@ impl EtcdV2 {
                 return unheard.into();
             }
         }
+    }
+}
+
+/// True if the server has decided that this client may not read.
+fn is_refused(error: &Error) -> bool {
+    match error {
+        Error::Answered { status, .. } | Error::Refused { status, .. } => (400..500).contains(status),
+        _ => false,
     }
 }
 

@@ -5,9 +5,9 @@
 //! client wait is not asked in a loop. A range that is followed is the prefix of its resources, because metad waits at
 //! objects that `/self` names and not within them.
 
-use super::mirror::{Ended, Follower};
-use super::{Entries, Store, text};
-use crate::template::strconv;
+use super::leaves::Rules;
+use super::mirror::{Ended, Failure, Follower};
+use super::{Entries, Store};
 use client::TlsOptions;
 use client::http::{Answer, Call, Http, HttpError, Server};
 use http::header::{ACCEPT, ETAG, HeaderValue, IF_NONE_MATCH};
@@ -31,8 +31,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest answer.
 const MAX_BODY_BYTES: usize = 256 << 20;
-/// Objects within each other; a parser of JSON takes no more.
-const MAX_DEPTH: usize = 128;
+/// As yunify's confd. A parser of JSON takes no more objects within each other.
+const RULES: Rules = Rules { null: Some("null"), names_elements: true, max_depth: 128 };
+/// Answered without a look at the data.
+const NO_DATA: &str = "/favicon.ico";
 
 /// The proxies, any of which knows all. Clones share which of them is asked.
 #[derive(Clone, Debug)]
@@ -41,6 +43,14 @@ pub(crate) struct Metad {
     /// Never empty.
     servers: Arc<[Server]>,
     current: Arc<AtomicUsize>,
+}
+
+/// What a server is asked.
+#[derive(Clone, Copy)]
+struct Ask<'a> {
+    path: &'a str,
+    is_wait: bool,
+    etag: Option<&'a HeaderValue>,
 }
 
 /// What a server says about a path.
@@ -67,7 +77,8 @@ impl Metad {
     }
 
     /// Asks the server that answered last, and after a failure each of the others once.
-    async fn get(&self, path: &str, etag: Option<&HeaderValue>, limit: Duration) -> Result<Answer, HttpError> {
+    async fn get(&self, ask: Ask<'_>, limit: Duration) -> Result<Answer, HttpError> {
+        let Ask { path, is_wait, etag } = ask;
         let accept = (ACCEPT, HeaderValue::from_static("application/json"));
         let headers = std::iter::once(accept).chain(etag.map(|etag| (IF_NONE_MATCH, etag.clone()))).collect();
         let call = Call { method: Method::GET, path: path.to_owned(), form: None, headers };
@@ -78,10 +89,14 @@ impl Metad {
                 Ok(answer) if !answer.status.is_server_error() => return Ok(answer),
                 other => other,
             };
+            let is_late = matches!(failed, Err(HttpError::Deadline { .. }));
+            if is_late && is_wait {
+                // It had nothing to tell.
+                return failed;
+            }
             at = at.wrapping_add(1);
             // Another call may have moved on meanwhile; either way one that failed is not the next.
             self.current.store(at, Ordering::Relaxed);
-            let is_late = matches!(failed, Err(HttpError::Deadline { .. }));
             if is_late || at.wrapping_sub(first) >= self.servers.len() {
                 return failed;
             }
@@ -95,7 +110,8 @@ impl Metad {
             None => path.to_string(),
         };
         let limit = if wait.is_some() { MAX_WAIT } else { READ_TIMEOUT };
-        let answer = self.get(&path, etag, limit).await.map_err(|error| match error {
+        let ask = Ask { path: &path, is_wait: wait.is_some(), etag };
+        let answer = self.get(ask, limit).await.map_err(|error| match error {
             HttpError::Deadline { .. } if wait.is_some() => SeeError::NothingNew,
             error => SeeError::Failed(error.to_string()),
         })?;
@@ -105,6 +121,7 @@ impl Metad {
             StatusCode::OK => Some(entries(name, &answer.body).map_err(SeeError::Failed)?),
             StatusCode::NOT_FOUND => Some(Entries::new()),
             StatusCode::NOT_MODIFIED => None,
+            StatusCode::TOO_MANY_REQUESTS if wait.is_some() => return Err(SeeError::Full),
             status => return Err(SeeError::Failed(format!("metad response status [{}]", status.as_u16()))),
         };
         Ok(Seen { entries, version, etag })
@@ -117,10 +134,16 @@ impl Metad {
             match self.see(key, None, None).await {
                 Ok(seen) => all.extend(seen.entries.unwrap_or_default()),
                 Err(SeeError::Failed(error)) => return Err(error),
-                Err(SeeError::NothingNew) => {}
+                Err(SeeError::NothingNew | SeeError::Full) => {}
             }
         }
         Ok(all)
+    }
+
+    /// True if a server answers.
+    pub(super) async fn answers(&self) -> bool {
+        let answer = self.get(Ask { path: NO_DATA, is_wait: false, etag: None }, READ_TIMEOUT).await;
+        answer.is_ok_and(|answer| !answer.status.is_server_error())
     }
 
     /// Reads a range, and again whenever the server says that something has changed.
@@ -138,10 +161,18 @@ impl Metad {
                 Ok(seen) => seen,
                 // What came between the last answer and this wait may have been missed.
                 Err(SeeError::NothingNew) => {
-                    wait = None;
+                    (wait, pause) = (None, FIRST_PAUSE);
                     continue;
                 }
-                Err(SeeError::Failed(error)) if wait.is_none() => return Ended::Unread(error),
+                // Until there is room for it, it asks now and then whether anything is new.
+                Err(SeeError::Full) => {
+                    tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+                    (wait, pause) = (None, (pause * 2).min(LONGEST_PAUSE));
+                    continue;
+                }
+                Err(SeeError::Failed(error)) if wait.is_none() => {
+                    return Ended::Unread(Failure { error, is_refused: false });
+                }
                 Err(SeeError::Failed(error)) => return Ended::Lost(error),
             };
             let is_new = match seen.entries {
@@ -151,11 +182,13 @@ impl Metad {
                 },
                 None => false,
             };
-            if is_new || wait.is_none() {
-                pause = FIRST_PAUSE;
-            } else {
-                tokio::time::sleep(pause.saturating_sub(began.elapsed())).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+            if wait.is_some() {
+                if is_new {
+                    pause = FIRST_PAUSE;
+                } else {
+                    tokio::time::sleep(pause.saturating_sub(began.elapsed())).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
             }
             wait = Some(seen.version);
             etag = seen.etag;
@@ -167,6 +200,8 @@ impl Metad {
 enum SeeError {
     /// The time of a wait is over.
     NothingNew,
+    /// The server lets nobody else wait now.
+    Full,
     Failed(String),
 }
 
@@ -176,36 +211,13 @@ fn entries(name: &str, body: &[u8]) -> Result<Entries, String> {
     let value: serde_json::Value = serde_json::from_slice(body)
         .map_err(|error| format!("something that is no JSON, at line {}, column {}", error.line(), error.column()))?;
     let mut entries = Entries::new();
-    flatten(&value, name.trim_end_matches('/'), 0, &mut entries);
-    Ok(entries)
-}
-
-/// As yunify's confd: elements of lists are called by their `name` if they have one.
-fn flatten(value: &serde_json::Value, key: &str, depth: usize, entries: &mut Entries) {
-    use serde_json::Value;
-    let leaf = match value {
-        _ if depth > MAX_DEPTH => return,
-        Value::Object(object) => {
-            return object
-                .iter()
-                .for_each(|(name, value)| flatten(value, &format!("{key}/{name}"), depth + 1, entries));
-        }
-        Value::Array(items) => {
-            return items.iter().enumerate().for_each(|(number, item)| {
-                let name = item.get("name").and_then(Value::as_str).map_or_else(|| number.to_string(), str::to_owned);
-                flatten(item, &format!("{key}/{name}"), depth + 1, entries);
-            });
-        }
-        Value::Null => "null".to_owned(),
-        Value::Bool(truth) => truth.to_string(),
-        Value::String(text) => text.clone(),
-        Value::Number(number) => match number.as_f64() {
-            Some(float) if number.is_f64() => strconv::format_float(float, 'f', None),
-            _ => number.to_string(),
-        },
+    let is_leaf = !value.is_object() && !value.is_array();
+    let key = match name.trim_end_matches('/') {
+        "" if is_leaf => "/",
+        key => key,
     };
-    let key = if key.is_empty() { "/" } else { key };
-    entries.insert(text(key.as_bytes()), text(leaf.as_bytes()));
+    RULES.add(&value, key, &mut entries)?;
+    Ok(entries)
 }
 
 impl From<Metad> for Store {
@@ -217,6 +229,19 @@ impl From<Metad> for Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_wait_without_news_is_no_reason_to_ask_another_server() {
+        // They take connections, and say nothing.
+        let silent = [0; 2].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let nodes = silent.each_ref().map(|silent| silent.local_addr().unwrap().to_string());
+        let metad = Metad::new(&nodes, None).unwrap();
+        for (is_wait, expected) in [(true, 0), (false, 1)] {
+            let asked = metad.get(Ask { path: "/self", is_wait, etag: None }, Duration::from_millis(50)).await;
+            assert!(matches!(asked, Err(HttpError::Deadline { .. })));
+            assert_eq!(metad.current.load(Ordering::Relaxed), expected);
+        }
+    }
 
     #[test]
     fn values_become_keys_as_in_yunifys_confd() {

@@ -2,16 +2,18 @@
 //! follows it, and keeps the [`Mirror`] that resources are rendered from. The store is not asked again, and while it is
 //! away what is known stays. A range that cannot be read concerns its resources alone.
 //!
-//! How a range is read and followed is the store's matter (`etcd.rs`, `etcd_v2.rs`, `metad.rs`); each does it through its
+//! How a range is read and followed is the store's matter (`etcd.rs`, `etcd_v2.rs`, `metad.rs`, `kubernetes.rs`); each does it through its
 //! [`Follower`].
 
 use super::{Change, Entries, Store};
 use crate::resource::Resource;
 use crate::template::Text;
+use prometheus::IntCounter;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -24,6 +26,8 @@ const CHANGES: usize = 1024;
 /// After a range could not be read.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A store that was followed for so long did well, with news or without.
+const STEADY: Duration = Duration::from_secs(10);
 /// Longest time that ranges which are new after a hangup may take before the others are followed again.
 const SETTLING: Duration = Duration::from_secs(5);
 
@@ -33,6 +37,8 @@ pub(crate) struct Followed {
     mirror: Arc<Mutex<Mirror>>,
     sender: mpsc::Sender<Change>,
     changes: mpsc::Receiver<Change>,
+    /// Reads that failed, and watches that were lost.
+    errors: IntCounter,
     /// One for each range that is followed; it is ended when this is dropped.
     tasks: BTreeMap<String, JoinSet<()>>,
 }
@@ -45,6 +51,8 @@ struct Mirror {
     directories: BTreeSet<Text>,
     /// Ranges that have not been read yet, with what the last try said.
     unread: BTreeMap<String, Option<String>>,
+    /// Parts of these that were read when the ranges were others, and hold until their range is read.
+    known: BTreeSet<String>,
     is_followed: bool,
 }
 
@@ -57,12 +65,36 @@ impl Mirror {
     /// An error if some of these keys are in a range that has not been read yet.
     fn is_read(&self, keys: &[String]) -> Result<(), String> {
         // There are few ranges.
+        let is_known = |key: &&String| self.known.iter().any(|range| is_in(range, key.as_bytes()));
         let unread = |key: &String| self.unread.iter().find(|(range, _)| is_in(range, key.as_bytes()));
-        match keys.iter().find_map(unread) {
+        match keys.iter().filter(|key| !is_known(key)).find_map(unread) {
             Some((range, Some(error))) => Err(format!("the keys of {range} have not been read yet: {error}")),
             Some((range, None)) => Err(format!("the keys of {range} have not been read yet")),
             None => Ok(()),
         }
+    }
+
+    /// Lets other ranges be followed than before. Those that are followed already are `followed`, and what was read of the
+    /// others is known as long as it belongs to one that is new.
+    fn change_ranges(&mut self, ranges: &BTreeSet<String>, followed: impl Fn(&String) -> bool, old: BTreeSet<String>) {
+        let was_read: BTreeSet<String> = old.into_iter().filter(|range| !self.unread.contains_key(range)).collect();
+        let was_known: BTreeSet<String> = std::mem::take(&mut self.known).into_iter().chain(was_read).collect();
+        self.unread.retain(|range, _| ranges.contains(range));
+        self.unread.extend(ranges.iter().filter(|&range| !followed(range)).map(|range| (range.clone(), None)));
+        // Of two ranges one begins with the other, or they have nothing in common.
+        let common = |new: &String, old: &String| match (old.starts_with(new), new.starts_with(old)) {
+            (true, _) => Some(old.clone()),
+            (_, true) => Some(new.clone()),
+            _ => None,
+        };
+        self.known = self.unread.keys().flat_map(|new| was_known.iter().filter_map(|old| common(new, old))).collect();
+        self.entries.retain(|key, _| ranges.iter().any(|range| is_in(range, key)));
+        self.directories.retain(|key| ranges.iter().any(|range| is_in(range, key)));
+    }
+
+    /// What was known of a range does not hold any more.
+    fn forget_known(&mut self, range: &str) {
+        self.known.retain(|known| !known.starts_with(range));
     }
 
     /// True if every range was read or could not be.
@@ -78,6 +110,34 @@ impl Mirror {
             || self.entries.contains_key(key.as_bytes())
             || self.directories.contains(key.as_bytes())
             || starts(super::from(&self.entries, below.as_bytes()).next().map(|(key, _)| key))
+    }
+
+    /// Puts what was read of a range, or of a directory in one, in the place of what was known. The keys and directories
+    /// that differ.
+    fn replace(&mut self, range: &str, present: Entries, directories: BTreeSet<Text>) -> BTreeSet<Text> {
+        let mut changed = BTreeSet::new();
+        let first = range.trim_end_matches('/');
+        let known: Vec<Text> = super::from(&self.entries, first.as_bytes())
+            .map(|(key, _)| key.clone())
+            .take_while(|key| key.starts_with(first.as_bytes()))
+            .filter(|key| is_in(range, key) && !present.contains_key(key))
+            .collect();
+        for key in known {
+            self.entries.remove(&key);
+            changed.insert(key);
+        }
+        for (key, value) in present {
+            if self.entries.get(&key) != Some(&value) {
+                self.entries.insert(key.clone(), value);
+                changed.insert(key);
+            }
+        }
+        // A directory is news, too, to who waits for it.
+        let known: BTreeSet<Text> = self.directories.iter().filter(|key| is_in(range, key)).cloned().collect();
+        changed.extend(known.symmetric_difference(&directories).cloned());
+        self.directories.retain(|key| !known.contains(key));
+        self.directories.extend(directories);
+        changed
     }
 
     /// Forgets a key and everything below it. The keys that are gone.
@@ -111,9 +171,9 @@ fn locked(mirror: &Mutex<Mirror>) -> MutexGuard<'_, Mirror> {
 }
 
 impl Followed {
-    pub(super) fn new(store: Store) -> Self {
+    pub(super) fn new(store: Store, errors: IntCounter) -> Self {
         let (sender, changes) = mpsc::channel(CHANGES);
-        Self { store, mirror: Arc::default(), sender, changes, tasks: BTreeMap::new() }
+        Self { store, mirror: Arc::default(), sender, changes, errors, tasks: BTreeMap::new() }
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -141,6 +201,7 @@ impl Followed {
     pub(super) async fn follow(&mut self, resources: &[Resource]) {
         let max = if self.store.has_user() { MAX_RANGES_OF_A_USER } else { MAX_RANGES };
         let ranges = ranges(self.store.starts(resources), max);
+        let before: BTreeSet<String> = self.tasks.keys().cloned().collect();
         let old: Vec<String> = self.tasks.keys().filter(|range| !ranges.contains(*range)).cloned().collect();
         for range in old {
             if let Some(mut task) = self.tasks.remove(&range) {
@@ -149,18 +210,13 @@ impl Followed {
         }
         let is_first = {
             let mut mirror = locked(&self.mirror);
-            mirror.unread.retain(|range, _| ranges.contains(range));
-            let is_followed = |range: &String| self.tasks.contains_key(range);
-            mirror.unread.extend(ranges.iter().filter(|&range| !is_followed(range)).map(|range| (range.clone(), None)));
-            mirror.entries.retain(|key, _| ranges.iter().any(|range| is_in(range, key)));
-            mirror.directories.retain(|key| ranges.iter().any(|range| is_in(range, key)));
+            mirror.change_ranges(&ranges, |range| self.tasks.contains_key(range), before);
             !std::mem::replace(&mut mirror.is_followed, true)
         };
         for range in &ranges {
             if !self.tasks.contains_key(range) {
-                let follower = Follower::new(range.clone(), self.mirror.clone(), self.sender.clone());
                 let mut task = JoinSet::new();
-                task.spawn(follower.run(self.store.clone()));
+                task.spawn(self.follower(range).run(self.store.clone()));
                 self.tasks.insert(range.clone(), task);
             }
         }
@@ -180,6 +236,16 @@ impl Followed {
         }
     }
 
+    fn follower(&self, range: &str) -> Follower {
+        Follower {
+            range: range.to_owned(),
+            mirror: self.mirror.clone(),
+            changes: self.sender.clone(),
+            errors: self.errors.clone(),
+            told: AtomicUsize::new(0),
+        }
+    }
+
     pub(super) async fn changed(&mut self) -> Change {
         match self.changes.recv().await {
             Some(change) => merged(change, &mut self.changes),
@@ -194,7 +260,7 @@ fn merged(first: Change, changes: &mut mpsc::Receiver<Change>) -> Change {
     let Change::Keys(mut keys) = first else { return first };
     for _ in 0..CHANGES {
         match changes.try_recv() {
-            Ok(Change::Keys(more)) => keys.extend(more),
+            Ok(Change::Keys(mut more)) => keys.append(&mut more),
             Ok(Change::Everything) => return Change::Everything,
             Err(_) => break,
         }
@@ -237,11 +303,18 @@ fn ranges(mut ranges: BTreeSet<String>, max: usize) -> BTreeSet<String> {
 /// Why a range is not followed any more.
 pub(super) enum Ended {
     /// It could not be read.
-    Unread(String),
+    Unread(Failure),
     /// It was read, and what came next is not known.
     Lost(String),
     /// Nobody listens.
     Unheard,
+}
+
+/// Why a range could not be read.
+pub(super) struct Failure {
+    pub(super) error: String,
+    /// True if the store has decided so, and another try would not help.
+    pub(super) is_refused: bool,
 }
 
 /// Nobody listens any more.
@@ -270,24 +343,28 @@ pub(super) struct Follower {
     pub(super) range: String,
     mirror: Arc<Mutex<Mirror>>,
     changes: mpsc::Sender<Change>,
+    errors: IntCounter,
+    /// What the store has told since it is followed.
+    told: AtomicUsize,
 }
 
 impl Follower {
-    fn new(range: String, mirror: Arc<Mutex<Mirror>>, changes: mpsc::Sender<Change>) -> Self {
-        Self { range, mirror, changes }
-    }
-
     async fn run(self, store: Store) {
         let mut pause = FIRST_PAUSE;
         loop {
+            let began = Instant::now();
+            self.told.store(0, Ordering::Relaxed);
             match store.follow(&self).await {
                 Ended::Unheard => return,
                 Ended::Lost(error) => {
-                    pause = FIRST_PAUSE;
+                    // More than the keys: a store that can be read and not be waited for would be read in a loop.
+                    if self.told.load(Ordering::Relaxed) > 1 || began.elapsed() >= STEADY {
+                        pause = FIRST_PAUSE;
+                    }
                     self.lost(&error);
                 }
-                Ended::Unread(error) => {
-                    if self.unread(&error).await.is_err() {
+                Ended::Unread(failure) => {
+                    if self.unread(&failure).await.is_err() {
                         return;
                     }
                 }
@@ -301,15 +378,24 @@ impl Follower {
     ///
     /// # Errors
     /// Nobody listens.
-    pub(super) async fn unread(&self, error: &str) -> Result<(), Unheard> {
-        tracing::error!("{}: {error}", self.range);
+    pub(super) async fn unread(&self, failure: &Failure) -> Result<(), Unheard> {
+        tracing::error!("{}: {}", self.range, failure.error);
+        self.errors.inc();
         // Somebody may wait for the first try.
-        if self.note(error) { self.tell(Change::Keys(Vec::new())).await } else { Ok(()) }
+        if self.note(failure) { self.tell(Change::Keys(BTreeSet::new())).await } else { Ok(()) }
     }
 
     /// Says that it is not known what came next.
     pub(super) fn lost(&self, error: &str) {
         tracing::warn!("{}: {error}; reading the keys again", self.range);
+        self.errors.inc();
+    }
+
+    /// Says that following was interrupted, and goes on by itself.
+    #[cfg(feature = "kubernetes")]
+    pub(super) fn interrupted(&self, error: &str) {
+        tracing::warn!("{}: {error}; trying again", self.range);
+        self.errors.inc();
     }
 
     async fn tell(&self, change: Change) -> Result<(), Unheard> {
@@ -317,10 +403,13 @@ impl Follower {
     }
 
     /// Notes why the range cannot be read, if it never was. True at the first time.
-    fn note(&self, error: &str) -> bool {
+    fn note(&self, Failure { error, is_refused }: &Failure) -> bool {
         let mut mirror = locked(&self.mirror);
+        if *is_refused {
+            mirror.forget_known(&self.range);
+        }
         let Some(reason) = mirror.unread.get_mut(&self.range) else { return false };
-        reason.replace(error.to_owned()).is_none()
+        reason.replace(error.clone()).is_none()
     }
 
     /// Puts what was read in the place of what was known, and tells of it. False if it is the same.
@@ -328,8 +417,9 @@ impl Follower {
     /// # Errors
     /// Nobody listens.
     pub(super) async fn read(&self, present: Entries, directories: BTreeSet<Text>) -> Result<bool, Unheard> {
+        self.told.fetch_add(1, Ordering::Relaxed);
         let changed = self.replace(present, directories);
-        if changed == Change::Keys(Vec::new()) {
+        if changed == Change::Keys(BTreeSet::new()) {
             return Ok(false);
         }
         self.tell(changed).await?;
@@ -340,32 +430,25 @@ impl Follower {
     /// for it.
     fn replace(&self, present: Entries, directories: BTreeSet<Text>) -> Change {
         let mut mirror = locked(&self.mirror);
-        let mut changed = Vec::new();
-        let first = self.range.trim_end_matches('/');
-        let known: Vec<Text> = super::from(&mirror.entries, first.as_bytes())
-            .map(|(key, _)| key.clone())
-            .take_while(|key| key.starts_with(first.as_bytes()))
-            .filter(|key| is_in(&self.range, key) && !present.contains_key(key))
-            .collect();
-        for key in known {
-            mirror.entries.remove(&key);
-            changed.push(key);
-        }
-        for (key, value) in present {
-            if mirror.entries.get(&key) != Some(&value) {
-                mirror.entries.insert(key.clone(), value);
-                changed.push(key);
-            }
-        }
-        // A directory is news, too, to who waits for it.
-        let known: BTreeSet<Text> = mirror.directories.iter().filter(|key| is_in(&self.range, key)).cloned().collect();
-        changed.extend(known.symmetric_difference(&directories).cloned());
-        mirror.directories.retain(|key| !known.contains(key));
-        mirror.directories.extend(directories);
+        let changed = mirror.replace(&self.range, present, directories);
         match mirror.unread.remove(&self.range) {
-            Some(_) => Change::Everything,
+            Some(_) => {
+                mirror.forget_known(&self.range);
+                Change::Everything
+            }
             None => Change::Keys(changed),
         }
+    }
+
+    /// Puts what was read of a directory in the range in the place of what was known, and tells of what differs.
+    ///
+    /// # Errors
+    /// Nobody listens.
+    #[cfg(feature = "kubernetes")]
+    pub(super) async fn read_part(&self, directory: &str, present: Entries) -> Result<(), Unheard> {
+        self.told.fetch_add(1, Ordering::Relaxed);
+        let changed = locked(&self.mirror).replace(directory, present, BTreeSet::new());
+        if changed.is_empty() { Ok(()) } else { self.tell(Change::Keys(changed)).await }
     }
 
     /// Takes what happened to the range, and tells of it.
@@ -373,29 +456,30 @@ impl Follower {
     /// # Errors
     /// Nobody listens.
     pub(super) async fn apply(&self, news: impl IntoIterator<Item = News>) -> Result<(), Unheard> {
-        let mut changed = Vec::new();
+        self.told.fetch_add(1, Ordering::Relaxed);
+        let mut changed = BTreeSet::new();
         {
             let mut mirror = locked(&self.mirror);
             for news in news {
                 match news {
                     News::Put(key, value) => {
                         mirror.entries.insert(key.clone(), value);
-                        changed.push(key);
+                        changed.insert(key);
                     }
                     News::Deleted(key) => {
                         mirror.entries.remove(&key);
-                        changed.push(key);
+                        changed.insert(key);
                     }
                     News::Directory(key) => {
                         if mirror.entries.remove(&key).is_some() || !mirror.directories.contains(&key) {
-                            changed.push(key.clone());
+                            changed.insert(key.clone());
                             mirror.directories.insert(key);
                         }
                     }
                     News::AllDeleted(key) => {
                         changed.extend(mirror.remove(&key));
                         // Whoever wants the directory has to hear that it is gone.
-                        changed.push(key);
+                        changed.insert(key);
                     }
                 }
             }

@@ -5,6 +5,9 @@ mod env;
 mod etcd;
 mod etcd_v2;
 mod file;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
+mod leaves;
 mod metad;
 mod mirror;
 
@@ -12,7 +15,9 @@ use crate::keys::Keys;
 use crate::resource::{Resource, covers};
 use crate::settings::{Backend, Settings};
 use crate::template::Text;
+use prometheus::IntCounter;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
 /// All keys of a store that anybody wants, with their values.
@@ -32,24 +37,34 @@ pub(crate) enum Store {
     V3(etcd::Etcd),
     V2(etcd_v2::EtcdV2),
     Metad(metad::Metad),
+    #[cfg(feature = "kubernetes")]
+    Kubernetes(kubernetes::Kubernetes),
 }
 
 impl Store {
-    fn open(settings: &Settings) -> Result<Self, String> {
+    #[cfg_attr(
+        not(feature = "kubernetes"),
+        expect(clippy::unused_async, reason = "only Kubernetes is asked for at once")
+    )]
+    async fn open(settings: &Settings) -> Result<Self, String> {
         let (nodes, tls, user) = (&settings.nodes, settings.tls.clone(), settings.user.clone());
         Ok(match settings.backend {
             Backend::EtcdV2 => etcd_v2::EtcdV2::new(nodes, tls, user)?.into(),
             Backend::Metad => metad::Metad::new(nodes, tls)?.into(),
+            #[cfg(feature = "kubernetes")]
+            Backend::Kubernetes => kubernetes::Kubernetes::new(nodes, tls).await?.into(),
             Backend::Etcd | Backend::Env | Backend::File => etcd::Etcd::new(nodes, tls, user)?.into(),
         })
     }
 
     /// The wanted keys and what is below them.
-    async fn read(&self, keys: &[String]) -> Result<Entries, String> {
+    async fn read(&self, keys: &[String]) -> Result<Entries, ReadError> {
         match self {
-            Self::V3(etcd) => etcd.read(keys).await,
+            Self::V3(etcd) => Ok(etcd.read(keys).await?),
             Self::V2(etcd) => etcd.read(keys).await,
-            Self::Metad(metad) => metad.read(keys).await,
+            Self::Metad(metad) => Ok(metad.read(keys).await?),
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(kubernetes) => Ok(kubernetes.read(keys).await?),
         }
     }
 
@@ -59,6 +74,8 @@ impl Store {
             Self::V3(etcd) => etcd.follow(follower).await,
             Self::V2(etcd) => etcd.follow(follower).await,
             Self::Metad(metad) => metad.follow(follower).await,
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(kubernetes) => kubernetes.follow(follower).await,
         }
     }
 
@@ -69,6 +86,8 @@ impl Store {
         match self {
             Self::V3(_) => keys.cloned().collect(),
             Self::V2(_) => keys.map(directory).collect(),
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(_) => keys.filter_map(|key| kubernetes::range(key).ok()).collect(),
             Self::Metad(_) => {
                 let starts = |resource: &Resource| match resource.prefix.as_str() {
                     "/" => resource.keys.iter().map(directory).collect(),
@@ -87,6 +106,9 @@ impl Store {
             Self::V2(etcd) => etcd.has_user,
             // Most of its ranges are the one that everything begins with.
             Self::Metad(_) => false,
+            // A role names objects.
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(_) => true,
         }
     }
 
@@ -95,7 +117,24 @@ impl Store {
         match self {
             Self::V2(_) => Some(etcd_v2::missing(key)),
             Self::V3(_) | Self::Metad(_) => None,
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(_) => None,
         }
+    }
+}
+
+/// Why a resource cannot have its keys.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ReadError {
+    /// The store or a file was asked, and could not be read.
+    Failed(String),
+    /// The store has no such key, or it was told before that it cannot be read.
+    Known(String),
+}
+
+impl From<String> for ReadError {
+    fn from(error: String) -> Self {
+        Self::Failed(error)
     }
 }
 
@@ -115,10 +154,25 @@ impl Prober {
             match &self.store {
                 Store::V3(etcd) => etcd.answers(&self.key).await,
                 Store::V2(etcd) => etcd.answers(&self.key).await,
-                Store::Metad(metad) => metad.read(std::slice::from_ref(&self.key)).await.is_ok(),
+                Store::Metad(metad) => metad.answers().await,
+                #[cfg(feature = "kubernetes")]
+                Store::Kubernetes(kubernetes) => kubernetes.answers().await,
             }
         };
         tokio::time::timeout(PROBE_TIMEOUT, answers).await.unwrap_or(false)
+    }
+}
+
+/// Refuses a key that a backend can have nothing for. Among the keys that are followed it would be a range around those of
+/// others, which cannot be read.
+///
+/// # Errors
+/// What such a key has to be.
+pub(crate) fn check_key(backend: Backend, key: &str) -> Result<(), String> {
+    match (backend, key) {
+        #[cfg(feature = "kubernetes")]
+        (Backend::Kubernetes, key) => kubernetes::range(key).map(drop),
+        (Backend::Etcd | Backend::EtcdV2 | Backend::Metad | Backend::Env | Backend::File, _) => Ok(()),
     }
 }
 
@@ -130,7 +184,7 @@ fn text(bytes: &[u8]) -> Text {
 /// Which keys have other values than before.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    Keys(Vec<Text>),
+    Keys(BTreeSet<Text>),
     /// Any may have changed.
     Everything,
 }
@@ -139,23 +193,29 @@ impl Change {
     pub(crate) fn concerns(&self, resource: &Resource) -> bool {
         match self {
             Self::Everything => true,
-            Self::Keys(keys) => keys.iter().any(|key| resource.wants(key)),
+            Self::Keys(keys) => resource.keys.iter().any(|wanted| {
+                let below = below(wanted);
+                let next = keys.range::<[u8], _>((Bound::Included(below.as_bytes()), Bound::Unbounded)).next();
+                keys.contains(wanted.as_bytes()) || next.is_some_and(|key| key.starts_with(below.as_bytes()))
+            }),
         }
     }
 }
 
 impl Source {
-    /// Opens a source. Nothing is asked yet. Must be called in a tokio runtime.
+    /// Opens a source, which counts the errors of what it does by itself. Nothing is asked yet. Must be called in a tokio runtime.
     ///
     /// # Errors
     /// If the settings cannot be right, like certificates that are not there.
-    pub(crate) fn open(settings: &Settings, environment: &BTreeMap<String, String>) -> Result<Self, String> {
+    pub(crate) async fn open(
+        settings: &Settings,
+        environment: &BTreeMap<String, String>,
+        errors: IntCounter,
+    ) -> Result<Self, String> {
         Ok(match settings.backend {
             Backend::Env => Self::Env(env::Env::new(environment)),
             Backend::File => Self::File(file::Files::new(settings.files.clone(), &settings.filter)?),
-            Backend::Etcd | Backend::EtcdV2 | Backend::Metad => {
-                Self::Followed(Box::new(mirror::Followed::new(Store::open(settings)?)))
-            }
+            _ => Self::Followed(Box::new(mirror::Followed::new(Store::open(settings).await?, errors))),
         })
     }
 
@@ -163,16 +223,15 @@ impl Source {
     ///
     /// # Errors
     /// The store's, or the file's.
-    pub(crate) async fn read(&self, resource: &Resource) -> Result<Keys, String> {
+    pub(crate) async fn read(&self, resource: &Resource) -> Result<Keys, ReadError> {
         match self {
             Self::Env(env) => Ok(select(env.entries(&resource.keys), resource)),
             Self::File(files) => Ok(select_by_prefix(files.read().await?.as_ref(), resource)),
             Self::Followed(followed) => {
-                let named = |error: String| format!("{}: {error}", resource.path.display());
                 if let Some(keys) = followed.mirrored(&resource.keys, |entries| select_ranges(entries, resource)) {
-                    return keys.map_err(named);
+                    return keys.map_err(ReadError::Known);
                 }
-                let entries = followed.store().read(&resource.keys).await.map_err(named)?;
+                let entries = followed.store().read(&resource.keys).await?;
                 Ok(select_ranges(&entries, resource))
             }
         }
@@ -198,7 +257,7 @@ impl Source {
     pub(crate) async fn follow(&mut self, resources: &[Resource]) {
         match self {
             Self::Env(_) => {}
-            Self::File(files) => files.follow(),
+            Self::File(files) => files.follow().await,
             Self::Followed(followed) => followed.follow(resources).await,
         }
     }
@@ -245,7 +304,7 @@ fn select_ranges(entries: &Entries, resource: &Resource) -> Keys {
         if let Some((key, value)) = entries.get_key_value(wanted.as_bytes()) {
             keys.insert_below(prefix_of(resource), key, value.clone());
         }
-        let below = if wanted == "/" { wanted.clone() } else { format!("{wanted}/") };
+        let below = below(wanted);
         for (key, value) in from(entries, below.as_bytes()).take_while(|(key, _)| key.starts_with(below.as_bytes())) {
             debug_assert!(covers(wanted, key));
             keys.insert_below(prefix_of(resource), key, value.clone());
@@ -254,6 +313,30 @@ fn select_ranges(entries: &Entries, resource: &Resource) -> Keys {
     keys
 }
 
+/// What keys below a wanted one begin with.
+fn below(wanted: &str) -> String {
+    if wanted == "/" { wanted.to_owned() } else { format!("{wanted}/") }
+}
+
 fn from<'e>(entries: &'e Entries, first: &[u8]) -> impl Iterator<Item = (&'e Text, &'e Text)> + use<'e> {
-    entries.range::<[u8], _>((std::ops::Bound::Included(first), std::ops::Bound::Unbounded))
+    entries.range::<[u8], _>((Bound::Included(first), Bound::Unbounded))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_concerns_who_wants_a_key_of_it() {
+        let keys = ["/a", "/a/b", "/a-b", "/ab", "/c/d/e", "x"];
+        for changed in (0..1 << keys.len()).map(|which: usize| (0..keys.len()).filter(move |at| which >> at & 1 == 1)) {
+            let changed: BTreeSet<Text> = changed.map(|at| text(keys[at].as_bytes())).collect();
+            for wanted in ["/", "/a", "/a/b", "/a-", "/c", "/c/d", "/c/d/e", "/c/d/e/f", "/b"] {
+                let resource = Resource::for_tests(&[wanted]);
+                let expected = changed.iter().any(|key| resource.wants(key));
+                assert_eq!(Change::Keys(changed.clone()).concerns(&resource), expected, "{wanted} {changed:?}");
+            }
+        }
+        assert!(Change::Everything.concerns(&Resource::for_tests(&[])));
+    }
 }

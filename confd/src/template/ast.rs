@@ -1,8 +1,8 @@
 //! The tree of a template. Every node can write itself as source again, the way Go shows it in errors.
 
 use super::function::Function;
-use super::strconv;
 use super::value::Text;
+use go::strconv;
 use std::fmt::{self, Display, Formatter, Write as _};
 use std::sync::Arc;
 

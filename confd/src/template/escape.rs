@@ -1,6 +1,6 @@
 //! Text for HTML, JavaScript and URLs, with Go's choice of what to escape.
 
-use super::unicode;
+use go::unicode;
 
 pub(super) fn html(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());

@@ -5,7 +5,8 @@
 
 use super::ast::{Action, Block, Branch, Call, Command, Expr, ExprKind, Node, Number, Pipe, Pos};
 use super::value::{MAP, Value};
-use super::{Limits, RenderError, Template, lex, print, strconv};
+use super::{Limits, RenderError, Template, lex, print};
+use go::strconv;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Instant;

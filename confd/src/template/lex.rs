@@ -3,7 +3,7 @@
 //! Text outside of actions is one token, already without the white space that a trim marker takes away. Inside of
 //! actions white space is a token, because it separates arguments.
 
-use super::unicode;
+use go::{strconv, unicode};
 
 /// Kinds of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -385,7 +385,7 @@ impl<'s> Lexer<'s> {
     }
 
     fn bad_number(&mut self) -> Token<'s> {
-        let text = super::strconv::quote(&self.source[self.start..self.pos]);
+        let text = strconv::quote(&self.source[self.start..self.pos]);
         self.fail(format!("bad number syntax: {text}"))
     }
 

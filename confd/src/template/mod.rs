@@ -5,8 +5,8 @@
 //! - `lex.rs` and `parse.rs` make a tree (`ast.rs`) of the source. Functions are looked up here, once.
 //! - `eval.rs` walks the tree; `call.rs` evaluates arguments by the rules of Go's reflection.
 //! - [`Value`] is what a template computes with. [`Function`] and [`Object`] are what others give it.
-//! - `builtins.rs`, `compare.rs` and `escape.rs` are the functions that every template has; `print/` is Go's `fmt`,
-//!   `strconv.rs` its `strconv`.
+//! - `builtins.rs`, `compare.rs` and `escape.rs` are the functions that every template has; `print/` is Go's `fmt`.
+//!   `go` has its `strconv`.
 //!
 //! The language is that of Go 1.27: `{{else with}}`, `{{range 3}}` and the newer error texts included.
 //!
@@ -24,8 +24,6 @@ mod lex;
 mod number;
 mod parse;
 mod print;
-pub mod strconv;
-mod unicode;
 mod value;
 
 use ast::Delims;

@@ -1,7 +1,7 @@
 //! Literal numbers, which take their type from their text and from where they are used.
 
 use super::ast::Number;
-use super::strconv::{self, Piece};
+use go::strconv::{self, Piece};
 
 /// `'a'`
 pub(super) fn character(literal: &[u8]) -> Result<Number, String> {
@@ -58,8 +58,8 @@ pub(super) fn number(literal: &[u8]) -> Result<Number, String> {
         return Ok(with_complex(text, 0.0, imaginary));
     }
     let mut number = Number { text, ..Number::default() };
-    let uint = strconv::parse_uint_any_base(literal).ok();
-    number.int = strconv::parse_int_any_base(literal).ok();
+    let uint = strconv::parse_uint(literal, 0).ok();
+    number.int = strconv::parse_int(literal, 0).ok();
     number.is_uint = uint.is_some() || number.int == Some(0);
     if let Some(int) = number.int {
         number.float = Some(int as f64);

@@ -4,8 +4,9 @@ use super::ast::{Action, Block, Branch, Call, Command, Delims, Expr, ExprKind, N
 use super::builtins;
 use super::function::{Function, Functions};
 use super::lex::{Keyword, Kind, Lexer, Token};
+use super::number;
 use super::value::Text;
-use super::{number, strconv, unicode};
+use go::{strconv, unicode};
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -8,10 +8,11 @@ use std::process::{Command, Stdio};
 
 /// A program that notes its start with what the file says then, each signal, and ends when it is asked to with 7.
 const PROGRAM: &str = "
-echo start $(cat $B/out/a) >> $B/events
 trap 'echo hup $(cat $B/out/a) >> $B/events' HUP
 trap 'echo usr1 >> $B/events' USR1
+trap 'echo usr2 >> $B/events; exit 9' USR2
 trap 'echo term >> $B/events; exit 7' TERM
+echo start $(cat $B/out/a) >> $B/events
 while true; do sleep 0.05; done
 ";
 
@@ -57,8 +58,9 @@ fn a_program_starts_with_its_file_and_is_started_again_for_another() -> Result<(
     data(&site, "two")?;
     until_events(&site, &["start one", "usr1", "term", "start two"])?;
     // A hangup is confd's own: it reads its resources, and nothing has changed.
+    site.resource("b", "b", "keys = ['/a']\nreload_cmd = 'true'")?;
     running.signal("HUP")?;
-    until("the hangup", || running.log().contains("Captured hangup"))?;
+    until("the round after the hangup", || read(&site.out("b")) == "b")?;
     running.signal("TERM")?;
     let status = running.wait()?;
     ensure!(events(&site) == ["start one", "usr1", "term", "start two", "term"], "{:?}", events(&site));
@@ -114,12 +116,15 @@ fn the_end_of_a_program_is_that_of_confd() -> Result<()> {
     }
     // One that does not want to end is killed; one that the signal ends was asked to.
     for (program, flags, code) in [
-        ("trap '' TERM; while true; do sleep 0.05; done", &["-exec-kill-timeout", "200ms"][..], 137),
-        ("exec sleep 1000", &[], 0),
+        (
+            "trap '' TERM; echo x > $B/events; while true; do sleep 0.05; done",
+            &["-exec-kill-timeout", "200ms"][..],
+            137,
+        ),
+        ("echo x > $B/events; exec sleep 1000", &[], 0),
     ] {
         let site = site()?;
-        let program = format!("echo x > $B/events; {program}");
-        let mut running = Running::start(&mut command(&site, &[flags, &["-exec", &program]].concat(), &[]))?;
+        let mut running = Running::start(&mut command(&site, &[flags, &["-exec", program]].concat(), &[]))?;
         until_events(&site, &["x"])?;
         running.signal("TERM")?;
         ensure!(running.wait()?.code() == Some(code), "{program}: {}", running.log());
@@ -142,6 +147,50 @@ fn a_program_whose_files_have_reload_commands_is_left_alone() -> Result<()> {
     until_events(&site, &["reload", "start one", "reload"])?;
     running.signal("TERM")?;
     ensure!(running.wait()?.code() == Some(7));
+    Ok(())
+}
+
+/// A round that is under way, in which a file of the program has changed, and a reload that goes on until there is a gate.
+fn in_a_round(site: &Site) -> Result<(Running, impl Fn() -> Result<()>)> {
+    let gate = site.path("gate");
+    fs::write(&gate, "")?;
+    let wait = "echo reload >> $B/events; until test -e $B/gate; do sleep 0.05; done";
+    site.resource(
+        "b",
+        "{{getv \"/a\"}}",
+        &format!("keys = ['/a']\nreload_cmd = '{wait}'\nreload_cmd_timeout = '10m'"),
+    )?;
+    let script = site.path("program.sh").display().to_string();
+    let running = Running::start(&mut command(site, &[], &["--", "sh", &script]))?;
+    until_events(site, &["reload", "start one"])?;
+    fs::remove_file(&gate)?;
+    data(site, "two")?;
+    until_events(site, &["reload", "start one", "reload"])?;
+    Ok((running, move || Ok(fs::write(&gate, "")?)))
+}
+
+#[test]
+fn a_program_gets_its_signals_in_a_round_too() -> Result<()> {
+    let site = site()?;
+    let (mut running, open) = in_a_round(&site)?;
+    running.signal("USR1")?;
+    until_events(&site, &["reload", "start one", "reload", "usr1"])?;
+    running.signal("TERM")?;
+    until_events(&site, &["reload", "start one", "reload", "usr1", "term"])?;
+    open()?;
+    ensure!(running.wait()?.code() == Some(7), "{}", running.log());
+    Ok(())
+}
+
+#[test]
+fn a_program_that_ends_in_a_round_is_not_started_again() -> Result<()> {
+    let site = site()?;
+    let (mut running, open) = in_a_round(&site)?;
+    running.signal("USR2")?;
+    until("the end of the program", || running.log().contains("the program has ended: exit status: 9"))?;
+    open()?;
+    ensure!(running.wait()?.code() == Some(9), "{}", running.log());
+    ensure!(events(&site) == ["reload", "start one", "reload", "usr2"], "{:?}", events(&site));
     Ok(())
 }
 
@@ -192,7 +241,7 @@ fn processes_without_a_parent_are_taken_note_of() -> Result<()> {
     fs::write(site.path("reaped.sh"), program)?;
     let confd = command(&site, &["-exec-reload-signal", "none", "-log-level", "debug"], &["--", "sh"]);
     let mut unshare = Command::new("unshare");
-    unshare.args(["--pid", "--fork", "--mount-proc"]).arg(confd.get_program()).args(confd.get_args());
+    unshare.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).arg(confd.get_program()).args(confd.get_args());
     unshare.arg(site.path("reaped.sh")).env("B", site.directory()).stdin(Stdio::null());
     let mut running = Running::start(&mut unshare)?;
     let zombies = || read(&site.path("zombies"));

@@ -1,11 +1,11 @@
 //! From resources to files: what is written, what runs, what is told.
 
 use crate::site::{Running, Site, read, text, until};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 #[test]
@@ -107,17 +107,17 @@ fn bad_flags_and_what_is_not_there_are_told() -> Result<()> {
         (
             &["-backend", "consul"],
             1,
-            "the backend \"consul\" is not here; there are etcdv3, etcd (the v2 API), metad, env and file",
+            "the backend \"consul\" is not here; there are etcdv3, etcd (the v2 API), metad, kubernetes, env and file",
         ),
         (
             &["-backend", "envv"],
             1,
-            "Invalid backend \"envv\": there are etcdv3, etcd (the v2 API), metad, env and file; did you mean \"env\"?",
+            "Invalid backend \"envv\": there are etcdv3, etcd (the v2 API), metad, kubernetes, env and file; did you mean \"env\"?",
         ),
         (
             &["-table", "x"],
             1,
-            "-table: it belongs to a backend that is not here; there are etcdv3, etcd (the v2 API), metad, env and file",
+            "-table: it belongs to a backend that is not here; there are etcdv3, etcd (the v2 API), metad, kubernetes, env and file",
         ),
         (&["-interval", "0"], 1, "-interval is \"0\": it is a number of seconds, at least 1"),
         (&["-diff"], 1, "-diff goes with -noop"),
@@ -186,6 +186,173 @@ fn check_names_file_line_and_remedy() -> Result<()> {
 }
 
 #[test]
+fn messages_name_the_resource_and_the_remedy() -> Result<()> {
+    let site = Site::new()?;
+    let keys = "keys = ['/a']";
+    site.resource("template", "{{getv \"/nope\"}}", keys)?;
+    site.resource("check", "a", &format!("{keys}\ncheck_cmd = 'exit 3'"))?;
+    site.resource("reload", "a", &format!("{keys}\nreload_cmd = 'exit 4'"))?;
+    site.resource("function", "{{getvv \"/a\"}}", keys)?;
+    site.resource("yunify", "{{filter \"a\" (getvs \"/*\")}}", keys)?;
+    site.resource("zero", "a", &format!("{keys}\nmode = 0600"))?;
+    site.resource("owner", "a", &format!("{keys}\nuid = -1"))?;
+    site.resource("keys", "a", "keys = ['/a', 1]")?;
+    let nowhere = format!("[template]\nsrc = 'check.tmpl'\ndest = '{}/no/a'\n{keys}\n", site.out("x").display());
+    fs::write(site.path("conf.d/nowhere.toml"), nowhere)?;
+    let output = site.run(&["-backend", "env", "-onetime"], &[("A", "a")])?;
+    let (told, out) = (text(&output), site.path("out").display().to_string());
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    for expected in [
+        "template.toml: template: template.tmpl:1:2: executing",
+        "check.toml: Config check failed: exit status 3",
+        &format!("{out}/reload: reload command failed, it will run again: exit status 4"),
+        "function \"getvv\" not defined; did you mean \"getv\"?",
+        "function \"filter\" not defined; dialect = \"yunify\" has it",
+        "zero.toml:5: unexpected leading zero, expected nothing; a mode is a text, as \"0644\"",
+        "owner.toml:5: uid must be a whole number that is not negative, not the integer -1",
+        "keys.toml:4: keys must be a list of strings, and has the integer 1",
+        &format!("nowhere.toml: the directory {out}/x/no does not exist; make it, or set make_dirs = true"),
+        "5 of 6 template resources failed",
+    ] {
+        assert!(told.contains(expected), "{expected} is not in\n{told}");
+    }
+    assert!(!told.contains("ERROR \"\""), "{told}");
+    Ok(())
+}
+
+#[test]
+fn of_resources_with_one_destination_the_last_counts() -> Result<()> {
+    let site = Site::new()?;
+    site.resource("a", "first", "keys = ['/a']")?;
+    let toml = fs::read_to_string(site.path("conf.d/a.toml"))?;
+    fs::write(site.path("conf.d/b.toml"), toml.replace("a.tmpl", "b.tmpl"))?;
+    fs::write(site.path("templates/b.tmpl"), "last")?;
+    let output = site.run(&["-backend", "env", "-onetime"], &[])?;
+    let told = text(&output);
+    ensure!(output.status.success() && read(&site.out("a")) == "last", "{told}");
+    ensure!(
+        told.contains("conf.d/a.toml: it is left out: ") && told.matches("has been updated").count() == 1,
+        "{told}"
+    );
+    // That is told before it happens, too.
+    let output = site.run(&["check", "-backend", "env"], &[])?;
+    ensure!(output.status.code() == Some(1) && text(&output).contains("a.toml: it is left out"), "{}", text(&output));
+    Ok(())
+}
+
+#[test]
+fn a_config_map_is_read_once_where_it_is_mounted() -> Result<()> {
+    let site = Site::new()?;
+    // As the kubelet does it: the files in one directory, a link to it, and links through that.
+    let mounted = |directory: &str, name: &str, content: &str| -> Result<()> {
+        let directory = site.path(directory);
+        fs::create_dir_all(directory.join("..2026_01_02"))?;
+        fs::write(directory.join("..2026_01_02").join(name), content)?;
+        std::os::unix::fs::symlink("..2026_01_02", directory.join("..data"))?;
+        Ok(std::os::unix::fs::symlink(Path::new("..data").join(name), directory.join(name))?)
+    };
+    let toml = format!("[template]\nsrc = 'a.tmpl'\ndest = '{}'\nkeys = ['/']\n", site.out("a").display());
+    mounted("conf.d", "a.toml", &toml)?;
+    mounted("templates", "a.tmpl", "{{range gets \"/*\"}}{{.Key}}={{.Value}};{{end}}")?;
+    mounted("data", "a.yaml", "a: one\n")?;
+    // What the mount held before, as long as the kubelet has not removed it.
+    fs::create_dir(site.path("data/..2026_01_01"))?;
+    fs::write(site.path("data/..2026_01_01/a.yaml"), "a: old\ngone: old\n")?;
+    let data = site.path("data").display().to_string();
+    let output = site.run(&["-backend", "file", "-file", &data, "-onetime"], &[])?;
+    ensure!(output.status.success() && !text(&output).contains("WARNING"), "{}", text(&output));
+    ensure!(read(&site.out("a")) == "/a=one;", "{}", read(&site.out("a")));
+    Ok(())
+}
+
+#[test]
+fn command_lines_of_abtreeces_confd_mean_what_they_mean_there() -> Result<()> {
+    let site = Site::new()?;
+    let data = site.path("data.yaml").display().to_string();
+    fs::write(&data, "prod: {shop: {name: one}}\n")?;
+    // Prefixes are joined, and its functions are there with its results.
+    let template = "{{getv \"/name\"}} {{range seq 2 1}}{{.}}{{end}}\n";
+    site.resource("a", template, "prefix = '/shop'\nkeys = ['/name']\noutput_format = 'yaml'\ndebounce = '1s'")?;
+    site.resource("b", "{\"a\": {{getv \"/name\"}}}", "prefix = '/shop'\nkeys = ['/name']\noutput_format = 'json'")?;
+    let flags = ["file", "--file", &data, "--prefix", "/prod", "--failure-mode=best-effort", "--read-timeout=5s"];
+    let output = site.run(&[&flags[..], &["--onetime"]].concat(), &[])?;
+    let told = text(&output);
+    ensure!(output.status.code() == Some(1) && read(&site.out("a")) == "one 21\n", "{told}");
+    ensure!(told.contains("b.toml: output format validation failed (json): ") && !site.out("b").exists(), "{told}");
+    ensure!(told.contains("-read-timeout: it has no effect"), "{told}");
+    fs::write(site.path("templates/b.tmpl"), "{\"a\": \"{{getv \"/name\"}}\"}\n{\n")?;
+    let output =
+        site.run(&[&flags[..], &["--onetime", "--noop", "--diff", "--color", "--diff-context=0"]].concat(), &[])?;
+    ensure!(
+        output.status.code() == Some(1) && text(&output).contains("trailing characters at line 2"),
+        "{}",
+        text(&output)
+    );
+    fs::write(site.path("templates/b.tmpl"), "{\"a\": \"{{getv \"/name\"}}\"}\n")?;
+    fs::write(site.out("a"), "one 21\nx\n")?;
+    let output =
+        site.run(&[&flags[..], &["--onetime", "--noop", "--diff", "--color", "--diff-context=0"]].concat(), &[])?;
+    ensure!(output.status.code() == Some(2), "{}", text(&output));
+    let diff = String::from_utf8(output.stdout)?;
+    ensure!(diff.contains("\u{1b}[31m-x\u{1b}[0m\n") && !diff.contains(" one 21"), "{diff}");
+    for (arguments, code, expected) in [
+        (&["consul", "--onetime"][..], 1, "the backend \"consul\" is not here"),
+        (&["etdc", "--onetime"], 2, "unexpected argument \"etdc\": flags begin with a dash"),
+        (&["env", "-backend", "env"], 2, "the backend is named twice"),
+        (&["env", "--failure-mode", "fail-fast"], 1, "a resource that fails never stops the others"),
+        (&["env", "--check-config"], 1, "use confd check"),
+    ] {
+        let output = site.run(arguments, &[])?;
+        ensure!(output.status.code() == Some(code) && text(&output).contains(expected), "{}", text(&output));
+    }
+    // The v3 API, not the v2 API of `-backend etcd`.
+    let output = site.run(&["etcd", "-n", "http://127.0.0.1:1", "--onetime"], &[])?;
+    ensure!(output.status.code() == Some(1) && !text(&output).contains("/v2/"), "{}", text(&output));
+    Ok(())
+}
+
+#[test]
+fn a_reload_command_does_not_run_again_too_soon() -> Result<()> {
+    let site = Site::new()?;
+    let data = site.path("data.yaml").display().to_string();
+    let log = |name: &str| site.path(&format!("log-{name}"));
+    fs::write(&data, "a: 1\n")?;
+    // In this order the commands of a round run.
+    for (name, interval) in [("a", "1h"), ("b", "0s"), ("c", "1s")] {
+        let reload = format!("cat {{{{.dest}}}} >> {}", log(name).display());
+        let more = format!("keys = ['/a']\nmin_reload_interval = '{interval}'\nreload_cmd = '{reload}'");
+        site.resource(name, "{{getv \"/a\"}}\n", &more)?;
+    }
+    let mut running = Running::start(&mut site.command(&["file", "--file", &data, "--watch"]))?;
+    until("the first reloads", || read(&log("c")) == "1\n")?;
+    fs::write(&data, "a: 2\n")?;
+    until("the reload that need not wait", || read(&log("b")) == "1\n2\n")?;
+    until("the reload that waits", || read(&log("c")) == "1\n2\n")?;
+    ensure!(read(&log("a")) == "1\n" && read(&site.out("a")) == "2\n", "{}", running.log());
+    running.signal("TERM")?;
+    ensure!(running.wait()?.success());
+    // It is owed still, also to the next confd.
+    ensure!(site.leftovers()? == [".a.reload"]);
+    Ok(())
+}
+
+#[test]
+fn keys_in_letters_of_any_case_and_relative_destinations_are_taken_as_confd_takes_them() -> Result<()> {
+    let site = Site::new()?;
+    fs::write(site.path("templates/a.tmpl"), "{{getv \"/a\"}}")?;
+    let toml = "[Template]\nSrc = 'a.tmpl'\nDEST = 'out/a'\nKeys = ['/a']\nMode = '0600'\n";
+    fs::write(site.path("conf.d/a.toml"), toml)?;
+    fs::write(site.path("confd.toml"), "Backend = 'env'\nLog-Level = 'info'\n")?;
+    let mut command = site.command(&["-onetime", "-config-file", "confd.toml"]);
+    let output = command.current_dir(site.directory()).env("A", "one").output()?;
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(read(&site.out("a")), "one");
+    assert_eq!(fs::metadata(site.out("a"))?.permissions().mode() & 0o7777, 0o600);
+    assert!(text(&output).contains("a.toml:3: dest \"out/a\" is relative to the directory"), "{}", text(&output));
+    Ok(())
+}
+
+#[test]
 fn destinations_that_are_no_files_are_left_alone() -> Result<()> {
     let site = Site::new()?;
     site.resource("directory", "x", "keys = ['/a']")?;
@@ -247,12 +414,7 @@ fn a_signal_ends_one_round_at_once_with_its_commands() -> Result<()> {
         let mut running = Running::start(&mut site.command(&["-backend", "env", "-onetime"]))?;
         until("the reload", || read(&started).ends_with('\n'))?;
         running.signal(signal)?;
-        let mut status = None;
-        until("the end", || {
-            status = running.child.try_wait().ok().flatten();
-            status.is_some()
-        })?;
-        assert_eq!(status.and_then(|status| status.code()), Some(1), "{signal}");
+        assert_eq!(running.wait()?.code(), Some(1), "{signal}");
         let shell = Path::new("/proc").join(read(&started).trim()).join("cmdline");
         until("the end of the command", || read(&shell).is_empty())?;
         // The next one makes up for it.
@@ -297,6 +459,27 @@ fn a_reload_that_fails_can_put_the_old_file_back() -> Result<()> {
 }
 
 #[test]
+fn a_file_that_could_not_be_replaced_is_owed_no_reload() -> Result<()> {
+    let site = Site::new()?;
+    let reloads = site.path("reloads");
+    site.resource("a", "{{getv \"/a\"}}", &format!("keys = ['/a']\nreload_cmd = 'echo x >> {}'", reloads.display()))?;
+    fs::write(site.out("a"), "old")?;
+    // The new file cannot get its place, and the old one is wanted again.
+    let confd = "$CONFD -confdir $B -config-file /nonexistent -backend env -onetime";
+    let script = format!(
+        "cp $B/out/a $B/target && mount --bind $B/target $B/out/a && mount -o remount,bind,ro $B/out/a
+        A=new {confd} && exit 9
+        ls -A $B/out
+        A=old {confd}"
+    );
+    let output = site.with_mounts(&script)?;
+    let found = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!((output.status.code(), found.as_str()), (Some(0), "a\n"), "{}", text(&output));
+    assert!(text(&output).contains("Read-only file system") && !reloads.exists(), "{}", text(&output));
+    Ok(())
+}
+
+#[test]
 fn a_file_that_is_put_back_is_as_it_was() -> Result<()> {
     let site = Site::new()?;
     let dest = site.out("a");
@@ -327,8 +510,10 @@ fn a_reload_that_fails_with_the_old_file_too_is_owed_to_the_others() -> Result<(
     let mut running = Running::start(&mut site.command(&["-backend", "env", "-interval", "1000"]))?;
     // With the new files, with a's old one, and again although nothing changes.
     until("the third run", || read(&log).lines().count() >= 3)?;
-    assert_eq!((read(&site.out("a")), read(&site.out("b"))), ("old".to_owned(), "new".to_owned()));
+    // Each try of a's new file ends with the old one.
+    until("both files", || (read(&site.out("a")).as_str(), read(&site.out("b")).as_str()) == ("old", "new"))?;
     fs::write(&gate, "")?;
+    until("the new file", || read(&site.out("a")) == "new")?;
     until("the markers' end", || site.leftovers().is_ok_and(|names| names.is_empty()))?;
     running.signal("TERM")?;
     assert!(running.wait()?.success());
@@ -467,14 +652,6 @@ fn a_confd_that_is_killed_leaves_whole_files_and_no_reload_undone() -> Result<()
     Ok(())
 }
 
-/// Runs a script where it may mount file systems that nobody else sees.
-fn with_mounts(script: &str, site: &Site) -> Result<Output> {
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-ec", script]).env("B", site.directory());
-    command.env("CONFD", env!("CARGO_BIN_EXE_confd")).stdin(Stdio::null());
-    command.output().context("run unshare, which needs root")
-}
-
 #[test]
 fn a_full_or_read_only_disk_and_a_mounted_file_are_taken_as_they_are() -> Result<()> {
     let site = Site::new()?;
@@ -492,7 +669,7 @@ fn a_full_or_read_only_disk_and_a_mounted_file_are_taken_as_they_are() -> Result
         echo old > $B/out/hosts && echo old > $B/target && mount --bind $B/target $B/out/hosts
         $CONFD -confdir $B -config-file /nonexistent -backend env -onetime && exit 9
         cat $B/full/file $B/locked/file && ls -A $B/full $B/out";
-    let output = with_mounts(script, &site)?;
+    let output = site.with_mounts(script)?;
     let found = String::from_utf8_lossy(&output.stdout).into_owned();
     let place = |name: &str| site.path(name).display().to_string();
     let listing = format!("old\nold\n{}:\nfile\n\n{}:\nhosts\n", place("full"), place("out"));

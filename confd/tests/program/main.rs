@@ -3,5 +3,7 @@
 mod exec;
 mod faults;
 mod flow;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod operations;
 mod site;

@@ -3,16 +3,29 @@
 use crate::site::{Running, Site, read, text, until};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixDatagram;
-use std::process::Stdio;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// An address that was free a moment ago.
-fn free_address() -> Result<String> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+/// Lets confd choose where it tells how it goes.
+const ANY: &str = "127.0.0.1:0";
+
+/// Where a confd that was started with [`ANY`] tells how it goes.
+fn address(running: &Running) -> Result<String> {
+    let mut found = None;
+    until("the address", || {
+        let log = running.log();
+        let line = log.lines().find_map(|line| line.split_once("health and metrics are at http://"));
+        found = line.map(|(_, address)| address.to_owned());
+        found.is_some()
+    })?;
+    found.context("no address")
 }
 
 /// Status and body.
@@ -29,14 +42,15 @@ fn get(address: &str, path: &str) -> Result<(u16, String)> {
 #[test]
 fn health_readiness_and_metrics_tell_how_it_goes() -> Result<()> {
     let site = Site::new()?;
-    let (data, address) = (site.path("data.yaml").display().to_string(), free_address()?);
+    let data = site.path("data.yaml").display().to_string();
     fs::write(&data, "a: hunter2\n")?;
     let gate = site.path("gate");
     let more = format!("keys = ['/a']\ncheck_cmd = 'true'\nreload_cmd = 'test -e {}'", gate.display());
     site.resource("a", "{{getv \"/a\"}}", &more)?;
     site.resource("b", "{{getv \"/b\"}}", "keys = ['/b']")?;
-    let flags = ["-backend", "file", "-file", &data, "-watch", "-metrics-addr", &address];
-    let mut running = Running::start(&mut site.command(&flags))?;
+    let flags = |address| ["-backend", "file", "-file", &data, "-watch", "-metrics-addr", address];
+    let mut running = Running::start(&mut site.command(&flags(ANY)))?;
+    let address = address(&running)?;
     let ready = || get(&address, "/ready").unwrap_or_default();
     until("both failures", || {
         let (code, body) = ready();
@@ -66,10 +80,77 @@ fn health_readiness_and_metrics_tell_how_it_goes() -> Result<()> {
     let _quiet: Vec<TcpStream> = (0..40).map_while(|_| TcpStream::connect(&address).ok()).collect();
     ensure!(get(&address, "/health")?.0 == 200);
     // An address that is taken is told at once.
-    let output = site.run(&flags, &[])?;
+    let output = site.run(&flags(&address), &[])?;
     ensure!(output.status.code() == Some(1) && text(&output).contains("-metrics-addr "), "{}", text(&output));
     running.signal("TERM")?;
     ensure!(running.wait()?.success());
+    Ok(())
+}
+
+#[test]
+fn a_file_that_was_put_back_is_no_success_and_is_tried_again() -> Result<()> {
+    let site = Site::new()?;
+    let (data, gate, started) = (site.path("data.yaml"), site.path("gate"), site.path("started"));
+    fs::write(&data, "a: new\n")?;
+    fs::write(site.out("a"), "old")?;
+    let dest = site.out("a").display().to_string();
+    // It fails with the new file, and succeeds with the old one.
+    let reload = format!("grep -q old {dest} || test -e {}", gate.display());
+    site.resource("a", "{{getv \"/a\"}}", &format!("keys = ['/a']\nrollback = true\nreload_cmd = '{reload}'"))?;
+    let (data, program) = (data.display().to_string(), format!("echo x > {}; exec sleep 1000", started.display()));
+    let flags = ["-backend", "file", "-file", &data, "-watch", "-metrics-addr", ANY, "-exec", &program];
+    let mut running = Running::start(site.command(&flags).stdout(Stdio::null()))?;
+    let address = address(&running)?;
+    // Nothing changes, and all the same it is tried again.
+    until("the second try", || running.log().matches("is as it was before").count() >= 2)?;
+    let (code, body) = get(&address, "/ready")?;
+    ensure!(code == 503 && body.contains("out/a is not up to date"), "{code} {body}");
+    let (_, metrics) = get(&address, "/metrics")?;
+    ensure!(metrics.contains("confd_templates_failing 1\n"), "{metrics}");
+    ensure!(!started.exists(), "the program was started without its file");
+    fs::write(&gate, "")?;
+    until("the program", || started.exists())?;
+    ensure!(read(&site.out("a")) == "new");
+    until("everything", || get(&address, "/ready").is_ok_and(|(code, _)| code == 200))?;
+    running.signal("TERM")?;
+    ensure!(running.wait()?.success());
+    Ok(())
+}
+
+#[test]
+fn files_are_looked_at_however_often_there_is_something_else_to_do() -> Result<()> {
+    let site = Site::new()?;
+    let data = site.path("data.yaml").display().to_string();
+    fs::write(&data, "a: one\n")?;
+    site.resource("a", "{{getv \"/a\"}}", "keys = ['/a']")?;
+    let socket = UnixDatagram::bind(site.path("notify"))?;
+    let mut command = site.command(&["-backend", "file", "-file", &data, "-watch"]);
+    command.env("NOTIFY_SOCKET", site.path("notify")).env("WATCHDOG_USEC", "200000");
+    let mut running = Running::start(&mut command)?;
+    until("the file", || read(&site.out("a")) == "one")?;
+    fs::write(&data, "a: two\n")?;
+    // The socket holds few messages that nobody reads.
+    socket.set_nonblocking(true)?;
+    until("the change", || {
+        while socket.recv(&mut [0; 64]).is_ok() {}
+        read(&site.out("a")) == "two"
+    })?;
+    running.signal("TERM")?;
+    ensure!(running.wait()?.success());
+    Ok(())
+}
+
+#[test]
+fn no_command_sees_the_stores_password() -> Result<()> {
+    let site = Site::new()?;
+    let seen = site.path("seen");
+    let more = format!("keys = ['/a']\nreload_cmd = 'echo ${{CONFD_PASSWORD-none}} $A >> {}'", seen.display());
+    site.resource("a", "x", &more)?;
+    let program = format!("echo ${{CONFD_PASSWORD-none}} $A >> {}", seen.display());
+    let mut command = site.command(&["-backend", "env", "-watch", "-exec", &program]);
+    let mut running = Running::start(command.env("CONFD_PASSWORD", "hunter2").env("A", "1"))?;
+    ensure!(running.wait()?.success(), "{}", running.log());
+    ensure!(read(&seen) == "none 1\nnone 1\n", "{:?}", read(&seen));
     Ok(())
 }
 
@@ -130,6 +211,18 @@ fn log_lines_are_json_if_asked_for_and_have_no_values() -> Result<()> {
     Ok(())
 }
 
+/// The name by which it was called, even if that is no text.
+#[test]
+fn log_lines_have_the_programs_name() -> Result<()> {
+    let site = Site::new()?;
+    site.resource("a", "{{getv \"/a\"}}", "keys = ['/a']")?;
+    for (name, shown) in [(b"other".as_slice(), " other["), (b"conf\xff", " conf\u{fffd}[")] {
+        let output = site.command(&["-backend", "env", "-onetime"]).arg0(OsStr::from_bytes(name)).output()?;
+        ensure!(text(&output).contains(shown), "{}", text(&output));
+    }
+    Ok(())
+}
+
 #[test]
 fn a_watch_with_an_interval_repairs_files_too() -> Result<()> {
     let site = Site::new()?;
@@ -143,5 +236,41 @@ fn a_watch_with_an_interval_repairs_files_too() -> Result<()> {
     until("the repair", || read(&site.out("a")) == "one")?;
     running.signal("TERM")?;
     ensure!(running.wait()?.success());
+    Ok(())
+}
+
+#[test]
+fn who_reads_no_log_ends_nothing() -> Result<()> {
+    let site = Site::new()?;
+    let data = site.path("data.yaml").display().to_string();
+    fs::write(&data, "a: one\n")?;
+    site.resource("a", "{{getv \"/a\"}}", "keys = ['/a']")?;
+    // It logs something each time.
+    site.resource("b", "{{getv \"/b\"}}", "keys = ['/b']")?;
+    for redirection in ["", "2>&-"] {
+        let command = site.command(&["-backend", "file", "-file", &data, "-watch", "-log-level", "debug"]);
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let mut through = Command::new("sh");
+        through.args(["-c", &format!("exec \"$0\" \"$@\" {redirection}")]);
+        through.arg(command.get_program()).args(command.get_args());
+        fs::write(&data, "a: one\n")?;
+        let mut child = through.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).spawn()?;
+        let goes_on = (|| {
+            until("the first file", || read(&site.out("a")) == "one")?;
+            fs::write(&data, "a: two\n")?;
+            until("the change", || read(&site.out("a")) == "two")?;
+            ensure!(child.try_wait()?.is_none(), "confd has ended");
+            Ok(())
+        })();
+        child.kill()?;
+        child.wait()?;
+        goes_on?;
+    }
+    // What is wrong with a command line is told by the exit code at least.
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let status = site.command(&["-nonsense"]).stderr(writer).status()?;
+    ensure!(status.code() == Some(2), "{status}");
     Ok(())
 }

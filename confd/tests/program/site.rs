@@ -66,6 +66,15 @@ impl Site {
         command.output().context("run confd")
     }
 
+    /// Runs a script where it may mount file systems that nobody else sees. It finds the directory as `B`, the program as
+    /// `CONFD`.
+    pub(crate) fn with_mounts(&self, script: &str) -> Result<Output> {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-ec", script]).env("B", self.directory());
+        command.env("CONFD", env!("CARGO_BIN_EXE_confd")).stdin(Stdio::null());
+        command.output().context("run unshare, which needs root")
+    }
+
     pub(crate) fn leftovers(&self) -> Result<Vec<String>> {
         let names = fs::read_dir(self.path("out"))?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         let names: Vec<String> = names.collect::<Result<_>>()?;

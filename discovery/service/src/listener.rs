@@ -1,7 +1,6 @@
 //! The socket: HTTP/1.1, with TLS or without, and with bounds on what a connection may cost.
 
 use crate::pace::Pace;
-use crate::progress::Progressing;
 use anyhow::{Context as _, Result};
 use axum::Router;
 use hyper::server::conn::http1;
@@ -11,6 +10,7 @@ use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use socket::Progressing;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::pin;

@@ -63,6 +63,8 @@ struct Service {
     seen: Vec<String>,
     /// Statuses to answer with, before any request is done.
     failures: Vec<u16>,
+    /// The next upload is completed, and answered as if it were not.
+    loses_an_answer: bool,
 }
 
 /// Serves one bucket until the test ends; objects are listed two at a time.
@@ -120,9 +122,16 @@ impl Service {
                 let number = query.strip_prefix("partnumber=").and_then(|rest| rest.split('&').next()).unwrap();
                 self.parts.insert(number.parse().unwrap(), body);
             }
+            ("POST", _) if self.parts.is_empty() => {
+                let body = b"<Error><Code>NoSuchUpload</Code></Error>".to_vec();
+                return (404, sized(&body), body);
+            }
             ("POST", _) => {
                 let whole = std::mem::take(&mut self.parts).into_values().flatten().collect();
                 self.objects.insert(key, whole);
+                if std::mem::take(&mut self.loses_an_answer) {
+                    return (503, sized(b""), Vec::new());
+                }
             }
             ("DELETE", _) => drop(self.objects.remove(&key)),
             (_, _) => {
@@ -157,6 +166,27 @@ async fn objects_come_back_as_they_went_in_parts_if_they_are_large() {
     let seen = service.lock().unwrap().seen.clone();
     let parts = seen.iter().filter(|request| request.contains("partnumber=") && request.contains("uploadid=u%261"));
     assert_eq!(parts.count(), 2, "{seen:?}");
+}
+
+#[tokio::test]
+async fn an_upload_whose_last_answer_is_lost_is_done() {
+    let (url, service) = service().await;
+    let bucket = bucket(&url, "backups", None);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, vec![7; PART_BYTES + 1]).unwrap();
+    service.lock().unwrap().loses_an_answer = true;
+    bucket.put(&file, "a.db").await.unwrap();
+    let (seen, stored) = {
+        let service = service.lock().unwrap();
+        (service.seen.clone(), service.objects["a.db"].len())
+    };
+    assert_eq!(stored, PART_BYTES + 1);
+    assert!(!seen.iter().any(|request| request.starts_with("DELETE")), "{seen:?}");
+    // One that was not done is a failure: here the parts are gone.
+    service.lock().unwrap().objects.clear();
+    let error = bucket.put_parts(&mut File::open(&file).unwrap(), 0, "a.db", "u").await.unwrap_err();
+    assert!(error.to_string().contains("NoSuchUpload"), "{error}");
 }
 
 #[tokio::test]

@@ -1,44 +1,41 @@
-//! The v3 API of etcd and Cleat, with the keys of yunify's metad, so that both can share a cluster.
+//! The v3 API of etcd and Cleat: [`Layout`] says where the keys are.
 //!
-//! ```text
-//! PREFIX/PATH                          data, one key for each leaf
-//! /_metad/mapping/GROUP/CLIENT/NAME    mappings, one key for each path
-//! /_metad/rule/GROUP/HOST              rules, one key with a JSON list for each host
-//! ```
-//!
-//! A task for each table follows its keys. The store may be away, at the start, too: what is known stays.
+//! A task for each table follows its keys. The store may be away, at the start, too: what is known stays. Writes are
+//! tasks of their own, so they come to their end though who asked for them has gone.
 
+use super::follow::Follower;
+use super::layout::{Layout, OWN};
 use super::plan::{self, Op, Plan};
-use super::{Failure, Manner, Target};
+use super::{Failure, Manner};
 use crate::path;
-use crate::state::{Table, World, Write};
-use crate::values::Leaves;
-use api::mvccpb::event::EventType;
-use api::mvccpb::{Event, KeyValue};
+use crate::state::{Table, World};
+use crate::values::{self, Leaves, Types};
+use api::etcdserverpb::Compare;
 use bytes::Bytes;
-use client::message::{self, op};
-use client::{Client, Listing, Mirror, Update};
+use client::message;
+use client::{Client, Error};
 use parking_lot::Mutex;
+use prometheus::Histogram;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// The directory of metad's own keys.
-const OWN: &str = "/_metad";
-/// Names within each other; deeper keys are not seen.
-const MAX_DEPTH: usize = 128;
 /// Attempts to replace what others change meanwhile.
 const MAX_ATTEMPTS: usize = 8;
 /// Keys in one answer while the keys below a path are read.
 const PAGE_KEYS: i64 = 10_000;
-/// Time for a write of several transactions. Who follows the data waits as long for one that broke off.
-const STAGING: Duration = Duration::from_mins(1);
-/// Writes that are held back for such a write, at most.
-const MAX_HELD: usize = 1_000_000;
+/// Writes at a time; more wait. Those that wait keep their bodies in memory.
+const MAX_WRITES: usize = 64;
+/// Time for a write of several transactions, and that of the lease of its marker.
+pub(super) const STAGING: Duration = Duration::from_mins(1);
+/// How long a write waits for one of several transactions: its time, and that of the store to notice that it is over.
+const TURN: Duration = Duration::from_secs(75);
+/// Pauses while it waits: the first, and the longest, to which they double.
+pub(super) const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 /// How long a write waits for its own echo.
 const ECHO: Duration = Duration::from_secs(2);
 /// How often a quiet store is asked whether it is there, and after what silence it counts as away.
@@ -49,84 +46,73 @@ const TABLES: [Table; 3] = [Table::Data, Table::Mapping, Table::Rule];
 
 #[derive(Debug)]
 pub(crate) struct Etcd {
-    client: Client,
-    layout: Layout,
+    pub(super) client: Client,
+    /// What is known of the store.
+    pub(super) world: Arc<World>,
+    pub(super) layout: Layout,
     /// Revision up to which each table is known; 0 until it was read.
     applied: BTreeMap<Table, watch::Sender<i64>>,
     heard: Mutex<Instant>,
+    /// Tasks that the end of the process waits for.
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
+    writes: Arc<Semaphore>,
+    /// How long echoes take.
+    echo: Histogram,
 }
 
-/// Where the keys are.
-#[derive(Clone, Debug)]
-struct Layout {
-    /// Without a slash at the end; empty for the root.
-    prefix: String,
-    group: String,
-}
-
-impl Layout {
-    /// What stands before the paths of a table.
-    fn base(&self, table: Table) -> String {
-        match table {
-            Table::Data => self.prefix.clone(),
-            Table::Mapping => format!("{OWN}/mapping/{}", self.group),
-            Table::Rule => format!("{OWN}/rule/{}", self.group),
-        }
-    }
-
-    fn key(&self, table: Table, path: &[u8]) -> Vec<u8> {
-        let path = if path == b"/" { b"" } else { path };
-        [self.base(table).as_bytes(), path].concat()
-    }
-
-    /// The directory of the markers of a table, which is followed with it. metad shows none of its keys when the data
-    /// is at the root, because they begin like those of mappings.
-    fn markers(&self, table: Table) -> Vec<u8> {
-        let own = if table == Table::Data { "/_metad/mapping-stage/" } else { "/_stage/" };
-        [self.base(table).as_bytes(), own.as_bytes()].concat()
-    }
-
-    /// The path of a key of a table; None if it is none of its leaves.
-    fn path(&self, table: Table, key: &[u8]) -> Option<Vec<u8>> {
-        let below = key.strip_prefix(self.base(table).as_bytes()).filter(|below| below.starts_with(b"/"))?;
-        let path = path::clean(below);
-        let is_own = table == Table::Data && (self.is_own(&path) || key.starts_with(&self.markers(table)));
-        (path != b"/" && !is_own && path::names(&path).len() <= MAX_DEPTH).then_some(path)
-    }
-
-    /// True for paths of the data that are metad's own keys.
-    fn is_own(&self, path: &[u8]) -> bool {
-        let below = path.strip_prefix(OWN.as_bytes());
-        self.prefix.is_empty() && below.is_some_and(|below| below.is_empty() || below.starts_with(b"/"))
-    }
-
-    /// Ranges of the keys below a path.
-    fn ranges(&self, table: Table, path: &[u8]) -> Vec<(Bytes, Bytes)> {
-        let mut below = self.key(table, path);
-        below.push(b'/');
-        if table == Table::Data && below == b"/" {
-            // All but metad's own.
-            let own = message::prefix_range(format!("{OWN}/"));
-            let all = message::prefix_range("/");
-            return vec![(all.0, own.0), (own.1, all.1)];
-        }
-        vec![message::prefix_range(below)]
-    }
-}
-
-fn failed(error: &client::Error) -> Failure {
+pub(super) fn failed(error: &Error) -> Failure {
     Failure::Store(error.to_string())
+}
+
+/// What is to become of the keys of a table.
+struct Change {
+    table: Table,
+    /// The path that is written, if one is.
+    written: Option<Vec<u8>>,
+    /// Texts and types by their path from there.
+    leaves: Leaves,
+    types: Types,
+    /// Nothing else stays below the path.
+    replace: bool,
+    /// Paths that go, with all below.
+    deleted: Vec<Vec<u8>>,
+    ttl: Option<Duration>,
+}
+
+/// How an attempt to commit has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Committed {
+    Done,
+    /// The keys have changed since they were read.
+    Changed,
+    /// A write of several transactions is under way.
+    Marked,
 }
 
 impl Etcd {
     /// Checks the options. Nothing is asked before [`Etcd::follow`]. Must be called in a tokio runtime.
-    pub(crate) fn new(options: &client::Options, prefix: &str, group: &str) -> Result<Self, client::Error> {
-        let prefix = String::from_utf8_lossy(&path::clean(prefix.as_bytes())).trim_end_matches('/').to_owned();
+    ///
+    /// Writes are tasks of `tasks`, and give up what does not succeed at once when `stop` is cancelled.
+    pub(crate) fn new(
+        options: &client::Options,
+        prefix: &str,
+        group: &str,
+        world: &Arc<World>,
+        echo: Histogram,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<Self, Error> {
         Ok(Self {
             client: Client::new(options)?,
-            layout: Layout { prefix, group: group.to_owned() },
+            world: Arc::clone(world),
+            layout: Layout::new(prefix, group),
             applied: TABLES.map(|table| (table, watch::Sender::new(0))).into(),
             heard: Mutex::new(Instant::now()),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+            writes: Arc::new(Semaphore::new(MAX_WRITES)),
+            echo,
         })
     }
 
@@ -142,305 +128,22 @@ impl Etcd {
     }
 
     pub(super) fn silence(&self) -> Duration {
-        let silence = self.heard.lock().elapsed();
+        let silence = self.heard().elapsed();
         if silence < SILENCE { Duration::ZERO } else { silence }
     }
 
-    fn hear(&self) {
+    /// When the store was heard last; at the start it counts as heard.
+    pub(super) fn heard(&self) -> Instant {
+        *self.heard.lock()
+    }
+
+    pub(super) fn hear(&self) {
         *self.heard.lock() = Instant::now();
     }
 
-    /// Starts the tasks that follow the store.
-    pub(crate) fn follow(self: &Arc<Self>, world: &Arc<World>, tasks: &TaskTracker, stop: &CancellationToken) {
-        for table in TABLES {
-            let mut follower = Follower {
-                etcd: Arc::clone(self),
-                world: Arc::clone(world),
-                table,
-                open: BTreeSet::new(),
-                held: Held::default(),
-            };
-            let stop = stop.clone();
-            tasks.spawn(async move { stop.run_until_cancelled(follower.run()).await });
-        }
-        let (etcd, stop) = (Arc::clone(self), stop.clone());
-        tasks.spawn(async move {
-            let pinging = async {
-                loop {
-                    sleep(PING).await;
-                    if etcd.client.get(OWN).await.is_ok() {
-                        etcd.hear();
-                    }
-                }
-            };
-            stop.run_until_cancelled(pinging).await
-        });
-    }
-
-    pub(super) async fn put(&self, table: Table, path: &[u8], leaves: Leaves, manner: Manner) -> Result<(), Failure> {
-        let mut puts = Leaves::new();
-        for (below, value) in leaves {
-            let path = path::join(path, &below);
-            if path == b"/" {
-                return Err(Failure::Invalid("the root cannot be a value: give an object".to_owned()));
-            }
-            if table == Table::Data && self.layout.is_own(&path) {
-                let problem = "/_metad is where metad keeps mappings and rules: use /v1/mapping and /v1/rule";
-                return Err(Failure::Invalid(problem.to_owned()));
-            }
-            if path::names(&path).len() > MAX_DEPTH {
-                return Err(Failure::Invalid(format!("a path has more than {MAX_DEPTH} names")));
-            }
-            puts.insert(self.layout.key(table, &path), value);
-        }
-        let lease = match manner.ttl {
-            Some(ttl) => self.client.grant(i64::try_from(ttl.as_secs().max(1)).unwrap_or(i64::MAX)).await,
-            None => Ok(0),
-        };
-        let lease = lease.map_err(|error| failed(&error))?;
-        for _ in 0..MAX_ATTEMPTS {
-            let (ops, guard) = if manner.replace {
-                let (surplus, revision) = self.surplus(table, path, &puts).await?;
-                let barrier = format!("{OWN}/").into_bytes();
-                let ops = plan::deletes(&surplus, &puts, &barrier);
-                let ranges = self.layout.ranges(table, path).into_iter();
-                (ops, ranges.map(|range| plan::unchanged_since(range, revision)).collect())
-            } else {
-                (Vec::new(), Vec::new())
-            };
-            let all_puts = puts.iter().map(|(key, value)| Op::Put { key: key.clone(), value: value.clone() });
-            let ops: Vec<Op> = ops.into_iter().chain(all_puts).collect();
-            if ops.is_empty() || self.commit(table, ops, guard, lease).await? {
-                return Ok(());
-            }
-        }
-        Err(Failure::Store("what is to be replaced changes all the time; try again later".to_owned()))
-    }
-
-    /// Keys below a path that are not among those to write, and the revision that this is true for.
-    async fn surplus(&self, table: Table, path: &[u8], puts: &Leaves) -> Result<(Vec<Vec<u8>>, i64), Failure> {
-        let (mut surplus, mut revision) = (Vec::new(), 0);
-        for (mut key, range_end) in self.layout.ranges(table, path) {
-            loop {
-                let request = api::etcdserverpb::RangeRequest {
-                    key: key.clone(),
-                    range_end: range_end.clone(),
-                    limit: PAGE_KEYS,
-                    revision,
-                    keys_only: true,
-                    ..Default::default()
-                };
-                let page = self.client.range(request).await.map_err(|error| failed(&error))?;
-                if revision == 0 {
-                    revision = page.header.map_or(0, |header| header.revision);
-                }
-                let keys = page.kvs.iter().map(|kv| kv.key.to_vec());
-                let markers = self.layout.markers(table);
-                surplus.extend(keys.filter(|key| !puts.contains_key(key) && !key.starts_with(&markers)));
-                match page.kvs.last() {
-                    Some(last) if page.more => key = message::after(&last.key),
-                    _ => break,
-                }
-            }
-        }
-        Ok((surplus, revision))
-    }
-
-    /// Commits operations, all at once for who follows them. False if the guard did not hold.
-    async fn commit(
-        &self,
-        table: Table,
-        ops: Vec<Op>,
-        guard: Vec<api::etcdserverpb::Compare>,
-        lease: i64,
-    ) -> Result<bool, Failure> {
-        let parts = match Plan::of(ops) {
-            Plan::One(ops) => {
-                let answer = self.client.txn(plan::transaction(ops, guard, lease)).await;
-                let answer = answer.map_err(|error| failed(&error))?;
-                let revision = answer.header.map_or(0, |header| header.revision);
-                if answer.succeeded {
-                    self.echo(table, revision).await;
-                }
-                return Ok(answer.succeeded);
-            }
-            Plan::Staged(parts) => parts,
-        };
-        let staging = i64::try_from(STAGING.as_secs()).unwrap_or(i64::MAX);
-        let marker_lease = self.client.grant(staging).await.map_err(|error| failed(&error))?;
-        let mut marker = self.layout.markers(table);
-        marker.extend_from_slice(format!("{:016x}", rand::random::<u64>()).as_bytes());
-        let last = parts.len() - 1;
-        for (number, part) in parts.into_iter().enumerate() {
-            let compare = if number == 0 { guard.clone() } else { vec![plan::exists(&marker)] };
-            let mut request = plan::transaction(part, compare, lease);
-            if number == 0 {
-                // An empty list, because older metads take it for rules.
-                let put = message::put(marker.clone(), "[]");
-                request.success.insert(0, op::put(api::etcdserverpb::PutRequest { lease: marker_lease, ..put }));
-            } else if number == last {
-                request.success.push(op::delete(message::delete(marker.clone())));
-            }
-            let answer = self.client.txn(request).await.map_err(|error| failed(&error))?;
-            match (answer.succeeded, number) {
-                (false, 0) => return Ok(false),
-                (false, _) => {
-                    return Err(Failure::Store(format!(
-                        "the write took longer than {STAGING:?}; a part of it was done"
-                    )));
-                }
-                (true, number) if number == last => {
-                    self.echo(table, answer.header.map_or(0, |header| header.revision)).await;
-                }
-                (true, _) => {}
-            }
-        }
-        Ok(true)
-    }
-
-    pub(super) async fn delete(&self, table: Table, targets: &[Target]) -> Result<(), Failure> {
-        let mut ops = Vec::new();
-        for target in targets {
-            if target.is_dir {
-                let ranges = self.layout.ranges(table, &target.path).into_iter();
-                ops.extend(ranges.map(|(first, end)| Op::Delete { first: first.to_vec(), end: end.to_vec() }));
-            } else {
-                ops.push(Op::Delete { first: self.layout.key(table, &target.path), end: Vec::new() });
-            }
-        }
-        if !ops.is_empty() {
-            self.commit(table, ops, Vec::new(), 0).await?;
-        }
-        Ok(())
-    }
-
-    /// Waits until a write has come back, so that who wrote reads it here. Bounded: something else may have been
-    /// written, and nothing changed.
-    async fn echo(&self, table: Table, revision: i64) {
+    /// Tells that a table is known up to a revision.
+    pub(super) fn apply(&self, table: Table, revision: i64) {
         if let Some(applied) = self.applied.get(&table) {
-            let mut applied = applied.subscribe();
-            let waiting = applied.wait_for(|known| *known >= revision || *known == 0);
-            drop(timeout(ECHO, waiting).await);
-        }
-    }
-}
-
-/// What was told and is not shown yet.
-#[derive(Default)]
-struct Held {
-    /// All keys, in the place of those that are known.
-    listing: Option<BTreeMap<Vec<u8>, Write>>,
-    writes: Vec<Write>,
-    revision: i64,
-    since: Option<Instant>,
-}
-
-/// Keeps one table.
-struct Follower {
-    etcd: Arc<Etcd>,
-    world: Arc<World>,
-    table: Table,
-    /// Markers of writes under way.
-    open: BTreeSet<Vec<u8>>,
-    held: Held,
-}
-
-impl Follower {
-    async fn run(&mut self) {
-        let mut watched = self.etcd.layout.base(self.table).into_bytes();
-        watched.push(b'/');
-        let mut keys = Mirror::new(self.etcd.client.clone(), watched);
-        loop {
-            let next = async {
-                match self.held.since {
-                    None => Some(keys.next().await),
-                    Some(since) => timeout(STAGING.saturating_sub(since.elapsed()), keys.next()).await.ok(),
-                }
-            };
-            let Some(update) = next.await else {
-                tracing::warn!(table = ?self.table, "a write of several parts did not end; its parts are shown");
-                self.open.clear();
-                self.publish();
-                continue;
-            };
-            match update {
-                Update::Listing(listing) => self.list(listing),
-                Update::Events(events) => {
-                    self.held.revision = self.held.revision.max(events.revision);
-                    events.events.into_iter().for_each(|event| self.event(event));
-                }
-                Update::Unread(error) => {
-                    tracing::warn!(table = ?self.table, "cannot read the store, trying again: {error}");
-                    continue;
-                }
-                Update::Lost(error) => {
-                    tracing::warn!(table = ?self.table, "{error}; reading everything again");
-                    continue;
-                }
-            }
-            self.etcd.hear();
-            if self.open.is_empty() || self.held.writes.len() > MAX_HELD {
-                self.publish();
-            } else if self.held.since.is_none() {
-                self.held.since = Some(Instant::now());
-            }
-        }
-    }
-
-    fn list(&mut self, listing: Listing) {
-        self.open.clear();
-        self.held = Held { since: self.held.since, revision: listing.revision, ..Held::default() };
-        let mut present = BTreeMap::new();
-        for kv in listing.kvs {
-            if let Some(write) = self.write(&kv, false) {
-                present.insert(write.path.clone(), write);
-            }
-        }
-        self.held.listing = Some(present);
-    }
-
-    fn event(&mut self, event: Event) {
-        let is_delete = event.r#type == i32::from(EventType::Delete);
-        let Some(write) = event.kv.and_then(|kv| self.write(&kv, is_delete)) else { return };
-        self.held.writes.push(write);
-    }
-
-    /// The write of a key, unless it is a marker or nothing of the table's.
-    fn write(&mut self, kv: &KeyValue, is_delete: bool) -> Option<Write> {
-        if kv.key.starts_with(&self.etcd.layout.markers(self.table)) {
-            if is_delete {
-                self.open.remove(kv.key.as_ref());
-            } else {
-                self.open.insert(kv.key.to_vec());
-            }
-            return None;
-        }
-        let path = self.etcd.layout.path(self.table, &kv.key)?;
-        // A copy: the field is a slice of the whole answer.
-        Some(Write { path, value: (!is_delete).then(|| kv.value.to_vec()), revision: kv.mod_revision })
-    }
-
-    /// Shows all that was held back, at once.
-    fn publish(&mut self) {
-        let held = std::mem::take(&mut self.held);
-        let revision = held.revision;
-        match held.listing {
-            Some(mut listing) => {
-                for write in held.writes {
-                    if write.value.is_some() {
-                        listing.insert(write.path.clone(), write);
-                    } else {
-                        listing.remove(&write.path);
-                    }
-                }
-                let count = listing.len();
-                self.world.replace(self.table, listing.into_values().collect(), revision);
-                tracing::info!(table = ?self.table, keys = count, revision, "read the store");
-            }
-            None if held.writes.is_empty() => {}
-            None => self.world.write(self.table, &held.writes),
-        }
-        if let Some(applied) = self.etcd.applied.get(&self.table) {
             applied.send_if_modified(|known| {
                 let is_newer = revision > *known;
                 *known = revision.max(*known);
@@ -448,49 +151,284 @@ impl Follower {
             });
         }
     }
+
+    /// Starts the tasks that follow the store.
+    pub(crate) fn follow(self: &Arc<Self>) {
+        for table in TABLES {
+            let mut follower = Follower::new(Arc::clone(self), table);
+            let stop = self.stop.clone();
+            self.tasks.spawn(async move { stop.run_until_cancelled(follower.run()).await });
+        }
+        let etcd = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let pinging = async {
+                loop {
+                    sleep(PING).await;
+                    if is_answer(etcd.client.get(ping_key()).await.as_ref().err()) {
+                        etcd.hear();
+                    }
+                }
+            };
+            etcd.stop.run_until_cancelled(pinging).await
+        });
+    }
+
+    /// Why a clean path can be no leaf, if it cannot.
+    pub(super) fn reserves(&self, table: Table, path: &[u8]) -> Option<&'static str> {
+        self.layout.is_reserved(table, path).then_some(match table {
+            Table::Data => "/_metad is where metad keeps mappings and rules: use /v1/mapping and /v1/rule",
+            Table::Mapping | Table::Rule => "metad uses this name itself",
+        })
+    }
+
+    /// Writes leaves, whose paths are allowed, below a path.
+    pub(super) async fn put(
+        self: &Arc<Self>,
+        table: Table,
+        path: &[u8],
+        leaves: Leaves,
+        types: Types,
+        manner: Manner,
+    ) -> Result<(), Failure> {
+        let Manner { replace, ttl } = manner;
+        let written = Some(path.to_vec());
+        self.finish(Change { table, written, leaves, types, replace, deleted: Vec::new(), ttl }).await
+    }
+
+    /// Takes paths away, with all below.
+    pub(super) async fn delete(self: &Arc<Self>, table: Table, paths: Vec<Vec<u8>>) -> Result<(), Failure> {
+        let (leaves, types) = (Leaves::new(), Types::new());
+        let change = Change { table, written: None, leaves, types, replace: false, deleted: paths, ttl: None };
+        self.finish(change).await
+    }
+
+    /// Makes a change to its end, though who asked for it may go: half of it would be held back from everybody until
+    /// its marker is gone.
+    async fn finish(self: &Arc<Self>, change: Change) -> Result<(), Failure> {
+        let broke_off = || Failure::Store("the write broke off".to_owned());
+        let place = Arc::clone(&self.writes).acquire_owned().await.map_err(|_| broke_off())?;
+        let etcd = Arc::clone(self);
+        let writing = self.tasks.spawn(async move {
+            let _place = place;
+            etcd.write(change).await
+        });
+        writing.await.map_err(|_| broke_off())?
+    }
+
+    async fn write(&self, change: Change) -> Result<(), Failure> {
+        let (mut lease, mut attempts) = (None, 0);
+        let (mut turn, mut pause) = (None, PAUSES.0);
+        loop {
+            if let Some(ttl) = change.ttl {
+                lease = Some(self.lease(lease, ttl).await?);
+            }
+            let (ops, guard) = self.operations(&change).await?;
+            if ops.is_empty() {
+                return Ok(());
+            }
+            match self.commit(change.table, ops, guard, lease.map_or(0, |(lease, _)| lease)).await? {
+                Committed::Done => return Ok(()),
+                Committed::Changed if attempts < MAX_ATTEMPTS => attempts += 1,
+                Committed::Changed => {
+                    let problem = "what is to be replaced changes all the time; try again later";
+                    return Err(Failure::Store(problem.to_owned()));
+                }
+                Committed::Marked => {
+                    let end = *turn.get_or_insert_with(|| Instant::now() + TURN);
+                    if Instant::now() >= end || self.stop.run_until_cancelled(sleep(pause)).await.is_none() {
+                        let problem = "another write of several transactions does not end; try again later";
+                        return Err(Failure::Store(problem.to_owned()));
+                    }
+                    pause = (pause * 2).min(PAUSES.1);
+                }
+            }
+        }
+    }
+
+    /// A lease for what goes by itself, and when it was granted: the one before while more than half of its time is left.
+    async fn lease(&self, before: Option<(i64, Instant)>, ttl: Duration) -> Result<(i64, Instant), Failure> {
+        if let Some((lease, at)) = before
+            && at.elapsed() < ttl / 2
+        {
+            return Ok((lease, at));
+        }
+        let at = Instant::now();
+        let seconds = i64::try_from(ttl.as_secs().max(1)).unwrap_or(i64::MAX);
+        let lease = self.client.grant(seconds).await.map_err(|error| failed(&error))?;
+        Ok((lease, at))
+    }
+
+    /// The operations of a change, and what must hold for them to be right.
+    async fn operations(&self, change: &Change) -> Result<(Vec<Op>, Vec<Compare>), Failure> {
+        let table = change.table;
+        let mut ops: Vec<Op> = change.deleted.iter().flat_map(|path| self.deletes(table, path)).collect();
+        let mut guard = Vec::new();
+        if let Some(path) = &change.written {
+            let key = |below: &Vec<u8>| self.layout.key(table, &path::join(path, below));
+            let type_key = |below: &Vec<u8>| self.layout.type_key(&path::join(path, below));
+            let texts = change.leaves.iter().map(|(below, text)| (key(below), text.clone()));
+            let types = change.types.iter().map(|(below, json)| (type_key(below), json.clone()));
+            let puts: Leaves = texts.chain(types).collect();
+            let mut gone = BTreeSet::new();
+            if change.replace {
+                let (surplus, ranges) = self.surplus(table, path, &puts).await?;
+                ops.extend(surplus);
+                guard.extend(ranges);
+                if table == Table::Data && path != b"/" {
+                    gone.insert(self.layout.type_key(path));
+                }
+            } else if table == Table::Data {
+                // As far as it is known here: a write asks the store for nothing.
+                let state = self.world.state();
+                let known = state.types().get(path).map(AsRef::as_ref);
+                gone.extend(values::outdated(known, &change.leaves, &change.types).iter().map(type_key));
+            }
+            // With a replacing write only what is at the path itself is not gone yet.
+            let textless = values::containers(&change.types).filter(|below| !change.replace || *below == b"/");
+            gone.extend(textless.map(key));
+            let gone = gone.into_iter().filter(|key| !puts.contains_key(key));
+            ops.extend(gone.map(|first| Op::Delete { first, end: Vec::new() }));
+            ops.extend(puts.into_iter().map(|(key, value)| Op::Put { key, value }));
+        }
+        Ok((ops, guard))
+    }
+
+    /// Operations that take a path away: none if no leaf can be there, though the store has keys there.
+    fn deletes(&self, table: Table, path: &[u8]) -> Vec<Op> {
+        if self.layout.is_reserved(table, path) {
+            return Vec::new();
+        }
+        let key = self.layout.key(table, path);
+        let delete = |(first, end): (Bytes, Bytes)| Op::Delete { first: first.into(), end: end.into() };
+        if table == Table::Rule && path != b"/" {
+            return vec![delete((key.into(), Bytes::new()))];
+        }
+        let values = self.layout.ranges(table, path);
+        let mut ops: Vec<Op> = if path == b"/" {
+            values.into_iter().map(delete).collect()
+        } else {
+            vec![Op::DeletePath { key, below: values }]
+        };
+        if table == Table::Data {
+            let own = (self.layout.type_key(path).into(), Bytes::new());
+            let types = [own, self.layout.types_below(path)];
+            // They hide no value, so they go with it and with what hides it. The root has none of its own.
+            ops.extend(types.into_iter().skip(usize::from(path == b"/")).map(delete));
+        }
+        ops
+    }
+
+    /// Operations that take away what is below a path and not among what is written, and what must hold for them to be
+    /// right.
+    async fn surplus(&self, table: Table, path: &[u8], puts: &Leaves) -> Result<(Vec<Op>, Vec<Compare>), Failure> {
+        let (mut ops, mut guard, mut revision) = (Vec::new(), Vec::new(), 0);
+        let (mut surplus, ranges) = (Vec::new(), self.layout.ranges(table, path));
+        for range in &ranges {
+            surplus.extend(self.others(range, puts, &mut revision).await?);
+        }
+        ops.extend(plan::deletes(&surplus, puts, &self.layout.reserved(table)));
+        guard.extend(ranges.into_iter().map(|range| plan::unchanged_since(range, revision)));
+        if table == Table::Data && !self.layout.is_reserved(table, path) {
+            let range = self.layout.types_below(path);
+            let surplus = self.others(&range, puts, &mut revision).await?;
+            ops.extend(plan::deletes(&surplus, puts, &<(Bytes, Bytes)>::default()));
+            guard.push(plan::unchanged_since(range, revision));
+        }
+        Ok((ops, guard))
+    }
+
+    /// Keys in a range that are not among those to write, as of a revision; if it is 0, as of now, which is told.
+    async fn others(
+        &self,
+        (first, range_end): &(Bytes, Bytes),
+        puts: &Leaves,
+        revision: &mut i64,
+    ) -> Result<Vec<Vec<u8>>, Failure> {
+        let (mut others, mut key) = (Vec::new(), first.clone());
+        loop {
+            let request = api::etcdserverpb::RangeRequest {
+                key,
+                range_end: range_end.clone(),
+                limit: PAGE_KEYS,
+                revision: *revision,
+                keys_only: true,
+                ..Default::default()
+            };
+            let page = self.client.range(request).await.map_err(|error| failed(&error))?;
+            if *revision == 0 {
+                *revision = page.header.map_or(0, |header| header.revision);
+            }
+            let keys = page.kvs.iter().map(|kv| kv.key.to_vec());
+            others.extend(keys.filter(|key| !puts.contains_key(key)));
+            match page.kvs.last() {
+                Some(last) if page.more => key = message::after(&last.key),
+                _ => return Ok(others),
+            }
+        }
+    }
+
+    /// Commits operations, all at once for who follows them, unless the guard does not hold or another write is under
+    /// way in several transactions, with which they would mix.
+    async fn commit(
+        &self,
+        table: Table,
+        ops: Vec<Op>,
+        mut guard: Vec<Compare>,
+        lease: i64,
+    ) -> Result<Committed, Failure> {
+        let markers = message::prefix_range(self.layout.markers(table));
+        guard.push(plan::is_empty(markers.clone()));
+        let ops = match Plan::of(ops) {
+            Plan::One(ops) => ops,
+            Plan::Staged(parts) => return self.stage(table, parts, guard, lease).await,
+        };
+        let request = plan::transaction(ops, guard, lease, Some(plan::some_keys(markers)));
+        let answer = self.client.txn(request).await.map_err(|error| failed(&error))?;
+        if !answer.succeeded {
+            let is_marked = plan::found(&answer).next().is_some();
+            return Ok(if is_marked { Committed::Marked } else { Committed::Changed });
+        }
+        if plan::has_changed(&answer) {
+            self.echo(table, answer.header.map_or(0, |header| header.revision)).await;
+        }
+        Ok(Committed::Done)
+    }
+
+    /// Waits until a write has come back, so that who wrote reads it here. Bounded: the watch may be away.
+    pub(super) async fn echo(&self, table: Table, revision: i64) {
+        if let Some(applied) = self.applied.get(&table) {
+            let mut applied = applied.subscribe();
+            let waiting = applied.wait_for(|known| *known >= revision || *known == 0);
+            let begin = Instant::now();
+            drop(timeout(ECHO, waiting).await);
+            self.echo.observe(begin.elapsed().as_secs_f64());
+        }
+    }
+}
+
+/// A key that everybody may read who may read what metad needs. There is none.
+fn ping_key() -> String {
+    format!("{OWN}/")
+}
+
+/// True if the store has answered and works: a refusal is an answer.
+fn is_answer(error: Option<&Error>) -> bool {
+    error.is_none_or(|error| matches!(error, Error::Answered { .. }) && !error.may_pass())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn layout(prefix: &str) -> Layout {
-        Layout { prefix: prefix.to_owned(), group: "g".to_owned() }
-    }
-
     #[test]
-    fn keys_are_yunifys() {
-        let root = layout("");
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        assert_eq!(text(root.key(Table::Data, b"/nodes/1")), "/nodes/1");
-        assert_eq!(text(layout("/p").key(Table::Data, b"/a")), "/p/a");
-        assert_eq!(text(root.key(Table::Mapping, b"/1.1.1.1/node")), "/_metad/mapping/g/1.1.1.1/node");
-        assert_eq!(text(root.key(Table::Rule, b"/1.1.1.1")), "/_metad/rule/g/1.1.1.1");
-        for (prefix, table, key, expected) in [
-            ("", Table::Data, "/a//b", Some("/a/b")),
-            ("", Table::Data, "/_metad/rule/default/x", None),
-            ("", Table::Data, "/_metad/mappingX", None),
-            ("", Table::Data, "/_metadx/a", Some("/_metadx/a")),
-            ("", Table::Data, "a", None),
-            ("/u/1", Table::Data, "/u/12/x", None),
-            ("/u/1", Table::Data, "/u/1/_metad/x", Some("/_metad/x")),
-            ("/u/1", Table::Data, "/u/1/_metad/mapping-stage/0", None),
-            ("", Table::Mapping, "/_metad/mapping/g/1.1.1.1/a", Some("/1.1.1.1/a")),
-            ("", Table::Mapping, "/_metad/mapping/gg/1.1.1.1/a", None),
-            ("", Table::Rule, "/_metad/rule/g/h", Some("/h")),
-        ] {
-            let path = layout(prefix).path(table, key.as_bytes()).map(text);
-            assert_eq!(path.as_deref(), expected, "{prefix} {key}");
-        }
-    }
-
-    #[test]
-    fn the_root_of_the_data_is_all_but_metads_own_keys() {
-        let ranges = layout("").ranges(Table::Data, b"/");
-        let is_in = |key: &str| ranges.iter().any(|(first, end)| first <= key.as_bytes() && end > key.as_bytes());
-        assert!(is_in("/a") && is_in("/_metadx") && is_in("/_metad0") && is_in("/_metab"));
-        assert!(!is_in("/_metad/rule/g/h") && !is_in("0") && !is_in("."));
-        assert_eq!(layout("/p").ranges(Table::Data, b"/"), [message::prefix_range("/p/")]);
-        assert_eq!(layout("").ranges(Table::Data, b"/a"), [message::prefix_range("/a/")]);
+    fn a_refusal_is_a_sign_of_life() {
+        // The codes of gRPC: permission denied, and unavailable, as without a leader.
+        let (endpoint, text, effect) = (String::new, String::new, client::Effect::Read);
+        let answered = |code: i32| Error::Answered { endpoint: endpoint(), code: code.into(), text: text(), effect };
+        assert!(is_answer(None) && is_answer(Some(&answered(7))));
+        let lost = Error::Lost { endpoint: endpoint(), reason: text(), effect };
+        assert!(!is_answer(Some(&answered(14))) && !is_answer(Some(&lost)));
+        // A role for all keys with that prefix is for this one, too.
+        assert!(ping_key().starts_with("/_metad/"));
     }
 }

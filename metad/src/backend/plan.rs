@@ -1,15 +1,17 @@
 //! How a write is cut into transactions that etcd takes. One is enough for most. More are announced by a marker, a key
-//! with a lease beside the data: who follows the data shows nothing of them before the last one has taken the marker
-//! away.
+//! with a lease beside the data (`stage.rs`).
 
 use crate::values::Leaves;
 use api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
-use api::etcdserverpb::{Compare, DeleteRangeRequest, PutRequest, RequestOp, TxnRequest};
+use api::etcdserverpb::response_op::Response;
+use api::etcdserverpb::{Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, TxnResponse};
+use api::mvccpb::KeyValue;
 use bytes::Bytes;
 use client::message::{self, op};
 
-/// Operations that etcd takes in one transaction, unless it is told otherwise.
-const MAX_OPERATIONS: usize = 128;
+/// Operations of one transaction. etcd takes 128, unless it is told otherwise, and counts two that are within one of ours
+/// with them.
+const MAX_OPERATIONS: usize = 128 - 2;
 /// Keys and values of one transaction; etcd takes half as much again in a request.
 const MAX_BYTES: usize = 1 << 20;
 
@@ -25,6 +27,11 @@ pub(super) enum Op {
         first: Vec<u8>,
         end: Vec<u8>,
     },
+    /// The keys in some ranges, one or two; if there is none, one key. What hides a value goes without it.
+    DeletePath {
+        key: Vec<u8>,
+        below: Vec<(Bytes, Bytes)>,
+    },
 }
 
 impl Op {
@@ -32,6 +39,9 @@ impl Op {
         match self {
             Self::Put { key, value } => key.len() + value.len(),
             Self::Delete { first, end } => first.len() + end.len(),
+            Self::DeletePath { key, below } => {
+                key.len() + 2 * below.iter().map(|(first, end)| first.len() + end.len()).sum::<usize>()
+            }
         }
     }
 
@@ -43,16 +53,25 @@ impl Op {
                 range_end: end.into(),
                 ..DeleteRangeRequest::default()
             }),
+            Self::DeletePath { key, below } => {
+                let delete = |(key, range_end)| {
+                    op::delete(DeleteRangeRequest { key, range_end, ..DeleteRangeRequest::default() })
+                };
+                op::txn(TxnRequest {
+                    compare: below.iter().cloned().map(is_empty).collect(),
+                    success: vec![op::delete(message::delete(key))],
+                    failure: below.into_iter().map(delete).collect(),
+                })
+            }
         }
     }
 }
 
 /// Deletes of `surplus` keys, which are sorted, as few as can be: those with nothing between them that stays go as one
-/// range. `puts` stay, and so does what is below `barrier`.
-pub(super) fn deletes(surplus: &[Vec<u8>], puts: &Leaves, barrier: &[u8]) -> Vec<Op> {
+/// range. `puts` stay, and so does what is in the range `reserved`.
+pub(super) fn deletes(surplus: &[Vec<u8>], puts: &Leaves, reserved: &(Bytes, Bytes)) -> Vec<Op> {
     let stays_between = |first: &Vec<u8>, last: &Vec<u8>| {
-        puts.range::<Vec<u8>, _>(first..last).next().is_some()
-            || (first.as_slice() < barrier && barrier < last.as_slice())
+        puts.range::<Vec<u8>, _>(first..last).next().is_some() || (*first < reserved.1 && reserved.0 < *last)
     };
     let mut ops = Vec::new();
     let mut rest = surplus;
@@ -96,13 +115,50 @@ impl Plan {
                 }
             }
         }
-        Self::Staged(parts)
+        match parts.len() {
+            // One value that is larger than a transaction needs to be.
+            0 | 1 => Self::One(parts.pop().unwrap_or_default()),
+            _ => {
+                // The largest first: if the store takes no requests of that size it refuses before anything is done.
+                parts.sort_by_key(|part| std::cmp::Reverse(part.iter().map(Op::len).sum::<usize>()));
+                Self::Staged(parts)
+            }
+        }
     }
 }
 
-/// A transaction of some operations, under conditions.
-pub(super) fn transaction(ops: Vec<Op>, compare: Vec<Compare>, lease: i64) -> TxnRequest {
-    TxnRequest { compare, success: ops.into_iter().map(|op| op.request(lease)).collect(), failure: Vec::new() }
+/// A transaction of some operations, under conditions. If they do not hold it answers with the keys of `otherwise`.
+pub(super) fn transaction(
+    ops: Vec<Op>,
+    compare: Vec<Compare>,
+    lease: i64,
+    otherwise: Option<RangeRequest>,
+) -> TxnRequest {
+    let success = ops.into_iter().map(|op| op.request(lease)).collect();
+    TxnRequest { compare, success, failure: otherwise.map(op::range).into_iter().collect() }
+}
+
+/// Keys of a few markers below their directory.
+pub(super) fn some_keys((key, range_end): (Bytes, Bytes)) -> RangeRequest {
+    RangeRequest { key, range_end, limit: 8, keys_only: true, ..RangeRequest::default() }
+}
+
+/// The keys that a transaction found whose conditions did not hold.
+pub(super) fn found(answer: &TxnResponse) -> impl Iterator<Item = &KeyValue> {
+    answer.responses.iter().flat_map(|response| match &response.response {
+        Some(Response::ResponseRange(range)) => range.kvs.as_slice(),
+        _ => &[],
+    })
+}
+
+/// True if a transaction has written or deleted a key.
+pub(super) fn has_changed(answer: &TxnResponse) -> bool {
+    answer.responses.iter().any(|response| match &response.response {
+        Some(Response::ResponsePut(_)) => true,
+        Some(Response::ResponseDeleteRange(deleted)) => deleted.deleted > 0,
+        Some(Response::ResponseTxn(answer)) => has_changed(answer),
+        _ => false,
+    })
 }
 
 /// Holds while nothing in a range was written after a revision.
@@ -113,6 +169,17 @@ pub(super) fn unchanged_since((key, range_end): (Bytes, Bytes), revision: i64) -
         key,
         range_end,
         target_union: Some(TargetUnion::ModRevision(revision + 1)),
+    }
+}
+
+/// Holds while there is no key in a range.
+pub(super) fn is_empty((key, range_end): (Bytes, Bytes)) -> Compare {
+    Compare {
+        result: CompareResult::Less.into(),
+        target: CompareTarget::Create.into(),
+        key,
+        range_end,
+        target_union: Some(TargetUnion::CreateRevision(1)),
     }
 }
 
@@ -140,6 +207,7 @@ mod tests {
         let shown = |op: &Op| match op {
             Op::Put { key, .. } => text(key),
             Op::Delete { first, end } => format!("{}..{}", text(first), text(end)),
+            Op::DeletePath { key, .. } => format!("{}/", text(key)),
         };
         ops.iter().map(shown).collect()
     }
@@ -147,9 +215,24 @@ mod tests {
     #[test]
     fn what_goes_together_is_one_range_and_what_stays_is_in_none() {
         let puts: Leaves = keys(&["/b", "/d"]).into_iter().map(|key| (key, Vec::new())).collect();
-        let ops = deletes(&keys(&["/a", "/aa", "/c", "/e", "/f", "/g"]), &puts, b"/f/x");
+        let ops = deletes(&keys(&["/a", "/aa", "/c", "/e", "/f", "/g"]), &puts, &message::prefix_range("/f/x/"));
         assert_eq!(shown(&ops), ["/a../aa0", "/c..", "/e../f0", "/g.."]);
-        assert!(deletes(&[], &puts, b"").is_empty());
+        assert!(deletes(&[], &puts, &message::prefix_range("/f/x/")).is_empty());
+    }
+
+    /// What has changed nothing has no echo to wait for.
+    #[test]
+    fn an_answer_tells_whether_something_has_changed() {
+        use api::etcdserverpb::{DeleteRangeResponse, PutResponse, RangeResponse, ResponseOp};
+        let of = |response| TxnResponse {
+            responses: vec![ResponseOp { response: Some(response) }],
+            ..TxnResponse::default()
+        };
+        let deleted = |deleted| Response::ResponseDeleteRange(DeleteRangeResponse { deleted, ..Default::default() });
+        assert!(has_changed(&of(Response::ResponsePut(PutResponse::default()))) && has_changed(&of(deleted(1))));
+        assert!(!has_changed(&of(Response::ResponseRange(RangeResponse::default()))) && !has_changed(&of(deleted(0))));
+        assert!(has_changed(&of(Response::ResponseTxn(of(deleted(2))))));
+        assert!(!has_changed(&of(Response::ResponseTxn(of(deleted(0))))));
     }
 
     #[test]
@@ -159,9 +242,16 @@ mod tests {
             Plan::One(ops) => vec![ops.len()],
             Plan::Staged(parts) => parts.iter().map(Vec::len).collect(),
         };
-        assert_eq!(of(128, 10), [128]);
-        assert_eq!(of(129, 10), [127, 2]);
+        assert_eq!(of(126, 10), [126]);
+        assert_eq!(of(127, 10), [125, 2]);
         assert_eq!(of(3, 600_000), [1, 1, 1]);
         assert_eq!(of(4, 400_000), [2, 2]);
+        assert_eq!(of(1, 1_200_000), [1]);
+        assert_eq!(of(0, 0), [0]);
+        // What may be too large for the store goes first.
+        let mut ops: Vec<Op> = (0..200).map(|number| put(number, 10)).collect();
+        ops.push(put(200, 1_400_000));
+        let Plan::Staged(parts) = Plan::of(ops) else { panic!("one transaction") };
+        assert_eq!(parts.iter().map(Vec::len).collect::<Vec<_>>(), [1, 125, 75]);
     }
 }

@@ -1,68 +1,26 @@
 //! Where settings come from: the command line as Go's `flag` package reads it, and a YAML file.
 
 use super::SettingsError;
-use super::names::{self, FLAGS, Kind};
+use super::names::FLAGS;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::path::Path;
-
-/// Values by the flag's name; a flag may be given several times.
-pub(super) type Layer = BTreeMap<&'static str, Vec<String>>;
+use terminal::flags::{self, Given, Kind, Parsed, Values as Layer};
+use terminal::suggest::nearest;
 
 /// Longest file of settings.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// Go's truths.
-pub(super) fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
-        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
-        _ => None,
-    }
-}
-
-/// One dash or two, `-x v` or `-x=v`, and truths without a value. None if help is asked for.
+/// The command line; None if help is asked for.
 pub(super) fn command_line(arguments: &[String]) -> Result<Option<Layer>, SettingsError> {
-    let mut layer = Layer::new();
-    let mut rest = arguments.iter();
-    while let Some(argument) = rest.next() {
-        let Some(body) = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')) else {
-            // Go ignores what follows the first argument that is no flag; a forgotten dash is better told.
-            return Err(SettingsError::Flag(format!("unexpected argument {argument:?}: flags begin with a dash")));
-        };
-        let (name, value) = match body.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (body, None),
-        };
-        if matches!(name, "h" | "help") {
-            return Ok(None);
-        }
-        let Some(flag) = names::flag_of(name) else {
-            let hint = names::nearest(name).map_or_else(String::new, |hint| format!("; did you mean -{hint}?"));
-            return Err(SettingsError::Flag(format!("flag provided but not defined: -{name}{hint}")));
-        };
-        let value = match (flag.kind, value) {
-            (Kind::Bool, value) => {
-                let value = value.unwrap_or_else(|| "true".to_owned());
-                if parse_bool(&value).is_none() {
-                    let message = format!("invalid boolean value {value:?} for -{name}: parse error");
-                    return Err(SettingsError::Flag(message));
-                }
-                value
-            }
-            (_, Some(value)) => value,
-            (_, None) => match rest.next() {
-                Some(value) => value.clone(),
-                None => return Err(SettingsError::Flag(format!("flag needs an argument: -{name}"))),
-            },
-        };
-        let values = layer.entry(flag.name).or_default();
-        if flag.kind != Kind::List {
-            values.clear();
-        }
-        values.push(value);
+    let known: Vec<_> = FLAGS.iter().map(|flag| (flag.name, flag.kind)).collect();
+    match flags::parse(arguments, &known).map_err(SettingsError::Flag)? {
+        Parsed::Help => Ok(None),
+        Parsed::Flags(Given { operands, program, values }) => match (operands.first(), program) {
+            (None, None) => Ok(Some(values)),
+            (Some(operand), _) => Err(SettingsError::Flag(flags::unexpected(operand))),
+            (None, Some(_)) => Err(SettingsError::Flag(flags::unexpected("--"))),
+        },
     }
-    Ok(Some(layer))
 }
 
 /// The settings of a file. Names that are none are told in `warnings`; metad passes them over in silence.
@@ -88,7 +46,8 @@ pub(super) fn file(path: &Path, warnings: &mut Vec<String>) -> Result<Layer, Str
         // metad calls it `Group`, and documents `group`.
         let known = if name == "Group" { "group" } else { name.as_str() };
         let Some(flag) = FLAGS.iter().find(|flag| flag.name == known && !flag.is_flag_only) else {
-            let hint = names::nearest(&name).map_or_else(String::new, |hint| format!("; did you mean {hint:?}?"));
+            let hint = nearest(&name, FLAGS.iter().map(|flag| flag.name))
+                .map_or_else(String::new, |hint| format!("; did you mean {hint:?}?"));
             warnings.push(format!("{shown}: {name:?} is no setting{hint}"));
             continue;
         };

@@ -5,10 +5,11 @@ mod names;
 
 use crate::address::{self, Net};
 use crate::hub::{Bounds, Quiet};
-use layers::{Layer, parse_bool};
+use crate::path;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+use terminal::flags::{Values as Layer, parse_bool};
 
 /// A command line or a file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +70,10 @@ pub(crate) struct QuerySettings {
     pub(crate) session_tokens: SessionTokens,
     pub(crate) token_hop_limit: u32,
     pub(crate) token_key_file: Option<PathBuf>,
+    /// Path that tells that metad runs, in its only form.
+    pub(crate) health_path: Option<Vec<u8>>,
+    /// Path that tells whether metad is ready, in its only form.
+    pub(crate) ready_path: Option<Vec<u8>>,
     /// Requests a second of one source; 0 for any.
     pub(crate) rate_limit: u32,
     pub(crate) waits: Bounds,
@@ -318,11 +323,27 @@ impl Values {
                 limit => return Err(format!("token_hop_limit is {limit}: it is at most 255")),
             },
             token_key_file: self.path("token_key_file"),
+            health_path: self.probe_path("health_path")?,
+            ready_path: self.probe_path("ready_path")?,
             rate_limit: u32::try_from(self.number("rate_limit", 0)?).unwrap_or(u32::MAX),
             waits: Bounds { all: self.number("max_waits", 0)?, of_source: self.number("max_waits_per_source", 0)? },
             wait_max: self.duration("wait_max")?,
             quiet,
         })
+    }
+
+    fn probe_path(&self, flag: &'static str) -> Result<Option<Vec<u8>>, String> {
+        let text = self.one(flag);
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let path = path::clean(text.as_bytes());
+        let is_taken = matches!(path::names(&path).first(), None | Some(&b"self" | &b"token" | &b"favicon.ico"));
+        if path != text.as_bytes() || is_taken {
+            let example = flag.trim_end_matches("_path");
+            return Err(format!("{flag} is {text:?}: it is a path that has no other meaning, such as /{example}"));
+        }
+        Ok(Some(path))
     }
 
     fn local_client(&self) -> Result<Option<IpAddr>, String> {

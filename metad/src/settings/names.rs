@@ -1,12 +1,6 @@
 //! The names of settings: flags, and their keys in the file.
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Bool,
-    Text,
-    /// May be given several times.
-    List,
-}
+use terminal::flags::Kind::{self, Bool, List, Text};
 
 pub(super) struct Flag {
     pub(super) name: &'static str,
@@ -24,8 +18,6 @@ const fn flag(name: &'static str, kind: Kind, default: &'static str, help: &'sta
 const fn flag_only(name: &'static str, kind: Kind, help: &'static str) -> Flag {
     Flag { name, kind, default: "", help, is_flag_only: true }
 }
-
-use Kind::{Bool, List, Text};
 
 /// All flags: those of yunify's metad first, then what is new here. In the file they have the same names.
 pub(super) const FLAGS: &[Flag] = &[
@@ -70,6 +62,18 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("manage_key_file", Text, "", "key of manage_cert_file"),
     flag("manage_client_ca", Text, "", "authorities of the certificates that clients of the manage API must have"),
     flag("manage_insecure", Bool, "false", "serves the manage API beyond this machine without tokens and certificates"),
+    flag(
+        "health_path",
+        Text,
+        "",
+        "path of the query API, such as /health, that tells that metad runs, whatever it has read; empty for none",
+    ),
+    flag(
+        "ready_path",
+        Text,
+        "",
+        "path of the query API, such as /ready, that tells whether metad is ready; empty for none",
+    ),
     flag("rate_limit", Text, "0", "queries a second that one source may make; 0 for any"),
     flag("max_waits", Text, "20000", "queries that may wait at a time"),
     flag("max_waits_per_source", Text, "2000", "queries of one source that may wait at a time"),
@@ -96,26 +100,4 @@ pub(super) const FLAGS: &[Flag] = &[
 
 pub(super) fn flag_of(name: &str) -> Option<&'static Flag> {
     FLAGS.iter().find(|flag| flag.name == name)
-}
-
-/// A name that somebody may have meant.
-pub(super) fn nearest(name: &str) -> Option<&'static str> {
-    let best = FLAGS.iter().map(|flag| (distance(name, flag.name), flag.name)).min()?;
-    (best.0 <= 1 + name.len() / 4).then_some(best.1)
-}
-
-/// Characters to add, remove or change.
-fn distance(left: &str, right: &str) -> usize {
-    let right: Vec<char> = right.chars().collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (i, a) in left.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in right.iter().enumerate() {
-            let change = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[right.len()]
 }

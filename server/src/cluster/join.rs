@@ -26,6 +26,12 @@ const TELL_AGAIN: Duration = Duration::from_secs(10);
 /// Why a member cannot join now, for the log of the member that leads.
 struct Because(String);
 
+/// True if what this caller has shown is enough for the place of a member with these peer URLs.
+fn may_take(request: &MemberJoinRequest, urls: &[String]) -> bool {
+    let is_its_own = |url: &String| request.peer_urls.contains(url) || request.vouched_urls.contains(url);
+    !request.by_certificate || urls.iter().all(is_its_own)
+}
+
 impl Cluster {
     pub(super) async fn join(&self, request: &MemberJoinRequest, now: u64) -> Result<(u64, LogId), Refusal> {
         let urls = checked_urls(&request.peer_urls)?;
@@ -37,16 +43,20 @@ impl Cluster {
             Ok(old) => old,
             Err((error, because)) => return Err(self.because(Refusal::Final(error), because)),
         };
+        if let Some((id, peer)) = old.and_then(|id| Some((id, stored.membership().get_node(&id)?)))
+            && !may_take(request, &peer.peer_urls)
+        {
+            let because = Because(format!(
+                "it has shown a certificate that is not valid for the hosts of the peer URLs of member {id:x}, which has \
+                 its name or its peer URL"
+            ));
+            return Err(self.because(Refusal::Final(Error::MemberExists), because));
+        }
         if let Some(id) = old
             && self.is_untouched(stored.membership(), id, &urls)
         {
             // It was added before, by an operator or by a request whose answer was lost.
             return stored.log_id().map(|at| (id, at)).ok_or(Refusal::Retry(Error::Unhealthy));
-        }
-        if let Some(old) = old {
-            let mut lost = self.lost.lock();
-            lost.retain(|id, asked| stored.membership().get_node(id).is_some() && asked.elapsed() < ASKING);
-            lost.insert(old, Instant::now());
         }
         self.check_bears(stored.membership(), old)?;
         let id = discovery::id::member_id_at(&urls, now);
@@ -118,6 +128,12 @@ impl Cluster {
             let because = Because(format!("member {old:x} has its name and runs: two members cannot have one name"));
             return Err(self.because(Refusal::Final(Error::MemberExists), because));
         }
+        // Not before: whose name a running member has lost nothing.
+        if let Some(old) = old {
+            let mut lost = self.lost.lock();
+            lost.retain(|id, asked| membership.get_node(id).is_some() && asked.elapsed() < ASKING);
+            lost.insert(old, Instant::now());
+        }
         let just_joined = self.joined.lock().is_some_and(|at| at.elapsed() < ARRIVAL);
         let arriving = pending(membership).into_iter().find(|id| Some(*id) != old && (just_joined || answers(*id)));
         if let Some(arriving) = arriving {
@@ -186,5 +202,31 @@ impl Cluster {
             reason,
             "refused to let a member without data join"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_takes_the_place_of_its_own_urls() {
+        let urls = |urls: &[&str]| urls.iter().map(ToString::to_string).collect::<Vec<_>>();
+        for (by_certificate, claimed, vouched, old, expected) in [
+            (true, &["a"][..], &[][..], &["a"][..], true),
+            (true, &["a"], &[], &["b"], false),
+            (true, &["a"], &["b"], &["b"], true),
+            (true, &["a"], &[], &["a", "b"], false),
+            (true, &["a"], &["b"], &["a", "b"], true),
+            (false, &["a"], &[], &["b"], true),
+        ] {
+            let request = MemberJoinRequest {
+                name: "m".to_owned(),
+                peer_urls: urls(claimed),
+                by_certificate,
+                vouched_urls: urls(vouched),
+            };
+            assert_eq!(may_take(&request, &urls(old)), expected, "{request:?}");
+        }
     }
 }

@@ -484,24 +484,8 @@ pub(super) fn find(name: &str) -> Option<&'static Flag> {
 /// The name a user may have meant: at most a third of its letters differ.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     let candidates = all().map(|flag| flag.name).chain(["help", "version"]);
-    let (distance, best) = candidates.map(|known| (edits(name, known), known)).min()?;
+    let (distance, best) = candidates.map(|known| (terminal::suggest::distance(name, known), known)).min()?;
     (distance * 3 <= name.len().max(3)).then_some(best)
-}
-
-/// The number of letters to insert, remove or replace.
-fn edits(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[to.len()]
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Decides for each request whether it is a gRPC call, to which service, or plain HTTP.
 
+use super::access::{AccessRules, Allowed};
 use super::body::{GatewayBody, RequestBody, ResponseBody, Source};
 use super::gather::OpenCalls;
 use super::interrupt::{Interrupt, LeaderGate};
@@ -16,7 +17,7 @@ use api::error::Error;
 use axum::Router;
 use axum::routing::future::RouteFuture;
 use futures::FutureExt as _;
-use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
 use rustls::pki_types::CertificateDer;
 use std::collections::HashMap;
@@ -301,28 +302,62 @@ fn answer(status: tonic::Status) -> Response<ResponseBody> {
     response.map(|()| ResponseBody::Nothing)
 }
 
+/// Serves the HTTP requests below one path without a router, which would cost more than the answer.
+#[derive(Clone)]
+pub(crate) struct Shortcut {
+    /// What the path of a request begins with, as it came.
+    pub(crate) prefix: &'static str,
+    pub(crate) serve: ServeHttp,
+}
+
+/// Answers a request from an address; none means a unix socket.
+pub(crate) type ServeHttp = Arc<dyn Fn(axum::extract::Request, Option<SocketAddr>) -> HttpFuture + Send + Sync>;
+
+type HttpFuture = futures::future::BoxFuture<'static, axum::response::Response>;
+
+impl fmt::Debug for Shortcut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shortcut").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
 /// What a port serves: gRPC, HTTP or both.
 #[derive(Clone, Debug)]
 pub struct Front {
     grpc: Option<Arc<GrpcRoutes>>,
     http: Option<Router>,
+    shortcut: Option<Shortcut>,
+    /// Before all of HTTP.
+    rules: Option<Arc<AccessRules>>,
     shows_certificates: bool,
 }
 
 impl Front {
     /// Serves gRPC and HTTP on one port.
     pub fn both(grpc: Arc<GrpcRoutes>, http: Router) -> Self {
-        Self { grpc: Some(grpc), http: Some(http), shows_certificates: false }
+        Self { http: Some(http), ..Self::grpc_only(grpc) }
     }
 
     /// Serves gRPC only; other requests are answered with 404.
     pub fn grpc_only(grpc: Arc<GrpcRoutes>) -> Self {
-        Self { grpc: Some(grpc), http: None, shows_certificates: false }
+        Self { grpc: Some(grpc), http: None, shortcut: None, rules: None, shows_certificates: false }
     }
 
     /// Serves HTTP only; a gRPC call is answered as an unknown path.
     pub fn http_only(http: Router) -> Self {
-        Self { grpc: None, http: Some(http), shows_certificates: false }
+        Self { grpc: None, http: Some(http), shortcut: None, rules: None, shows_certificates: false }
+    }
+
+    /// Takes a shortcut to what is behind some paths.
+    #[must_use]
+    pub(crate) fn with_shortcut(self, shortcut: Option<Shortcut>) -> Self {
+        Self { shortcut, ..self }
+    }
+
+    /// Serves HTTP to those callers only, and tells browsers.
+    #[must_use]
+    pub(crate) fn ruled_by(self, rules: Arc<AccessRules>) -> Self {
+        Self { rules: Some(rules), ..self }
     }
 
     /// Puts the certificates of callers into the extensions of requests, as [`CallerCertificate`].
@@ -346,23 +381,42 @@ impl Front {
         if is_grpc && let Some(grpc) = &self.grpc {
             return grpc.call(request.map(Source::Connection), peer, open);
         }
-        match &self.http {
-            Some(router) => {
-                let mut request = request.map(axum::body::Body::new);
+        let Some(router) = &self.http else { return FrontFuture::Ready(Some(not_found())) };
+        if let Some(answer) = self.rules.as_ref().and_then(|rules| rules.answer(&request)) {
+            return FrontFuture::Ready(Some(answer.map(ResponseBody::Http)));
+        }
+        let allowed = self.rules.as_ref().map(|rules| rules.allowed(&request)).unwrap_or_default();
+        let remote = peer.and_then(|peer| peer.remote_addr);
+        let mut request = request.map(axum::body::Body::new);
+        let answer = match &self.shortcut {
+            Some(shortcut) if request.uri().path().starts_with(shortcut.prefix) => {
+                let is_head = request.method() == Method::HEAD;
+                HttpAnswer::Shortcut { answer: (shortcut.serve)(request, remote), is_head }
+            }
+            _ => {
                 if let Some(peer) = peer {
                     request.extensions_mut().insert(peer.clone());
                 }
-                request.extensions_mut().insert(HttpCaller { remote: peer.and_then(|peer| peer.remote_addr) });
-                FrontFuture::Http(Box::pin(router.clone().call(request)))
+                request.extensions_mut().insert(HttpCaller { remote });
+                HttpAnswer::Router(Box::pin(router.clone().call(request)))
             }
-            None => FrontFuture::Ready(Some(not_found())),
-        }
+        };
+        FrontFuture::Http { answer, allowed }
     }
 }
 
 /// `application/grpc` with or without an encoding or parameters, but not `application/grpc-web`.
 fn is_grpc(content_type: &[u8]) -> bool {
     content_type.strip_prefix(GRPC).is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+}
+
+/// What is left for who asked for the head only: it tells the length of the body, as a router would have it.
+fn without_body(mut response: axum::response::Response) -> axum::response::Response {
+    let length = http_body::Body::size_hint(response.body()).exact();
+    if let Some(length) = length {
+        response.headers_mut().entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+    response.map(|_| axum::body::Body::empty())
 }
 
 fn not_found() -> Response<ResponseBody> {
@@ -463,8 +517,29 @@ pub(super) enum FrontFuture {
         is_unary: bool,
         interrupt: Interrupt,
     },
-    Http(Pin<Box<RouteFuture<Infallible>>>),
+    Http {
+        answer: HttpAnswer,
+        allowed: Allowed,
+    },
     Ready(Option<Response<ResponseBody>>),
+}
+
+/// The answer to an HTTP request, by whichever way.
+pub(super) enum HttpAnswer {
+    Router(Pin<Box<RouteFuture<Infallible>>>),
+    Shortcut { answer: HttpFuture, is_head: bool },
+}
+
+impl HttpAnswer {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<axum::response::Response> {
+        match self {
+            Self::Router(answer) => answer.as_mut().poll(cx).map(|Ok(response)| response),
+            Self::Shortcut { answer, is_head } => {
+                let response = ready!(answer.as_mut().poll(cx));
+                Poll::Ready(if *is_head { without_body(response) } else { response })
+            }
+        }
+    }
 }
 
 impl Future for FrontFuture {
@@ -503,8 +578,9 @@ impl Future for FrontFuture {
                     }
                 }
             }
-            Self::Http(future) => {
-                let Ok(response) = ready!(future.as_mut().poll(cx));
+            Self::Http { answer, allowed } => {
+                let mut response = ready!(answer.poll(cx));
+                allowed.add_to(response.headers_mut());
                 response.map(ResponseBody::Http)
             }
             Self::Ready(response) => response.take().expect("invariant: a finished future is not polled again"),

@@ -2,13 +2,13 @@
 
 use super::authority::AuthorityFilter;
 use super::gather::{Gather, OpenCalls};
-use super::progress::Progress;
 use crate::config::{ListenUrl, Place};
 use crate::metrics::Metrics;
 use crate::tls::TlsAcceptor;
 use bytes::Bytes;
 use prometheus::IntCounter;
 use rustls::pki_types::CertificateDer;
+use socket::Progress;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt as _;

@@ -46,6 +46,8 @@ fn checks() -> HealthChecks {
         alarms: Box::new(Vec::new),
         serializable_read: Box::new(|| async { Ok(()) }.boxed()),
         linearizable_read: Box::new(|| async { Ok(()) }.boxed()),
+        found_its_place: Box::new(|| Ok(())),
+        serves: Box::new(|| true),
     }
 }
 
@@ -53,7 +55,12 @@ fn front(metrics: &Arc<Metrics>, serving: watch::Receiver<bool>) -> Front {
     let health = HealthServer::new(GrpcHealth::new(serving));
     let routes = GrpcRoutes::new(Arc::clone(metrics), 1000, Duration::MAX, LeaderGate::new(|| true)).with(health);
     let state = HttpState { metrics: Arc::clone(metrics), checks: Arc::new(checks()) };
-    Front::both(Arc::new(routes), router(state).merge(nothing_else()))
+    let serve: ServeHttp = Arc::new(|request, remote| {
+        let body = format!("{} by {}", request.uri(), remote.is_some_and(|remote| remote.ip().is_loopback()));
+        std::future::ready(axum::response::Response::new(body.into())).boxed()
+    });
+    let shortcut = Shortcut { prefix: "/short/", serve };
+    Front::both(Arc::new(routes), router(state).merge(nothing_else())).with_shortcut(Some(shortcut))
 }
 
 async fn start(max_connections: usize) -> Server {
@@ -120,6 +127,24 @@ async fn grpc_and_http_share_a_port_and_are_counted() {
     }
     assert!(server.metrics.network.client_received_bytes.get() > 100);
     assert!(server.metrics.network.client_sent_bytes.get() > 100);
+    server.listeners.shutdown(DEADLINE).await;
+}
+
+#[tokio::test]
+async fn a_shortcut_has_its_paths_and_answers_head_as_a_router_does() {
+    let server = start(100).await;
+    let body = "/short/%2Fa?b by true";
+    let length = format!("\r\ncontent-length: {}\r\n", body.len());
+    let answer = get(server.address, "/short/%2Fa?b").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains(&length) && answer.ends_with(body),
+        "{answer}"
+    );
+    let head = exchange(server.address, b"HEAD /short/%2Fa?b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert!(head.contains(&length) && head.ends_with("\r\n\r\n"), "{head}");
+    for elsewhere in ["/short", "/shorter/a", "//short/a"] {
+        assert!(get(server.address, elsewhere).await.starts_with("HTTP/1.1 404 "), "{elsewhere}");
+    }
     server.listeners.shutdown(DEADLINE).await;
 }
 

@@ -254,11 +254,12 @@ group! {
 }
 
 group! {
-    /// What is lost of what this member tells about itself. Names of our own: etcd has none for it.
+    /// What is lost of what this member tells about itself, and when its certificates end. Names of our own: etcd has none for it.
     TellingMetrics {
         log_lines_lost: IntCounter = counter, "cleat_log_lines_lost_total", "The number of log lines that were lost because an output did not keep up.";
         audit_lines_lost: IntCounter = counter, "cleat_audit_lines_lost_total", "The number of lines of the audit log that were lost.";
         trace_spans_dropped: IntCounter = counter, "cleat_trace_spans_dropped_total", "The number of spans that the collector of traces did not get.";
+        certificate_expiry: IntGaugeVec = labelled_gauge(&["side"]), "cleat_tls_certificate_expiry_timestamp_seconds", "When the certificate ends that this member shows to clients or peers, in seconds since 1970.";
     }
 }
 

@@ -46,6 +46,10 @@ const UNAPPLIED_MAX: u64 = 5000;
 /// The same for what is urgent. etcd's figure, since 3.7 and for revocations.
 const UNAPPLIED_MAX_URGENT: u64 = 10_000;
 
+/// How often an entry waits for whoever is about to propose, as long as more do each time. It is no time: others run
+/// meanwhile, and it is over at once when none is ready.
+const GATHERINGS: usize = 4;
+
 /// After a proposal that nobody took, before it is made again, unless the leader changes earlier.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -127,11 +131,39 @@ impl ProposalStats {
     }
 }
 
+/// A proposal that waits for its outcome, until that is there or its client gives up.
+struct Pending<'a>(&'a AtomicUsize);
+
+impl<'a> Pending<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// What became of one attempt to propose.
 enum Attempt {
     Done(Result<Outcomes, Error>),
     /// Nobody took it, for this reason.
     NotTaken(Error),
+}
+
+/// Lets the tasks run that are ready: who has read a request proposes what it asks. Entries become fewer and larger, and
+/// with them the writes to the disk.
+async fn gather<T>(waiting: &mpsc::Receiver<T>) {
+    for _ in 0..GATHERINGS {
+        let before = waiting.len();
+        tokio::task::yield_now().await;
+        if waiting.len() == before || before >= BATCH_COMMANDS {
+            return;
+        }
+    }
 }
 
 impl Node {
@@ -178,9 +210,9 @@ impl Node {
             return Err(Error::TooManyRequests);
         }
         let queue = if urgent { &self.0.urgent } else { &self.0.ordinary };
-        self.0.stats.pending.fetch_add(1, Ordering::Relaxed);
+        let pending = Pending::begin(&self.0.stats.pending);
         let outcome = tokio::time::timeout(self.limits().request_timeout, self.write(queue, command, bytes)).await;
-        self.0.stats.pending.fetch_sub(1, Ordering::Relaxed);
+        drop(pending);
         let outcome = outcome.unwrap_or(Err(Error::Timeout));
         match outcome {
             Ok((outcome, times)) => {
@@ -228,8 +260,10 @@ impl Node {
     }
 
     async fn write(&self, queue: &Queue, command: Command, bytes: usize) -> Result<(Outcome, ProposalTimes), Error> {
-        // Whoever waits for room goes first: a released permit is handed to the batching task before it can be tried.
-        if let Ok(permit) = Arc::clone(&queue.in_flight).try_acquire_owned() {
+        // Where there are others an entry of its own would cost them a write. Whoever waits for room goes first: a released
+        // permit is handed to the batching task before it can be tried.
+        let is_alone = self.0.stats.pending() <= 1;
+        if is_alone && let Ok(permit) = Arc::clone(&queue.in_flight).try_acquire_owned() {
             let (outcomes, times) = self.submit(vec![command], permit).await?;
             // Invariant: one outcome for each command.
             let outcome = outcomes.into_iter().next().ok_or(Error::Stopped)?;
@@ -265,6 +299,7 @@ impl Node {
             let Some(first) = next else { return };
             // Invariant: the semaphore is never closed.
             let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
+            gather(&waiting).await;
             let mut bytes = first.bytes;
             let mut answers = vec![first.answer];
             let mut commands = vec![first.command];
@@ -467,6 +502,37 @@ mod tests {
             let refused = [false, true].map(|is_urgent| is_too_far_behind(tail_bytes, unapplied, is_urgent));
             assert_eq!(refused, [ordinary, urgent], "{tail_bytes} {unapplied}");
         }
+    }
+
+    /// On one thread: who is ready runs in turn.
+    #[tokio::test]
+    async fn an_entry_waits_for_who_is_ready_and_for_nobody_else() {
+        let (sender, mut waiting) = mpsc::channel(100);
+        // One needs no time, one a turn more, and one has to wait for something.
+        for turns in [0, 1, 50] {
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                for _ in 0..turns {
+                    tokio::task::yield_now().await;
+                }
+                sender.send(turns).await.unwrap();
+            });
+        }
+        gather(&waiting).await;
+        let mut gathered = Vec::new();
+        while let Ok(turns) = waiting.try_recv() {
+            gathered.push(turns);
+        }
+        assert_eq!(gathered, [0, 1]);
+        // Whoever goes on for ever is not waited for.
+        let endless = tokio::spawn(async move {
+            while sender.send(0).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        });
+        gather(&waiting).await;
+        assert!((1..=GATHERINGS).contains(&waiting.len()), "{}", waiting.len());
+        endless.abort();
     }
 
     #[test]

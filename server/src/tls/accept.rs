@@ -5,6 +5,7 @@
 //! one of them.
 
 use super::address;
+use super::certificate_expiry;
 use super::der::CertFacts;
 use super::files::TlsError;
 use super::material::{server_config, server_files};
@@ -18,6 +19,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
@@ -40,6 +42,8 @@ pub struct TlsAcceptor(Arc<Shared>);
 struct Shared {
     side: &'static str,
     configs: Arc<Reloading<ServerConfig>>,
+    /// When the certificate in `configs` ends, in seconds since 1970.
+    not_after: Arc<AtomicI64>,
     handshakes: Semaphore,
     sources: Sources,
     deadline: Duration,
@@ -54,12 +58,18 @@ impl TlsAcceptor {
     /// [`TlsError`], with the file.
     pub(super) fn new(settings: &TlsSettings, cert: &KeyPairFiles) -> Result<Self, TlsError> {
         let (owned, files) = (settings.clone(), cert.clone());
+        let not_after = Arc::new(AtomicI64::default());
+        let ends = Arc::clone(&not_after);
         let configs = Reloading::new(server_files(settings, cert), settings.side.as_str(), move |contents| {
-            server_config(&owned, &files, contents)
+            let config = server_config(&owned, &files, contents)?;
+            let chain = contents.certificates(&files.cert)?;
+            ends.store(chain.first().and_then(|first| certificate_expiry(first)).unwrap_or(0), Ordering::Relaxed);
+            Ok(config)
         })?;
         Ok(Self(Arc::new(Shared {
             side: settings.side.as_str(),
             configs,
+            not_after,
             handshakes: Semaphore::new(MAX_HANDSHAKES),
             sources: Sources::default(),
             deadline: HANDSHAKE_DEADLINE,
@@ -67,6 +77,17 @@ impl TlsAcceptor {
             verifies_addresses: settings.verify_addresses && settings.trusted_ca_file.is_some(),
             refusals: RefusalLog::new(),
         })))
+    }
+
+    /// `client` or `peer`.
+    pub(super) fn side(&self) -> &'static str {
+        self.0.side
+    }
+
+    /// When the certificate ends that is shown now, in seconds since 1970. Looks at the files.
+    pub(super) async fn not_after(&self) -> i64 {
+        self.0.configs.current().await;
+        self.0.not_after.load(Ordering::Relaxed)
     }
 
     /// Shakes hands with a caller, within a deadline. A refusal is logged here.

@@ -5,7 +5,13 @@ use super::connect::PeerConnector;
 use super::files::TlsError;
 use super::self_signed;
 use crate::config::{CertSource, Config, KeyPairFiles, TlsSettings};
+use prometheus::IntGaugeVec;
 use std::path::Path;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Between two looks at when certificates end. Connections that come in look by themselves.
+const EXPIRY_INTERVAL: Duration = Duration::from_mins(1);
 
 /// What listeners and connections to peers use.
 #[derive(Clone, Debug)]
@@ -34,6 +40,22 @@ impl Tls {
             tls.connector = PeerConnector::new(settings, settings.dial_cert.as_ref().unwrap_or(&cert))?;
         }
         Ok(tls)
+    }
+
+    /// Keeps `gauge` at when the certificates end that listeners show, until `stop`. Members stay connected for long, so
+    /// that nothing else may look at the files for weeks.
+    pub(crate) async fn tell_expiry(self, gauge: IntGaugeVec, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(EXPIRY_INTERVAL);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            for acceptor in [&self.client, &self.peer].into_iter().flatten() {
+                gauge.with_label_values(&[acceptor.side()]).set(acceptor.not_after().await);
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 use super::auth::{GUEST, Permissions, ROOT, ReadWrite, Role, User, resource};
 use super::error::KeyError;
 use super::given::{self, Given};
-use super::{V2, members, refused_method};
+use super::{V2, json, members, refused_method};
 use crate::wall_clock;
 use api::cleatpb::V2Request;
 use api::cleatpb::v2_request::Method as Change;
@@ -118,13 +118,11 @@ fn ok(value: &impl Serialize) -> (StatusCode, Vec<u8>) {
 
 /// As Go's encoder writes it.
 fn go_json(value: &impl Serialize, ends_line: bool) -> Vec<u8> {
-    // Invariant: text and lists can be written.
-    let text = serde_json::to_string(value).unwrap_or_default();
-    let mut text = text.replace('<', r"\u003c").replace('>', r"\u003e").replace('&', r"\u0026");
+    let mut text = json::encode(value);
     if ends_line {
-        text.push('\n');
+        text.push(b'\n');
     }
-    text.into_bytes()
+    text
 }
 
 async fn read<T: Given>(body: Body) -> Result<T, Refused> {

@@ -2,9 +2,10 @@
 //!
 //! A change is written as JSON once, for all who get it. It goes to the watchers of its own path, to recursive ones of the
 //! directories above, and when a directory goes, to those of every node that goes with it. Whoever waits for one event is
-//! forgotten with it; a stream that does not read is cut.
+//! forgotten with it; a stream that does not read is cut, and so are those that are behind when all together hold too much.
 
 use super::json;
+use super::stream::{self, Account};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -12,16 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use store::Reader;
 use store::v2::{AUTH, Event, Refusal, Scan, Told};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 /// Watchers at a time. More are refused with "too many requests".
 const WATCHERS_MAX: usize = 65_536;
-
-/// Events that wait for a stream's connection. etcd's number. One more, and the stream is cut.
-const STREAM_EVENTS: usize = 100;
-
-/// Their bytes, beside the one that is taken next.
-const STREAM_BYTES: usize = 8 << 20;
 
 /// See the module.
 #[derive(Default)]
@@ -31,6 +26,8 @@ pub(crate) struct Hub {
     count: AtomicUsize,
     /// All that ever came.
     requests: AtomicU64,
+    /// Of the events that are on their way.
+    account: Account,
 }
 
 #[derive(Default)]
@@ -51,7 +48,7 @@ struct Watcher {
 
 enum Sink {
     Once(Option<oneshot::Sender<Bytes>>),
-    Stream(mpsc::Sender<Bytes>, Arc<AtomicUsize>),
+    Stream(stream::Sender),
     /// Is told of nothing, and ends with the others.
     Silent(#[expect(dead_code, reason = "its end is what is noticed")] oneshot::Sender<Bytes>),
 }
@@ -62,8 +59,8 @@ pub(super) enum Wait {
     Ready(Bytes),
     /// One event.
     Once(Place, oneshot::Receiver<Bytes>),
-    /// All that follow, and the bytes of those that wait to be taken.
-    Stream(Place, mpsc::Receiver<Bytes>, Arc<AtomicUsize>),
+    /// All that follow.
+    Stream(Place, stream::Receiver),
     /// It is there, and nothing follows. In etcd a stream that begins in the past stays open then.
     Last(Bytes, Place, oneshot::Receiver<Bytes>),
 }
@@ -116,7 +113,7 @@ impl Hub {
                 self.count.fetch_sub(1, Ordering::SeqCst);
                 let scan = found.map_err(WatchError::Refused)?;
                 let event = scan.event.as_deref().map(written).unwrap_or_default();
-                return Ok((Wait::Ready(event), scan));
+                return Ok((Wait::Ready(event.into()), scan));
             }
         };
         let id = watchers.next_id;
@@ -125,12 +122,11 @@ impl Hub {
         let (sink, wait) = match &scan.event {
             Some(event) => {
                 let (sender, receiver) = oneshot::channel();
-                (Sink::Silent(sender), Wait::Last(written(event), place, receiver))
+                (Sink::Silent(sender), Wait::Last(written(event).into(), place, receiver))
             }
             None if stream => {
-                let (sender, receiver) = mpsc::channel(STREAM_EVENTS);
-                let queued = Arc::new(AtomicUsize::new(0));
-                (Sink::Stream(sender, Arc::clone(&queued)), Wait::Stream(place, receiver, queued))
+                let (sender, receiver) = stream::channel();
+                (Sink::Stream(sender), Wait::Stream(place, receiver))
             }
             None => {
                 let (sender, receiver) = oneshot::channel();
@@ -153,9 +149,10 @@ impl Hub {
             return;
         }
         let mut watchers = self.watchers.lock();
-        let mut gone = 0;
+        // Before anything is handed on: who reads has had the time to take what came before.
+        let mut gone = if self.account.is_overdrawn() { watchers.cut_those_behind() } else { 0 };
         for told in told {
-            let mut event = Outgoing { event: &told.event, written: None };
+            let mut event = Outgoing { account: &self.account, event: &told.event, written: None };
             if told.event.node.key.starts_with(AUTH.as_bytes()) {
                 // Somebody may not see any more what it waits for; who may asks again.
                 gone += watchers.clear();
@@ -191,22 +188,23 @@ impl Hub {
     }
 }
 
+fn written(event: &Event) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    json::event(&mut out, event, true);
+    out
+}
+
 /// An event, and its JSON once somebody needs it.
 struct Outgoing<'a> {
+    account: &'a Account,
     event: &'a Event,
     written: Option<Bytes>,
 }
 
 impl Outgoing<'_> {
     fn bytes(&mut self) -> Bytes {
-        self.written.get_or_insert_with(|| written(self.event)).clone()
+        self.written.get_or_insert_with(|| self.account.hold(written(self.event))).clone()
     }
-}
-
-fn written(event: &Event) -> Bytes {
-    let mut out = Vec::with_capacity(256);
-    json::event(&mut out, event, true);
-    out.into()
 }
 
 impl Watchers {
@@ -230,6 +228,27 @@ impl Watchers {
         gone
     }
 
+    /// Ends the streams whose connections did not take all that they were told; returns how many.
+    fn cut_those_behind(&mut self) -> usize {
+        let mut gone = 0;
+        self.by_path.retain(|_, watchers| {
+            watchers.retain(|_, watcher| {
+                let Sink::Stream(sender) = &watcher.sink else { return true };
+                if sender.is_behind() {
+                    sender.cut();
+                    gone += 1;
+                    return false;
+                }
+                true
+            });
+            !watchers.is_empty()
+        });
+        if gone > 0 {
+            tracing::warn!(streams = gone, "v2: ended streams that are behind: all together hold too many events");
+        }
+        gone
+    }
+
     fn clear(&mut self) -> usize {
         std::mem::take(&mut self.by_path).values().map(BTreeMap::len).sum()
     }
@@ -246,11 +265,7 @@ impl Sink {
                 }
                 false
             }
-            Self::Stream(sender, queued) => {
-                let bytes = event.bytes();
-                let before = queued.fetch_add(bytes.len(), Ordering::Relaxed);
-                (before == 0 || before + bytes.len() <= STREAM_BYTES) && sender.try_send(bytes).is_ok()
-            }
+            Self::Stream(sender) => sender.send(event.bytes()),
             Self::Silent(_) => true,
         }
     }
@@ -289,6 +304,8 @@ fn is_hidden(watched: &[u8], key: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::v2::stream::{BYTES_MAX, EVENTS_MAX};
+    use std::task::{Context, Poll, Waker};
     use store::v2::{Action, NodeView};
     use tokio::sync::oneshot::error::TryRecvError;
 
@@ -309,25 +326,28 @@ mod tests {
         hub.watch(reader, b"/1/k", (false, stream), 0).unwrap_or_else(|_| panic!("it is refused")).0
     }
 
+    fn next(events: &mut stream::Receiver) -> Poll<Option<Bytes>> {
+        events.poll_next(&mut Context::from_waker(Waker::noop()))
+    }
+
     #[test]
     fn a_stream_that_does_not_read_is_cut() {
-        let values = [("v".repeat(1 << 20), STREAM_BYTES >> 20), ("v".to_owned(), STREAM_EVENTS)];
+        let values = [("v".repeat(1 << 20), BYTES_MAX >> 20), ("v".to_owned(), EVENTS_MAX)];
         for (value, kept) in values {
             with_reader(|hub, reader| {
-                let Wait::Stream(_place, mut events, queued) = watch(hub, reader, true) else { panic!("a stream") };
+                let Wait::Stream(_place, mut events) = watch(hub, reader, true) else { panic!("a stream") };
                 let mut sent = 0;
                 while hub.len() == 1 {
                     sent += 1;
-                    assert!(sent <= STREAM_EVENTS + 1, "it is never cut");
+                    assert!(sent <= EVENTS_MAX + 1, "it is never cut");
                     hub.publish(&[told(sent as u64 + 10, &value)]);
                 }
                 assert!((kept - 1..=kept + 1).contains(&sent), "{sent} of {} bytes", value.len());
                 let mut taken = 0;
-                while let Ok(event) = events.try_recv() {
-                    queued.fetch_sub(event.len(), Ordering::Relaxed);
+                while let Poll::Ready(Some(_)) = next(&mut events) {
                     taken += 1;
                 }
-                assert!(taken + 1 >= sent && events.is_closed(), "{taken} of {sent}");
+                assert_eq!((taken + 1, next(&mut events)), (sent, Poll::Ready(None)));
             });
         }
     }
@@ -335,13 +355,75 @@ mod tests {
     #[test]
     fn a_stream_that_reads_gets_all() {
         with_reader(|hub, reader| {
-            let Wait::Stream(_place, mut events, queued) = watch(hub, reader, true) else { panic!("a stream") };
-            for index in 0..3 * STREAM_EVENTS {
+            let Wait::Stream(_place, mut events) = watch(hub, reader, true) else { panic!("a stream") };
+            for index in 0..3 * EVENTS_MAX {
                 hub.publish(&[told(index as u64 + 10, &"v".repeat(1 << 20))]);
-                queued.fetch_sub(events.try_recv().unwrap().len(), Ordering::Relaxed);
+                assert!(matches!(next(&mut events), Poll::Ready(Some(_))));
             }
             assert_eq!(hub.len(), 1);
         });
+    }
+
+    #[test]
+    fn streams_that_are_behind_are_cut_when_all_hold_too_much() {
+        with_reader(|_, reader| {
+            let (streams, room) = (20, 1 << 20);
+            let hub = &Arc::new(Hub { account: Account::new(room), ..Hub::default() });
+            let mut slow: Vec<_> = (0..streams)
+                .map(|n| {
+                    let path = format!("/1/{n}");
+                    let Ok((Wait::Stream(place, events), _)) = hub.watch(reader, path.as_bytes(), (false, true), 0)
+                    else {
+                        panic!("a stream")
+                    };
+                    (place, events)
+                })
+                .collect();
+            let Wait::Stream(_place, mut events) = watch(hub, reader, true) else { panic!("a stream") };
+            let value = "v".repeat(room / 50);
+            let mut index = 10;
+            let mut publish = |key: &str| {
+                let mut change = told(index, &value);
+                Arc::make_mut(&mut change.event).node.key = key.as_bytes().into();
+                hub.publish(&[change]);
+                index += 1;
+            };
+            for n in (0..streams).flat_map(|n| [n; 7]) {
+                publish(&format!("/1/{n}"));
+                assert!(hub.account.bytes() <= room + room / 20);
+                publish("/1/k");
+                assert!(matches!(next(&mut events), Poll::Ready(Some(_))), "who reads is not cut");
+            }
+            let cut = slow.iter_mut().map(|(_, events)| next(events)).filter(|next| *next == Poll::Ready(None)).count();
+            assert!(cut >= streams / 2, "{cut}");
+            drop(slow);
+            assert_eq!((hub.account.bytes(), hub.len()), (0, 1));
+        });
+    }
+
+    #[test]
+    fn what_is_one_clients_own_answer_cuts_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut writer, _flusher, reader) =
+            store::open(&directory.path().join("db"), store::Options::default()).unwrap();
+        let request = api::cleatpb::V2Request {
+            method: api::cleatpb::v2_request::Method::Set as i32,
+            path: "/1/k".into(),
+            value: "v".repeat(1 << 10).into(),
+            ..Default::default()
+        };
+        let op = Some(api::cleatpb::command::Op::V2(request));
+        let commands = [api::cleatpb::Command { header: None, op }];
+        let position = store::Position { term: 1, index: 1 };
+        writer.apply([store::Entry { position, commands: &commands, membership: None }]).unwrap();
+        let hub = Arc::new(Hub::default());
+        for stream in [false, true] {
+            let Ok((wait, _)) = hub.watch(&reader, b"/1/k", (false, stream), reader.v2_index()) else {
+                panic!("refused")
+            };
+            assert!(matches!(&wait, Wait::Ready(event) | Wait::Last(event, ..) if event.len() > 1 << 10));
+            assert_eq!(hub.account.bytes(), 0);
+        }
     }
 
     #[test]
@@ -352,7 +434,7 @@ mod tests {
             hub.close();
             for wait in waits.into_iter().chain([watch(hub, reader, true), watch(hub, reader, false)]) {
                 match wait {
-                    Wait::Stream(_, mut events, _) => assert!(events.try_recv().is_err() && events.is_closed()),
+                    Wait::Stream(_, mut events) => assert_eq!(next(&mut events), Poll::Ready(None)),
                     Wait::Once(_, mut event) => assert_eq!(event.try_recv(), Err(TryRecvError::Closed)),
                     Wait::Ready(_) | Wait::Last(..) => panic!("nothing is there"),
                 }

@@ -1,54 +1,65 @@
 //! Events and errors as Go's `encoding/json` writes them.
 
-use store::v2::{Event, KEYS, NodeView};
+use go::json::Escapes;
+use serde::Serialize;
+use serde_json::ser::{CharEscape, Formatter, Serializer};
+use std::io;
+use store::v2::{Event, KEYS, NodeView, Step, Walk};
 
 const NANOS_PER_SECOND: i64 = 1_000_000_000;
 const SECONDS_PER_DAY: i64 = 86_400;
 
-/// What Go puts in the place of bytes that are no UTF-8.
-const REPLACEMENT: &[u8] = br"\ufffd";
-
 /// Appends a string in quotes.
 pub(super) fn string(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.push(b'"');
-    for chunk in bytes.utf8_chunks() {
-        let text = chunk.valid();
-        let mut written = 0;
-        for (at, character) in text.char_indices() {
-            let escape: &[u8] = match character {
-                '"' => br#"\""#,
-                '\\' => br"\\",
-                '\n' => br"\n",
-                '\r' => br"\r",
-                '\t' => br"\t",
-                '<' => br"\u003c",
-                '>' => br"\u003e",
-                '&' => br"\u0026",
-                '\u{2028}' => br"\u2028",
-                '\u{2029}' => br"\u2029",
-                '\0'..'\x20' => b"",
-                _ => continue,
-            };
-            out.extend(&text.as_bytes()[written..at]);
-            if escape.is_empty() {
-                out.extend(format!("\\u{:04x}", character as u32).bytes());
-            } else {
-                out.extend(escape);
-            }
-            written = at + character.len_utf8();
-        }
-        out.extend(&text.as_bytes()[written..]);
-        for _ in chunk.invalid() {
-            out.extend(REPLACEMENT);
-        }
+    go::json::write_string(out, bytes, Escapes::Hex);
+}
+
+/// A value of text, numbers and lists.
+pub(super) fn encode(value: &impl Serialize) -> Vec<u8> {
+    let mut out = Vec::new();
+    match value.serialize(&mut Serializer::with_formatter(&mut out, GoStrings)) {
+        Ok(()) => out,
+        // Invariant: text, numbers and lists can be written.
+        Err(_) => Vec::new(),
     }
-    out.push(b'"');
+}
+
+/// Strings with the escapes of Go. All else is the same.
+struct GoStrings;
+
+impl GoStrings {
+    fn write(writer: &mut (impl io::Write + ?Sized), fragment: &[u8]) -> io::Result<()> {
+        let mut escaped = String::new();
+        go::json::push_escaped(&mut escaped, fragment, Escapes::Hex);
+        writer.write_all(escaped.as_bytes())
+    }
+}
+
+impl Formatter for GoStrings {
+    fn write_string_fragment<W: io::Write + ?Sized>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        Self::write(writer, fragment.as_bytes())
+    }
+
+    fn write_char_escape<W: io::Write + ?Sized>(&mut self, writer: &mut W, escape: CharEscape) -> io::Result<()> {
+        let byte = match escape {
+            CharEscape::Quote => b'"',
+            CharEscape::ReverseSolidus => b'\\',
+            CharEscape::Solidus => b'/',
+            CharEscape::Backspace => 8,
+            CharEscape::FormFeed => 12,
+            CharEscape::LineFeed => b'\n',
+            CharEscape::CarriageReturn => b'\r',
+            CharEscape::Tab => b'\t',
+            CharEscape::AsciiControl(byte) => byte,
+        };
+        Self::write(writer, &[byte])
+    }
 }
 
 /// Appends a change and the end of its line.
 pub(super) fn event(out: &mut Vec<u8>, event: &Event, with_nodes: bool) {
     out.extend(b"{\"action\":\"");
-    out.extend(event.action.name().bytes());
+    out.extend(event.action.name().as_bytes());
     out.push(b'"');
     if with_nodes {
         out.extend(b",\"node\":");
@@ -61,60 +72,51 @@ pub(super) fn event(out: &mut Vec<u8>, event: &Event, with_nodes: bool) {
     out.extend(b"}\n");
 }
 
-/// What was read, on its way: encoded piece by piece, and given up as it is.
+/// What was read, on its way: encoded piece by piece.
 pub(super) struct Listing {
-    /// None once it is begun.
-    first: Option<NodeView>,
-    /// The directories that are not at their end, the outermost first.
-    open: Vec<Open>,
-}
-
-struct Open {
-    children: std::vec::IntoIter<NodeView>,
+    steps: Walk,
+    is_begun: bool,
+    /// The indexes of the directories that are not at their end, the outermost first.
+    open: Vec<(u64, u64)>,
+    /// Nothing has been written of the innermost one.
     is_first: bool,
-    indexes: (u64, u64),
 }
 
 impl Listing {
-    pub(super) fn new(read: NodeView) -> Self {
-        Self { first: Some(read), open: Vec::new() }
+    pub(super) fn new(steps: Walk) -> Self {
+        Self { steps, is_begun: false, open: Vec::new(), is_first: true }
     }
 
-    /// Appends the next piece: `bytes` of it, and as much as the node is over that. True if more is to come.
+    /// Appends the next piece: `bytes` of it, and as much as the last node is over that. True if more nodes are to come.
     pub(super) fn encode(&mut self, out: &mut Vec<u8>, bytes: usize) -> bool {
         let end = out.len() + bytes;
-        if let Some(first) = self.first.take() {
+        if !std::mem::replace(&mut self.is_begun, true) {
             out.extend(b"{\"action\":\"get\",\"node\":");
-            self.node(out, first);
         }
-        while let Some(directory) = self.open.last_mut() {
-            if out.len() >= end {
-                return true;
+        while out.len() < end || self.steps.is_over() {
+            let Some(step) = self.steps.next() else {
+                out.extend(b"}\n");
+                return false;
+            };
+            if !matches!(step, Step::Leave) && !std::mem::take(&mut self.is_first) {
+                out.push(b',');
             }
-            if let Some(child) = directory.children.next() {
-                if !std::mem::take(&mut directory.is_first) {
-                    out.push(b',');
+            match step {
+                Step::Node(view) => node(out, &view),
+                Step::Enter(view) => {
+                    fields(out, &view);
+                    out.extend(b",\"nodes\":[");
+                    self.open.push((view.modified_index, view.created_index));
+                    self.is_first = true;
                 }
-                self.node(out, child);
-            } else {
-                out.push(b']');
-                indexes(out, directory.indexes);
-                self.open.pop();
+                Step::Leave => {
+                    out.push(b']');
+                    // Invariant: what is left was entered.
+                    indexes(out, self.open.pop().unwrap_or_default());
+                }
             }
         }
-        out.extend(b"}\n");
-        false
-    }
-
-    /// A node whole, or the beginning of a directory that is not empty.
-    fn node(&mut self, out: &mut Vec<u8>, mut node: NodeView) {
-        if node.nodes.is_empty() {
-            return self::node(out, &node);
-        }
-        fields(out, &node);
-        out.extend(b",\"nodes\":[");
-        let children = std::mem::take(&mut node.nodes).into_iter();
-        self.open.push(Open { children, is_first: true, indexes: (node.modified_index, node.created_index) });
+        true
     }
 }
 
@@ -148,7 +150,7 @@ fn fields(out: &mut Vec<u8>, node: &NodeView) {
     }
     if node.expiration != 0 {
         out.extend(b",\"expiration\":\"");
-        out.extend(time(node.expiration).bytes());
+        out.extend(time(node.expiration).as_bytes());
         out.push(b'"');
     }
     number(out, "ttl", node.ttl);
@@ -169,9 +171,9 @@ fn indexes(out: &mut Vec<u8>, (modified, created): (u64, u64)) {
 fn number(out: &mut Vec<u8>, name: &str, number: i64) {
     if number != 0 {
         out.extend(b",\"");
-        out.extend(name.bytes());
+        out.extend(name.as_bytes());
         out.extend(b"\":");
-        out.extend(number.to_string().bytes());
+        out.extend(itoa::Buffer::new().format(number).as_bytes());
     }
 }
 
@@ -207,19 +209,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strings_are_those_of_go() {
-        for (bytes, expected) in [
-            (&b"plain"[..], r#""plain""#),
-            (b"a\"b\\c\n\r\t", r#""a\"b\\c\n\r\t""#),
-            (b"\x00\x08\x0c\x1f\x7f", "\"\\u0000\\u0008\\u000c\\u001f\x7f\""),
-            (b"<a>&", r#""\u003ca\u003e\u0026""#),
-            ("é\u{2028}\u{2029}😀".as_bytes(), "\"é\\u2028\\u2029😀\""),
-            (b"a\xff\xfeb\xe2\x28", r#""a\ufffd\ufffdb\ufffd(""#),
-        ] {
-            let mut out = Vec::new();
-            string(&mut out, bytes);
-            assert_eq!(String::from_utf8(out).unwrap(), expected);
+    fn strings_within_values_are_those_of_go() {
+        let names = ["plain", "a\"b\\c/\n\r\t\u{8}\u{c}\u{1}\u{7f}", "<é>&\u{2028}"];
+        let mut expected = b"[".to_vec();
+        for (at, name) in names.iter().enumerate() {
+            expected.extend(if at == 0 { &b""[..] } else { b"," });
+            string(&mut expected, name.as_bytes());
         }
+        expected.push(b']');
+        assert_eq!(String::from_utf8(encode(&names)).unwrap(), String::from_utf8(expected).unwrap());
     }
 
     #[test]
@@ -236,31 +234,6 @@ mod tests {
         }
     }
 
-    fn view(key: &[u8], nodes: Vec<NodeView>) -> NodeView {
-        let is_dir = !nodes.is_empty();
-        let value = (!is_dir).then(|| "v".into());
-        NodeView { key: key.into(), value, is_dir, nodes, modified_index: 7, created_index: 5, ..NodeView::default() }
-    }
-
-    fn pieces(view: NodeView, bytes: usize) -> Vec<String> {
-        let mut listing = Listing::new(view);
-        let mut pieces = Vec::new();
-        loop {
-            let mut piece = Vec::new();
-            let more = listing.encode(&mut piece, bytes);
-            pieces.push(String::from_utf8(piece).unwrap());
-            if !more {
-                return pieces;
-            }
-        }
-    }
-
-    #[test]
-    fn a_root_that_is_empty_is_a_directory() {
-        let root = NodeView { key: b"/1".as_slice().into(), is_dir: true, ..NodeView::default() };
-        assert_eq!(pieces(root, 1), ["{\"action\":\"get\",\"node\":{\"dir\":true}}\n"]);
-    }
-
     #[test]
     fn nothing_but_indexes_is_an_object() {
         for (view, expected) in [
@@ -270,26 +243,6 @@ mod tests {
             let mut out = b"x".to_vec();
             node(&mut out, &view);
             assert_eq!(String::from_utf8(out).unwrap(), format!("x{expected}"));
-        }
-    }
-
-    #[test]
-    fn the_pieces_of_a_listing_are_the_listing() {
-        let deep =
-            view(b"/1/b", vec![view(b"/1/b/c", vec![view(b"/1/b/c/d", Vec::new())]), view(b"/1/b/e", Vec::new())]);
-        let root = || view(b"/1", vec![view(b"/1/a", Vec::new()), deep.clone(), view(b"/1/f", Vec::new())]);
-        let indexes = "\"modifiedIndex\":7,\"createdIndex\":5}";
-        let file = |key: &str| format!("{{\"key\":\"{key}\",\"value\":\"v\",{indexes}");
-        let dir = |key: &str, nodes: &[String]| {
-            format!("{{\"key\":\"{key}\",\"dir\":true,\"nodes\":[{}],{indexes}", nodes.join(","))
-        };
-        let b = dir("/b", &[dir("/b/c", &[file("/b/c/d")]), file("/b/e")]);
-        let nodes = [file("/a"), b, file("/f")].join(",");
-        let expected = format!("{{\"action\":\"get\",\"node\":{{\"dir\":true,\"nodes\":[{nodes}],{indexes}}}\n");
-        for bytes in [1, 50, 120, 10_000] {
-            let pieces = pieces(root(), bytes);
-            assert_eq!(pieces.concat(), expected);
-            assert_eq!(pieces.len() == 1, bytes == 10_000);
         }
     }
 }

@@ -4,7 +4,7 @@ use super::error::{KeyError, UNAUTHORIZED};
 use super::hub::WatchError;
 use super::request::{Form, KeyRequest, bad_form};
 use super::watch::WatchBody;
-use super::{V2, json, listing, path, refused_method};
+use super::{V2, json, path, refused_method};
 use crate::wall_clock;
 use api::cleatpb::V2Request;
 use api::cleatpb::command::Op;
@@ -13,6 +13,7 @@ use api::error::Error;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
+use bytes::BytesMut;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use std::time::Duration;
@@ -25,12 +26,21 @@ pub(super) const INDEX: HeaderName = HeaderName::from_static("x-etcd-index");
 const RAFT_INDEX: HeaderName = HeaderName::from_static("x-raft-index");
 const RAFT_TERM: HeaderName = HeaderName::from_static("x-raft-term");
 
+/// The media type of a form.
+const FORM: &str = "application/x-www-form-urlencoded";
+
 /// A form has to be there by then. It leaves ten times what the largest one takes on a line of one megabit a second, and
 /// ends those who only hold the connection.
 const BODY_DEADLINE: Duration = Duration::from_mins(5);
 
 /// What a form may have beside three times the bytes of a value, which it can take when it is encoded.
 const FORM_OVERHEAD_BYTES: usize = 64 << 10;
+
+/// Headers of an answer, with those for browsers and what may come on the way.
+const HEADERS: usize = 12;
+
+/// Digits of a number of 64 bits.
+const DIGITS_MAX: usize = 20;
 
 /// What a key costs beside its path and value until the tree counts it.
 const KEY_OVERHEAD: u64 = 256;
@@ -52,8 +62,10 @@ async fn answer(v2: &V2, head: &Parts, body: Body, key: &[u8]) -> Result<Respons
     let now = wall_clock::unix_nanos();
     let request = KeyRequest::of(&head.method, form, now)?;
     v2.auth.check_key(head, key, request.recursive).await.map_err(|why| KeyError::of_request(UNAUTHORIZED, why))?;
-    let path = [KEYS.as_bytes(), &path::clean(key)].concat();
-    let path = path.strip_suffix(b"/").map_or(&*path, |path| path);
+    let mut path = path::clean_below(KEYS, key);
+    if path.last() == Some(&b'/') {
+        path.pop();
+    }
     let (metrics, waits) = (&v2.observers.metrics, request.wait);
     let counted = metrics.begin(&head.method, request.quorum, waits);
     let result = perform(v2, head, path, request, now).await;
@@ -61,15 +73,15 @@ async fn answer(v2: &V2, head: &Parts, body: Body, key: &[u8]) -> Result<Respons
     result
 }
 
-async fn perform(v2: &V2, head: &Parts, path: &[u8], request: KeyRequest, now: i64) -> Result<Response, KeyError> {
+async fn perform(v2: &V2, head: &Parts, path: Vec<u8>, request: KeyRequest, now: i64) -> Result<Response, KeyError> {
     match head.method {
         Method::PUT | Method::POST | Method::DELETE => write(v2, &head.method, path, request, now).await,
-        _ if request.wait && !request.quorum => watch(v2, path, &request),
+        _ if request.wait && !request.quorum => watch(v2, &path, &request),
         _ => {
             if request.quorum && head.method == Method::GET {
                 v2.node.read_barrier().await?;
             }
-            read(v2, path, request.recursive, now).await
+            read(v2, &path, request.recursive, now).await
         }
     }
 }
@@ -101,6 +113,9 @@ async fn form(v2: &V2, head: &Parts, body: Body) -> Result<Form, KeyError> {
 /// Whether the body is a form. A type that is none is an error, in Go's words.
 fn media_type(headers: &HeaderMap) -> Result<bool, &'static str> {
     let Some(kind) = headers.get(header::CONTENT_TYPE).filter(|kind| !kind.is_empty()) else { return Ok(false) };
+    if kind == FORM {
+        return Ok(true);
+    }
     let kind = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
     let is_token = |text: &str| {
         !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`{|}~".contains(&b))
@@ -112,14 +127,15 @@ fn media_type(headers: &HeaderMap) -> Result<bool, &'static str> {
         Some((first, _)) if !is_token(first) => Err("mime: expected slash after first token"),
         Some((_, "")) => Err("mime: expected token after slash"),
         Some((_, second)) if !is_token(second) => Err("mime: unexpected content after media subtype"),
-        Some(_) => Ok(kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")),
+        Some(_) => Ok(kind.eq_ignore_ascii_case(FORM)),
     }
 }
 
 async fn read(v2: &V2, path: &[u8], recursive: bool, now: i64) -> Result<Response, KeyError> {
-    let (read, permit) = v2.listings.read(v2, path, recursive, now).await?;
-    let body = listing::body(read.result?, permit);
-    Ok(v2.keys_answer(StatusCode::OK, body, read.index, read.applied))
+    let reader = v2.node.reader();
+    let again = || reader.v2_get_again(path, now);
+    let (body, index, applied) = v2.listings.body(reader.v2_get(path, recursive, now), again, recursive).await?;
+    Ok(v2.keys_answer(StatusCode::OK, body, index, applied))
 }
 
 fn watch(v2: &V2, path: &[u8], request: &KeyRequest) -> Result<Response, KeyError> {
@@ -132,7 +148,7 @@ fn watch(v2: &V2, path: &[u8], request: &KeyRequest) -> Result<Response, KeyErro
     Ok(v2.keys_answer(StatusCode::OK, body, scan.index, scan.applied))
 }
 
-async fn write(v2: &V2, method: &Method, path: &[u8], request: KeyRequest, now: i64) -> Result<Response, KeyError> {
+async fn write(v2: &V2, method: &Method, path: Vec<u8>, request: KeyRequest, now: i64) -> Result<Response, KeyError> {
     let no_value = request.no_value_on_success;
     let event = v2.change(change(method, path, request, now)).await?;
     let (event, applied) = event;
@@ -144,7 +160,7 @@ async fn write(v2: &V2, method: &Method, path: &[u8], request: KeyRequest, now: 
 }
 
 /// Which change a request asks for: the first that fits.
-fn change(method: &Method, path: &[u8], request: KeyRequest, now: i64) -> V2Request {
+fn change(method: &Method, path: Vec<u8>, request: KeyRequest, now: i64) -> V2Request {
     let compares = request.prev_index > 0 || !request.prev_value.is_empty();
     let change = match (method, request.prev_exist) {
         (&Method::POST, _) => Change::CreateInOrder,
@@ -159,7 +175,7 @@ fn change(method: &Method, path: &[u8], request: KeyRequest, now: i64) -> V2Requ
     let writes = *method != Method::DELETE;
     V2Request {
         method: change as i32,
-        path: path.to_vec().into(),
+        path: path.into(),
         value: if writes { request.value.into() } else { bytes::Bytes::new() },
         dir: request.dir,
         recursive: request.recursive,
@@ -169,6 +185,21 @@ fn change(method: &Method, path: &[u8], request: KeyRequest, now: i64) -> V2Requ
         prev_index: request.prev_index,
         now,
     }
+}
+
+/// Numbers as headers, in one piece of memory.
+fn numbers(numbers: [u64; 3]) -> [HeaderValue; 3] {
+    let mut text = BytesMut::with_capacity(3 * DIGITS_MAX);
+    let ends = numbers.map(|number| {
+        text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+        text.len()
+    });
+    let (text, mut begin) = (text.freeze(), 0);
+    ends.map(|end| {
+        let digits = text.slice(std::mem::replace(&mut begin, end)..end);
+        // Invariant: digits are a header's value.
+        HeaderValue::from_maybe_shared(digits).unwrap_or(HeaderValue::from_static("0"))
+    })
 }
 
 impl V2 {
@@ -192,11 +223,13 @@ impl V2 {
         let mut response = Response::new(body);
         *response.status_mut() = status;
         let headers = response.headers_mut();
+        headers.reserve(HEADERS);
         headers.insert(header::CONTENT_TYPE, super::JSON);
         headers.insert(super::CLUSTER_ID, self.cluster_id.clone());
-        headers.insert(INDEX, HeaderValue::from(index));
-        headers.insert(RAFT_INDEX, HeaderValue::from(applied));
-        headers.insert(RAFT_TERM, HeaderValue::from(self.node.term()));
+        let [index, applied, term] = numbers([index, applied, self.node.term()]);
+        headers.insert(INDEX, index);
+        headers.insert(RAFT_INDEX, applied);
+        headers.insert(RAFT_TERM, term);
         response
     }
 }

@@ -28,24 +28,26 @@ mod observe;
 mod path;
 mod request;
 mod stats;
+mod stream;
 mod watch;
 
 use crate::audit::Audit;
 use crate::auth::password::Passwords;
 use crate::cluster::Cluster;
 use crate::http::{not_found, plain};
+use crate::listen::{ServeHttp, Shortcut};
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::peer::traffic::PeersTraffic;
 use crate::quota::Quota;
 use auth::Auth;
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::response::Response;
-use axum::routing::any;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use hub::Hub;
 use observe::Observers;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -109,9 +111,18 @@ impl V2 {
     }
 }
 
-/// The routes of the API, and of every path that is not clean: those are sent on.
-pub(crate) fn router(v2: Arc<V2>) -> Router {
-    Router::new().route("/v2/{*path}", any(serve)).fallback(elsewhere).with_state(v2)
+/// The API.
+pub(crate) fn shortcut(v2: Arc<V2>) -> Shortcut {
+    let serve: ServeHttp = Arc::new(move |request, remote| {
+        let v2 = Arc::clone(&v2);
+        Box::pin(async move { serve(&v2, request, remote).await })
+    });
+    Shortcut { prefix: "/v2/", serve }
+}
+
+/// Every path that is not clean: those are sent on, which may be to the API.
+pub(crate) fn router() -> Router {
+    Router::new().fallback(elsewhere)
 }
 
 async fn elsewhere(request: Request) -> Response {
@@ -122,23 +133,24 @@ async fn elsewhere(request: Request) -> Response {
     }
 }
 
-async fn serve(State(v2): State<Arc<V2>>, mut request: Request) -> Response {
-    let mut observed = v2.observers.start(&mut request);
-    let response = if observed.must_be_refused() { observe::not_recorded(&v2) } else { dispatch(&v2, request).await };
+async fn serve(v2: &V2, mut request: Request, remote: Option<SocketAddr>) -> Response {
+    let mut observed = v2.observers.start(&mut request, remote);
+    let response = if observed.must_be_refused() { observe::not_recorded(v2) } else { dispatch(v2, request).await };
     observed.end(&response);
     response
 }
 
 async fn dispatch(v2: &V2, request: Request) -> Response {
-    let Some(path) = path::decoded(request.uri().path()) else {
+    let uri = request.uri().clone();
+    let Some(path) = path::decoded(uri.path()) else {
         return plain(StatusCode::BAD_REQUEST, "400 Bad Request".to_owned());
     };
-    if let Some(redirect) = path::redirect(&path, request.method(), request.uri().query()) {
+    if let Some(redirect) = path::redirect(&path, request.method(), uri.query()) {
         return redirect;
     }
     match after(&path, b"/v2/keys") {
         Some(key) => return keys::serve(v2, request, key).await,
-        None if path == b"/v2/machines" => return members::machines(v2, &request),
+        None if *path == *b"/v2/machines" => return members::machines(v2, &request),
         None => {}
     }
     if let Some(rest) = after(&path, b"/v2/members") {
@@ -163,7 +175,7 @@ fn after<'a>(path: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
 
 /// Refuses a method that a path does not have; `allowed` as the header names them.
 fn refused_method(method: &Method, allowed: &'static str) -> Option<Response> {
-    if allowed.split(',').any(|name| name == method.as_str()) {
+    if allowed.as_bytes().split(|byte| *byte == b',').any(|name| name == method.as_str().as_bytes()) {
         return None;
     }
     let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n".to_owned());

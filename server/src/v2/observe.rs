@@ -4,12 +4,12 @@
 use super::{V2, hub::Hub};
 use crate::audit::{Audit, Caller, HttpRecord};
 use crate::auth::CommonName;
-use crate::listen::HttpCaller;
 use crate::metrics::{Metrics, V2Metrics};
 use crate::node::Node;
 use axum::extract::Request;
 use axum::response::Response;
-use http::{Extensions, HeaderValue, Method, StatusCode};
+use http::{Extensions, HeaderValue, Method, StatusCode, Uri};
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -47,8 +47,8 @@ pub(super) struct Observed<'a> {
     observers: &'a Observers,
     started: Instant,
     method: Method,
-    /// As it came, without the query.
-    path: String,
+    /// As it came.
+    uri: Uri,
     remote: Option<SocketAddr>,
     /// Of a change, while there is an audit log.
     record: Option<Change>,
@@ -62,20 +62,18 @@ struct Change {
 }
 
 impl Observers {
-    pub(super) fn start(&self, request: &mut Request) -> Observed<'_> {
-        let extensions = request.extensions();
-        let remote = extensions.get::<HttpCaller>().and_then(|caller| caller.remote);
-        let name = extensions.get::<CommonName>().map(|name| Arc::clone(&name.0));
+    pub(super) fn start(&self, request: &mut Request, remote: Option<SocketAddr>) -> Observed<'_> {
         let method = request.method().clone();
         let changes = matches!(method, Method::PUT | Method::POST | Method::DELETE);
         let record = (changes && self.audit.is_some()).then(|| {
+            let name = request.extensions().get::<CommonName>().map(|name| Arc::clone(&name.0));
             let asker = Asker::default();
             request.extensions_mut().insert(asker.clone());
             Change { asker, name, parameters: parameters(request.uri().query().unwrap_or_default()) }
         });
-        let mut path = request.uri().path().to_owned();
-        path.truncate(path.floor_char_boundary(PATH_BYTES_MAX));
-        Observed { observers: self, started: Instant::now(), method, path, remote, record }
+        // It shares its bytes with the request's.
+        let uri = request.uri().clone();
+        Observed { observers: self, started: Instant::now(), method, uri, remote, record }
     }
 }
 
@@ -99,7 +97,7 @@ impl Observed<'_> {
         if took > self.observers.slow {
             tracing::warn!(
                 method = %self.method,
-                path = self.path,
+                path = shown(&self.uri),
                 ?took,
                 expected = ?self.observers.slow,
                 code = status.as_u16(),
@@ -118,7 +116,7 @@ impl Observed<'_> {
         };
         audit.write_http(&HttpRecord {
             method: self.method.as_str(),
-            path: &self.path,
+            path: shown(&self.uri),
             parameters: &parameters,
             caller: &Caller { name: asker.0.get().cloned().or(name), remote: self.remote },
             status: status.map(|status| status.as_u16()),
@@ -131,6 +129,12 @@ impl Drop for Observed<'_> {
     fn drop(&mut self) {
         self.write(None, None);
     }
+}
+
+/// What a line has of a path. The query is not told here.
+fn shown(uri: &Uri) -> &str {
+    let path = uri.path();
+    &path[..path.floor_char_boundary(PATH_BYTES_MAX)]
 }
 
 /// The parameters of a query that may be shown.
@@ -146,23 +150,28 @@ fn parameters(query: &str) -> Vec<(&'static str, String)> {
 
 /// A request about keys that is counted. etcd's names: a read that goes through the log is another method.
 pub(super) struct Counted {
-    label: String,
+    label: Cow<'static, str>,
     started: Instant,
 }
 
 impl V2Metrics {
     /// Counts a request that was understood, and may be served. Those that wait are not received, only refused.
     pub(super) fn begin(&self, method: &Method, is_quorum: bool, waits: bool) -> Counted {
-        let label = if is_quorum && method == Method::GET { "QGET".to_owned() } else { method.as_str().to_owned() };
+        let label = match *method {
+            Method::GET if is_quorum => "QGET".into(),
+            Method::GET => "GET".into(),
+            Method::PUT => "PUT".into(),
+            _ => Cow::Owned(method.as_str().to_owned()),
+        };
         if !waits {
-            self.http_received.with_label_values(&[&label]).inc();
+            self.http_received.with_label_values(&[&*label]).inc();
         }
         Counted { label, started: Instant::now() }
     }
 
     /// Counts its outcome.
     pub(super) fn end(&self, counted: &Counted, refused: Option<StatusCode>, waits: bool) {
-        let label = counted.label.as_str();
+        let label = &*counted.label;
         match refused {
             Some(status) => self.http_failed.with_label_values(&[label, status.as_str()]).inc(),
             None if waits => {}

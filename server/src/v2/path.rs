@@ -2,13 +2,14 @@
 
 use axum::response::Response;
 use http::{HeaderValue, Method, StatusCode, header};
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// A path without its percent signs; none if one of them is not followed by two hexadecimal digits.
-pub(super) fn decoded(path: &str) -> Option<Vec<u8>> {
+pub(super) fn decoded(path: &str) -> Option<Cow<'_, [u8]>> {
     let bytes = path.as_bytes();
     if !bytes.contains(&b'%') {
-        return Some(bytes.to_vec());
+        return Some(bytes.into());
     }
     let mut out = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
@@ -22,7 +23,7 @@ pub(super) fn decoded(path: &str) -> Option<Vec<u8>> {
         out.push(hex(*digits)?);
         rest = tail;
     }
-    Some(out)
+    Some(out.into())
 }
 
 /// The byte that two hexadecimal digits mean.
@@ -70,6 +71,17 @@ fn is_clean(path: &[u8]) -> bool {
 
 /// A path from the root without empty parts, `.` and `..`, as Go's `path.Clean` makes it.
 pub(super) fn clean(path: &[u8]) -> Vec<u8> {
+    clean_below("", path)
+}
+
+/// As [`clean`], behind a prefix.
+pub(super) fn clean_below(prefix: &str, path: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(prefix.len() + path.len() + 1);
+    out.extend(prefix.as_bytes());
+    if path.first() == Some(&b'/') && path.last() != Some(&b'/') && is_clean(path) {
+        out.extend(path);
+        return out;
+    }
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in path.split(|byte| *byte == b'/') {
         match part {
@@ -78,13 +90,12 @@ pub(super) fn clean(path: &[u8]) -> Vec<u8> {
             part => parts.push(part),
         }
     }
-    let mut out = Vec::with_capacity(path.len() + 1);
+    if parts.is_empty() {
+        out.push(b'/');
+    }
     for part in parts {
         out.push(b'/');
         out.extend(part);
-    }
-    if out.is_empty() {
-        out.push(b'/');
     }
     out
 }
@@ -136,7 +147,7 @@ mod tests {
 
     #[test]
     fn percent_signs_are_decoded_or_refused() {
-        assert_eq!(decoded("/sp%20ace%2Fsub%fF").unwrap(), b"/sp ace/sub\xff");
+        assert_eq!(&*decoded("/sp%20ace%2Fsub%fF").unwrap(), b"/sp ace/sub\xff");
         for bad in ["/%", "/%1", "/%zz", "/a%2"] {
             assert_eq!(decoded(bad), None, "{bad}");
         }

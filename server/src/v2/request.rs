@@ -5,7 +5,7 @@ use super::error::{
 };
 use super::path::hex;
 use http::Method;
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
 /// What a request for keys can have.
 const NAMES: [&str; 14] = [
@@ -49,7 +49,7 @@ const SECOND: i64 = 1_000_000_000;
 /// The first value of each of [`NAMES`]: those of the body count before those of the query. What nobody asks for is not
 /// kept, however much of it there is.
 #[derive(Default)]
-pub(super) struct Form(BTreeMap<&'static str, Vec<u8>>);
+pub(super) struct Form([Option<Vec<u8>>; NAMES.len()]);
 
 impl Form {
     /// Reads `name=value&...`. What cannot be read is left out; the first such thing is the error, in Go's words.
@@ -64,8 +64,9 @@ impl Form {
             let mut part = || unescaped(parts.next().unwrap_or_default());
             match (part(), part()) {
                 (Ok(name), Ok(value)) => {
-                    if let Some(known) = NAMES.iter().find(|known| known.as_bytes() == name) {
-                        self.0.entry(known).or_insert(value);
+                    let place = NAMES.iter().position(|known| known.as_bytes() == &*name);
+                    if let Some(place) = place.and_then(|place| self.0.get_mut(place)) {
+                        place.get_or_insert_with(|| value.into_owned());
                     }
                 }
                 (Err(error), _) | (_, Err(error)) => result = result.and(Err(error)),
@@ -74,13 +75,20 @@ impl Form {
         result
     }
 
+    /// True if it has none of the parameters.
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(Option::is_none)
+    }
+
     /// The first value of a parameter.
     fn get(&self, name: &str) -> Option<&[u8]> {
-        self.0.get(name).map(Vec::as_slice)
+        let place = NAMES.iter().position(|known| *known == name)?;
+        self.0.get(place)?.as_deref()
     }
 
     fn take(&mut self, name: &str) -> Vec<u8> {
-        self.0.remove(name).unwrap_or_default()
+        let place = NAMES.iter().position(|known| *known == name);
+        place.and_then(|place| self.0.get_mut(place)?.take()).unwrap_or_default()
     }
 
     fn number(&self, name: &str, code: u16) -> Result<u64, KeyError> {
@@ -102,7 +110,10 @@ impl Form {
 }
 
 /// Decodes a part of a form: percent signs, and a plus for a space.
-fn unescaped(text: &[u8]) -> Result<Vec<u8>, String> {
+fn unescaped(text: &[u8]) -> Result<Cow<'_, [u8]>, String> {
+    if !text.iter().any(|byte| matches!(byte, b'+' | b'%')) {
+        return Ok(text.into());
+    }
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((byte, tail)) = rest.split_first() {
@@ -122,7 +133,7 @@ fn unescaped(text: &[u8]) -> Result<Vec<u8>, String> {
         }
         rest = tail;
     }
-    Ok(out)
+    Ok(out.into())
 }
 
 /// A number as Go reads it: no sign.
@@ -138,6 +149,9 @@ fn boolean(text: &[u8]) -> Option<bool> {
 impl KeyRequest {
     /// Checks the parameters; `now` is what a TTL is counted from, nanoseconds since 1970.
     pub(super) fn of(method: &Method, mut form: Form, now: i64) -> Result<Self, KeyError> {
+        if form.is_empty() {
+            return Ok(Self::default());
+        }
         let mut request = Self {
             prev_index: form.number("prevIndex", INDEX_NAN)?,
             wait_index: form.number("waitIndex", INDEX_NAN)?,
@@ -192,7 +206,6 @@ mod tests {
         let mut form = Form::default();
         let first = form.read(body.as_bytes());
         first.and(form.read(query.as_bytes()))?;
-        assert!(form.0.len() <= NAMES.len());
         KeyRequest::of(method, form, 5 * SECOND).map_err(|error| error.cause())
     }
 
@@ -204,7 +217,7 @@ mod tests {
         assert!(request.dir, "only the first counts");
         let mut form = Form::default();
         form.read("a&".repeat(10_000).as_bytes()).unwrap();
-        assert!(form.0.is_empty(), "what nobody asks for is not kept");
+        assert!(form.is_empty(), "what nobody asks for is not kept");
         for (query, reason) in [
             ("a;b", "invalid semicolon separator in query"),
             ("value=%zz&x=%", "invalid URL escape \"%zz\""),

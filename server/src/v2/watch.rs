@@ -1,15 +1,14 @@
 //! The body of an answer that waits: polled by its connection, without a task of its own.
 
 use super::hub::{Place, Wait};
+use super::stream;
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use std::convert::Infallible;
 use std::future::Future as _;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 /// See the module. Dropped with the connection, it stops waiting.
 pub(super) struct WatchBody {
@@ -21,7 +20,7 @@ pub(super) struct WatchBody {
 enum Source {
     Ready(Bytes),
     Once(oneshot::Receiver<Bytes>),
-    Stream(mpsc::Receiver<Bytes>, Arc<AtomicUsize>),
+    Stream(stream::Receiver),
     /// One event, and then nothing until the wait is ended.
     Last(Bytes, oneshot::Receiver<Bytes>),
     Over,
@@ -32,7 +31,7 @@ impl WatchBody {
         let (source, place) = match wait {
             Wait::Ready(event) => (Source::Ready(event), None),
             Wait::Once(place, event) => (Source::Once(event), Some(place)),
-            Wait::Stream(place, events, queued) => (Source::Stream(events, queued), Some(place)),
+            Wait::Stream(place, events) => (Source::Stream(events), Some(place)),
             Wait::Last(event, place, end) => (Source::Last(event, end), Some(place)),
         };
         Self { source, _place: place }
@@ -48,11 +47,8 @@ impl Body for WatchBody {
             Source::Ready(event) => Some(std::mem::take(event)),
             // Without an event the wait was ended: the client asks again.
             Source::Once(event) => ready!(Pin::new(event).poll(cx)).ok(),
-            Source::Stream(events, queued) => {
-                let event = ready!(events.poll_recv(cx));
-                if let Some(event) = &event {
-                    queued.fetch_sub(event.len(), Ordering::Relaxed);
-                }
+            Source::Stream(events) => {
+                let event = ready!(events.poll_next(cx));
                 return Poll::Ready(event.map(|event| Ok(Frame::data(event))));
             }
             Source::Last(event, end) if event.is_empty() => ready!(Pin::new(end).poll(cx)).ok(),

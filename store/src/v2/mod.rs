@@ -7,7 +7,7 @@
 //! - [`node`]: nodes and paths;
 //! - [`tree`]: the operations;
 //! - [`history`]: the last events, for watchers that come late;
-//! - [`rows`]: the tables; [`read`]: what others ask.
+//! - [`rows`]: the tables; [`read`]: what others ask; [`walk`]: listings.
 //!
 //! Time travels in the commands: when something expires is decided by whoever proposed it, and that it has expired by an
 //! `EXPIRE` command with the leader's time, so that it goes at the same index on every member.
@@ -17,11 +17,13 @@ mod node;
 mod read;
 pub(crate) mod rows;
 mod tree;
+mod walk;
 
 #[cfg(test)]
 mod tests;
 
 pub(crate) use tree::Tree;
+pub use walk::{Found, Step, Walk};
 
 use api::cleatpb::V2Request;
 use api::cleatpb::v2_request::Method;
@@ -116,8 +118,6 @@ pub struct NodeView {
     pub expiration: i64,
     /// Seconds that were left of that, rounded up.
     pub ttl: i64,
-    /// What a directory holds, as far as it was asked for; in the order of their names.
-    pub nodes: Vec<Self>,
     /// Index of the last change.
     pub modified_index: u64,
     /// Index of its creation.
@@ -211,20 +211,11 @@ pub struct Told {
     pub removed: Vec<Box<[u8]>>,
 }
 
-/// How much of a directory is read.
-#[derive(Clone, Copy, Debug)]
-pub struct Listing {
-    /// All that is in it, and not one level.
-    pub recursive: bool,
-    /// More nodes in it than these are not read at all.
-    pub nodes_at_most: usize,
-}
-
 /// What is read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Read {
     /// The node, or why not.
-    pub result: Result<NodeView, Refusal>,
+    pub result: Result<Found, Refusal>,
     /// The tree's index.
     pub index: u64,
     /// The last applied log entry.

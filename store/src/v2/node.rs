@@ -3,11 +3,14 @@
 use super::{NANOS_PER_SECOND, NodeView, OVERHEAD};
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Children by name.
-pub(super) type Children = BTreeMap<Box<[u8]>, Node>;
+pub(super) type Children = BTreeMap<Arc<[u8]>, Node>;
 
-/// A file or a directory. Its path is known to who walked there.
+/// A file or a directory. Its path is known to who walked there. A clone costs nothing and stays as it is: whoever changes
+/// a directory that has clones copies that one level.
+#[derive(Clone)]
 pub(super) struct Node {
     pub(super) created_index: u64,
     pub(super) modified_index: u64,
@@ -16,9 +19,10 @@ pub(super) struct Node {
     pub(super) content: Content,
 }
 
+#[derive(Clone)]
 pub(super) enum Content {
     File(Bytes),
-    Dir(Children),
+    Dir(Arc<Children>),
 }
 
 impl Node {
@@ -27,10 +31,10 @@ impl Node {
     }
 
     pub(super) fn dir(index: u64, expiration: i64) -> Self {
-        Self { created_index: index, modified_index: index, expiration, content: Content::Dir(Children::new()) }
+        Self { created_index: index, modified_index: index, expiration, content: Content::Dir(Arc::default()) }
     }
 
-    pub(super) fn children(&self) -> Option<&Children> {
+    pub(super) fn children(&self) -> Option<&Arc<Children>> {
         match &self.content {
             Content::Dir(children) => Some(children),
             Content::File(_) => None,
@@ -39,7 +43,7 @@ impl Node {
 
     pub(super) fn children_mut(&mut self) -> Option<&mut Children> {
         match &mut self.content {
-            Content::Dir(children) => Some(children),
+            Content::Dir(children) => Some(Arc::make_mut(children)),
             Content::File(_) => None,
         }
     }
@@ -69,27 +73,9 @@ impl Node {
             is_dir: self.is_dir(),
             expiration: self.expiration,
             ttl: ttl(self.expiration, now),
-            nodes: Vec::new(),
             modified_index: self.modified_index,
             created_index: self.created_index,
         }
-    }
-
-    /// As [`Self::view`], with what is in it: one level, or all. None if that is more than `room` nodes.
-    pub(super) fn listing(&self, path: &mut Vec<u8>, all: bool, now: i64, room: &mut usize) -> Option<NodeView> {
-        let mut view = self.view(path, now);
-        let Some(children) = self.children() else { return Some(view) };
-        let length = path.len();
-        for (name, child) in children {
-            if is_hidden(name) {
-                continue;
-            }
-            *room = room.checked_sub(1)?;
-            push(path, name);
-            view.nodes.push(if all { child.listing(path, all, now, room)? } else { child.view(path, now) });
-            path.truncate(length);
-        }
-        Some(view)
     }
 }
 

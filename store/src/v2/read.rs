@@ -1,24 +1,28 @@
 //! What a [`Reader`] tells of the tree.
 
 use super::node::is_hidden;
-use super::{Count, Listing, Read, Refusal, Scan, Stats};
+use super::{Count, Found, Read, Refusal, Scan, Stats};
 use crate::Reader;
 use bytes::Bytes;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 impl Reader {
-    /// What is at a path, a clean one with its namespace: a file, or a directory and what is in it. None if that is more
-    /// than it may be. `now` is what TTLs are counted from, nanoseconds since 1970. Nothing is applied meanwhile.
-    pub fn v2_get(&self, path: &[u8], now: i64, how: Listing) -> Option<Read> {
-        let read = {
-            let state = self.shared.state.read();
-            let result = state.v2.get(path, now, how)?;
-            Read { result, index: state.v2.index(), applied: state.applied.index }
-        };
-        let [all, vain] = &self.shared.gauges.v2_gets[usize::from(how.recursive)];
+    /// What is at a path, a clean one with its namespace. `recursive` says what for, and is only counted. `now` is what TTLs
+    /// are counted from, nanoseconds since 1970.
+    pub fn v2_get(&self, path: &[u8], recursive: bool, now: i64) -> Read {
+        let read = self.v2_get_again(path, now);
+        let [all, vain] = &self.shared.gauges.v2_gets[usize::from(recursive)];
         all.fetch_add(1, Ordering::Relaxed);
         vain.fetch_add(u64::from(read.result.is_err()), Ordering::Relaxed);
-        Some(read)
+        read
+    }
+
+    /// As [`Self::v2_get`], for a request that was counted.
+    pub fn v2_get_again(&self, path: &[u8], now: i64) -> Read {
+        let state = self.shared.state.read();
+        let result = state.v2.find(path).map(|node| Found::new(path, node, now));
+        Read { result, index: state.v2.index(), applied: state.applied.index }
     }
 
     /// True if there is something at a path. For the server itself: it is not counted.
@@ -32,7 +36,7 @@ impl Reader {
     }
 
     /// The names of what is in a directory, but for hidden ones, for the server itself: it is not counted.
-    pub fn v2_names(&self, path: &[u8]) -> Vec<Box<[u8]>> {
+    pub fn v2_names(&self, path: &[u8]) -> Vec<Arc<[u8]>> {
         let state = self.shared.state.read();
         let children = state.v2.find(path).ok().and_then(|node| node.children());
         children.into_iter().flat_map(|children| children.keys()).filter(|name| !is_hidden(name)).cloned().collect()

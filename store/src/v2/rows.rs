@@ -1,6 +1,6 @@
 //! The tree in the database and in snapshots: a row for each node by its path, and one for each event by its index.
 
-use super::node::{Children, Content, Node, split};
+use super::node::{Content, Node, split};
 use super::{Action, Event, NodeView, Tree};
 use crate::error::Fault;
 use crate::schema::{self, meta};
@@ -43,7 +43,7 @@ impl Tree {
             created_index: record.created_index,
             modified_index: record.modified_index,
             expiration: record.expiration,
-            content: if record.dir { Content::Dir(Children::new()) } else { Content::File(record.value) },
+            content: if record.dir { Content::Dir(Arc::default()) } else { Content::File(record.value) },
         };
         let (bytes, expiration) = (node.bytes(path), node.expiration);
         let parent = split(path).and_then(|(parent, name)| Some((self.find_mut(parent)?.children_mut()?, name)));
@@ -112,7 +112,6 @@ fn view(node: V2EventNode) -> NodeView {
         is_dir: node.dir,
         expiration: node.expiration,
         ttl: node.ttl,
-        nodes: Vec::new(),
         modified_index: node.modified_index,
         created_index: node.created_index,
     }

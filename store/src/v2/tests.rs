@@ -1,7 +1,7 @@
 //! The tree by itself, without a database and with one. What it does to requests is compared with etcd in `tests/v2`.
 
 use super::history::EVENTS_BYTES_MAX;
-use super::{Action, Code, DEPTH_MAX, Event, FIRST_INDEX, Listing, Read, Refusal, Told, Tree};
+use super::{Action, Code, DEPTH_MAX, Event, FIRST_INDEX, NodeView, Refusal, Step, Told, Tree};
 use crate::command::{Entry, Position, Reply};
 use crate::snapshot::receive::Import;
 use crate::{Options, Reader, Writer, open};
@@ -12,7 +12,6 @@ use api::etcdserverpb::{AlarmRequest, AlarmType};
 use std::sync::Arc;
 
 const SECOND: i64 = 1_000_000_000;
-const EVERYTHING: Listing = Listing { recursive: true, nodes_at_most: usize::MAX };
 /// A time after 2000.
 const NOW: i64 = 1_000_000_000 * SECOND;
 
@@ -59,7 +58,7 @@ fn what_expires_goes_oldest_first_each_at_its_index() {
     let expected = ["/1/d", "/1/b/x", "/1/c"].map(|path| (Action::Expire, path.to_owned()));
     assert_eq!(gone(&told), expected);
     assert_eq!((tree.index(), tree.next_expiration()), (FIRST_INDEX + 7, Some(NOW + 9 * SECOND)));
-    assert!(tree.get(b"/1/b", NOW, EVERYTHING).unwrap().unwrap().nodes.is_empty(), "the directory stays");
+    assert!(tree.find(b"/1/b").unwrap().children().unwrap().is_empty(), "the directory stays");
 }
 
 #[test]
@@ -177,15 +176,29 @@ fn refreshes_are_in_the_history_and_nobody_is_told() {
 /// Everything that a reader can ask.
 #[derive(Debug, PartialEq)]
 struct Answers {
-    trees: [Read; 2],
+    trees: [Result<Vec<(usize, NodeView)>, Refusal>; 2],
     history: Vec<Result<Option<Arc<Event>>, Refusal>>,
     bytes: u64,
     auth_enabled: bool,
     next_expiration: Option<i64>,
 }
 
-fn get(reader: &Reader, path: &[u8], recursive: bool) -> Read {
-    reader.v2_get(path, NOW, Listing { recursive, ..EVERYTHING }).unwrap()
+/// A node, and all or one level of what is in it, with the depth of each.
+fn get(reader: &Reader, path: &[u8], recursive: bool) -> Result<Vec<(usize, NodeView)>, Refusal> {
+    let mut depth = 0;
+    let found = reader.v2_get(path, recursive, NOW).result?;
+    let nodes = found.walk(recursive).filter_map(|step| match step {
+        Step::Node(view) => Some((depth, view)),
+        Step::Enter(view) => {
+            depth += 1;
+            Some((depth - 1, view))
+        }
+        Step::Leave => {
+            depth -= 1;
+            None
+        }
+    });
+    Ok(nodes.collect())
 }
 
 fn answers(reader: &Reader) -> Answers {
@@ -298,7 +311,7 @@ fn a_new_cluster_that_moves_revisions_up_forgets_the_history() {
         let (_writer, _flusher, reader) = open(&path, Options::default()).unwrap();
         assert_eq!(reader.v2_index(), index);
         assert_eq!(reader.v2_scan(b"/1/k", false, FIRST_INDEX + 1).is_ok(), kept);
-        assert!(get(&reader, b"/1/k", false).result.is_ok());
+        assert!(get(&reader, b"/1/k", false).is_ok());
     }
 }
 
@@ -319,38 +332,64 @@ fn without_space_keys_can_be_kept_alive_and_removed() {
     for (index, request) in [refresh, expire(1), delete("/1/k")].into_iter().enumerate() {
         write(&mut writer, 10 + index as u64, Op::V2(request)).unwrap();
     }
-    assert!(get(&reader, b"/1/k", false).result.is_err());
+    assert!(get(&reader, b"/1/k", false).is_err());
 }
 
 #[test]
-fn a_listing_has_all_that_it_may_have_or_nothing() {
+fn a_listing_shows_names_in_order_and_nothing_hidden() {
     let directory = tempfile::tempdir().unwrap();
     let (mut writer, _flusher, reader) = open(&directory.path().join("db"), Options::default()).unwrap();
-    for (index, key) in ["/1/d/a", "/1/d/b/c", "/1/d/b/_hidden", "/1/d/_hidden/e", "/1/f"].into_iter().enumerate() {
+    let keys = ["/1/d/a", "/1/d/b/c", "/1/d/b/_hidden", "/1/d/_hidden/e", "/1/f", "/1/h/_hidden"];
+    for (index, key) in keys.into_iter().enumerate() {
         write(&mut writer, 1 + index as u64, Op::V2(set(key, "v"))).unwrap();
     }
-    let reads = || {
-        let stats = reader.v2_stats();
-        [stats.gets, stats.recursive_gets].map(|count| (count.succeeded, count.failed))
-    };
-    assert_eq!(reads(), [(0, 0); 2]);
-    for (path, recursive, nodes) in [
-        ("/1", false, 2),
-        ("/1", true, 5),
-        ("/1/d", false, 2),
-        ("/1/d", true, 3),
-        ("/1/f", true, 0),
-        ("/1/no", true, 0),
+    for (path, recursive, expected) in [
+        ("/1", false, &["0 /1", "1 /1/d", "1 /1/f", "1 /1/h"][..]),
+        ("/1", true, &["0 /1", "1 /1/d", "2 /1/d/a", "2 /1/d/b", "3 /1/d/b/c", "1 /1/f", "1 /1/h"]),
+        ("/1/d", true, &["0 /1/d", "1 /1/d/a", "1 /1/d/b", "2 /1/d/b/c"]),
+        ("/1/d/_hidden", true, &["0 /1/d/_hidden", "1 /1/d/_hidden/e"]),
+        ("/1/h", true, &["0 /1/h"]),
+        ("/1/f", true, &["0 /1/f"]),
     ] {
-        let listing = |nodes_at_most| reader.v2_get(path.as_bytes(), NOW, Listing { recursive, nodes_at_most });
-        assert_eq!(listing(nodes), Some(get(&reader, path.as_bytes(), recursive)), "{path}");
-        assert!(nodes == 0 || listing(nodes - 1).is_none(), "{path}");
+        let found = get(&reader, path.as_bytes(), recursive).unwrap();
+        let shown: Vec<_> =
+            found.iter().map(|(depth, view)| format!("{depth} {}", String::from_utf8_lossy(&view.key))).collect();
+        assert_eq!(shown, expected, "{path}");
     }
-    // What was not read is not counted.
-    assert_eq!(reads(), [(4, 0), (6, 2)]);
-    assert_eq!(reader.v2_names(b"/1/d"), [Box::from(&b"a"[..]), Box::from(&b"b"[..])]);
-    assert_eq!(
-        (reader.v2_value(b"/1/f"), reader.v2_value(b"/1/d"), reader.v2_exists(b"/1/no")),
-        (Some("v".into()), None, false)
-    );
+    assert_eq!(get(&reader, b"/1/no", true).unwrap_err().code, Code::KeyNotFound);
+    let stats = reader.v2_stats();
+    let counted = [stats.gets, stats.recursive_gets].map(|count| (count.succeeded, count.failed));
+    assert_eq!(counted, [(1, 0), (5, 1)]);
+    assert_eq!(reader.v2_names(b"/1/d"), [Arc::from(&b"a"[..]), Arc::from(&b"b"[..])]);
+    let values = (reader.v2_value(b"/1/f"), reader.v2_value(b"/1/d"), reader.v2_exists(b"/1/no"));
+    assert_eq!(values, (Some("v".into()), None, false));
+}
+
+#[test]
+fn what_was_read_stays_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut writer, _flusher, reader) = open(&directory.path().join("db"), Options::default()).unwrap();
+    for (index, key) in ["/1/a/b/c", "/1/a/d", "/1/e", "/1/f/g"].into_iter().enumerate() {
+        write(&mut writer, 1 + index as u64, Op::V2(set(key, "v"))).unwrap();
+    }
+    let before = get(&reader, b"/1", true).unwrap();
+    let read = reader.v2_get(b"/1", true, NOW).result.unwrap();
+    let mut walk = reader.v2_get(b"/1", true, NOW).result.unwrap().walk(true);
+    assert!(matches!(walk.next(), Some(Step::Enter(_))));
+    let changes =
+        [set("/1/a/b/c", "w"), set("/1/a/b/new", ""), delete("/1/e"), V2Request { recursive: true, ..delete("/1/f") }];
+    for (index, request) in changes.into_iter().enumerate() {
+        write(&mut writer, 10 + index as u64, Op::V2(request)).unwrap();
+    }
+    assert_ne!(get(&reader, b"/1", true).unwrap(), before);
+    let nodes = |walk: crate::v2::Walk| {
+        walk.filter_map(|step| match step {
+            Step::Node(view) | Step::Enter(view) => Some(view),
+            Step::Leave => None,
+        })
+        .collect::<Vec<_>>()
+    };
+    let expected: Vec<_> = before.into_iter().map(|(_, view)| view).collect();
+    assert_eq!(nodes(read.walk(true)), expected);
+    assert_eq!(nodes(walk), expected[1..]);
 }

@@ -3,7 +3,7 @@
 use super::history::History;
 use super::node::{Content, Node, names, push, split};
 use super::{
-    AUTH, AUTH_ENABLED, Action, Answer, Code, DEPTH_MAX, EXPIRATION_MIN, Event, FIRST_INDEX, KEYS, Listing, NAMESPACES,
+    AUTH, AUTH_ENABLED, Action, Answer, Code, DEPTH_MAX, EXPIRATION_MIN, Event, FIRST_INDEX, KEYS, NAMESPACES,
     NodeView, Refusal, Scan, Stats, Told,
 };
 use api::cleatpb::V2Request;
@@ -293,7 +293,7 @@ impl Tree {
             view.is_dir = node.is_dir();
             view.created_index = node.created_index;
             before = Some(node.view(path, now));
-            self.forget(node, &mut path.to_vec(), &mut removed);
+            self.forget(&node, &mut path.to_vec(), &mut removed);
             // The last one is the node itself.
             removed.pop();
         } else {
@@ -304,13 +304,13 @@ impl Tree {
     }
 
     /// Takes a removed node and what is in it off the books; appends their paths, the node's own last.
-    fn forget(&mut self, node: Node, path: &mut Vec<u8>, removed: &mut Vec<Box<[u8]>>) {
+    fn forget(&mut self, node: &Node, path: &mut Vec<u8>, removed: &mut Vec<Box<[u8]>>) {
         self.node_bytes -= node.bytes(path);
         self.forget_expiration(node.expiration, path);
-        if let Content::Dir(children) = node.content {
+        if let Some(children) = node.children() {
             let length = path.len();
-            for (name, child) in children {
-                push(path, &name);
+            for (name, child) in &**children {
+                push(path, name);
                 self.forget(child, path, removed);
                 path.truncate(length);
             }
@@ -383,16 +383,6 @@ impl Tree {
             node = node.children_mut()?.get_mut(name)?;
         }
         Some(node)
-    }
-
-    /// What is at a path: a directory with one level of what is in it, or all of it.
-    pub(crate) fn get(&self, path: &[u8], now: i64, how: Listing) -> Option<Result<NodeView, Refusal>> {
-        let node = match self.find(path) {
-            Ok(node) => node,
-            Err(refusal) => return Some(Err(refusal)),
-        };
-        let mut room = how.nodes_at_most;
-        node.listing(&mut path.to_vec(), how.recursive, now, &mut room).map(Ok)
     }
 
     /// What a new watcher finds; `since` 0 means what comes next.

@@ -24,7 +24,9 @@ pub(crate) struct Random {
 impl Random {
     /// Seeded by `CLEAT_SEED`, or by chance; the seed is printed.
     pub(crate) fn new() -> Self {
-        let seed = std::env::var("CLEAT_SEED").map_or_else(|_| rand::rng().random(), |seed| seed.parse().unwrap());
+        let seed = std::env::var("CLEAT_SEED")
+            .or_else(|_| std::env::var("CLEAT_FIRST_SEED"))
+            .map_or_else(|_| rand::rng().random(), |seed| seed.parse().unwrap());
         // Shown with a failure.
         eprintln!("CLEAT_SEED={seed}");
         Self { rng: StdRng::seed_from_u64(seed), revision: 1, compacted: -1 }

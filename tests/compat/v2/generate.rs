@@ -385,7 +385,9 @@ impl Generator {
         for _ in 0..count {
             let key = self.pick(&KEYS).to_owned();
             let what = if self.one_in(4) { "dir=true".to_owned() } else { format!("value={}", self.value()) };
-            let (method, key) = if self.one_in(6) { ("POST", self.pick(&QUEUES).to_owned()) } else { ("PUT", key) };
+            // A key that has expired at once goes at any moment: no other request may follow.
+            let (method, key) =
+                if count > 1 && self.one_in(6) { ("POST", self.pick(&QUEUES).to_owned()) } else { ("PUT", key) };
             let form = format!("{what}&ttl={ttl}");
             requests.push(Request::new(method, format!("/v2/keys{key}")).with_body(FORM, form));
             keys.push(key);
@@ -400,7 +402,7 @@ impl Generator {
         }
         // The children of a queue are waited for with the others: they expire in order.
         keys.retain(|key| !QUEUES.contains(&key.as_str()));
-        if keys.is_empty() || count > 1 {
+        if count > 1 {
             requests.push(Request::new("PUT", "/v2/keys/last").with_body(FORM, format!("value=x&ttl={ttl}")));
             keys.push("/last".to_owned());
         }

@@ -183,8 +183,9 @@ async fn ask(
     let head = match sent {
         Ok(head) => head,
         Err(error) if is_fresh => return Err(error.context(format!("{request}"))),
-        // It was closed meanwhile, without an answer to this.
-        Err(_) => {
+        // It was closed meanwhile, without an answer to this. If it was done nevertheless, this tells why indexes differ.
+        Err(error) => {
+            eprintln!("{address}: {request} is sent again: {error:#}");
             connection = Connection::open(address).await?;
             connection.send(&bytes).await.with_context(|| format!("{request}"))?
         }

@@ -25,7 +25,8 @@ pub(super) fn string(text: &str, key: &str) -> String {
     out
 }
 
-/// Replaces ids that only one server knows: numbers of 15 digits and more, decimal or hexadecimal.
+/// Replaces ids that only one server knows: numbers of 12 digits and more, decimal or hexadecimal. Most have 16, and no
+/// leading zeros.
 pub(super) fn long_numbers(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut word = String::new();
@@ -34,7 +35,7 @@ pub(super) fn long_numbers(text: &str) -> String {
             word.push(c);
             continue;
         }
-        let is_id = word.len() >= 15 && word.chars().any(|c| c.is_ascii_digit());
+        let is_id = word.len() >= 12 && word.chars().any(|c| c.is_ascii_digit());
         out.push_str(if is_id { "ID" } else { &word });
         word.clear();
         out.push(c);

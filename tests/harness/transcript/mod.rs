@@ -15,6 +15,7 @@
 //! interrupt           asks the oldest command that goes on to end; all it has still to say
 //! stop                ends the oldest command that goes on, once it has printed its N lines
 //! fill                puts values until the server takes no more
+//! $endpoint           of the first server
 //! $dir $next $lease1 $mirror $leader $follower    a directory, the next revision, the first lease, endpoint and ids
 //! ```
 
@@ -33,17 +34,18 @@ struct Side {
     tool: Tool,
 }
 
-/// Runs a script on fresh servers and returns the differences.
-async fn differences(script: &str, [one, other]: [Side; 2]) -> Result<Vec<String>> {
+/// Runs a script on fresh servers and returns the differences. The first side is the reference.
+async fn differences(script: &str, [reference, other]: [Side; 2]) -> Result<Vec<String>> {
     let script = Script::parse(script)?;
-    let (mut first, mut second) = tokio::try_join!(Session::start(one, &script), Session::start(other, &script))?;
+    let (mut first, mut second) =
+        tokio::try_join!(Session::start(reference, true, &script), Session::start(other, false, &script))?;
     let mut found = Vec::new();
     for step in &script.steps {
         let (theirs, ours) =
             tokio::try_join!(first.run(step), second.run(step)).with_context(|| format!("`{}`", step.line))?;
         if theirs != ours {
             let line = &step.line;
-            found.push(format!("$ etcdctl {line}\n{one:?}:\n{theirs}\n{other:?}:\n{ours}\n"));
+            found.push(format!("$ etcdctl {line}\n{reference:?}:\n{theirs}\n{other:?}:\n{ours}\n"));
         }
     }
     Ok(found)

@@ -31,6 +31,8 @@ pub(super) struct Session {
     api: Api,
     kind: Kind,
     tool: Tool,
+    /// The other side is compared with this one.
+    is_reference: bool,
     cluster: u64,
     /// In the order of the servers.
     members: Vec<u64>,
@@ -47,19 +49,19 @@ struct Running {
     lines: Lines<BufReader<ChildStdout>>,
     /// Lines that it has still to print.
     expected: usize,
-    /// Of whom it asks.
-    kind: Kind,
+    /// It is what the other one is compared with.
+    is_reference: bool,
 }
 
 impl Running {
-    /// The next lines, or what there is of them. etcd's are what the others are compared with: they must come.
+    /// The next lines, or what there is of them. Those of the reference must come: two that print nothing are no agreement.
     async fn read(&mut self, count: usize) -> Result<String> {
         let mut text = String::new();
         for _ in 0..count {
             let Ok(line) = tokio::time::timeout(COMMAND_DEADLINE, self.lines.next_line()).await else {
                 ensure!(
-                    self.kind != Kind::Etcd,
-                    "etcd's command prints no more in time than {text:?}, not {count} lines"
+                    !self.is_reference,
+                    "the reference's command prints no more in time than {text:?}, not {count} lines"
                 );
                 text += "(nothing more)\n";
                 break;
@@ -88,7 +90,7 @@ impl Running {
 }
 
 impl Session {
-    pub(super) async fn start(side: Side, script: &Script) -> Result<Self> {
+    pub(super) async fn start(side: Side, is_reference: bool, script: &Script) -> Result<Self> {
         let Side { kind, tool } = side;
         let mut servers = Vec::new();
         for n in 0..script.members {
@@ -116,7 +118,7 @@ impl Session {
             cluster = header.cluster_id;
         }
         let (api, leases, running) = (script.api, Vec::new(), VecDeque::new());
-        Ok(Self { api, kind, tool, cluster, members, servers, mirror: None, leases, running })
+        Ok(Self { api, kind, tool, is_reference, cluster, members, servers, mirror: None, leases, running })
     }
 
     /// Runs one step and returns what a reader would see, normalised.
@@ -234,6 +236,7 @@ impl Session {
 
     async fn expand(&mut self, text: &str, roles: &Roles) -> Result<String> {
         let mut text = text.replace("$dir", &self.servers[0].scratch().display().to_string());
+        text = text.replace("$endpoint", &self.servers[0].endpoint());
         text = text.replace("$leader", &format!("{:x}", roles.leader));
         text = text.replace("$follower", &format!("{:x}", roles.follower));
         if let Some(lease) = self.leases.first() {
@@ -259,7 +262,8 @@ impl Session {
         let mut pipe = child.stdin.take().context("standard input is piped")?;
         pipe.write_all(stdin.as_bytes()).await?;
         let lines = BufReader::new(child.stdout.take().context("standard output is piped")?).lines();
-        let mut running = Running { child, _stdin: pipe, lines, expected: how.lines, kind: self.kind };
+        let (expected, is_reference) = (how.lines, self.is_reference);
+        let mut running = Running { child, _stdin: pipe, lines, expected, is_reference };
         let text = if how.at_once {
             running.expected = 0;
             running.read(how.lines).await?

@@ -1,6 +1,7 @@
 //! The client library against real servers of both makers.
 
 mod failure;
+mod mirror;
 pub(crate) mod tls;
 pub(crate) mod v2;
 mod watch;

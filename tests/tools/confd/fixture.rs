@@ -1,7 +1,8 @@
 //! The integration test of confd's own project: the same keys and resources on every kind of store.
 
-use super::double::Metad;
+use super::double::Metad as Double;
 use super::{LIMIT, Running, Site, Store, put, read, until};
+use crate::metad::Metad;
 use anyhow::{Result, ensure};
 use client::v2;
 use harness::{Client, Kind, Server};
@@ -144,6 +145,11 @@ async fn confds_integration_test_passes_on_the_v2_api_of_both_stores() -> Result
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn confds_integration_test_passes_on_metad() -> Result<()> {
-    let metad = Metad::start(tree()).await?;
-    gives_the_files(&metad.store()).await
+    // The double answers as the original does; the other one is the program itself, which has the keys for every client.
+    let double = Double::start(tree()).await?;
+    gives_the_files(&double.store()).await?;
+    let metad = Metad::start(&[]).await?;
+    metad.write("PUT", "/v1/data", &tree().to_string()).await?;
+    metad.write("PUT", "/v1/rule", r#"{"127.0.0.1":[{"path":"/","mode":1}]}"#).await?;
+    gives_the_files(&Store { backend: "metad", node: metad.query.clone() }).await
 }

@@ -35,18 +35,24 @@ async fn follows_through_everything(kind: Kind) -> Result<()> {
     // What did not change was not touched.
     assert_eq!(read(&b), "none");
 
-    // The store is killed, comes back, and goes on while confd may not be connected yet; the history is compacted.
+    // The store is killed and comes back.
     server.kill()?;
     sleep(Duration::from_millis(300)).await;
     assert_eq!(read(&a), "-");
     // What is known is known without it, to a resource that is new, too; one with other keys waits for it alone.
     site.resource("c", &keys, "c{{getv \"/app/name\" \"-\"}}", "")?;
     site.resource("d", &["/new".to_owned()], "{{getv \"/new\" \"none\"}}", "")?;
-    confd.hang_up()?;
+    confd.signal("HUP")?;
     until("a new resource while the store is away", &site.out("c"), "c-").await?;
     assert_eq!(read(&site.out("d")), "");
     server.restart().await?;
     until("a new resource after it", &site.out("d"), "none").await?;
+    // It goes away and comes back while confd stands still, and goes on; the history is compacted.
+    let rereads = |confd: &Running| confd.log().matches("reading the keys again").count();
+    let before = rereads(&confd);
+    confd.signal("STOP")?;
+    server.kill()?;
+    server.restart().await?;
     let mut client = server.client().await?;
     for value in ["two", "three"] {
         client.kv.put(put("/app/name", value)).await?;
@@ -54,7 +60,9 @@ async fn follows_through_everything(kind: Kind) -> Result<()> {
     let answer = client.kv.range(RangeRequest { key: "/app/name".into(), ..Default::default() }).await?.into_inner();
     let revision = answer.header.context("no header")?.revision;
     client.kv.compact(CompactionRequest { revision, physical: true }).await?;
-    until("the change while the store was away", &a, "three").await?;
+    confd.signal("CONT")?;
+    until("the change that is in no history", &a, "three").await?;
+    ensure!(rereads(&confd) > before, "{}", confd.log());
     client.kv.put(put("/other", "x")).await?;
     until("a change after it", &b, "x").await?;
     ensure!(!confd.has_ended()?, "confd has ended");
@@ -107,15 +115,17 @@ async fn follows_a_tree_through_everything(kind: Kind) -> Result<()> {
     client.set("/app/name", "three").await?;
     until("a directory that came back", &site.out("a"), "name=three;").await?;
 
+    // The server goes away and comes back while confd stands still.
+    confd.signal("STOP")?;
     server.kill()?;
-    sleep(Duration::from_millis(300)).await;
     ensure!(read(&site.out("a")) == "name=three;");
     server.restart().await?;
     client.set("/app/name", "four").await?;
-    // So many that the change above may be forgotten by whoever asks for it.
+    // So many that the change above is forgotten before it is asked for.
     for number in 0..1_100 {
         client.set("/elsewhere", number.to_string()).await?;
     }
+    confd.signal("CONT")?;
     until("a change that the server has forgotten", &site.out("a"), "name=four;").await?;
     client.set("/app/name", "five").await?;
     until("a change after it", &site.out("a"), "name=five;").await?;
@@ -169,6 +179,31 @@ async fn a_metadata_proxy_is_followed_and_not_asked_in_a_loop() -> Result<()> {
     sleep(Duration::from_secs(3)).await;
     ensure!(metad.requests() - before < 30, "{} requests in three seconds", metad.requests() - before);
     ensure!(!confd.has_ended()?, "confd has ended");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_metadata_proxy_that_refuses_waits_is_not_read_in_a_loop() -> Result<()> {
+    let data = |name: &str| json!({"self": {"node": {"name": name}}});
+    // One that is full is asked now and then, and no failure; any other refusal is one.
+    for (status, is_failure) in [(429, false), (500, true)] {
+        let metad = Metad::start(data("one")).await?;
+        metad.answer_waits_with(Some(status));
+        let site = Site::new()?;
+        site.resource("a", &["/node".to_owned()], "{{getv \"/node/name\"}}", "prefix = \"/self\"")?;
+        let confd = Running::start(site.command(&metad.store(), &["-watch"])?)?;
+        until("the first file", &site.out("a"), "one").await?;
+        let before = metad.requests();
+        sleep(Duration::from_secs(3)).await;
+        let requests = metad.requests() - before;
+        ensure!(requests < 25, "{requests} requests in three seconds while waits are answered with {status}");
+        metad.change(data("two"));
+        until("a change meanwhile", &site.out("a"), "two").await?;
+        ensure!(confd.log().contains("reading the keys again") == is_failure, "{}", confd.log());
+        metad.answer_waits_with(None);
+        metad.change(data("three"));
+        until("a change after it", &site.out("a"), "three").await?;
+    }
     Ok(())
 }
 

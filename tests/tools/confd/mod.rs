@@ -3,6 +3,8 @@
 mod double;
 mod fixture;
 mod follow;
+mod partition;
+mod silence;
 mod users;
 
 use anyhow::{Context, Result, ensure};
@@ -113,9 +115,10 @@ impl Running {
         Ok(self.child.try_wait()?.is_some())
     }
 
-    fn hang_up(&self) -> Result<()> {
+    fn signal(&self, name: &str) -> Result<()> {
         let pid = self.child.id().context("confd has ended")?.to_string();
-        ensure!(std::process::Command::new("kill").args(["-HUP", &pid]).status()?.success(), "kill -HUP {pid}");
+        let status = std::process::Command::new("kill").args([&format!("-{name}"), &pid]).status()?;
+        ensure!(status.success(), "kill -{name} {pid}");
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! Users, passwords, tokens that end, roles and certificates.
 
+use super::double::Metad;
 use super::{Running, Site, Store, put, until};
 use crate::client::v2::v2_server;
 use crate::user::with_root;
@@ -12,6 +13,13 @@ use api::etcdserverpb::{
 use harness::http::{full, send};
 use harness::{Authority, Kind, Server, with_token};
 use http::Request;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use serde_json::json;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -84,7 +92,7 @@ async fn a_user_reads_what_its_role_may_and_outlives_its_tokens() -> Result<()> 
         site.resource("b", &["/app".to_owned()], "b{{getv \"/app/name\"}}", "")?;
         // What the role may not see stops its own resource alone.
         site.resource("c", &["/secret".to_owned()], "{{getv \"/secret\"}}", "")?;
-        confd.hang_up()?;
+        confd.signal("HUP")?;
         until("a new resource", &site.out("b"), "bthree").await?;
         ensure!(!site.out("c").exists() && !confd.has_ended()?);
         let log = confd.log();
@@ -176,5 +184,40 @@ async fn certificates_are_shown_and_asked_for() -> Result<()> {
     let _confd = Running::start(command)?;
     until("the first file", &site.out("a"), "one").await?;
     client.kv.put(put("/app/name", "two")).await.context("put")?;
+    until("a change", &site.out("a"), "two").await
+}
+
+/// What a metadata proxy serves that wants its clients to be of this authority.
+fn served_to(ca: &Authority) -> Result<Arc<ServerConfig>> {
+    let pair = ca.issue("metad", &harness::site::HOSTS)?;
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from(ca.der()))?;
+    let provider = Arc::new(ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes())?;
+    let config = builder.with_client_cert_verifier(verifier).with_single_cert(vec![pair.der.into()], key)?;
+    Ok(Arc::new(config))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_metadata_proxy_is_asked_with_certificates() -> Result<()> {
+    let data = |name: &str| json!({"self": {"node": {"name": name}}});
+    let ca = Authority::new("ca")?;
+    let files = harness::Site::new(&ca)?;
+    let metad = Metad::start_with(data("one"), Some(served_to(&ca)?)).await?;
+    let path = |name: &str| files.path(name).display().to_string();
+    let (ca_file, cert, key) = (path("trusted.pem"), path("client.pem"), path("client.key"));
+    let own = ["-client-ca-keys", &ca_file, "-client-cert", &cert, "-client-key", &key];
+    let site = Site::new()?;
+    site.resource("a", &["/node".to_owned()], "{{getv \"/node/name\"}}", "prefix = \"/self\"")?;
+    // Nobody knows who this proxy is; and it wants to know who asks.
+    for flags in [&own[2..], &own[..2]] {
+        let output = site.once(&metad.store(), flags).await?;
+        ensure!(output.code == Some(1) && !site.out("a").exists() && metad.requests() == 0, "{flags:?}: {output:?}");
+    }
+    let _confd = Running::start(site.command(&metad.store(), &[&["-watch"], &own[..]].concat())?)?;
+    until("the first file", &site.out("a"), "one").await?;
+    metad.change(data("two"));
     until("a change", &site.out("a"), "two").await
 }

@@ -4,20 +4,24 @@ use super::Metad;
 use anyhow::{Context, Result, ensure};
 use api::etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest};
 use harness::http::{self, Answer};
+use harness::server::built_binary;
 use harness::{Client, Cluster, Kind, Options, Place, Server, Subject};
 use hyper::Request;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::os::unix::process::ExitStatusExt as _;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-const ME: Option<&str> = Some("1.1.1.1");
+pub(super) const ME: Option<&str> = Some("1.1.1.1");
 
-async fn on(url: &str, more: &[&str]) -> Result<Metad> {
+pub(super) async fn on(url: &str, more: &[&str]) -> Result<Metad> {
     Metad::start(&[&["--backend=etcdv3", "--nodes", url, "--xff"], more].concat()).await
 }
 
-fn put(key: &str, value: &str) -> PutRequest {
+pub(super) fn put(key: &str, value: &str) -> PutRequest {
     PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..PutRequest::default() }
 }
 
@@ -30,9 +34,15 @@ async fn compact(client: &mut Client) -> Result<()> {
 
 async fn outlives(kind: Kind) -> Result<()> {
     let mut server = Server::prepare(kind, Options::default())?;
+    let probes = ["--ready_path=/probes/ready", "--health_path=/probes/health"];
+    let guarded = [&probes[..], &["--required_header=X-Guard", "--rate_limit=1"]].concat();
+    let probed = on(&server.client_url(), &guarded).await?;
     let metad = on(&server.client_url(), &[]).await?;
     assert_eq!(metad.manage("GET", "/health", "").await?.status, 200);
     assert_eq!(metad.manage("GET", "/ready", "").await?.status, 503);
+    assert_eq!(probed.ask("/probes/ready", None).await?.status, 503);
+    // Whoever ends it for that would only make others wait longer.
+    assert_eq!(probed.ask("/probes/health", None).await?.status, 200);
     let early = metad.ask("/self", ME).await?;
     assert_eq!((early.status, early.header("retry-after")), (503, "1"));
     server.restart().await?;
@@ -50,6 +60,11 @@ async fn outlives(kind: Kind) -> Result<()> {
     metad.until("/self", ME, &json!({"node": {"name": "one", "old": "x"}})).await?;
     metad.until("/nodes", Some("9.9.9.9"), &json!({"1": {"name": "one", "old": "x"}})).await?;
     assert_eq!(metad.manage("GET", "/ready", "").await?.status, 200);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while probed.ask("/probes/ready", None).await?.status != 200 {
+        ensure!(Instant::now() < deadline, "{}", probed.log());
+    }
+    assert_eq!(probed.ask("/", None).await?.status, 403);
     // Nothing of metad's own keys is data.
     let all = metad.manage("GET", "/v1/data", "").await?.json()?;
     assert_eq!(all, json!({"nodes": {"1": {"name": "one", "old": "x"}}}));
@@ -91,13 +106,13 @@ async fn metad_outlives_etcd() -> Result<()> {
 }
 
 /// So many leaves with the same text.
-fn many(count: usize, text: &str) -> String {
+pub(super) fn many(count: usize, text: &str) -> String {
     let leaves = (0..count).map(|number| (format!("k{number:04}"), json!(text)));
     Value::Object(leaves.collect()).to_string()
 }
 
 /// Reads until it is stopped; everything that is read must be of one write.
-async fn never_torn(metad: &Metad, until: tokio::sync::watch::Receiver<bool>) -> Result<usize> {
+pub(super) async fn never_torn(metad: &Metad, until: tokio::sync::watch::Receiver<bool>) -> Result<usize> {
     let mut reads = 0;
     while !*until.borrow() {
         let answer: Answer = metad.ask("/self/all", ME).await?;
@@ -166,10 +181,14 @@ async fn a_write_to_etcd_is_seen_whole() -> Result<()> {
 #[tokio::test]
 async fn what_has_a_time_goes_by_itself() -> Result<()> {
     let server = Server::start(Kind::Cleat).await?;
-    for metad in [Metad::start(&["--xff"]).await?, on(&server.client_url(), &[]).await?] {
-        metad.write("PUT", "/v1/data/a?ttl=2s", r#"{"x":"1"}"#).await?;
-        metad.write("PUT", "/v1/mapping?ttl=2s", r#"{"1.1.1.1":{"a":"/a"},"default":{"b":"/b"}}"#).await?;
+    let (memory, store) = (Metad::start(&["--xff"]).await?, on(&server.client_url(), &[]).await?);
+    let goes = async |metad: &Metad| {
+        metad.write("PUT", "/v1/data/a?ttl=10s", r#"{"x":"1"}"#).await?;
+        metad.write("PUT", "/v1/mapping?ttl=10s", r#"{"1.1.1.1":{"a":"/a"},"default":{"b":"/b"}}"#).await?;
+        metad.write("PUT", "/v1/rule?ttl=10s", r#"{"8.8.8.8":[{"path":"/b","mode":1}]}"#).await?;
         metad.write("PUT", "/v1/data/b", "\"stays\"").await?;
+        assert_eq!(metad.ask("/b", Some("8.8.8.8")).await?.status, 200);
+        assert_eq!(metad.manage("PUT", "/v1/rule?ttl=soon", "{}").await?.status, 500);
         metad.write("PUT", "/v1/mapping", r#"{"10.0.0.0/8":{"b":"/b"}}"#).await?;
         assert_eq!(metad.ask("/self", ME).await?.json()?, json!({"a": {"x": "1"}}));
         assert_eq!(metad.ask("/self", Some("3.3.3.3")).await?.json()?, json!({"b": "stays"}));
@@ -178,10 +197,16 @@ async fn what_has_a_time_goes_by_itself() -> Result<()> {
             ensure!(Instant::now() < deadline, "it stays");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        while metad.manage("GET", "/v1/rule", "").await?.json()? != json!({}) {
+            ensure!(Instant::now() < deadline, "the rules stay");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         assert_eq!(metad.ask("/self", Some("10.1.2.3")).await?.json()?, json!({"b": "stays"}));
         let names = metad.ask("/?recursive=false", Some("10.1.2.3")).await?.json()?;
         assert_eq!(names, json!(["b", "self/"]));
-    }
+        anyhow::Ok(())
+    };
+    tokio::try_join!(goes(&memory), goes(&store))?;
     Ok(())
 }
 
@@ -228,5 +253,34 @@ async fn a_member_that_goes_away_is_not_missed() -> Result<()> {
         two.until("/self/a", ME, &expected).await?;
         cluster.restart(member).await?;
     }
+    Ok(())
+}
+
+/// The name by which it was called, even if that is no text.
+#[test]
+fn log_lines_have_the_programs_name() -> Result<()> {
+    for (name, shown) in [(b"other".as_slice(), " other["), (b"meta\xff", " meta\u{fffd}[")] {
+        // An address that nobody has, so it ends.
+        let mut command = Command::new(built_binary("metad")?);
+        let output = command.arg0(OsStr::from_bytes(name)).args(["--listen", "192.0.2.1:80"]).output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(!output.status.success() && said.contains(shown), "{said}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_reads_no_log_ends_nothing() -> Result<()> {
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let flags = ["--backend", "local", "--access_log", "--log_level", "debug"];
+    let mut metad = Metad::spawn_into(writer.into(), tempfile::tempdir()?, &flags, &[])?;
+    metad.serves().await?;
+    for value in ["one", "two"] {
+        metad.write("PUT", "/v1/data/a", &format!("\"{value}\"")).await?;
+        let answer = metad.manage("GET", "/v1/data/a", "").await?;
+        ensure!(answer.json()? == value, "{answer:?}");
+    }
+    ensure!(metad.child.try_wait()?.is_none(), "metad has ended");
     Ok(())
 }

@@ -6,6 +6,7 @@ mod life;
 mod recorded;
 mod security;
 mod waits;
+mod writes;
 
 use anyhow::{Context, Result, ensure};
 use harness::http::{self, Answer};
@@ -21,10 +22,10 @@ const LIMIT: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(10);
 
 /// A metad that runs until it is dropped.
-struct Metad {
+pub(crate) struct Metad {
     child: Child,
     /// `host:port` of the query API.
-    query: String,
+    pub(crate) query: String,
     /// `host:port` of the manage API.
     manage: String,
     dir: tempfile::TempDir,
@@ -33,34 +34,46 @@ struct Metad {
 
 impl Metad {
     /// Starts it on loopback with more flags, and waits until both APIs answer.
-    async fn start(flags: &[&str]) -> Result<Self> {
+    pub(crate) async fn start(flags: &[&str]) -> Result<Self> {
         Self::start_with(flags, &[]).await
     }
 
     /// The same with variables of the environment.
     async fn start_with(flags: &[&str], variables: &[(&str, &str)]) -> Result<Self> {
         let metad = Self::spawn(flags, variables)?;
-        for address in [&metad.query, &metad.manage] {
-            let deadline = Instant::now() + LIMIT;
-            while tokio::net::TcpStream::connect(address).await.is_err() {
-                ensure!(Instant::now() < deadline, "metad does not serve: {}", metad.log());
-                tokio::time::sleep(POLL).await;
-            }
-        }
+        metad.serves().await?;
         Ok(metad)
     }
 
+    /// Waits until both APIs answer.
+    async fn serves(&self) -> Result<()> {
+        for address in [&self.query, &self.manage] {
+            let deadline = Instant::now() + LIMIT;
+            while tokio::net::TcpStream::connect(address).await.is_err() {
+                ensure!(Instant::now() < deadline, "metad does not serve: {}", self.log());
+                tokio::time::sleep(POLL).await;
+            }
+        }
+        Ok(())
+    }
+
     fn spawn(flags: &[&str], variables: &[(&str, &str)]) -> Result<Self> {
-        let (dir, ports) = (tempfile::tempdir()?, (Port::reserve()?, Port::reserve()?));
-        let [query, manage] = [&ports.0, &ports.1].map(|port| format!("127.0.0.1:{}", port.number()));
+        let dir = tempfile::tempdir()?;
         let log = std::fs::File::create(dir.path().join("log"))?;
+        Self::spawn_into(log.into(), dir, flags, variables)
+    }
+
+    /// The same with another stderr than a log.
+    fn spawn_into(stderr: Stdio, dir: tempfile::TempDir, flags: &[&str], variables: &[(&str, &str)]) -> Result<Self> {
+        let ports = (Port::reserve()?, Port::reserve()?);
+        let [query, manage] = [&ports.0, &ports.1].map(|port| format!("127.0.0.1:{}", port.number()));
         let child = Command::new(built_binary("metad")?)
             .args(["--listen", &query, "--listen_manage", &manage])
             .args(flags)
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(stderr)
             .spawn()
             .context("start metad")?;
         Ok(Self { child, query, manage, dir, _ports: ports })
@@ -102,7 +115,7 @@ impl Metad {
     }
 
     /// A write that must succeed.
-    async fn write(&self, method: &str, path: &str, body: &str) -> Result<Answer> {
+    pub(crate) async fn write(&self, method: &str, path: &str, body: &str) -> Result<Answer> {
         let answer = self.manage(method, path, body).await?;
         ensure!(answer.status == 200, "{method} {path}: {answer:?}\n{}", self.log());
         Ok(answer)

@@ -10,14 +10,10 @@ use harness::http::{self, Answer};
 use harness::{Kind, Server};
 use hyper::Request;
 use serde_json::{Map, Value};
-use std::time::Duration;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 type Case = Map<String, Value>;
-
-/// How long a wait may take to begin. The change that ends it must not come before.
-const WAIT_BEGINS: Duration = Duration::from_millis(300);
 
 async fn replayed(flags: &[&str]) -> Result<()> {
     let metad = Metad::start(flags).await?;
@@ -30,8 +26,8 @@ async fn replayed(flags: &[&str]) -> Result<()> {
         count += 1;
         if case.get("async").is_some_and(|value| *value != Value::Bool(false)) {
             let answer = tokio::spawn(async move { http::send(&address, request).await });
-            sleep(WAIT_BEGINS).await;
-            ensure!(!answer.is_finished(), "{name} did not wait");
+            // The change that ends it must not come before.
+            metad.waiting(waiting.len() + 1).await.with_context(|| format!("{name} did not wait"))?;
             waiting.push((case, answer));
             continue;
         }

@@ -1,11 +1,11 @@
 //! Waits: what ends them, what does not, and how many there can be.
 
-use super::Metad;
+use super::{LIMIT, Metad};
 use anyhow::{Context, Result, ensure};
 use harness::http::{self, Answer};
 use hyper::Request;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -24,15 +24,36 @@ async fn filled(flags: &[&str]) -> Result<Metad> {
 
 /// Begins a wait, and returns when it waits.
 async fn begin(metad: &Metad, path: &str, client: Option<&str>) -> Result<JoinHandle<Result<Answer>>> {
+    begin_with(metad, path, client, None).await
+}
+
+/// The same with a tag.
+async fn begin_with(
+    metad: &Metad,
+    path: &str,
+    client: Option<&str>,
+    tag: Option<&str>,
+) -> Result<JoinHandle<Result<Answer>>> {
     let mut request = Request::get(path).header("accept", "application/json");
-    if let Some(client) = client {
-        request = request.header("x-forwarded-for", client);
+    for (name, value) in [("x-forwarded-for", client), ("if-none-match", tag)] {
+        if let Some(value) = value {
+            request = request.header(name, value);
+        }
     }
     let (address, request) = (metad.query.clone(), request.body(http::full(""))?);
     let before = waiting(metad).await?;
     let answer = tokio::spawn(async move { http::send(&address, request).await });
     metad.waiting(before + 1).await?;
     Ok(answer)
+}
+
+/// How many waits have ended in a way.
+async fn ended(metad: &Metad, how: &str) -> Result<usize> {
+    let metrics = metad.manage("GET", "/metrics", "").await?;
+    let text = String::from_utf8(metrics.body.to_vec())?;
+    let name = format!("metad_waits_total{{end=\"{how}\"}} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&name));
+    Ok(line.map_or(Ok(0), str::parse)?)
 }
 
 async fn waiting(metad: &Metad) -> Result<usize> {
@@ -116,32 +137,139 @@ async fn odd_waits_are_metads_or_the_right_ones() -> Result<()> {
         // What is forbidden is waited for like what is absent, and nothing there ends the wait.
         let absent = begin(&metad, "/nothing?wait=true&timeout=2s", ONE).await?;
         let forbidden = begin(&metad, "/nodes/2?wait=true&timeout=2s", ONE).await?;
+        let (changed, over) = (ended(&metad, "changed").await?, ended(&metad, "over").await?);
         metad.write("PUT", "/v1/data/nodes/2/name", "\"dos\"").await?;
         assert_eq!(end(forbidden).await?, end(absent).await?);
+        assert_eq!((ended(&metad, "changed").await?, ended(&metad, "over").await?), (changed, over + 2));
     }
     Ok(())
+}
+
+/// What is for networks and for everybody is for this client, too.
+#[tokio::test]
+async fn a_wait_ends_with_what_is_for_many() -> Result<()> {
+    let metad = filled(&[]).await?;
+    let client = Some("10.1.2.3");
+    metad.write("PUT", "/v1/mapping", r#"{"default":{"a":"/nodes/1/ip"}}"#).await?;
+    let own = |name: &str, value: &str| (200, json!({name: value}));
+    for (method, path, body, expected) in [
+        ("PUT", "/v1/mapping", r#"{"10.0.0.0/8":{"b":"/nodes/1/ip"}}"#, own("b", "a")),
+        ("PUT", "/v1/mapping", r#"{"10.1.2.0/24":{"c":"/nodes/1/ip"}}"#, own("c", "a")),
+        ("PUT", "/v1/mapping", r#"{"10.1.2.0/24":{"c":"/nodes/2/ip"}}"#, own("c", "b")),
+        ("DELETE", "/v1/mapping/10.1.2.0_24", "", own("b", "a")),
+        ("PUT", "/v1/mapping", r#"{"::ffff:10.1.2.3":{"d":"/nodes/1/name"}}"#, own("d", "one")),
+        ("PUT", "/v1/rule", r#"{"default":[{"path":"/nodes/2","mode":1}]}"#, (200, json!({}))),
+        ("PUT", "/v1/rule", r#"{"10.0.0.0/8":[{"path":"/nodes","mode":1}]}"#, own("d", "one")),
+    ] {
+        let wait = begin(&metad, "/self?wait=true", client).await?;
+        metad.write(method, path, body).await?;
+        assert_eq!(end(wait).await?, expected, "{method} {path} {body}");
+    }
+    Ok(())
+}
+
+/// Names alone are another content than all below them, with another tag.
+#[tokio::test]
+async fn a_wait_for_names_ends_with_other_names() -> Result<()> {
+    let metad = filled(&[]).await?;
+    let names = metad.ask("/self?recursive=false", ONE).await?;
+    assert_eq!(names.json()?, json!(["node/"]));
+    let path = "/self?recursive=false&wait=true";
+    let wait = begin_with(&metad, path, ONE, Some(names.header("etag"))).await?;
+    metad.write("PUT", "/v1/data/nodes/1/name", "\"uno\"").await?;
+    metad.write("PUT", "/v1/mapping/1.1.1.1", r#"{"other":"/nodes/1"}"#).await?;
+    assert_eq!(end(wait).await?, (200, json!(["node/", "other/"])));
+    Ok(())
+}
+
+/// Reads events until one is this one: its kind and data.
+async fn told(stream: &mut http::Lines, expected: (&str, &str)) -> Result<()> {
+    let mut kind = String::new();
+    let telling = async {
+        loop {
+            let line = String::from_utf8(stream.line().await?.context("the stream has ended")?)?;
+            if let Some(text) = line.strip_prefix("event: ") {
+                text.trim_end().clone_into(&mut kind);
+            } else if let Some(data) = line.strip_prefix("data:")
+                && (kind.as_str(), data.trim()) == expected
+            {
+                return Ok(());
+            }
+        }
+    };
+    // Heartbeats come for ever.
+    timeout(LIMIT, telling).await.with_context(|| format!("{expected:?} is not told"))?
+}
+
+async fn stream(metad: &Metad, path: &str) -> Result<http::Lines> {
+    let request = Request::get(format!("{path}?stream=true")).header("x-forwarded-for", "1.1.1.1");
+    let stream = http::open(&metad.query, request.body(http::full(""))?).await?;
+    assert_eq!(stream.headers["content-type"], "text/event-stream");
+    Ok(stream.lines)
 }
 
 #[tokio::test]
 async fn a_stream_tells_each_change() -> Result<()> {
     let metad = filled(&[]).await?;
-    let request = Request::get("/self/node/name?stream=true").header("x-forwarded-for", "1.1.1.1");
-    let stream = http::open(&metad.query, request.body(http::full(""))?).await?;
-    assert_eq!(stream.headers["content-type"], "text/event-stream");
-    metad.waiting(1).await?;
+    let mut stream = stream(&metad, "/self/node/name").await?;
+    told(&mut stream, ("data", "\"one\"")).await?;
     metad.write("PUT", "/v1/data/nodes/1/name", "\"uno\"").await?;
-    // The process ends, and with it the stream.
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !String::from_utf8(metad.manage("GET", "/metrics", "").await?.body.to_vec())?.contains("metad_waiting 1") {
-        ensure!(Instant::now() < deadline, "the stream does not go on");
-    }
+    told(&mut stream, ("data", "\"uno\"")).await?;
     metad.write("DELETE", "/v1/data/nodes/1/name", "").await?;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    told(&mut stream, ("gone", "")).await?;
+    metad.write("PUT", "/v1/data/nodes/1/name", "\"dos\"").await?;
+    told(&mut stream, ("data", "\"dos\"")).await?;
+    // There is nothing more to wait for, and that is told before the end.
+    metad.write("DELETE", "/v1/mapping/1.1.1.1", "").await?;
+    told(&mut stream, ("gone", "")).await?;
+    assert_eq!(stream.rest().await?.as_ref(), b"\n");
+    metad.waiting(0).await
+}
+
+/// What changes while an event is sent is told with the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_tells_the_last_of_many_changes() -> Result<()> {
+    let metad = filled(&[]).await?;
+    let mut streams = Vec::new();
+    for _ in 0..8 {
+        streams.push(stream(&metad, "/self/node/name").await?);
+    }
+    for number in 0..300 {
+        metad.write("PUT", "/v1/data/nodes/1/name", &format!("\"{number}\"")).await?;
+    }
+    for stream in &mut streams {
+        told(stream, ("data", "\"299\"")).await?;
+    }
+    // The process ends, and with it the streams.
     metad.signal(rustix::process::Signal::TERM)?;
-    let text = String::from_utf8(stream.lines.rest().await?.to_vec())?;
-    let events: Vec<&str> = text.lines().filter(|line| line.starts_with("data") || line.starts_with("event")).collect();
-    let expected = ["event: data", "data: \"one\"", "event: data", "data: \"uno\"", "event: gone", "data:"];
-    assert_eq!(events, expected, "{text}");
+    for stream in streams {
+        stream.rest().await?;
+    }
+    Ok(())
+}
+
+/// Without metad's ways a version is one of what the client sees: it changes with that and with nothing else.
+#[tokio::test]
+async fn a_version_is_one_of_what_is_seen() -> Result<()> {
+    let (metad, other) = (filled(&["--compat=false"]).await?, filled(&["--compat=false"]).await?);
+    metad.write("PUT", "/v1/rule", r#"{"2.2.2.2":[{"path":"/nodes/*/ip","mode":1}]}"#).await?;
+    let version = async |metad: &Metad, path: &str, client| {
+        anyhow::Ok(metad.ask(path, client).await?.header("x-metad-version").to_owned())
+    };
+    let (own, ips) = (version(&metad, "/self", ONE).await?, version(&metad, "/nodes", TWO).await?);
+    assert_eq!(version(&other, "/self", ONE).await?, own);
+    // Nothing of this is seen.
+    metad.write("PUT", "/v1/data/nodes/2/name", "\"dos\"").await?;
+    assert_eq!(version(&metad, "/self", ONE).await?, own);
+    assert_eq!(version(&metad, "/nodes", TWO).await?, ips);
+    metad.write("PUT", "/v1/data/nodes/2/ip", "\"c\"").await?;
+    assert_ne!(version(&metad, "/nodes", TWO).await?, ips);
+    let wait = begin(&metad, &format!("/self?wait=true&prev_version={own}"), ONE).await?;
+    // Less is another content as well.
+    metad.write("DELETE", "/v1/mapping/1.1.1.1/node", "").await?;
+    metad.write("PUT", "/v1/mapping/1.1.1.1", r#"{"node":"/nodes/1/ip"}"#).await?;
+    end(wait).await?;
+    assert_ne!(version(&metad, "/self", ONE).await?, own);
     Ok(())
 }
 
@@ -164,4 +292,21 @@ async fn waits_are_bounded_and_a_change_ends_them_all() -> Result<()> {
     other.abort();
     // A client that has left is not waited for.
     metad.waiting(0).await
+}
+
+/// A host has as many addresses of its network as it likes; they are one source.
+#[tokio::test]
+async fn waits_of_one_network_are_counted_together() -> Result<()> {
+    let metad = filled(&["--max_waits_per_source=2"]).await?;
+    let rules = r#"{"2001:db8::_32":[{"path":"/nodes","mode":1}]}"#;
+    metad.write("PUT", "/v1/rule", rules).await?;
+    let path = "/nodes/1?wait=true";
+    let waits = [begin(&metad, path, Some("2001:db8::1")).await?, begin(&metad, path, Some("2001:db8::2")).await?];
+    assert_eq!(metad.ask(path, Some("2001:db8::3")).await?.status, 429);
+    let other = begin(&metad, path, Some("2001:db8:0:1::1")).await?;
+    metad.write("PUT", "/v1/data/nodes/1/name", "\"uno\"").await?;
+    for wait in waits.into_iter().chain([other]) {
+        assert_eq!(end(wait).await?.1["name"], "uno");
+    }
+    Ok(())
 }

@@ -1,10 +1,14 @@
 //! `history`, `diff`, `revert`, `tree`, `edit` and `del --dry-run`.
 
-use super::{fails, outcome, same, says};
+use super::{DEADLINE, fails, outcome, same, says};
+use crate::cutter::Holder;
+use crate::restore::command;
 use anyhow::{Context as _, Result, ensure};
 use api::etcdserverpb::CompactionRequest;
 use harness::server::built_binary;
+use harness::tool::run;
 use harness::{Kind, Server};
+use std::os::unix::process::CommandExt as _;
 
 /// Revisions 2 to 8.
 const WRITES: [&[&str]; 7] = [
@@ -36,7 +40,10 @@ async fn history_has_every_change_that_is_left() -> Result<()> {
        6  create        1  blue
 ";
         same(&says(&server, &["history", "/app/color"]).await?, all)?;
-        same(&fails(&server, &["history", "/app/none"], 1).await?, "Error: /app/none does not exist and never did\n")?;
+        same(
+            &fails(&server, &["history", "/app/none"], 1).await?,
+            "Error: /app/none does not exist, and no change of it was seen within 1s\n",
+        )?;
         // One that does not exist any more has a history as well.
         says(&server, &["del", "/app/gone"]).await?;
         let gone = says(&server, &["history", "/app/gone"]).await?;
@@ -58,6 +65,34 @@ async fn history_has_every_change_that_is_left() -> Result<()> {
         same(&says(&server, &["history", "/app/color"]).await?, rest)?;
         let never = fails(&server, &["history", "/app/none"], 1).await?;
         ensure!(never.contains("has no history: what happened before revision 4 was compacted"), "{never}");
+    }
+    Ok(())
+}
+
+/// It does not exist when it is looked up, and does when its history is read.
+#[tokio::test]
+async fn history_ends_when_the_key_is_created_meanwhile() -> Result<()> {
+    const KEY: &str = "/app/late";
+    for kind in [Kind::Etcd, Kind::Cleat] {
+        let server = Server::start(kind).await?;
+        says(&server, &["put", KEY, "red"]).await?;
+        says(&server, &["del", KEY]).await?;
+        let holder = Holder::before(&server, KEY).await?;
+        let history = run(command(&["history", KEY, "--endpoints", &holder.endpoint])?.into(), b"", DEADLINE);
+        let create = async {
+            holder.holds(DEADLINE).await?;
+            says(&server, &["put", KEY, "blue"]).await?;
+            holder.release();
+            Ok(())
+        };
+        let (output, ()) = tokio::try_join!(history, create)?;
+        ensure!(output.code == Some(0), "{kind}: {output:?}");
+        let all = "REVISION  CHANGE  VERSION  VALUE
+       2  create        1  red
+       3  delete
+       4  create        1  blue
+";
+        same(&output.stdout, all)?;
     }
     Ok(())
 }
@@ -171,6 +206,34 @@ async fn edit_writes_what_the_editor_leaves_unless_somebody_was_faster() -> Resu
         same(&says(&server, &["get", "/app/color", "--print-value-only"]).await?, "other\n")?;
     }
     Ok(())
+}
+
+/// What the keyboard's Ctrl-C sends goes to everybody in front of it: the editor lives on, and so must who waits for it.
+#[tokio::test]
+async fn an_interrupt_in_the_editor_is_the_editors() -> Result<()> {
+    let server = filled(Kind::Cleat).await?;
+    let script = server.scratch().join("editor");
+    std::fs::write(&script, "#!/bin/sh\ntrap '' INT QUIT\nkill -INT 0\nkill -QUIT 0\nsleep 1\necho typed > \"$1\"\n")?;
+    let mut command = command(&["edit", "/app/color", "--endpoints", &server.endpoint()])?;
+    // A process group of its own: nobody else is interrupted.
+    command.env("VISUAL", format!("exec sh {}", script.display())).process_group(0).current_dir(server.scratch());
+    let output = run(command.into(), b"", DEADLINE).await?;
+    same(&output.stdout, "/app/color is written, at revision 9\n")?;
+    same(&says(&server, &["get", "/app/color", "--print-value-only"]).await?, "typed\n")
+}
+
+#[tokio::test]
+async fn the_environment_names_the_endpoints() -> Result<()> {
+    let server = filled(Kind::Cleat).await?;
+    for args in [&["history", "/app/color"][..], &["tree"], &["status"], &["export"], &["diff", "--rev", "2..3"]] {
+        let mut command = command(args)?;
+        command.env("ETCDCTL_ENDPOINTS", server.endpoint()).current_dir(server.scratch());
+        let output = run(command.into(), b"", DEADLINE).await?;
+        ensure!(output.code == Some(0), "{args:?}: {output:?}");
+    }
+    // A format that a command does not have ends it as the pages say.
+    let refused = fails(&server, &["tree", "-w", "json"], 4).await?;
+    same(&refused, "Error: tree prints simple only; leave --write-out out\n")
 }
 
 #[tokio::test]

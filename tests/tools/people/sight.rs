@@ -4,6 +4,7 @@ use super::{DEADLINE, fails, outcome, says};
 use crate::restore::command;
 use anyhow::{Context as _, Result, ensure};
 use harness::cluster::{Place, Subject};
+use harness::tls::ClientTls;
 use harness::tool::run;
 use harness::{Authority, Cluster, Kind, Output, Server, Site};
 use serde_json::Value;
@@ -50,12 +51,12 @@ async fn one_member_tells_of_all_of_them() -> Result<()> {
             "{output:?}"
         );
         // One is lost, then the majority.
-        let follower = (1..3).find(|member| *member != 0).context("another member")?;
-        cluster.kill(follower)?;
+        let (first, second) = (1, 2);
+        cluster.kill(first)?;
         let (status, _) = json(&["status", "--endpoints", &endpoint]).await?;
         let lost = of(&status["findings"], "members");
         ensure!(matches!(&lost[..], [("FAIL", what)] if what.contains("does not answer")), "{status}");
-        cluster.kill(3 - follower)?;
+        cluster.kill(second)?;
         let (report, output) = json(&["doctor", "--endpoints", &endpoint, "--command-timeout", "2s"]).await?;
         ensure!(output.code == Some(1), "{output:?}");
         let failed = report.as_array().into_iter().flatten().filter(|finding| finding["level"] == "FAIL").count();
@@ -89,7 +90,9 @@ async fn certificates_and_who_is_let_in_are_seen() -> Result<()> {
         let flags = ["--endpoints", &url, "--cacert", &trusted, "--cert", &cert, "--key", &key];
         let (status, output) = json(&[&["status"][..], &flags].concat()).await?;
         ensure!(output.code == Some(0), "{output:?}");
-        for member in status["members"].as_array().context("members")? {
+        let members = status["members"].as_array().context("members")?;
+        ensure!(members.len() == 3, "{status}");
+        for member in members {
             let now = status["time"].as_i64().context("a time")?;
             let ends = member["certificates"][0]["not_after"].as_i64();
             ensure!(ends.is_some_and(|ends| ends > now), "{member}");
@@ -106,6 +109,78 @@ async fn certificates_and_who_is_let_in_are_seen() -> Result<()> {
 }
 
 #[tokio::test]
+async fn who_lets_anybody_in_is_warned_of() -> Result<()> {
+    let ca = Authority::new("ca")?;
+    let site = Site::new(&ca)?;
+    site.admit(&ca, "m0")?;
+    let file = |name: &str| site.path(name).display().to_string();
+    for kind in [Kind::Etcd, Kind::Cleat] {
+        let pair = |prefix: &str, of: &str| {
+            [
+                format!("--{prefix}cert-file={}", file(&format!("m0-{of}.pem"))),
+                format!("--{prefix}key-file={}", file(&format!("m0-{of}.key"))),
+            ]
+        };
+        let flags = [pair("", "server"), pair("peer-", "peer")].concat();
+        let client_tls = Some(ClientTls { trusted: site.path("trusted.pem"), own: None });
+        let options =
+            harness::Options { flags, is_secure: true, secures_peers: true, client_tls, ..harness::Options::default() };
+        let server = Server::start_with(kind, options).await?;
+        let (url, trusted) = (server.client_url(), file("trusted.pem"));
+        let (report, output) = json(&["doctor", "--endpoints", &url, "--cacert", &trusted]).await?;
+        ensure!(output.code == Some(0), "{output:?}");
+        let clients = of(&report, "CIS 2.2");
+        ensure!(matches!(&clients[..], [("WARN", what)] if what.contains(&url)), "{report}");
+        let peers = of(&report, "CIS 2.5");
+        ensure!(matches!(&peers[..], [("WARN", what)] if what.contains(&server.peer_url())), "{report}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_endpoint_is_of_the_member_that_answers_there() -> Result<()> {
+    for kind in [Kind::Etcd, Kind::Cleat] {
+        let mut cluster = Cluster::prepared(&Subject::of(kind)?, Place::Loopback, 2, &[])?;
+        // Both advertise the first one's URL, as members behind a load balancer may.
+        let url = cluster.url(0);
+        cluster.options_mut(1).advertised_client_url = Some(url.clone());
+        for member in 0..2 {
+            cluster.spawn(member)?;
+        }
+        cluster.wait_healthy().await?;
+        let (status, _) = json(&["status", "--endpoints", &url]).await?;
+        let errors: Vec<&str> =
+            status["members"].as_array().into_iter().flatten().filter_map(|m| m["error"].as_str()).collect();
+        ensure!(matches!(errors[..], [error] if error.contains("answers at")), "{status}");
+        // Another cluster's member among the endpoints.
+        let other = Server::start(kind).await?;
+        let endpoints = format!("{},{}", cluster.url(1), other.endpoint());
+        let (status, _) = json(&["status", "--endpoints", &endpoints]).await?;
+        let told = of(&status["findings"], "members");
+        ensure!(
+            told.iter().any(|(level, what)| *level == "FAIL" && what.contains("is a member of another cluster")),
+            "{status}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_closed_peer_port_is_not_passed_over() -> Result<()> {
+    for kind in [Kind::Etcd, Kind::Cleat] {
+        let mut cluster = Cluster::start(&Subject::of(kind)?, Place::Loopback, 3).await?;
+        cluster.wait_healthy().await?;
+        cluster.kill(2)?;
+        let (report, output) = json(&["doctor", "--endpoints", &cluster.url(0)]).await?;
+        let ports = of(&report, "ports");
+        let closed = cluster.peer_url(2);
+        ensure!(matches!(&ports[..], [("WARN", what)] if what.contains(&closed)), "{report}");
+        ensure!(output.code == Some(1), "{output:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_full_store_and_a_host_are_judged() -> Result<()> {
     for kind in [Kind::Etcd, Kind::Cleat] {
         let flags = vec!["--quota-backend-bytes=1048576".to_owned()];
@@ -114,7 +189,7 @@ async fn a_full_store_and_a_host_are_judged() -> Result<()> {
         let large = "x".repeat(100_000);
         let mut is_full = false;
         for n in 0..100 {
-            let output = outcome(&server, &["put", &format!("k{n}")], &[], &large).await?;
+            let output = outcome(&server, &["put", "--command-timeout=30s", &format!("k{n}")], &[], &large).await?;
             if output.code != Some(0) {
                 ensure!(output.stderr.contains("database space exceeded"), "{output:?}");
                 ensure!(output.stderr.contains("do:   make room: `compaction REVISION`"), "{output:?}");
@@ -136,6 +211,34 @@ async fn a_full_store_and_a_host_are_judged() -> Result<()> {
     Ok(())
 }
 
+/// Who asks for the exit code alone closes the output.
+#[tokio::test]
+async fn nobody_answers_whether_somebody_reads_or_not() -> Result<()> {
+    let port = harness::ports::Port::reserve()?;
+    let endpoint = format!("127.0.0.1:{}", port.number());
+    for format in ["simple", "json"] {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let mut command = command(&["status", "--endpoints", &endpoint, "-w", format])?;
+        command.stdin(std::process::Stdio::null()).stdout(writer).stderr(std::process::Stdio::piped());
+        let child = tokio::process::Command::from(command).kill_on_drop(true).spawn()?;
+        let output = tokio::time::timeout(DEADLINE, child.wait_with_output()).await.context("it goes on")??;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(1) && errors.contains("no member answers"), "{format}: {output:?}");
+    }
+    // As behind `2>&1 | head`.
+    for args in [&["status"][..], &["get", "a"], &["endpoint", "health"]] {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let mut command = command(&[&["--endpoints", &endpoint, "--command-timeout", "1s"], args].concat())?;
+        command.stdin(std::process::Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+        let mut child = tokio::process::Command::from(command).kill_on_drop(true).spawn()?;
+        let status = tokio::time::timeout(DEADLINE, child.wait()).await.context("it goes on")??;
+        ensure!(status.code() == Some(1), "{args:?}: {status}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_watch_shows_one_look_after_the_other() -> Result<()> {
     let server = Server::start(Kind::Cleat).await?;
@@ -150,6 +253,9 @@ async fn a_watch_shows_one_look_after_the_other() -> Result<()> {
         let status: Value = serde_json::from_str(&line)?;
         ensure!(status["members"][0]["endpoint"].is_string(), "{status}");
     }
-    child.kill().await?;
+    // Behind a reader that has gone it ends, and has not failed.
+    drop(lines);
+    let ended = tokio::time::timeout(DEADLINE, child.wait()).await.context("it goes on")??;
+    ensure!(ended.success(), "{ended:?}");
     Ok(())
 }

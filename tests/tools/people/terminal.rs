@@ -1,6 +1,6 @@
 //! What is asked at a terminal, and what a program called `etcdctl` does not have.
 
-use super::{DEADLINE, fails, same, says};
+use super::{DEADLINE, fails, outcome, same, says};
 use anyhow::{Context as _, Result, ensure};
 use harness::server::built_binary;
 use harness::tool::run;
@@ -55,8 +55,44 @@ async fn a_terminal_has_colours_unless_they_are_unwelcome() -> Result<()> {
     let plain = at_a_terminal(&server, &format!("env NO_COLOR=1 {cleatctl}"), "history b", "").await?;
     ensure!(plain.stdout.contains("create") && !plain.stdout.contains('\x1b'), "{plain:?}");
     let revert = at_a_terminal(&server, &cleatctl, "revert b --rev 3", "\n").await?;
-    ensure!(revert.stdout.contains("take b back to revision 3? [y/N]") && revert.code == Some(1), "{revert:?}");
+    ensure!(revert.stdout.contains("Take b back to revision 3? [y/N]") && revert.code == Some(1), "{revert:?}");
     same(&says(&server, &["get", "b", "--print-value-only"]).await?, "red\n")
+}
+
+/// How far it is, and how fast, at a terminal alone, where nothing of it is left.
+#[tokio::test]
+async fn a_terminal_sees_how_far_files_are() -> Result<()> {
+    let cleatctl = built_binary("cleatctl")?.display().to_string();
+    for kind in [Kind::Etcd, Kind::Cleat] {
+        let server = filled(kind).await?;
+        for key in 0..8 {
+            let value = "v".repeat(100_000);
+            says(&server, &["put", &format!("large/{key}"), &value]).await?;
+        }
+        let saved = outcome(&server, &["snapshot", "save", "backup"], &[], "").await?;
+        ensure!(saved.code == Some(0) && saved.stderr.lines().count() == 1, "{saved:?}");
+        let migrate = if kind == Kind::Etcd { "migrate from-etcd" } else { "migrate to-etcd" };
+        let target = if kind == Kind::Etcd { "--data-dir migrated" } else { "migrated" };
+        let last = if kind == Kind::Etcd { "reading" } else { "writing" };
+        for (words, steps) in [
+            ("snapshot restore backup --data-dir restored".to_owned(), ["checking", "reading"]),
+            (format!("{migrate} backup {target}"), ["reading", last]),
+        ] {
+            let seen = at_a_terminal(&server, &cleatctl, &words, "").await?;
+            ensure!(seen.code == Some(0), "{words}: {seen:?}");
+            for step in steps {
+                let shown = seen.stdout.split(['\r', '\n']).filter(|line| line.contains(step));
+                ensure!(shown.clone().any(|line| line.contains("iB") && line.contains("B/s")), "{words}: {seen:?}");
+            }
+            // Every line of it was taken away.
+            let (_, rest) = seen.stdout.rsplit_once("B/s").context("no rate")?;
+            ensure!(rest.contains("\x1b[2K"), "{words}: {seen:?}");
+        }
+        let piped = outcome(&server, &["snapshot", "restore", "backup", "--data-dir", "piped"], &[], "").await?;
+        ensure!(piped.code == Some(0) && piped.stderr.lines().count() == 1, "{piped:?}");
+        ensure!(piped.stderr.starts_with("backup is now member "), "{piped:?}");
+    }
+    Ok(())
 }
 
 #[tokio::test]
@@ -89,6 +125,16 @@ async fn an_error_names_cause_place_and_remedy() -> Result<()> {
     let gone = fails(&server, &["--command-timeout", "1s", "get", "a"], 1).await?;
     ensure!(gone.contains("Connection refused") && gone.contains(server.endpoint().as_str()), "{gone}");
     ensure!(gone.contains("do:   start a member there") && !gone.contains("deadline"), "{gone}");
+    for (args, code) in [
+        (&["endpoint", "health"][..], 1),
+        (&["endpoint", "status"], 1),
+        (&["endpoint", "hashkv"], 1),
+        (&["snapshot", "save", "backup"], 5),
+    ] {
+        let gone = fails(&server, &[&["--command-timeout", "1s"], args].concat(), code).await?;
+        ensure!(gone.contains("Connection refused") && !gone.contains("deadline"), "{args:?}: {gone}");
+        ensure!(gone.contains("do:   ") == (args[0] == "snapshot" || args[1] == "hashkv"), "{args:?}: {gone}");
+    }
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! `export` and `import`.
 
 use super::{fails, outcome, same, says};
+use crate::restore::command;
 use anyhow::{Result, ensure};
 use harness::{Kind, Server};
 
@@ -43,10 +44,47 @@ async fn every_format_brings_the_same_keys_back() -> Result<()> {
     Ok(())
 }
 
+/// Behind these names are pipes, which have no other one.
+#[tokio::test]
+async fn what_is_written_to_a_pipe_is_all_that_is_in_it() -> Result<()> {
+    let server = Server::start(Kind::Cleat).await?;
+    says(&server, &["put", "/app/color", "red"]).await?;
+    for name in ["/dev/stdout", "/dev/fd/1"] {
+        let output = outcome(&server, &["export", "/app/", "-o", name, "--format", "yaml"], &[], "").await?;
+        ensure!(output.code == Some(0), "{output:?}");
+        same(&output.stdout, "color: red\n")?;
+        same(&output.stderr, &format!("1 key written to {name}, as of revision 2\n"))?;
+    }
+    // A file that a shell has begun goes on.
+    let file = server.scratch().join("begun.yaml");
+    std::fs::write(&file, "shape: round\n")?;
+    let begun = std::fs::OpenOptions::new().append(true).open(&file)?;
+    let mut command = command(&["--endpoints", &server.endpoint(), "export", "/app/", "-o", "/dev/stdout"])?;
+    let status = command.args(["--format", "yaml"]).stdout(begun).stderr(std::process::Stdio::null()).status()?;
+    ensure!(status.success(), "{status}");
+    same(&std::fs::read_to_string(&file)?, "shape: round\ncolor: red\n")
+}
+
 /// The present revision.
 async fn revision(server: &Server) -> Result<i64> {
     let status: serde_json::Value = serde_json::from_str(&says(server, &["get", "x", "-w", "json"]).await?)?;
     Ok(status["header"]["revision"].as_i64().unwrap_or_default())
+}
+
+#[tokio::test]
+async fn a_key_that_is_imported_keeps_its_lease() -> Result<()> {
+    for kind in [Kind::Etcd, Kind::Cleat] {
+        let server = Server::start(kind).await?;
+        let lease = says(&server, &["lease", "grant", "600"]).await?;
+        let lease = lease.split_whitespace().nth(1).unwrap_or_default().to_owned();
+        says(&server, &["put", "/app/leased", "1", "--lease", &lease]).await?;
+        let imported = outcome(&server, &["import", "-", "/app/", "--format", "yaml"], &[], "leased: 2\n").await?;
+        same(&imported.stdout, "0 created, 1 changed, 0 the same, at revision 3\n")?;
+        let kv: serde_json::Value = serde_json::from_str(&says(&server, &["get", "/app/leased", "-w", "json"]).await?)?;
+        let expected = i64::from_str_radix(&lease, 16)?;
+        ensure!(kv["kvs"][0]["value"] == "Mg==" && kv["kvs"][0]["lease"] == expected, "{kv} {lease}");
+    }
+    Ok(())
 }
 
 #[tokio::test]

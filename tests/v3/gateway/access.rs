@@ -66,7 +66,8 @@ async fn methods_paths_and_types_are_etcds() -> Result<()> {
 
 #[tokio::test]
 async fn hosts_and_origins_are_etcds() -> Result<()> {
-    let pair = Pair::start_with(&["--host-whitelist=etcd.local", "--cors=http://ui:80,http://other:8080"]).await?;
+    let flags = ["--host-whitelist=etcd.local", "--cors=http://ui:80,http://other:8080", "--enable-v2=true"];
+    let pair = Pair::start_with(&flags).await?;
     let cases: [(&str, &[(&str, &str)], u16); 6] = [
         ("POST", &[("host", "etcd.local:2379"), ("origin", "http://ui:80")], 200),
         ("POST", &[("host", "etcd.local"), ("origin", "http://elsewhere")], 200),
@@ -75,10 +76,13 @@ async fn hosts_and_origins_are_etcds() -> Result<()> {
         ("POST", &[("host", "rebound.example"), ("origin", "http://ui:80")], 421),
         ("POST", &[], 421),
     ];
-    for (method, headers, status) in cases {
-        let etcd = send(&pair.etcd, method, "/v3/kv/range", headers).await?;
-        let cleat = send(&pair.cleat, method, "/v3/kv/range", headers).await?;
-        let what = format!("{method} {headers:?}: {etcd:?} {cleat:?}");
+    let v3 = cases.map(|(method, headers, status)| (method, "/v3/kv/range", headers, status));
+    let get = |method| if method == "POST" { "GET" } else { method };
+    let v2 = cases.map(|(method, headers, status)| (get(method), "/v2/keys", headers, status));
+    for (method, path, headers, status) in v3.into_iter().chain(v2) {
+        let etcd = send(&pair.etcd, method, path, headers).await?;
+        let cleat = send(&pair.cleat, method, path, headers).await?;
+        let what = format!("{method} {path} {headers:?}: {etcd:?} {cleat:?}");
         ensure!((etcd.status, cleat.status) == (status, status), "{what}");
         let name = "access-control-allow-origin";
         ensure!(etcd.header(name) == cleat.header(name), "{what}");

@@ -134,13 +134,16 @@ async fn a_watch_ends_with_its_client_and_with_its_server() -> Result<()> {
 #[tokio::test]
 async fn a_stream_ends_at_its_deadline() -> Result<()> {
     let pair = Pair::start().await?;
-    for server in [&pair.etcd, &pair.cleat] {
+    // etcd's gateway and its server both watch the deadline; if the server is first, its error has no code.
+    let (known, unknown) = ((json!(4), json!(504)), (json!(2), json!(500)));
+    for (server, expected) in [(&pair.etcd, &[&known, &unknown][..]), (&pair.cleat, &[&known])] {
         let mut request = watch(http::full(r#"{"create_request":{"key":"YQ=="}}"#))?;
         request.headers_mut().insert("grpc-timeout", "500m".parse()?);
         let Opened { mut lines, .. } = http::open(&server.endpoint(), request).await?;
         lines.next().await?.context("an answer")?;
         let last = lines.next().await?.context("a last line")?;
-        ensure!(last["error"]["grpc_code"] == json!(4) && last["error"]["http_code"] == json!(504), "{last}");
+        let codes = (last["error"]["grpc_code"].clone(), last["error"]["http_code"].clone());
+        ensure!(expected.contains(&&codes), "{last}");
         ensure!(last["error"]["message"] == "context deadline exceeded", "{last}");
         ensure!(lines.next().await?.is_none(), "the stream goes on");
     }

@@ -2,7 +2,7 @@
 
 use super::DoctorArgs;
 use crate::people::status::facts::{Facts, Seen};
-use crate::people::status::findings::Finding;
+use crate::people::status::findings::{Finding, sync_level};
 use crate::people::status::metrics::shown_seconds;
 use crate::people::status::screen::shown_bytes;
 use rustix::fs::{fdatasync, statvfs};
@@ -20,10 +20,6 @@ const SYNC_BYTES: usize = 4096;
 
 /// A disk that is very slow is known to be after this time.
 const SYNC_LIMIT: Duration = Duration::from_secs(5);
-
-/// What a disk for the log should do.
-const SYNC_WARN_SECONDS: f64 = 0.010;
-const SYNC_FAIL_SECONDS: f64 = 0.100;
 
 /// The checks that are asked for.
 pub(super) async fn checks(args: &DoctorArgs, facts: &Facts) -> Vec<Finding> {
@@ -113,13 +109,7 @@ fn syncs(path: &Path) -> Finding {
         shown_seconds(seconds)
     );
     let remedy = "give the log a faster disk, or one that others do not use";
-    if seconds > SYNC_FAIL_SECONDS {
-        Finding::fail("disk here", what, remedy)
-    } else if seconds > SYNC_WARN_SECONDS {
-        Finding::warn("disk here", what, remedy)
-    } else {
-        Finding::pass("disk here", what)
-    }
+    Finding::of(sync_level(seconds), "disk here", what, remedy)
 }
 
 /// The 99th percentile of the times of syncs, in seconds.
@@ -141,13 +131,11 @@ fn measure(path: &Path) -> std::io::Result<f64> {
 
 /// What DNS says of the records that members and clients look for.
 async fn records(domain: &str, service_name: Option<&str>) -> Vec<Finding> {
-    let ending = service_name.map_or_else(String::new, |name| format!("-{name}"));
     let mut findings = Vec::new();
     for (what, service) in [("members", "etcd-server"), ("clients", "etcd-client")] {
         let mut found = Vec::new();
         let mut failures = Vec::new();
-        for encryption in ["-ssl", ""] {
-            let name = format!("_{service}{encryption}{ending}._tcp.{domain}");
+        for name in discovery::srv_names(service, service_name.unwrap_or_default(), domain) {
             match discovery::srv_records(&name, &discovery::Options::default()).await {
                 Ok(targets) => found.extend(targets.into_iter().map(|(host, port)| format!("{host}:{port}"))),
                 Err(reason) => failures.push(format!("{name}: {reason}")),

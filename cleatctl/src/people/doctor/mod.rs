@@ -4,10 +4,10 @@
 mod host;
 
 use crate::people::status::findings::{Finding, Level, live, setup};
-use crate::people::status::gather::{Depth, gather};
+use crate::people::status::gather::{Depth, Observer};
 use crate::people::status::{findings_as_json, screen, worst};
 use crate::people::terminal::{Terminal, Tone};
-use crate::people::{Format, Session, print};
+use crate::people::{Format, Session, print_in_passing};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
 
@@ -31,13 +31,13 @@ pub(crate) struct DoctorArgs {
 /// # Errors
 /// One of them failed.
 pub(crate) async fn doctor(session: &Session, args: &DoctorArgs) -> Result<()> {
-    let facts = gather(&session.options, Depth::Setup).await?;
+    let facts = Observer::new(&session.options, Depth::Setup)?.look().await;
     let mut findings = live(&facts);
     findings.extend(setup(&facts));
     findings.extend(host::checks(args, &facts).await);
     match session.format {
-        Format::Json => print(&format!("{}\n", findings_as_json(&findings)))?,
-        Format::Text => print(&render(&findings, &session.terminal))?,
+        Format::Json => print_in_passing(&format!("{}\n", findings_as_json(&findings)))?,
+        Format::Text => print_in_passing(&render(&findings, &session.terminal))?,
     }
     match worst(&findings) {
         Level::Fail => bail!("not everything is in order"),
@@ -65,6 +65,7 @@ fn render(findings: &[Finding], terminal: &Terminal) -> String {
 mod tests {
     use super::*;
     use crate::people::snapshots::{assert_recorded, outputs};
+    use crate::people::status::facts::Admission;
     use crate::people::status::samples::{healthy, troubled};
 
     #[test]
@@ -74,9 +75,11 @@ mod tests {
             if at == 1 {
                 member.client_urls = vec!["http://10.0.0.2:2379".to_owned()];
                 member.peer_urls = vec!["http://10.0.0.2:2380".to_owned()];
-                member.closed_peer_ports = vec![("http://10.0.0.2:2380".to_owned(), "Connection refused".to_owned())];
+                member.peer_ports = vec![("http://10.0.0.2:2380".to_owned(), Err("Connection refused".to_owned()))];
+                member.admissions = Vec::new();
             } else {
-                member.open_urls = member.client_urls.iter().chain(&member.peer_urls).cloned().collect();
+                let urls = member.client_urls.iter().chain(&member.peer_urls);
+                member.admissions = urls.map(|url| (url.clone(), Admission::LetIn)).collect();
             }
         }
         for (name, terminal) in outputs() {

@@ -18,6 +18,8 @@ pub(crate) struct Facts {
     pub(crate) alarm_failure: Option<String>,
     /// Endpoints that were given and did not answer, with the reason.
     pub(crate) silent_endpoints: Vec<(String, String)>,
+    /// Endpoints that were given and are of somebody else.
+    pub(crate) strangers: Vec<Stranger>,
     /// Whether requests need a user; None if it cannot be told.
     pub(crate) is_auth_enabled: Option<bool>,
 }
@@ -35,10 +37,31 @@ pub(crate) struct Member {
     pub(crate) seen: Result<Seen, String>,
     /// The certificates that it shows, at each URL that has TLS.
     pub(crate) certificates: Vec<Certificate>,
-    /// Ports between members that did not take a connection, with the reason.
-    pub(crate) closed_peer_ports: Vec<(String, String)>,
-    /// URLs with TLS that answer whoever has no certificate.
-    pub(crate) open_urls: Vec<String>,
+    /// Peer URLs that were tried from here: whether they take a connection, or why not.
+    pub(crate) peer_ports: Vec<(String, Result<(), String>)>,
+    /// URLs with TLS that were tried without a certificate.
+    pub(crate) admissions: Vec<(String, Admission)>,
+}
+
+/// What becomes of whoever shows no certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// The server said no.
+    Refused,
+    /// The server answered.
+    LetIn,
+    /// It cannot be told, for this reason.
+    Unknown(String),
+}
+
+/// An endpoint that was given and is of no member of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stranger {
+    pub(crate) endpoint: String,
+    /// Who answers there.
+    pub(crate) id: u64,
+    /// The cluster that it is of, if it is another one.
+    pub(crate) other_cluster: Option<u64>,
 }
 
 /// What a member that answers says.

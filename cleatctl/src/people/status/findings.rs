@@ -2,7 +2,7 @@
 //!
 //! [`live`] is about how the cluster is now, which `status` tells as well; [`setup`] about how it was set up.
 
-use super::facts::{Facts, Member, Seen};
+use super::facts::{Admission, Facts, Member, Seen, Stranger};
 use super::metrics::{COMMIT, LOG_SYNC, Metrics, shown_seconds};
 use super::screen::{days_left, shown_date};
 use crate::people::text::count;
@@ -38,6 +38,12 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
+    /// One of this level, without what to do if there is nothing to do.
+    pub(crate) fn of(level: Level, check: &'static str, what: impl Into<String>, remedy: &str) -> Self {
+        let remedy = if level == Level::Pass { "" } else { remedy };
+        Self { level, check, what: what.into(), remedy: remedy.to_owned() }
+    }
+
     pub(crate) fn pass(check: &'static str, what: impl Into<String>) -> Self {
         Self { level: Level::Pass, check, what: what.into(), remedy: String::new() }
     }
@@ -55,15 +61,47 @@ impl Finding {
 const LAG_FAIL: u64 = 5000;
 const LAG_WARN: u64 = 1000;
 
+/// How bad it is to be so many entries behind the leader.
+pub(crate) fn lag_level(entries: u64) -> Level {
+    match entries {
+        LAG_FAIL.. => Level::Fail,
+        LAG_WARN.. => Level::Warn,
+        _ => Level::Pass,
+    }
+}
+
 /// etcd's own limits for a disk, <https://etcd.io/docs/v3.5/faq/>, and one at which elections are in danger.
 const SYNC_WARN_SECONDS: f64 = 0.010;
 const SYNC_FAIL_SECONDS: f64 = 0.100;
 const COMMIT_WARN_SECONDS: f64 = 0.025;
 
+/// How bad it is that syncs take so long.
+pub(crate) fn sync_level(seconds: f64) -> Level {
+    level(seconds > SYNC_WARN_SECONDS, seconds > SYNC_FAIL_SECONDS)
+}
+
 const QUOTA_WARN: f64 = 0.80;
 const QUOTA_FAIL: f64 = 0.95;
 
+/// How bad it is to have used so much of the quota, from 0 to 1.
+pub(crate) fn quota_level(used: f64) -> Level {
+    level(used >= QUOTA_WARN, used >= QUOTA_FAIL)
+}
+
 const EXPIRY_WARN_DAYS: i64 = 30;
+
+/// How bad it is that a certificate has so many days left.
+pub(crate) fn expiry_level(days: i64) -> Level {
+    level(days < EXPIRY_WARN_DAYS, days < 0)
+}
+
+fn level(warns: bool, fails: bool) -> Level {
+    match (warns, fails) {
+        (_, true) => Level::Fail,
+        (true, false) => Level::Warn,
+        (false, false) => Level::Pass,
+    }
+}
 
 /// Seconds. An answer tells its time in whole ones.
 const CLOCK_WARN: i64 = 2;
@@ -104,6 +142,9 @@ fn members(facts: &Facts, findings: &mut Vec<Finding>) {
             "check the endpoint, and that the member runs",
         ));
     }
+    for stranger in &facts.strangers {
+        findings.push(of_stranger(stranger));
+    }
     let voters = facts.voters().count();
     let answering = facts.voters().filter(|member| member.seen.is_ok()).count();
     for member in &facts.members {
@@ -127,20 +168,49 @@ fn members(facts: &Facts, findings: &mut Vec<Finding>) {
         });
     }
     if voters > 0 && answering < voters / 2 + 1 && facts.list_failure.is_none() {
-        findings.push(Finding::fail(
-            "members",
-            format!("{answering} of {voters} voters answer, which is no majority: nothing can be written"),
-            "start members until most of them answer; if most are lost for good, restore a snapshot or use --force-new-cluster",
-        ));
-    } else if voters > 0 && answering == voters && facts.silent_endpoints.is_empty() {
+        findings.push(no_majority(facts, answering, voters));
+    } else if voters > 0 && answering == voters && facts.silent_endpoints.is_empty() && facts.strangers.is_empty() {
         let learners = facts.members.len() - voters;
         let learners =
             if learners > 0 { format!(", and {}", count(learners, "learner", "learners")) } else { String::new() };
         findings.push(Finding::pass(
             "members",
-            format!("{answering} of {} answer{learners}", count(voters, "voter", "voters")),
+            format!("{answering} of {}{learners}", count(voters, "voter answers", "voters answer")),
         ));
     }
+}
+
+fn of_stranger(stranger: &Stranger) -> Finding {
+    let Stranger { endpoint, id, other_cluster } = stranger;
+    match other_cluster {
+        Some(cluster) => Finding::fail(
+            "members",
+            format!("{endpoint} is a member of another cluster, {cluster:x}"),
+            "take it out of --endpoints: what is written there is not written here",
+        ),
+        None => Finding::fail(
+            "members",
+            format!("{endpoint} answers as {id:x}, which is no member of the cluster"),
+            "take it out of --endpoints, and end it: it was removed, or has the data of another member",
+        ),
+    }
+}
+
+/// Too few voters answer. Whoever knows a leader shows that the others are there, but not for this host.
+fn no_majority(facts: &Facts, answering: usize, voters: usize) -> Finding {
+    let what = format!("{answering} of {voters} voters answer, which is no majority");
+    if facts.answers().any(|seen| seen.status.leader != 0) {
+        return Finding::fail(
+            "members",
+            format!("{what}, though a leader is known: the others may run where this host does not reach them"),
+            "look at the way from here to the others, and whether they run",
+        );
+    }
+    Finding::fail(
+        "members",
+        format!("{what}: nothing can be written"),
+        "start members until most of them answer; if most are lost for good, restore a snapshot or use --force-new-cluster",
+    )
 }
 
 fn leader(facts: &Facts, findings: &mut Vec<Finding>) {
@@ -249,21 +319,18 @@ fn quota(facts: &Facts, findings: &mut Vec<Finding>) {
     } else {
         "compact the history (--auto-compaction-retention does it by itself), delete what is not needed, or raise --quota-backend-bytes"
     };
-    findings.push(match used {
-        used if used >= QUOTA_FAIL => Finding::fail("quota", format!("{what}: soon nothing can be written"), remedy),
-        used if used >= QUOTA_WARN => Finding::warn("quota", what, remedy),
-        _ => Finding::pass("quota", what),
-    });
+    let level = quota_level(used);
+    let what = if level == Level::Fail { format!("{what}: soon nothing can be written") } else { what };
+    findings.push(Finding::of(level, "quota", what, remedy));
 }
 
 fn lag(facts: &Facts, findings: &mut Vec<Finding>) {
     let Some((member, lag)) = worst(facts, |seen| facts.lag(seen)) else { return };
     let what = format!("{} is {lag} entries behind the leader", member.shown_name());
     let remedy = "its disk or its network is slower than the writes: look at its disk's figures, or write less";
-    findings.push(match lag {
-        LAG_FAIL.. => Finding::fail("raft", what, remedy),
-        LAG_WARN.. => Finding::warn("raft", what, remedy),
-        _ => Finding::pass("raft", "no member is far behind the leader"),
+    findings.push(match lag_level(lag) {
+        Level::Pass => Finding::pass("raft", "no member is far behind the leader"),
+        level => Finding::of(level, "raft", what, remedy),
     });
 }
 
@@ -289,13 +356,7 @@ fn disk(facts: &Facts, findings: &mut Vec<Finding>) {
             format!("more than one of 100 syncs of {name}'s log took longer than is measured")
         };
         let remedy = "give the log a disk of its own (--wal-dir), a faster one, or one that others do not use";
-        findings.push(if seconds > SYNC_FAIL_SECONDS {
-            Finding::fail("disk", what, remedy)
-        } else if seconds > SYNC_WARN_SECONDS {
-            Finding::warn("disk", what, remedy)
-        } else {
-            Finding::pass("disk", what)
-        });
+        findings.push(Finding::of(sync_level(seconds), "disk", what, remedy));
     }
     if let Some((member, seconds)) = worst(facts, |seen| p99(seen, COMMIT))
         && seconds > COMMIT_WARN_SECONDS
@@ -329,13 +390,13 @@ fn certificates(facts: &Facts, findings: &mut Vec<Finding>) {
     let days = days_left(facts.now, ends);
     let date = shown_date(ends);
     let remedy = "put a new certificate in place of the old files: they are read again without a restart";
-    findings.push(if days < 0 {
-        Finding::fail("certificates", format!("{whose} has ended on {date}"), remedy)
-    } else if days < EXPIRY_WARN_DAYS {
-        Finding::warn("certificates", format!("{whose} ends in {days} days, on {date}"), remedy)
-    } else {
-        Finding::pass("certificates", format!("the first to end is {whose}, on {date}"))
-    });
+    let level = expiry_level(days);
+    let what = match level {
+        Level::Fail => format!("{whose} has ended on {date}"),
+        Level::Warn => format!("{whose} ends in {days} days, on {date}"),
+        Level::Pass => format!("the first to end is {whose}, on {date}"),
+    };
+    findings.push(Finding::of(level, "certificates", what, remedy));
 }
 
 fn clocks(facts: &Facts, findings: &mut Vec<Finding>) {
@@ -402,10 +463,12 @@ fn versions(facts: &Facts, findings: &mut Vec<Finding>) {
 }
 
 fn ports(facts: &Facts, findings: &mut Vec<Finding>) {
-    let mut is_open = false;
+    let (mut tried, mut closed) = (0, 0);
     for member in &facts.members {
-        is_open |= member.closed_peer_ports.is_empty() && !member.peer_urls.is_empty();
-        for (url, reason) in &member.closed_peer_ports {
+        tried += member.peer_ports.len();
+        for (url, outcome) in &member.peer_ports {
+            let Err(reason) = outcome else { continue };
+            closed += 1;
             findings.push(Finding::warn(
                 "ports",
                 format!("{}'s peer URL {url} takes no connection from here: {reason}", member.shown_name()),
@@ -413,7 +476,7 @@ fn ports(facts: &Facts, findings: &mut Vec<Finding>) {
             ));
         }
     }
-    if is_open && facts.members.iter().all(|member| member.closed_peer_ports.is_empty()) {
+    if tried > 0 && closed == 0 {
         findings.push(Finding::pass("ports", "every member's peer URLs take connections"));
     }
 }
@@ -455,52 +518,76 @@ fn encryption(facts: &Facts, findings: &mut Vec<Finding>) {
     });
 }
 
-/// Who is let in.
+/// Who is let in. What could not be tried is not judged: only if everything was refused that could let somebody in, all is
+/// well.
 fn callers(facts: &Facts, findings: &mut Vec<Finding>) {
-    let open = |is_peer: bool| -> Vec<&str> {
-        let of = |member: &'_ Member, url: &String| member.peer_urls.contains(url) == is_peer;
-        facts
-            .members
-            .iter()
-            .flat_map(|m| m.open_urls.iter().filter(move |url| of(m, url)))
-            .map(String::as_str)
-            .collect()
-    };
-    let has_tls = |urls: fn(&Member) -> &[String]| {
-        facts.members.iter().any(|member| urls(member).iter().any(|url| url.starts_with("https://")))
-    };
-    let is_auth_enabled = facts.is_auth_enabled == Some(true);
-    if has_tls(|member| &member.client_urls) {
-        let open = open(false);
-        findings.push(if open.is_empty() || is_auth_enabled {
-            Finding::pass("CIS 2.2", "clients must show a certificate or be a user")
-        } else {
-            Finding::warn(
-                "CIS 2.2",
-                format!("whoever reaches {} may read and write everything", open.join(", ")),
-                "require certificates (--client-cert-auth, --trusted-ca-file), or enable users (`cleatctl auth enable`)",
-            )
-        });
-    } else if facts.members.iter().any(|member| member.client_urls.iter().any(|url| is_exposed(url)))
-        && !is_auth_enabled
-    {
+    clients(facts, findings);
+    let peers = Admissions::of(facts, true);
+    if !peers.let_in.is_empty() {
         findings.push(Finding::warn(
-            "CIS 2.2",
-            "whoever reaches a client URL may read and write everything",
-            "serve https and require certificates (--client-cert-auth, --trusted-ca-file), or enable users",
+            "CIS 2.5",
+            format!("{} takes connections without a certificate", peers.let_in.join(", ")),
+            "require certificates between members: --peer-client-cert-auth, --peer-trusted-ca-file",
         ));
+    } else if peers.is_closed(facts, |member| &member.peer_urls) {
+        findings.push(Finding::pass("CIS 2.5", "members must show a certificate to each other"));
     }
-    if has_tls(|member| &member.peer_urls) {
-        let open = open(true);
-        findings.push(if open.is_empty() {
-            Finding::pass("CIS 2.5", "members must show a certificate to each other")
-        } else {
-            Finding::warn(
-                "CIS 2.5",
-                format!("{} takes connections without a certificate", open.join(", ")),
-                "require certificates between members: --peer-client-cert-auth, --peer-trusted-ca-file",
-            )
-        });
+}
+
+fn clients(facts: &Facts, findings: &mut Vec<Finding>) {
+    const PASS: &str = "clients must show a certificate or be a user";
+    let urls = || facts.members.iter().flat_map(|member| &member.client_urls);
+    let tried = Admissions::of(facts, false);
+    if facts.is_auth_enabled == Some(true) {
+        if urls().any(|url| url.starts_with("https://") || is_exposed(url)) {
+            findings.push(Finding::pass("CIS 2.2", PASS));
+        }
+        return;
+    }
+    let open: Vec<&str> =
+        tried.let_in.iter().copied().chain(urls().map(String::as_str).filter(|url| is_exposed(url))).collect();
+    if open.is_empty() {
+        if tried.is_closed(facts, |member| &member.client_urls) {
+            findings.push(Finding::pass("CIS 2.2", PASS));
+        }
+        return;
+    }
+    let what = match facts.is_auth_enabled {
+        Some(_) => format!("whoever reaches {} may read and write everything", open.join(", ")),
+        None => format!(
+            "whoever reaches {} needs no certificate, and whether it must be a user cannot be told",
+            open.join(", ")
+        ),
+    };
+    findings.push(Finding::warn(
+        "CIS 2.2",
+        what,
+        "serve https and require certificates (--client-cert-auth, --trusted-ca-file), or enable users (`cleatctl auth enable`)",
+    ));
+}
+
+/// What became of requests without a certificate.
+struct Admissions<'a> {
+    let_in: Vec<&'a str>,
+    refused: Vec<&'a str>,
+}
+
+impl<'a> Admissions<'a> {
+    /// At the peer URLs, or at all others.
+    fn of(facts: &'a Facts, of_peers: bool) -> Self {
+        let of = |wanted: &Admission| -> Vec<&'a str> {
+            let tried = facts.members.iter().flat_map(|member| {
+                member.admissions.iter().filter(move |(url, _)| member.peer_urls.contains(url) == of_peers)
+            });
+            tried.filter(|(_, admission)| admission == wanted).map(|(url, _)| url.as_str()).collect()
+        };
+        Self { let_in: of(&Admission::LetIn), refused: of(&Admission::Refused) }
+    }
+
+    /// True if there is TLS, and every URL with it has refused who showed no certificate.
+    fn is_closed(&self, facts: &Facts, urls: fn(&Member) -> &[String]) -> bool {
+        let mut with_tls = facts.members.iter().flat_map(urls).filter(|url| url.starts_with("https://")).peekable();
+        with_tls.peek().is_some() && with_tls.all(|url| self.refused.contains(&url.as_str()))
     }
 }
 
@@ -520,4 +607,73 @@ fn files(facts: &Facts, findings: &mut Vec<Finding>) {
     } else {
         Finding::pass("files", what)
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::people::status::samples::healthy;
+
+    fn of(findings: &[Finding], check: &str) -> Vec<(Level, String)> {
+        let found = findings.iter().filter(|finding| finding.check == check);
+        found.map(|finding| (finding.level, finding.what.clone())).collect()
+    }
+
+    #[test]
+    fn limits_are_where_cells_and_findings_have_them() {
+        assert_eq!([999, 1000, 4999, 5000].map(lag_level), [Level::Pass, Level::Warn, Level::Warn, Level::Fail]);
+        assert_eq!([0.79, 0.80, 0.95].map(quota_level), [Level::Pass, Level::Warn, Level::Fail]);
+        assert_eq!([0.010, 0.011, 0.101].map(sync_level), [Level::Pass, Level::Warn, Level::Fail]);
+        assert_eq!([30, 29, 0, -1].map(expiry_level), [Level::Pass, Level::Warn, Level::Warn, Level::Fail]);
+    }
+
+    #[test]
+    fn what_was_not_tried_is_not_judged() {
+        let mut facts = healthy();
+        let passes =
+            |facts: &Facts, check: &str| of(&setup(facts), check).iter().any(|(level, _)| *level == Level::Pass);
+        assert!(["CIS 2.2", "CIS 2.5", "ports"].iter().all(|check| passes(&facts, check)));
+        // A closed peer port, whether its member answers or not.
+        facts.members[0].seen = Err("refused".to_owned());
+        facts.members[0].peer_ports[0].1 = Err("refused".to_owned());
+        facts.members[0].admissions.truncate(1);
+        assert!(passes(&facts, "CIS 2.2") && !passes(&facts, "CIS 2.5") && !passes(&facts, "ports"));
+        assert_eq!(of(&setup(&facts), "ports").len(), 1);
+        assert_eq!(of(&setup(&facts), "CIS 2.5"), []);
+        facts.members[1].admissions[0].1 = Admission::Unknown("no answer".to_owned());
+        assert_eq!(of(&setup(&facts), "CIS 2.2"), []);
+        // Nothing is tried by a look that is not of the setup.
+        let mut facts = healthy();
+        facts.members.iter_mut().for_each(|member| (member.peer_ports, member.admissions) = Default::default());
+        assert!(!["CIS 2.2", "CIS 2.5", "ports"].iter().any(|check| passes(&facts, check)));
+    }
+
+    #[test]
+    fn one_open_member_is_enough() {
+        let what = |facts: &Facts| of(&setup(facts), "CIS 2.2");
+        let mut facts = healthy();
+        // The others require certificates.
+        facts.members[2].client_urls = vec!["http://10.0.0.3:2379".to_owned()];
+        facts.members[2].admissions.remove(0);
+        let open = "whoever reaches http://10.0.0.3:2379 may read and write everything";
+        assert_eq!(what(&facts), [(Level::Warn, open.to_owned())]);
+        facts.is_auth_enabled = None;
+        assert!(matches!(&what(&facts)[..], [(Level::Warn, what)] if what.ends_with("cannot be told")));
+        facts.is_auth_enabled = Some(true);
+        assert!(matches!(&what(&facts)[..], [(Level::Pass, _)]));
+    }
+
+    #[test]
+    fn strangers_and_members_elsewhere_are_told_apart() {
+        let mut facts = healthy();
+        facts.strangers.push(Stranger { endpoint: "10.0.0.8:2379".to_owned(), id: 0xab, other_cluster: Some(0xcd) });
+        let told = of(&live(&facts), "members");
+        assert_eq!(told, [(Level::Fail, "10.0.0.8:2379 is a member of another cluster, cd".to_owned())]);
+        let mut facts = healthy();
+        facts.members[..2].iter_mut().for_each(|member| member.seen = Err("no route".to_owned()));
+        let no_majority = |facts: &Facts| of(&live(facts), "members").pop().unwrap().1;
+        assert!(!no_majority(&facts).contains("nothing can be written"), "{}", no_majority(&facts));
+        facts.members[2].seen.as_mut().unwrap().status.leader = 0;
+        assert!(no_majority(&facts).ends_with("nothing can be written"), "{}", no_majority(&facts));
+    }
 }

@@ -57,6 +57,11 @@ impl Metrics {
         buckets.iter().find(|(_, count)| *count >= total * 0.99).map(|(bound, _)| *bound)
     }
 
+    /// Replaces the measurements by those of another look.
+    pub(crate) fn take_histograms(&mut self, of: &Self) {
+        self.histograms.clone_from(&of.histograms);
+    }
+
     /// The measurements since an earlier look; all of them after a restart.
     pub(crate) fn since(&self, before: &Self) -> Self {
         let mut metrics = self.clone();

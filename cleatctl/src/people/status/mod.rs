@@ -12,11 +12,11 @@ pub(crate) mod screen;
 pub(crate) mod samples;
 
 use crate::people::terminal::Terminal;
-use crate::people::{Format, Session, print};
+use crate::people::{Format, Session, print, print_in_passing};
 use anyhow::{Result, bail};
-use facts::{Facts, Member};
+use facts::{Facts, Member, Stranger};
 use findings::{Finding, Level, live};
-use gather::{Depth, gather};
+use gather::{Depth, Observer};
 use metrics::Metrics;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -41,12 +41,15 @@ pub(crate) struct StatusArgs {
 /// # Errors
 /// Nobody answers.
 pub(crate) async fn status(session: &Session, args: &StatusArgs) -> Result<()> {
+    let observer = Observer::new(&session.options, Depth::Live)?;
     let mut before = BTreeMap::new();
     loop {
-        let facts = gather(&session.options, Depth::Live).await?;
+        let facts = observer.look().await;
         let nobody = facts.answers().next().is_none();
         let shown = if args.is_watch { newest(&facts, &mut before) } else { facts };
         let findings = live(&shown);
+        // Who watches has nobody to watch for any more; one look says by its exit code, too, whether somebody answers.
+        let print = if args.is_watch { print } else { print_in_passing };
         if session.format == Format::Json {
             print(&format!("{}\n", as_json(&shown, &findings)))?;
         } else if args.is_watch && session.terminal.width.is_some() {
@@ -69,20 +72,29 @@ pub(crate) async fn status(session: &Session, args: &StatusArgs) -> Result<()> {
     }
 }
 
-/// Facts whose times are those since the last look, as far as there were any.
-fn newest(facts: &Facts, before: &mut BTreeMap<u64, Metrics>) -> Facts {
+/// What is measured anew from time to time.
+struct Baseline {
+    /// What counts from now on is since this one.
+    from: Metrics,
+    /// What was measured before it; of the first one, all that there is.
+    recent: Metrics,
+}
+
+/// Facts whose times are recent ones: those of at least so many measurements as tell something, which may take several looks.
+fn newest(facts: &Facts, before: &mut BTreeMap<u64, Baseline>) -> Facts {
     let mut newest = facts.clone();
     for member in &mut newest.members {
         let Ok(seen) = &mut member.seen else { continue };
         let Ok(metrics) = &mut seen.metrics else { continue };
-        let all = metrics.clone();
-        if let Some(old) = before.get(&member.id) {
-            let since = all.since(old);
-            if since.p99(metrics::LOG_SYNC).is_some() {
-                *metrics = since;
-            }
+        let Some(baseline) = before.get_mut(&member.id) else {
+            before.insert(member.id, Baseline { from: metrics.clone(), recent: metrics.clone() });
+            continue;
+        };
+        let since = metrics.since(&baseline.from);
+        if since.p99(metrics::LOG_SYNC).is_some() {
+            *baseline = Baseline { from: metrics.clone(), recent: since };
         }
-        before.insert(member.id, all);
+        metrics.take_histograms(&baseline.recent);
     }
     newest
 }
@@ -137,11 +149,16 @@ pub(crate) fn as_json(facts: &Facts, findings: &[Finding]) -> Value {
         }
         value
     };
+    let stranger = |stranger: &Stranger| {
+        let cluster = stranger.other_cluster.map(|id| format!("{id:x}"));
+        json!({ "endpoint": stranger.endpoint, "member": format!("{:x}", stranger.id), "other_cluster": cluster })
+    };
     let alarms: Vec<Value> =
         facts.alarms.iter().map(|(id, name)| json!({ "member": format!("{id:x}"), "alarm": name })).collect();
     json!({
         "time": facts.now, "members": facts.members.iter().map(member).collect::<Vec<_>>(), "alarms": alarms,
         "silent_endpoints": facts.silent_endpoints.iter().map(|(endpoint, reason)| json!({ "endpoint": endpoint, "error": reason })).collect::<Vec<_>>(),
+        "strangers": facts.strangers.iter().map(stranger).collect::<Vec<_>>(),
         "findings": findings_as_json(findings),
     })
 }
@@ -192,8 +209,10 @@ mod tests {
         let p99 = |facts: &Facts| facts.members[0].answer()?.metrics.as_ref().ok()?.p99(metrics::LOG_SYNC);
         let mut before = BTreeMap::new();
         assert_eq!(p99(&newest(&with(sync(500, 1000)), &mut before)), Some(1.0));
-        // Too few since then: all of them count.
-        assert_eq!(p99(&newest(&with(sync(500, 1010)), &mut before)), Some(1.0));
-        assert_eq!(p99(&newest(&with(sync(500, 2000)), &mut before)), Some(0.001));
+        // Too few since then: all of them count, and then those together that came little by little.
+        assert_eq!(p99(&newest(&with(sync(500, 1060)), &mut before)), Some(1.0));
+        assert_eq!(p99(&newest(&with(sync(500, 1120)), &mut before)), Some(0.001));
+        assert_eq!(p99(&newest(&with(sync(550, 1170)), &mut before)), Some(0.001));
+        assert_eq!(p99(&newest(&with(sync(600, 1220)), &mut before)), Some(1.0));
     }
 }

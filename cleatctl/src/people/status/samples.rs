@@ -1,6 +1,6 @@
 //! Facts for tests: a cluster with nothing to do, and one with everything to do.
 
-use super::facts::{Certificate, Facts, Member, Seen};
+use super::facts::{Admission, Certificate, Facts, Member, Seen, Stranger};
 use super::metrics::{LOG_SYNC, Metrics};
 use api::etcdserverpb::{ResponseHeader, StatusResponse};
 
@@ -27,7 +27,7 @@ fn member(id: u64, name: &str, applied: u64, sync_seconds: f64) -> Member {
         raft_applied_index: applied,
         ..StatusResponse::default()
     };
-    let url = format!("https://10.0.0.{id}:2379");
+    let (url, peer_url) = (format!("https://10.0.0.{id}:2379"), format!("https://10.0.0.{id}:2380"));
     let seen = Seen {
         endpoint: url.clone(),
         status,
@@ -39,12 +39,12 @@ fn member(id: u64, name: &str, applied: u64, sync_seconds: f64) -> Member {
         id,
         name: name.to_owned(),
         is_learner: false,
-        peer_urls: vec![format!("https://10.0.0.{id}:2380")],
+        peer_urls: vec![peer_url.clone()],
         client_urls: vec![url.clone()],
         seen: Ok(seen),
-        certificates: vec![Certificate { url, ends: Ok(NOW + 89 * SECONDS_OF_DAY + 5) }],
-        closed_peer_ports: Vec::new(),
-        open_urls: Vec::new(),
+        certificates: vec![Certificate { url: url.clone(), ends: Ok(NOW + 89 * SECONDS_OF_DAY + 5) }],
+        peer_ports: vec![(peer_url.clone(), Ok(()))],
+        admissions: vec![(url, Admission::Refused), (peer_url, Admission::Refused)],
     }
 }
 
@@ -91,6 +91,7 @@ pub(crate) fn troubled() -> Facts {
     facts.members.push(added);
     facts.alarms = vec![(2, "NOSPACE".to_owned()), (3, "CORRUPT".to_owned())];
     facts.silent_endpoints = vec![("10.0.0.9:2379".to_owned(), "no route to host".to_owned())];
+    facts.strangers = vec![Stranger { endpoint: "10.0.0.8:2379".to_owned(), id: 0x99, other_cluster: None }];
     facts
 }
 

@@ -1,7 +1,7 @@
 //! One screen of text from facts: the cluster in a line, a row for each member, and what is to be done.
 
 use super::facts::{Facts, Member, Seen};
-use super::findings::{Finding, Level};
+use super::findings::{Finding, Level, expiry_level, lag_level, quota_level, sync_level};
 use super::metrics::{LOG_SYNC, shown_seconds};
 use crate::people::terminal::{Terminal, Tone};
 use crate::people::text::{self, Align};
@@ -55,6 +55,20 @@ impl Cell {
         Self { text: text.into(), tone: Some(tone) }
     }
 
+    fn judged(level: Level, text: String) -> Self {
+        let tone = match level {
+            Level::Pass => None,
+            Level::Warn => Some(Tone::Warning),
+            Level::Fail => Some(Tone::Bad),
+        };
+        Self { text, tone }
+    }
+
+    /// What members say of themselves is not for the terminal to obey.
+    fn escaped(self) -> Self {
+        Self { text: text::escape(&self.text), ..self }
+    }
+
     /// What is not known.
     fn unknown() -> Self {
         Self::toned(Tone::Quiet, "-")
@@ -94,8 +108,11 @@ const COLUMNS: [Column; 11] = [
 pub(crate) fn render(facts: &Facts, findings: &[Finding], terminal: &Terminal) -> String {
     let mut screen = head(facts, terminal);
     screen.push('\n');
-    screen.push_str(&table(facts, terminal));
-    screen.push('\n');
+    // Who the members are nobody tells if no endpoint answers.
+    if !facts.members.is_empty() {
+        screen.push_str(&table(facts, terminal));
+        screen.push('\n');
+    }
     let mut problems: Vec<&Finding> = findings.iter().filter(|finding| finding.level != Level::Pass).collect();
     if problems.is_empty() {
         text::push(&mut screen, format_args!("{}\n", terminal.paint(Tone::Good, "Nothing to do.")));
@@ -134,18 +151,21 @@ fn head(facts: &Facts, terminal: &Terminal) -> String {
         (None, true) => "no alarms".to_owned(),
         (None, false) => format!("alarms {}", alarms.join(" ")),
     };
-    let line = format!(
-        "{answering} of {} answer, {leader}, term {term}, revision {revision}, {alarms}",
-        text::count(facts.members.len(), "member", "members")
-    );
-    text::push(&mut lines, format_args!("{}\n", text::wrap(&line, terminal.width, 0)));
+    let members = text::count(facts.members.len(), "member answers", "members answer");
+    let line = match (answering, facts.members.len()) {
+        (0, 0) => "no endpoint answers".to_owned(),
+        (0, _) => format!("0 of {members}"),
+        _ => format!("{answering} of {members}, {leader}, term {term}, revision {revision}, {alarms}"),
+    };
+    text::push(&mut lines, format_args!("{}\n", text::wrap(&text::escape(&line), terminal.width, 0)));
     lines
 }
 
 fn table(facts: &Facts, terminal: &Terminal) -> String {
     let is_wide = terminal.width.is_none_or(|width| width >= WIDE);
     let shown: Vec<usize> = (0..COLUMNS.len()).filter(|at| is_wide || !COLUMNS[*at].is_extra).collect();
-    let rows: Vec<[Cell; COLUMNS.len()]> = facts.members.iter().map(|member| row(facts, member)).collect();
+    let rows: Vec<[Cell; COLUMNS.len()]> =
+        facts.members.iter().map(|member| row(facts, member).map(Cell::escaped)).collect();
     let mut widths: Vec<usize> = shown
         .iter()
         .map(|at| rows.iter().map(|row| text::width(&row[*at].text)).max().unwrap_or(0).max(COLUMNS[*at].head.len()))
@@ -203,25 +223,12 @@ fn row(facts: &Facts, member: &Member) -> [Cell; COLUMNS.len()] {
         (false, _, true) => Cell::toned(Tone::Warning, "learner"),
         _ => Cell::plain("follower"),
     };
-    let lag = facts.lag(seen).map_or_else(Cell::unknown, |lag| match lag {
-        0..1000 => Cell::plain(lag.to_string()),
-        1000..=5000 => Cell::toned(Tone::Warning, lag.to_string()),
-        _ => Cell::toned(Tone::Bad, lag.to_string()),
-    });
-    let quota = seen.quota_used().map_or_else(Cell::unknown, |used| {
-        let text = format!("{:.0} %", used * 100.0);
-        match used {
-            used if used >= 0.95 => Cell::toned(Tone::Bad, text),
-            used if used >= 0.80 => Cell::toned(Tone::Warning, text),
-            _ => Cell::plain(text),
-        }
-    });
+    let lag = facts.lag(seen).map_or_else(Cell::unknown, |lag| Cell::judged(lag_level(lag), lag.to_string()));
+    let quota = seen.quota_used();
+    let quota =
+        quota.map_or_else(Cell::unknown, |used| Cell::judged(quota_level(used), format!("{:.0} %", used * 100.0)));
     let sync = seen.metrics.as_ref().ok().and_then(|metrics| metrics.p99(LOG_SYNC));
-    let sync = sync.map_or_else(Cell::unknown, |seconds| match seconds {
-        seconds if seconds > 0.1 => Cell::toned(Tone::Bad, shown_seconds(seconds)),
-        seconds if seconds > 0.01 => Cell::toned(Tone::Warning, shown_seconds(seconds)),
-        seconds => Cell::plain(shown_seconds(seconds)),
-    });
+    let sync = sync.map_or_else(Cell::unknown, |seconds| Cell::judged(sync_level(seconds), shown_seconds(seconds)));
     let version = seen.program.clone().unwrap_or_else(|| seen.status.version.clone());
     [
         Cell::plain(member.shown_name()),
@@ -239,10 +246,9 @@ fn row(facts: &Facts, member: &Member) -> [Cell; COLUMNS.len()] {
 }
 
 fn certificate(facts: &Facts, member: &Member) -> Cell {
-    member.first_expiry().map_or_else(Cell::unknown, |ends| match days_left(facts.now, ends) {
-        days if days < 0 => Cell::toned(Tone::Bad, "ended"),
-        days if days < 30 => Cell::toned(Tone::Warning, format!("{days} d")),
-        days => Cell::plain(format!("{days} d")),
+    member.first_expiry().map_or_else(Cell::unknown, |ends| {
+        let days = days_left(facts.now, ends);
+        Cell::judged(expiry_level(days), if days < 0 { "ended".to_owned() } else { format!("{days} d") })
     })
 }
 
@@ -255,10 +261,10 @@ pub(crate) fn finding(finding: &Finding, check_columns: usize, terminal: &Termin
     };
     let check = text::pad(finding.check, check_columns, Align::Left);
     let indent = finding.level.name().len() + 2 + text::width(&check) + 2;
-    let what = text::wrap(&finding.what, terminal.width, indent);
+    let what = text::wrap(&text::escape(&finding.what), terminal.width, indent);
     let mut lines = format!("{}  {check}  {what}\n", terminal.paint(tone, finding.level.name()));
     if !finding.remedy.is_empty() {
-        let remedy = text::wrap(&format!("do: {}", finding.remedy), terminal.width, indent);
+        let remedy = text::wrap(&format!("do: {}", text::escape(&finding.remedy)), terminal.width, indent);
         text::push(&mut lines, format_args!("{}{remedy}\n", " ".repeat(indent)));
     }
     lines
@@ -271,6 +277,7 @@ mod tests {
     use crate::people::status::findings::live;
     use crate::people::status::samples::{NOW, healthy, troubled};
     use crate::people::terminal::Terminal;
+    use crate::people::terminal::tests::PIPED;
     use crate::people::text;
 
     #[test]
@@ -284,6 +291,8 @@ mod tests {
         nobody.members.iter_mut().for_each(|member| member.seen = Err("connection refused".to_owned()));
         nobody.alarm_failure = Some("no endpoint answers".to_owned());
         assert_recorded("status-nobody", &render(&nobody, &live(&nobody), &outputs()[0].1));
+        nobody.members.clear();
+        assert_recorded("status-unknown", &render(&nobody, &live(&nobody), &outputs()[0].1));
     }
 
     #[test]
@@ -297,6 +306,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_terminal_obeys_nothing_that_a_member_says() {
+        let mut facts = troubled();
+        let evil = "\x1b[2J\u{202e}".to_owned();
+        facts.members[1].name.clone_from(&evil);
+        facts.members[0].seen = Err(evil.clone());
+        facts.members[0].client_urls = vec![evil.clone()];
+        facts.alarm_failure = Some(evil.clone());
+        let seen = facts.members[2].seen.as_mut().unwrap();
+        (seen.program, seen.endpoint) = (None, evil.clone());
+        seen.status.version.clone_from(&evil);
+        let screen = render(&facts, &live(&facts), &PIPED);
+        assert!(!screen.contains(['\x1b', '\u{202e}']) && screen.contains("\\x1b[2J\\u202e"), "{screen}");
     }
 
     #[test]

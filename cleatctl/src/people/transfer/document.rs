@@ -3,7 +3,7 @@
 //! A value that is no text is written as `{"$base64": "..."}`. Scalars of YAML that look like numbers or truth are taken as
 //! they are written.
 
-use super::{Entries, Entry};
+use super::{BYTES_MAX, Entries, Entry};
 use crate::people::text;
 use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
@@ -17,8 +17,12 @@ use std::marker::PhantomData;
 /// The mark of a value that is no text.
 const BINARY: &str = "$base64";
 
-/// Maps within maps: more levels than keys have that somebody wrote.
-const DEPTH_MAX: usize = 128;
+/// Maps within maps: more levels than keys have that somebody wrote, and no more than a thread's stack has room for while they
+/// are read.
+const DEPTH_MAX: usize = 32;
+
+/// Characters in which a reader of YAML must find the end of a key, by YAML's own rule.
+const YAML_KEY_CHARS_MAX: usize = 1024;
 
 /// What is written.
 enum Node<'a> {
@@ -79,25 +83,31 @@ pub(super) fn to_json(entries: &[Entry], is_nested: bool) -> Result<String> {
 /// The text of a YAML file.
 ///
 /// # Errors
-/// As [`to_json`].
+/// As [`to_json`]; a key is longer than YAML has them.
 pub(super) fn to_yaml(entries: &[Entry], is_nested: bool) -> Result<String> {
     if entries.is_empty() {
         return Ok("{}\n".to_owned());
     }
     let mut yaml = String::new();
     if let Node::Map(map) = arrange(entries, is_nested)? {
-        write_map(&map, 0, &mut yaml);
+        write_map(&map, 0, &mut yaml)?;
     }
     Ok(yaml)
 }
 
-fn write_map(map: &BTreeMap<&str, Node<'_>>, indent: usize, yaml: &mut String) {
+fn write_map(map: &BTreeMap<&str, Node<'_>>, indent: usize, yaml: &mut String) -> Result<()> {
     for (name, node) in map {
-        text::push(yaml, format_args!("{:indent$}{}:", "", scalar(name)));
+        let key = scalar(name);
+        ensure!(
+            key.chars().count() <= YAML_KEY_CHARS_MAX,
+            "the key {} is too long for YAML, which takes {YAML_KEY_CHARS_MAX} characters; use another --format",
+            text::cut(&text::show(name.as_bytes()), 100, true)
+        );
+        text::push(yaml, format_args!("{:indent$}{key}:", ""));
         match node {
             Node::Map(inner) => {
                 yaml.push('\n');
-                write_map(inner, indent + 2, yaml);
+                write_map(inner, indent + 2, yaml)?;
             }
             Node::Value(bytes) => match std::str::from_utf8(bytes) {
                 Ok(value) if is_block(value) => write_block(value, indent + 2, yaml),
@@ -106,6 +116,7 @@ fn write_map(map: &BTreeMap<&str, Node<'_>>, indent: usize, yaml: &mut String) {
             },
         }
     }
+    Ok(())
 }
 
 /// A text as it is where every reader of YAML takes it for one, else in quotes: what JSON escapes, YAML does, too.
@@ -284,7 +295,16 @@ fn collect_json(node: Read<Json>, key: Option<String>, entries: &mut Entries) ->
 /// # Errors
 /// As [`from_json`].
 pub(super) fn from_yaml(text: &str) -> Result<Entries> {
-    let options = serde_saphyr::options! { with_snippet: false };
+    // The size of the file, which was looked at, is the limit: everything in it takes a byte. Anchors and aliases keep the
+    // parser's own limits.
+    let budget = serde_saphyr::budget! {
+        max_events: BYTES_MAX,
+        max_nodes: BYTES_MAX,
+        max_total_scalar_bytes: BYTES_MAX,
+        max_depth: DEPTH_MAX + 1,
+        simple_key_max_lookahead: YAML_KEY_CHARS_MAX + 1,
+    };
+    let options = serde_saphyr::options! { with_snippet: false, budget: budget };
     let root: Spanned<Yaml> =
         serde_saphyr::from_str_with_options(text, options).map_err(|error| anyhow::anyhow!("{error}"))?;
     let mut entries = Entries::default();
@@ -378,6 +398,28 @@ mod tests {
                 assert_eq!(from_yaml(&to_yaml(&entries, false).unwrap()).unwrap().sorted().unwrap(), entries);
             }
         }
+    }
+
+    #[test]
+    fn what_is_much_long_or_deep_is_read_again() {
+        let same = |entries: &[Entry], is_nested| {
+            let (yaml, json) = (to_yaml(entries, is_nested).unwrap(), to_json(entries, is_nested).unwrap());
+            // No text of a failed comparison: it would be megabytes.
+            assert!(from_yaml(&yaml).unwrap().sorted().unwrap() == entries);
+            assert!(from_json(&json).unwrap().sorted().unwrap() == entries);
+        };
+        // More nodes than the parser of YAML takes by itself.
+        same(&(0..130_000).map(|n| (format!("k{n:06}").into_bytes(), b"v".to_vec())).collect::<Vec<_>>(), false);
+        let deep = |parts: usize| vec![(vec!["d"; parts].join("/").into_bytes(), b"v".to_vec())];
+        same(&deep(DEPTH_MAX), true);
+        for written in [to_yaml(&deep(DEPTH_MAX + 1), true), to_json(&deep(DEPTH_MAX + 1), true)] {
+            assert!(written.unwrap_err().to_string().ends_with("leave --nested out"));
+        }
+        let long = |c: char, count: usize| vec![(c.to_string().repeat(count).into_bytes(), b"v".to_vec())];
+        same(&long('k', YAML_KEY_CHARS_MAX), false);
+        same(&long('ü', YAML_KEY_CHARS_MAX - 2), false);
+        let error = to_yaml(&long('ü', YAML_KEY_CHARS_MAX - 1), false).unwrap_err().to_string();
+        assert!(error.contains("is too long for YAML") && error.len() < 400, "{error}");
     }
 
     #[test]

@@ -82,28 +82,31 @@ fn quoted(value: &str) -> Option<String> {
 /// A line is no variable; the error names it, and shows nothing of its value.
 pub(super) fn read(text: &str) -> Result<Entries> {
     let mut entries = Entries::default();
-    let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let total = rest.matches('\n').count();
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut rest = text;
     loop {
         rest = rest.trim_start();
         if rest.is_empty() {
             return Ok(entries);
         }
-        let line = 1 + total - rest.matches('\n').count();
+        // Only counted where it is told.
+        let line = || 1 + text[..text.len() - rest.len()].matches('\n').count();
         if rest.starts_with('#') {
             rest = rest.split_once('\n').map_or("", |(_, rest)| rest);
             continue;
         }
         let this_line = rest.split('\n').next().unwrap_or_default();
-        let Some((name, _)) = this_line.split_once('=') else { bail!("line {line} has no =; write NAME=value") };
+        let Some((name, _)) = this_line.split_once('=') else { bail!("line {} has no =; write NAME=value", line()) };
         let behind = &rest[name.len() + 1..];
         let name = name.trim();
         let name = name.strip_prefix("export ").map_or(name, str::trim);
-        ensure!(is_name(name), "line {line} has no name in front of =; names have letters, digits and _");
-        let Some((value, behind)) = value_of(behind) else { bail!("line {line}: the quotes of {name} are not closed") };
+        ensure!(is_name(name), "line {} has no name in front of =; names have letters, digits and _", line());
+        let Some((value, behind)) = value_of(behind) else {
+            bail!("line {}: the quotes of {name} are not closed", line())
+        };
         let (end, next) = behind.split_once('\n').unwrap_or((behind, ""));
         let end = end.trim();
-        ensure!(end.is_empty() || end.starts_with('#'), "line {line}: there is more behind the quotes of {name}");
+        ensure!(end.is_empty() || end.starts_with('#'), "line {}: there is more behind the quotes of {name}", line());
         entries.add(name.as_bytes().to_vec(), value.into_bytes())?;
         rest = next;
     }
@@ -195,6 +198,14 @@ mod tests {
         assert_eq!(error, "the keys a/b and a-b both make the name A_B; name another --format");
         let error = write(&entries(&[("a", "bell\x07")])).unwrap_err().to_string();
         assert!(error.starts_with("the value of a has control characters"), "{error}");
+    }
+
+    #[test]
+    fn a_long_file_is_read_in_one_pass() {
+        let names = (0..200_000).map(|n| format!("N{n}=v\n")).collect::<Vec<_>>().concat();
+        // Counting lines for each of them would take minutes.
+        assert_eq!(read(&names).unwrap().sorted().unwrap().len(), 200_000);
+        assert_eq!(read(&(names + "x\n")).unwrap_err().to_string(), "line 200001 has no =; write NAME=value");
     }
 
     #[test]

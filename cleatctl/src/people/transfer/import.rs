@@ -4,8 +4,8 @@ use super::{BYTES_MAX, Entries, Entry, Kind, STANDARD, directory, document, dote
 use crate::people::terminal::{Tone, confirm};
 use crate::people::{Session, print, text};
 use anyhow::{Context as _, Result, bail, ensure};
-use api::etcdserverpb::TxnRequest;
 use api::etcdserverpb::response_op::Response;
+use api::etcdserverpb::{PutRequest, TxnRequest};
 use bytes::Bytes;
 use client::{Client, message};
 use std::io::Read as _;
@@ -50,7 +50,6 @@ enum Action {
 /// The file's and the cluster's; a key was changed meanwhile. What was written before an error stays: the same command
 /// again goes on with the rest.
 pub(crate) async fn import(session: &Session, args: &ImportArgs) -> Result<()> {
-    session.only_text("import")?;
     let kind = Kind::choose(args.kind, &args.source, None)?;
     let source = args.source.clone();
     let read = tokio::task::spawn_blocking(move || read(kind, &source)).await?;
@@ -83,7 +82,7 @@ pub(crate) async fn import(session: &Session, args: &ImportArgs) -> Result<()> {
     }
     if changed > 0 {
         let question = format!("{created} to create, {changed} to change{kept}, {same} the same. Write them?");
-        confirm(&session.terminal, args.is_sure, &question)?;
+        confirm(&session.terminal, args.is_sure, &question).await?;
     }
     let written = write(&client, &entries, &actions).await?;
     let at = written.map_or_else(String::new, |revision| format!(", at revision {revision}"));
@@ -160,12 +159,17 @@ fn txn(entries: &[Entry], actions: &[Action]) -> Option<TxnRequest> {
     let mut txn = TxnRequest::default();
     for ((key, value), action) in entries.iter().zip(actions) {
         let key = Bytes::copy_from_slice(key);
-        txn.compare.push(match action {
-            Action::Create => message::is_absent(key.clone()),
-            Action::Change(revision) => message::modified_at(key.clone(), *revision),
+        let put = message::put(key.clone(), Bytes::copy_from_slice(value));
+        let (unchanged, put) = match action {
+            Action::Create => (message::is_absent(key), put),
+            // The lease is of the key that is there, and the file says nothing of it.
+            Action::Change(revision) => {
+                (message::modified_at(key, *revision), PutRequest { ignore_lease: true, ..put })
+            }
             Action::Same | Action::Keep => continue,
-        });
-        txn.success.push(message::op::put(message::put(key, Bytes::copy_from_slice(value))));
+        };
+        txn.compare.push(unchanged);
+        txn.success.push(message::op::put(put));
     }
     (!txn.success.is_empty()).then_some(txn)
 }
@@ -175,18 +179,31 @@ async fn write(client: &Client, entries: &[Entry], actions: &[Action]) -> Result
     let mut revision = None;
     for batch in batches(entries) {
         let Some(txn) = txn(&entries[batch.clone()], &actions[batch.clone()]) else { continue };
-        let stopped = || {
-            let (first, last) = (text::show(&entries[batch.start].0), text::show(&entries[batch.end - 1].0));
-            format!("nothing from {first} to {last} and behind was written; give the command again to go on")
-        };
-        let answer = client.txn(txn).await.with_context(stopped)?;
+        let (first, last) = (&entries[batch.start].0, &entries[batch.end - 1].0);
+        let answer = client.txn(txn).await.map_err(|error| {
+            let told = stopped(first, last, error.may_be_done());
+            anyhow::Error::from(error).context(told)
+        })?;
         if !answer.succeeded {
             let changed = anyhow::anyhow!("one of the keys was changed by somebody else in the meantime");
-            return Err(changed.context(stopped()));
+            return Err(changed.context(stopped(first, last, false)));
         }
         revision = answer.header.map(|header| header.revision);
     }
     Ok(revision)
+}
+
+/// How far it has come, when the transaction of these keys has failed.
+fn stopped(first: &[u8], last: &[u8], may_be_done: bool) -> String {
+    let (first, last) = (text::show(first), text::show(last));
+    if may_be_done {
+        format!(
+            "what stands from {first} to {last} may have been written or not, all of it or nothing, and nothing behind \
+             it; give the command again to go on"
+        )
+    } else {
+        format!("nothing from {first} to {last} and behind was written; give the command again to go on")
+    }
 }
 
 #[cfg(test)]
@@ -210,8 +227,12 @@ mod tests {
         let actions = [Action::Create, Action::Same, Action::Change(7), Action::Keep];
         let txn = txn(&entries, &actions).unwrap();
         assert_eq!(txn.compare, [message::is_absent("a"), message::modified_at("c", 7)]);
-        let puts = ["a", "c"].map(|key| message::op::put(message::put(key, "v")));
+        // A key that is changed keeps its lease.
+        let puts = [("a", false), ("c", true)]
+            .map(|(key, ignore_lease)| message::op::put(PutRequest { ignore_lease, ..message::put(key, "v") }));
         assert_eq!(txn.success, puts);
         assert_eq!(super::txn(&entries, &[Action::Same; 4]), None);
+        assert!(stopped(b"a", b"b", true).contains("may have been written"));
+        assert!(stopped(b"a", b"b", false).starts_with("nothing from a to b and behind was written"));
     }
 }

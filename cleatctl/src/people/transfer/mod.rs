@@ -136,6 +136,7 @@ mod tests {
             (b"null", b"~"),
             (b"lines", b"one\ntwo\n"),
             (b"lines kept", b"one\n\n\n"),
+            (b"lines kept behind two", b"one\ntwo\n\n\n"),
             (b"lines without an end", b"one\n  two"),
             (b"lines indented", b"  one\ntwo"),
             (b"lines with tabs", b"a:\tb\n\t- c\r\n"),

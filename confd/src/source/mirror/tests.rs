@@ -4,24 +4,7 @@ use super::*;
 use crate::source::{etcd, etcd_v2};
 
 fn resource(keys: &[&str]) -> Resource {
-    Resource {
-        path: "a.toml".into(),
-        src: "a".into(),
-        dest: "/a".into(),
-        keys: keys.iter().map(|&key| key.to_owned()).collect(),
-        prefix: "/".to_owned(),
-        mode: None,
-        uid: None,
-        gid: None,
-        check: None,
-        reload: None,
-        wait: None,
-        dialect: crate::functions::Dialect::default(),
-        delims: (String::new(), String::new()),
-        backup: false,
-        rollback: false,
-        make_dirs: false,
-    }
+    Resource::for_tests(keys)
 }
 
 fn key(text: &str) -> Text {
@@ -30,17 +13,17 @@ fn key(text: &str) -> Text {
 
 /// A store of the v3 API that is away. Nobody listens there, and a connection is refused at once.
 fn away() -> Followed {
-    Followed::new(etcd::Etcd::new(&["http://127.0.0.1:1".to_owned()], None, None).unwrap().into())
+    let etcd = etcd::Etcd::new(&["http://127.0.0.1:1".to_owned()], None, None).unwrap();
+    Followed::new(etcd.into(), errors())
 }
 
-/// The follower of a range, driven by hand.
-fn follower(followed: &Followed, range: &str) -> Follower {
-    Follower::new(range.to_owned(), followed.mirror.clone(), followed.sender.clone())
+fn errors() -> IntCounter {
+    IntCounter::new("errors", "errors").unwrap()
 }
 
 /// Followers of a store that is away, but for what is read by hand.
 fn read_by_hand(followed: &Followed, range: &str, name: &str) -> Change {
-    follower(followed, range).replace(Entries::from([(key(name), key("v"))]), BTreeSet::new())
+    followed.follower(range).replace(Entries::from([(key(name), key("v"))]), BTreeSet::new())
 }
 
 #[tokio::test]
@@ -65,8 +48,42 @@ async fn a_range_that_cannot_be_read_stops_its_own_resources_alone() {
     etcd.follow(&[a.clone(), c.clone()]).await;
     assert_eq!(of(&etcd, &a), Some(Ok(1)));
     assert!(of(&etcd, &c).unwrap().is_err());
+    assert!(etcd.errors.get() > 0, "a read that failed is not counted");
     etcd.follow(&[c]).await;
     assert_eq!(etcd.mirrored(&[], Entries::len), Some(Ok(0)));
+}
+
+#[tokio::test]
+async fn what_was_read_is_known_until_the_new_range_around_it_is_read_or_refused() {
+    let mut etcd = away();
+    let of = |etcd: &Followed, name: &str| etcd.mirrored(&[name.to_owned()], Entries::len).unwrap();
+    let is_unread = |known: Result<usize, String>| known.is_err_and(|error| error.contains("not been read yet"));
+    locked(&etcd.mirror).is_followed = true;
+    // The ranges are others before anything is waited for.
+    let follow = async |etcd: &mut Followed, keys: &[&str]| {
+        drop(tokio::time::timeout(Duration::from_millis(20), etcd.follow(&[resource(keys)])).await);
+    };
+    follow(&mut etcd, &["/a/x"]).await;
+    assert_eq!(read_by_hand(&etcd, "/a/x", "/a/x/1"), Change::Everything);
+    // A range around it, which cannot be read: the store is away.
+    follow(&mut etcd, &["/a/x", "/a"]).await;
+    assert_eq!(of(&etcd, "/a/x"), Ok(1));
+    assert!(is_unread(of(&etcd, "/a")) && is_unread(of(&etcd, "/a/z")));
+    follow(&mut etcd, &["/"]).await;
+    assert_eq!(of(&etcd, "/a/x/1"), Ok(1));
+    assert_eq!(read_by_hand(&etcd, "/", "/a/y"), Change::Everything);
+    assert_eq!((of(&etcd, "/"), of(&etcd, "/a/x")), (Ok(1), Ok(1)));
+    // Of a range that was larger only what was kept is known.
+    follow(&mut etcd, &["/a/y"]).await;
+    assert_eq!(of(&etcd, "/a/y"), Ok(1));
+    follow(&mut etcd, &["/a/y", "/a/z"]).await;
+    assert_eq!(of(&etcd, "/a/y"), Ok(1));
+    assert!(is_unread(of(&etcd, "/a/z")));
+    // A store that does not let it be read does not let it be known.
+    follow(&mut etcd, &["/a"]).await;
+    assert_eq!(of(&etcd, "/a/y"), Ok(1));
+    etcd.follower("/a").note(&Failure { error: "no".to_owned(), is_refused: true });
+    assert!(is_unread(of(&etcd, "/a/y")));
 }
 
 #[test]
@@ -94,10 +111,10 @@ fn known(followed: &Followed) -> Vec<String> {
 #[tokio::test]
 async fn a_tree_loses_what_is_below_a_directory_and_keeps_its_neighbours() {
     let etcd = etcd_v2::EtcdV2::new(&["http://127.0.0.1:1".to_owned()], None, None).unwrap();
-    let mut followed = Followed::new(etcd.into());
+    let mut followed = Followed::new(etcd.into(), errors());
     let wanted = |name: &str| vec![name.to_owned()];
     locked(&followed.mirror).is_followed = true;
-    let follower = follower(&followed, "/app/");
+    let follower = followed.follower("/app/");
     let entries = ["/app", "/app/a", "/app/a/b", "/app/ab", "/app/empty/x"].map(|name| (key(name), key("v")));
     let directories = BTreeSet::from([key("/app/empty"), key("/app/a")]);
     assert!(follower.read(entries.into(), directories).await.is_ok_and(|is_new| is_new));

@@ -5,9 +5,8 @@
 mod numbers;
 mod verbs;
 
-use super::strconv;
-use super::unicode;
 use super::value::Value;
+use go::{strconv, unicode};
 use std::fmt::Write as _;
 
 pub use verbs::sprintf;

@@ -1,7 +1,7 @@
 //! Numbers in all the forms that `printf` knows.
 
 use super::Printer;
-use crate::template::{strconv, unicode};
+use go::{strconv, unicode};
 
 impl Printer {
     /// False if the verb is not one for integers.

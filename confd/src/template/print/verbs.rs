@@ -1,8 +1,8 @@
 //! `printf`: formats and their arguments.
 
 use super::{Flags, MAX_BYTES, Printer};
-use crate::template::unicode;
 use crate::template::value::Value;
+use go::unicode;
 
 /// Widths and precisions above this are a mistake, as in Go.
 const MAX_WIDTH: i64 = 1_000_000;

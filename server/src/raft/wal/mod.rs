@@ -89,8 +89,8 @@ pub enum WalError {
     /// There is a database, and no log that goes with it.
     #[error(
         "raft log {dir} does not go with the database {database}: {reason}; put the log back (with --wal-dir if it is \
-         elsewhere), or remove the member from the cluster and add it again with an empty data directory (a cluster \
-         of one member: restore a snapshot)"
+         elsewhere), or remove the member from the cluster and add it again with an empty data directory (with \
+         --initial-cluster-state=auto: delete both, and it finds its place; a cluster of one member: restore a snapshot)"
     )]
     Foreign {
         /// The log's directory.

@@ -3,9 +3,12 @@
 use super::*;
 use crate::tls::files::{Contents, TlsError};
 use crate::tls::reload::Reloading;
+use crate::tls::{PeerConnector, Tls};
 use parking_lot::Mutex;
+use prometheus::{IntGaugeVec, Opts};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// Tries until it is as expected. Every try lets the member look at its files, which it does once in a second.
 async fn becomes<T: PartialEq + std::fmt::Debug>(expected: &T, mut next: impl AsyncFnMut() -> T) {
@@ -27,6 +30,28 @@ async fn a_new_leaf_is_shown() {
     let renewed = site.ca.issue("member", &["localhost"]).unwrap();
     site.serve(&renewed);
     becomes(&renewed.der, async || shown(&meet(&acceptor, caller(&site.ca, None, BOTH)).await.unwrap())).await;
+}
+
+#[tokio::test]
+async fn the_end_of_the_certificate_that_is_shown_is_told() {
+    let site = Site::new();
+    let until = |year| {
+        let ends = rcgen::date_time_ymd(year, 1, 1);
+        site.ca.issue_with("member", &["localhost"], |params| params.not_after = ends).unwrap()
+    };
+    site.serve(&until(2050));
+    let acceptor = site.acceptor(&TlsSettings { trusted_ca_file: None, ..site.settings(Side::Client) });
+    assert_eq!(acceptor.not_after().await, 2_524_608_000);
+    site.serve(&until(2051));
+    let renewed = 2_556_144_000;
+    becomes(&renewed, async || acceptor.not_after().await).await;
+    let gauge = IntGaugeVec::new(Opts::new("expiry", "It ends."), &["side"]).unwrap();
+    let stop = CancellationToken::new();
+    let tls = Tls { client: Some(acceptor), peer: None, connector: PeerConnector::plain() };
+    let telling = tokio::spawn(tls.tell_expiry(gauge.clone(), stop.clone()));
+    becomes(&renewed, async || gauge.with_label_values(&["client"]).get()).await;
+    stop.cancel();
+    telling.await.unwrap();
 }
 
 #[tokio::test]

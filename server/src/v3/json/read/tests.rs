@@ -274,7 +274,11 @@ fn random_value(rng: &mut StdRng, field: &'static Field, depth: usize, out: &mut
 }
 
 fn seed() -> u64 {
-    let seed = std::env::var("CLEAT_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
+    let seed = std::env::var("CLEAT_SEED")
+        .or_else(|_| std::env::var("CLEAT_FIRST_SEED"))
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(rand::random);
     eprintln!("CLEAT_SEED={seed}");
     seed
 }

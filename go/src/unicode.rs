@@ -1,7 +1,7 @@
 //! Characters as Go sees them: bytes that are not UTF-8 are U+FFFD, one each.
 
 /// The first character and its width in bytes.
-pub(super) fn decode(text: &[u8]) -> Option<(char, usize)> {
+pub fn decode(text: &[u8]) -> Option<(char, usize)> {
     let first = *text.first()?;
     if first < 0x80 {
         return Some((char::from(first), 1));
@@ -18,12 +18,12 @@ pub(super) fn decode(text: &[u8]) -> Option<(char, usize)> {
 }
 
 /// True if [`decode`] had to make U+FFFD of a byte.
-pub(super) fn is_invalid((c, width): (char, usize)) -> bool {
+pub fn is_invalid((c, width): (char, usize)) -> bool {
     c == char::REPLACEMENT_CHARACTER && width == 1
 }
 
 /// The characters of a text with their widths.
-pub(super) fn chars(text: &[u8]) -> impl Iterator<Item = (char, usize)> + '_ {
+pub fn chars(text: &[u8]) -> impl Iterator<Item = (char, usize)> + '_ {
     let mut rest = text;
     std::iter::from_fn(move || {
         let (c, width) = decode(rest)?;
@@ -33,20 +33,22 @@ pub(super) fn chars(text: &[u8]) -> impl Iterator<Item = (char, usize)> + '_ {
 }
 
 /// Number of characters.
-pub(super) fn count(text: &[u8]) -> usize {
+pub fn count(text: &[u8]) -> usize {
     chars(text).count()
 }
 
-pub(super) fn is_letter(c: char) -> bool {
+/// True for letters.
+pub fn is_letter(c: char) -> bool {
     c.is_alphabetic()
 }
 
-pub(super) fn is_digit(c: char) -> bool {
+/// True for numbers.
+pub fn is_digit(c: char) -> bool {
     c.is_ascii_digit() || (!c.is_ascii() && c.is_numeric())
 }
 
 /// True for letters, marks, numbers, punctuation, symbols and the ASCII space.
-pub(super) fn is_print(c: char) -> bool {
+pub fn is_print(c: char) -> bool {
     if c.is_ascii() {
         return (' '..='~').contains(&c);
     }
@@ -57,7 +59,7 @@ pub(super) fn is_print(c: char) -> bool {
 }
 
 /// A character as Go's `%#U` writes it.
-pub(super) fn describe(c: Option<char>) -> String {
+pub fn describe(c: Option<char>) -> String {
     match c {
         // Go's end of input is the character -1.
         None => "U+FFFFFFFFFFFFFFFF".to_owned(),

@@ -1,22 +1,53 @@
-//! A socket on which writing must make progress.
+//! Ends connections whose client does not read.
+//!
+//! HTTP/2 has pings for that, HTTP/1 has nothing: a stream that is written to a client that does not read would hold what
+//! is kept for it, and a connection, for ever.
 
-use server::listen::Progress;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
-/// Fails a write when nothing has been taken for a while: the client does not read, and what is kept for it would be
-/// kept for ever. It stands below TLS, so handshakes are bounded as well.
+/// Watches the writes of one connection.
 #[derive(Debug)]
-pub(crate) struct Progressing<S> {
+pub struct Progress {
+    limit: Duration,
+    /// Runs while the socket takes nothing. Boxed once for each time that this happens.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Progress {
+    /// The socket may take nothing for `limit`.
+    #[must_use]
+    pub fn within(limit: Duration) -> Self {
+        Self { limit, stalled: None }
+    }
+
+    /// Passes the outcome of a write on. Fails one that has waited for too long.
+    pub fn judge(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let limit = self.limit;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
+        stalled.as_mut().poll(cx).map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
+    }
+}
+
+/// A socket with its [`Progress`]. It stands below TLS, so handshakes are bounded as well.
+#[derive(Debug)]
+pub struct Progressing<S> {
     socket: S,
     progress: Progress,
 }
 
 impl<S> Progressing<S> {
-    pub(crate) fn new(socket: S, limit: Duration) -> Self {
+    /// Its client may take nothing for `limit`.
+    #[must_use]
+    pub fn new(socket: S, limit: Duration) -> Self {
         Self { socket, progress: Progress::within(limit) }
     }
 }
@@ -60,7 +91,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Progressing<S> {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
-    use tokio::time::{Instant, sleep};
+    use tokio::time::Instant;
 
     const LIMIT: Duration = Duration::from_secs(30);
 

@@ -1,4 +1,4 @@
-//! Log lines on stderr: metad's, or JSON. Values of the data are in neither.
+//! Log lines on stderr: confd's, which metad has too, or JSON.
 
 use std::fmt;
 use tracing::{Event, Level, Subscriber};
@@ -7,7 +7,11 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// `2026-01-02T03:04:05Z host metad[1]: INFO message`
+/// What a program's filter says of kube's client, which warns of an answer that does not fit with the whole of it: a Secret,
+/// or what containers have in their environment.
+pub const OF_KUBE: &str = "kube_client=error,kube_client::client::tls=warn";
+
+/// `2026-01-02T03:04:05Z host confd[1]: INFO message`
 struct Lines {
     /// Host, program and process.
     who: String,
@@ -30,11 +34,13 @@ where
     }
 }
 
-/// Starts logging for the whole process.
-pub fn start(level: &str, is_json: bool) {
-    let filter = EnvFilter::new(format!("warn,metad={level},client={level}"));
+/// Starts logging for the whole process, which was called by the name `program`. Lines of the crate `own` and of our client
+/// are shown from `level` on, those of others when they warn.
+pub fn start(program: &str, own: &str, level: &str, is_json: bool) {
+    let filter = EnvFilter::new(format!("warn,{OF_KUBE},{own}={level},client={level}"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
-    let program = std::env::args().next().unwrap_or_else(|| "metad".to_owned());
+    // It would tell with eprintln! that stderr is gone, which panics.
+    let builder = builder.log_internal_errors(false);
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let who = format!("{host} {program}[{}]", std::process::id());
     if is_json { builder.json().init() } else { builder.event_format(Lines { who }).init() }

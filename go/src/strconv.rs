@@ -1,7 +1,7 @@
 //! Go's texts of numbers and strings, both ways, with Go's errors.
 
-use super::unicode;
-use std::fmt::Write as _;
+use crate::unicode;
+use std::fmt::{self, Write as _};
 
 /// A string in double quotes, as Go's `%q` writes it.
 pub fn quote(text: &[u8]) -> String {
@@ -9,7 +9,7 @@ pub fn quote(text: &[u8]) -> String {
 }
 
 /// [`quote`] with all but ASCII escaped, as `%+q` writes it.
-pub(super) fn quote_ascii(text: &[u8]) -> String {
+pub fn quote_ascii(text: &[u8]) -> String {
     quote_with(text, b'"', true)
 }
 
@@ -61,7 +61,7 @@ fn escape(out: &mut String, c: char, quote: u8, ascii_only: bool) {
 }
 
 /// A character in single quotes.
-pub(super) fn quote_char(c: char, ascii_only: bool) -> String {
+pub fn quote_char(c: char, ascii_only: bool) -> String {
     let mut out = String::from("'");
     escape(&mut out, c, b'\'', ascii_only);
     out.push('\'');
@@ -69,14 +69,14 @@ pub(super) fn quote_char(c: char, ascii_only: bool) -> String {
 }
 
 /// True if a string can be written in back quotes.
-pub(super) fn can_backquote(text: &[u8]) -> bool {
+pub fn can_backquote(text: &[u8]) -> bool {
     unicode::chars(text).all(|(c, width)| {
         !unicode::is_invalid((c, width)) && c != '\u{feff}' && (c == '\t' || (c >= ' ' && c != '`' && c != '\x7f'))
     })
 }
 
 /// The value of a literal of Go, with its quotes. None is Go's `invalid syntax`.
-pub(super) fn unquote(literal: &[u8]) -> Option<Vec<u8>> {
+pub fn unquote(literal: &[u8]) -> Option<Vec<u8>> {
     let (&quote, rest) = literal.split_first()?;
     let (&last, inner) = rest.split_last()?;
     if quote != last {
@@ -89,23 +89,50 @@ pub(super) fn unquote(literal: &[u8]) -> Option<Vec<u8>> {
     let mut rest = inner;
     while !rest.is_empty() {
         let (piece, after) = unquote_char(rest, quote)?;
-        match piece {
-            Piece::Byte(byte) => out.push(byte),
-            Piece::Char(c) => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-        }
+        piece.push_to(&mut out);
         rest = after;
     }
     Some(out)
 }
 
+/// Reads a quoted text at the beginning, as `%q` of a scan does. Returns it and what is behind it.
+pub fn scan_quoted(text: &str) -> Option<(Vec<u8>, &str)> {
+    let text = text.trim_start_matches([' ', '\t']);
+    if let Some(raw) = text.strip_prefix('`') {
+        let (raw, behind) = raw.split_once('`')?;
+        return Some((raw.as_bytes().to_vec(), behind));
+    }
+    let mut out = Vec::new();
+    let mut rest = text.strip_prefix('"')?;
+    loop {
+        if let Some(behind) = rest.strip_prefix('"') {
+            return Some((out, behind));
+        }
+        let (piece, after) = unquote_char(rest.as_bytes(), b'"')?;
+        piece.push_to(&mut out);
+        rest = rest.get(rest.len() - after.len()..)?;
+    }
+}
+
 /// What one character or escape of a literal stands for.
-pub(super) enum Piece {
+pub enum Piece {
+    /// A byte, which need not be a character.
     Byte(u8),
+    /// A character.
     Char(char),
 }
 
+impl Piece {
+    fn push_to(self, out: &mut Vec<u8>) {
+        match self {
+            Self::Byte(byte) => out.push(byte),
+            Self::Char(c) => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+}
+
 /// The first character of a literal's inside, and what follows it.
-pub(super) fn unquote_char(text: &[u8], quote: u8) -> Option<(Piece, &[u8])> {
+pub fn unquote_char(text: &[u8], quote: u8) -> Option<(Piece, &[u8])> {
     let (c, width) = unicode::decode(text)?;
     if c == char::from(quote) || c == '\n' {
         return None;
@@ -150,39 +177,98 @@ fn hex(text: &[u8], digits: usize) -> Option<(u32, &[u8])> {
     Some((u32::from_str_radix(number, 16).ok()?, &text[digits..]))
 }
 
-/// Go's `strconv.Atoi`. The error is Go's text.
-pub fn atoi(text: &[u8]) -> Result<i64, String> {
-    parse_int(text).map_err(|reason| format!("strconv.Atoi: parsing {}: {reason}", quote(text)))
+/// What Go says about a text that is no such number, or no truth. Displayed, it is Go's text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NumError<'t> {
+    /// The function of Go that failed.
+    pub function: &'static str,
+    /// What it was given.
+    pub text: &'t [u8],
+    /// `invalid syntax` or `value out of range`.
+    pub reason: &'static str,
 }
 
-/// Go's `strconv.ParseInt` of a decimal number; the error is the reason alone.
-pub fn parse_int(text: &[u8]) -> Result<i64, &'static str> {
-    let digits = text.strip_prefix(b"+").or_else(|| text.strip_prefix(b"-")).unwrap_or(text);
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return Err("invalid syntax");
+impl fmt::Display for NumError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "strconv.{}: parsing {}: {}", self.function, quote(self.text), self.reason)
     }
-    let text = std::str::from_utf8(text).map_err(|_| "invalid syntax")?;
-    text.parse().map_err(|_| "value out of range")
 }
 
-/// Go's `strconv.ParseUint` with base 0: the prefix tells the base, and digits may be set apart with `_`.
-pub fn parse_uint_any_base(text: &[u8]) -> Result<u64, &'static str> {
-    let lower = text.to_ascii_lowercase();
-    let (base, digits) = match lower.as_slice() {
-        [b'0', b'x', rest @ ..] => (16, rest),
-        [b'0', b'b', rest @ ..] => (2, rest),
-        [b'0', b'o', rest @ ..] => (8, rest),
-        [b'0', rest @ ..] if !rest.is_empty() => (8, rest),
-        all => (10, all),
+impl std::error::Error for NumError<'_> {}
+
+impl From<NumError<'_>> for String {
+    fn from(error: NumError<'_>) -> Self {
+        error.to_string()
+    }
+}
+
+const INVALID: &str = "invalid syntax";
+const OUT_OF_RANGE: &str = "value out of range";
+
+/// Go's `strconv.ParseBool`.
+///
+/// # Errors
+/// If it is neither true nor false.
+pub fn parse_bool(text: &[u8]) -> Result<bool, NumError<'_>> {
+    match text {
+        b"1" | b"t" | b"T" | b"TRUE" | b"true" | b"True" => Ok(true),
+        b"0" | b"f" | b"F" | b"FALSE" | b"false" | b"False" => Ok(false),
+        _ => Err(NumError { function: "ParseBool", text, reason: INVALID }),
+    }
+}
+
+/// Go's `strconv.Atoi`.
+///
+/// # Errors
+/// If it is no such number.
+pub fn atoi(text: &[u8]) -> Result<i64, NumError<'_>> {
+    parse_int(text, 10).map_err(|error| NumError { function: "Atoi", ..error })
+}
+
+/// Go's `strconv.ParseInt` with 64 bits. With base 0 the prefix tells the base, and digits may be set apart with `_`.
+///
+/// # Errors
+/// If it is no such number.
+pub fn parse_int(text: &[u8], base: u32) -> Result<i64, NumError<'_>> {
+    let (negative, digits) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        all => (false, all),
     };
-    if !underscores_are_fine(&lower) {
-        return Err("invalid syntax");
+    let error = |reason| NumError { function: "ParseInt", text, reason };
+    let magnitude = unsigned(digits, base).map_err(error)?;
+    let number = if negative { 0_i64.checked_sub_unsigned(magnitude) } else { i64::try_from(magnitude).ok() };
+    number.ok_or_else(|| error(OUT_OF_RANGE))
+}
+
+/// Go's `strconv.ParseUint` with 64 bits, otherwise as [`parse_int`].
+///
+/// # Errors
+/// If it is no such number; with a sign, it is none.
+pub fn parse_uint(text: &[u8], base: u32) -> Result<u64, NumError<'_>> {
+    unsigned(text, base).map_err(|reason| NumError { function: "ParseUint", text, reason })
+}
+
+fn unsigned(text: &[u8], base: u32) -> Result<u64, &'static str> {
+    let lower = text.to_ascii_lowercase();
+    let may_have_underscores = base == 0;
+    if may_have_underscores && !underscores_are_fine(&lower) {
+        return Err(INVALID);
     }
-    let digits: String = digits.iter().filter(|&&byte| byte != b'_').map(|&byte| char::from(byte)).collect();
+    let (base, digits) = match (base, lower.as_slice()) {
+        (0, [b'0', b'x', rest @ ..]) => (16, rest),
+        (0, [b'0', b'b', rest @ ..]) => (2, rest),
+        (0, [b'0', b'o', rest @ ..]) => (8, rest),
+        (0, [b'0', rest @ ..]) if !rest.is_empty() => (8, rest),
+        (0, all) => (10, all),
+        (base, all) => (base, all),
+    };
+    let digits = digits.iter().filter(|&&byte| byte != b'_' || !may_have_underscores);
+    let digits: String = digits.map(|&byte| char::from(byte)).collect();
     if digits.is_empty() || !digits.chars().all(|c| c.is_digit(base)) {
-        return Err("invalid syntax");
+        return Err(INVALID);
     }
-    u64::from_str_radix(&digits, base).map_err(|_| "value out of range")
+    u64::from_str_radix(&digits, base).map_err(|_| OUT_OF_RANGE)
 }
 
 /// True if every `_` stands between digits, or behind the prefix of a base.
@@ -206,41 +292,33 @@ fn underscores_are_fine(lower: &[u8]) -> bool {
     before != b'_'
 }
 
-/// Go's `strconv.ParseInt` with base 0.
-pub(super) fn parse_int_any_base(text: &[u8]) -> Result<i64, &'static str> {
-    let (negative, digits) = match text {
-        [b'-', rest @ ..] => (true, rest),
-        [b'+', rest @ ..] => (false, rest),
-        all => (false, all),
-    };
-    let magnitude = parse_uint_any_base(digits)?;
-    if negative {
-        return 0_i64.checked_sub_unsigned(magnitude).ok_or("value out of range");
-    }
-    i64::try_from(magnitude).map_err(|_| "value out of range")
+/// Go's `strconv.ParseFloat` with 64 bits, also for hexadecimal numbers.
+///
+/// # Errors
+/// If it is no such number.
+pub fn parse_float(text: &[u8]) -> Result<f64, NumError<'_>> {
+    float(text).map_err(|reason| NumError { function: "ParseFloat", text, reason })
 }
 
-/// Go's `strconv.ParseFloat`, also for hexadecimal numbers.
-pub fn parse_float(text: &[u8]) -> Result<f64, &'static str> {
-    let invalid = "invalid syntax";
+fn float(text: &[u8]) -> Result<f64, &'static str> {
     let lower = text.to_ascii_lowercase();
     let unsigned = lower.strip_prefix(b"+").or_else(|| lower.strip_prefix(b"-")).unwrap_or(&lower);
     let is_hex = unsigned.starts_with(b"0x");
     if lower.contains(&b'_') {
         // They are for literals with the prefix of a base only.
         if !is_hex || !underscores_are_fine(&lower) {
-            return Err(invalid);
+            return Err(INVALID);
         }
     }
     if is_hex {
         let digits: Vec<u8> = unsigned[2..].iter().copied().filter(|&byte| byte != b'_').collect();
-        let magnitude = parse_hex_float(&digits).ok_or(invalid)?;
+        let magnitude = parse_hex_float(&digits).ok_or(INVALID)?;
         return Ok(if lower.starts_with(b"-") { -magnitude } else { magnitude });
     }
-    let text = std::str::from_utf8(&lower).map_err(|_| invalid)?;
-    let number: f64 = text.parse().map_err(|_| invalid)?;
+    let text = std::str::from_utf8(&lower).map_err(|_| INVALID)?;
+    let number: f64 = text.parse().map_err(|_| INVALID)?;
     if number.is_infinite() && !text.contains("inf") {
-        return Err("value out of range");
+        return Err(OUT_OF_RANGE);
     }
     Ok(number)
 }
@@ -323,5 +401,57 @@ fn general(number: f64, precision: Option<usize>, letter: char) -> String {
     match significant {
         Some(_) => format!("{number:.*}", usize::try_from(decimals).unwrap_or_default()),
         None => format!("{number}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_quoted_as_go_quotes_them() {
+        for (text, quoted) in [
+            (&b"foo"[..], r#""foo""#),
+            (b"a\"b\\", r#""a\"b\\""#),
+            (b"\x00\x07\x08\x0c\n\r\t\x0b\x1f\x7f", r#""\x00\a\b\f\n\r\t\v\x1f\x7f""#),
+            (b"\xff\xc3", r#""\xff\xc3""#),
+            ("é日\u{85}\u{feff}".as_bytes(), "\"é日\\u0085\\ufeff\""),
+        ] {
+            assert_eq!(quote(text), quoted);
+            assert_eq!(scan_quoted(quoted).unwrap(), (text.to_vec(), ""));
+        }
+        assert_eq!(quote_char('Z', false), "'Z'");
+        assert_eq!(scan_quoted(r#" "\101\u00e9" rest"#).unwrap(), ("Aé".as_bytes().to_vec(), " rest"));
+        for bad in ["", "a", "\"", "\"a", "`a", "\"\n\"", r#""\q""#, r#""\x1""#, r#""\x+1""#, r#""\'""#] {
+            assert_eq!(scan_quoted(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn numbers_and_their_errors_are_gos() {
+        let bad = |text: &str, why: &str| Err(format!("strconv.ParseInt: parsing \"{text}\": {why}"));
+        for (text, base, expected) in [
+            ("12", 10, Ok(12)),
+            ("-12", 10, Ok(-12)),
+            ("+1", 10, Ok(1)),
+            ("ff", 16, Ok(255)),
+            ("0x10", 0, Ok(16)),
+            ("010", 0, Ok(8)),
+            ("0", 0, Ok(0)),
+            ("-0B1_01", 0, Ok(-5)),
+            ("0o_17", 0, Ok(15)),
+            ("1_000", 0, Ok(1000)),
+            ("1_000", 10, bad("1_000", INVALID)),
+            ("1__0", 0, bad("1__0", INVALID)),
+            ("_1", 0, bad("_1", INVALID)),
+            ("-9223372036854775808", 10, Ok(i64::MIN)),
+            ("", 10, bad("", INVALID)),
+            ("zz", 16, bad("zz", INVALID)),
+            ("--1", 10, bad("--1", INVALID)),
+            ("9223372036854775808", 10, bad("9223372036854775808", OUT_OF_RANGE)),
+        ] {
+            assert_eq!(parse_int(text.as_bytes(), base).map_err(String::from), expected, "{text}");
+        }
+        assert_eq!(parse_uint(b"-1", 16).unwrap_err().to_string(), "strconv.ParseUint: parsing \"-1\": invalid syntax");
     }
 }
