@@ -303,16 +303,14 @@ pub fn parse_float(text: &[u8]) -> Result<f64, NumError<'_>> {
 fn float(text: &[u8]) -> Result<f64, &'static str> {
     let lower = text.to_ascii_lowercase();
     let unsigned = lower.strip_prefix(b"+").or_else(|| lower.strip_prefix(b"-")).unwrap_or(&lower);
-    let is_hex = unsigned.starts_with(b"0x");
     if lower.contains(&b'_') {
-        // They are for literals with the prefix of a base only.
-        if !is_hex || !underscores_are_fine(&lower) {
+        if !underscores_are_fine(&lower) {
             return Err(INVALID);
         }
+        return float(&lower.iter().copied().filter(|&byte| byte != b'_').collect::<Vec<_>>());
     }
-    if is_hex {
-        let digits: Vec<u8> = unsigned[2..].iter().copied().filter(|&byte| byte != b'_').collect();
-        let magnitude = parse_hex_float(&digits).ok_or(INVALID)?;
+    if let Some(digits) = unsigned.strip_prefix(b"0x") {
+        let magnitude = parse_hex_float(digits).ok_or(INVALID)?;
         return Ok(if lower.starts_with(b"-") { -magnitude } else { magnitude });
     }
     let text = std::str::from_utf8(&lower).map_err(|_| INVALID)?;
@@ -453,5 +451,22 @@ mod tests {
             assert_eq!(parse_int(text.as_bytes(), base).map_err(String::from), expected, "{text}");
         }
         assert_eq!(parse_uint(b"-1", 16).unwrap_err().to_string(), "strconv.ParseUint: parsing \"-1\": invalid syntax");
+    }
+
+    #[test]
+    fn floats_may_have_underscores_between_digits() {
+        for (text, expected) in [
+            ("1_0.5", Some(10.5)),
+            ("1_23.50_0_0e+1_2", Some(1.235e14)),
+            ("0x_1p4", Some(16.0)),
+            ("-1_0.5", Some(-10.5)),
+            ("+_1.5", None),
+            ("1_e5", None),
+            ("1e_5", None),
+            ("0b1_0", None),
+            ("in_f", None),
+        ] {
+            assert_eq!(parse_float(text.as_bytes()).ok(), expected, "{text}");
+        }
     }
 }

@@ -25,7 +25,7 @@ fn make() -> Functions {
     functions.add(Function::new("not", &[Reflect], |args| Ok((!args[0].is_true()).into())));
     functions.add(Function::new("len", &[Reflect], |args| length(&args[0]).map(Value::Int)));
     functions.add(Function::variadic("index", &[Reflect], Reflect, |args| index(&args[0], &args[1..])));
-    functions.add(Function::variadic("slice", &[Reflect], Reflect, |args| slice(&args[0], &args[1..])));
+    functions.add(Function::special("slice", Kind::Slice));
     functions.add(Function::variadic("print", &[], Any, |args| Ok(print::sprint(args).into())));
     functions.add(Function::variadic("println", &[], Any, |args| Ok(print::sprintln(args).into())));
     functions.add(Function::variadic("printf", &[Text], Any, |args| match &args[0] {
@@ -112,7 +112,8 @@ fn index(item: &Value, indexes: &[Value]) -> Result<Value, String> {
     Ok(item)
 }
 
-fn slice(item: &Value, indexes: &[Value]) -> Result<Value, String> {
+/// `boxed` is the first index that an `interface {}` holds. Go refuses it, a number or not.
+pub(super) fn slice(item: &Value, indexes: &[Value], boxed: Option<usize>) -> Result<Value, String> {
     if item.is_nil() {
         return Err("slice of untyped nil".to_owned());
     }
@@ -126,7 +127,10 @@ fn slice(item: &Value, indexes: &[Value]) -> Result<Value, String> {
         other => return Err(format!("can't slice item of type {}", other.type_name())),
     };
     let mut bounds = [0, length, length];
-    for (bound, index) in bounds.iter_mut().zip(indexes) {
+    for (at, (bound, index)) in bounds.iter_mut().zip(indexes).enumerate() {
+        if boxed == Some(at) {
+            return Err(format!("cannot index slice/array with type {}", Value::Nil.type_name()));
+        }
         *bound = position(index, length)?;
     }
     let [from, to, end] = bounds;

@@ -1,6 +1,7 @@
 //! Calls: arguments get the types that parameters ask for, by the rules of Go's reflection.
 
 use super::ast::{Expr, ExprKind};
+use super::builtins::slice;
 use super::eval::{At, Evaluator, Outcome};
 use super::function::{Function, Kind, Param};
 use super::value::Value;
@@ -33,8 +34,13 @@ impl<'t> Evaluator<'t> {
             return self.short_circuit(dot, matches!(function.kind(), Kind::Or), args, last);
         }
         let mut values = Vec::with_capacity(given);
+        let mut first_boxed = None;
         for (index, arg) in args.iter().enumerate() {
+            self.is_boxed = false;
             values.push(self.argument(dot, function.param(index), arg)?);
+            if self.is_boxed && index > 0 {
+                first_boxed = first_boxed.or(Some(index - 1));
+            }
         }
         if let Some(last) = last {
             values.push(self.validated(last, function.param(given - 1))?);
@@ -44,6 +50,7 @@ impl<'t> Evaluator<'t> {
                 let callee = args.first().map_or_else(|| "<func Value>".to_owned(), ToString::to_string);
                 call_value(&callee, &values)
             }
+            Kind::Slice => slice(&values[0], &values[1..], first_boxed),
             Kind::Rendering(body) => body(&values, &self.left()),
             _ => function.call(&values),
         };
@@ -75,14 +82,28 @@ impl<'t> Evaluator<'t> {
     fn argument(&mut self, dot: &Value, param: Param, expr: &'t Expr) -> Outcome<Value> {
         self.at = At::Expr(expr);
         let value = match &expr.kind {
-            ExprKind::Dot => dot.clone(),
+            ExprKind::Dot => {
+                self.is_boxed = self.is_dot_boxed;
+                dot.clone()
+            }
             ExprKind::Nil if param == Param::Reflect => return Ok(Value::Absent),
             ExprKind::Nil if param.can_be_nil() => return Ok(param.nil()),
             ExprKind::Nil => return self.error(format!("cannot assign nil to {}", param.type_name())),
-            ExprKind::Field(fields) => self.fields(dot, dot.clone(), expr, fields, &[], None)?,
+            ExprKind::Field(fields) => {
+                self.is_boxed = self.is_dot_boxed;
+                self.fields(dot, dot.clone(), expr, fields, &[], None)?
+            }
             ExprKind::Variable(name, fields) => self.variable(dot, expr, name, fields, &[], None)?,
-            ExprKind::Pipe(pipe) => self.parenthesized(dot, pipe)?,
-            ExprKind::Function(function) => self.call(dot, function, At::Expr(expr), function.name(), &[], None)?,
+            ExprKind::Pipe(pipe) => {
+                let value = self.parenthesized(dot, pipe)?;
+                self.is_boxed = false;
+                value
+            }
+            ExprKind::Function(function) => {
+                let value = self.call(dot, function, At::Expr(expr), function.name(), &[], None)?;
+                self.is_boxed = false;
+                value
+            }
             ExprKind::Chain(base, fields) => self.chain(dot, expr, base, fields, &[], None)?,
             ExprKind::Bool(_) | ExprKind::Number(_) | ExprKind::Text(..) => return self.literal(param, expr),
         };

@@ -4,7 +4,7 @@
 //! [`Evaluator::at`] and none restores it.
 
 use super::ast::{Action, Block, Branch, Call, Command, Expr, ExprKind, Node, Number, Pipe, Pos};
-use super::value::{MAP, Value};
+use super::value::Value;
 use super::{Limits, RenderError, Template, lex, print};
 use go::strconv;
 use std::fmt::Display;
@@ -47,8 +47,30 @@ pub(super) struct Evaluator<'t> {
     /// Name of the definition that is being walked.
     definition: &'t [u8],
     pub(super) at: At<'t>,
-    variables: Vec<(Arc<str>, Value)>,
+    variables: Vec<Variable>,
+    /// Whether an `interface {}` holds the dot: that is the type that Go names then.
+    pub(super) is_dot_boxed: bool,
+    /// The same of the value that was looked at last.
+    pub(super) is_boxed: bool,
     out: Vec<u8>,
+}
+
+struct Variable {
+    name: Arc<str>,
+    value: Value,
+    /// As [`Evaluator::is_boxed`].
+    is_boxed: bool,
+}
+
+impl Variable {
+    /// What a pipeline gives is taken out of its `interface {}`.
+    fn new(name: &Arc<str>, value: Value) -> Self {
+        Self { name: name.clone(), value, is_boxed: false }
+    }
+
+    fn dollar(data: &Value) -> Vec<Self> {
+        vec![Self::new(&Arc::from("$"), data.clone())]
+    }
 }
 
 pub(super) fn render(template: &Template, data: &Value, limits: &Limits) -> Result<Vec<u8>, RenderError> {
@@ -60,7 +82,9 @@ pub(super) fn render(template: &Template, data: &Value, limits: &Limits) -> Resu
         depth: 0,
         definition: template.name.as_bytes(),
         at: At::Start,
-        variables: vec![(Arc::from("$"), data.clone())],
+        variables: Variable::dollar(data),
+        is_dot_boxed: false,
+        is_boxed: false,
         out: Vec::new(),
     };
     let walked = match template.definitions.get(template.name.as_bytes()) {
@@ -141,6 +165,14 @@ impl<'t> Evaluator<'t> {
         self.error(format!("the output is larger than {} bytes", self.limits.output_bytes))
     }
 
+    /// Walks with another dot.
+    fn walk_with(&mut self, dot: &Value, is_boxed: bool, block: &'t Block) -> Outcome<()> {
+        let outside = std::mem::replace(&mut self.is_dot_boxed, is_boxed);
+        let walked = self.walk(dot, block);
+        self.is_dot_boxed = outside;
+        walked
+    }
+
     fn walk(&mut self, dot: &Value, block: &'t Block) -> Outcome<()> {
         for node in &block.nodes {
             match node {
@@ -182,7 +214,7 @@ impl<'t> Evaluator<'t> {
         let visible = self.variables.len();
         let value = self.pipeline(dot, &branch.pipe)?;
         let walked = if value.is_true() {
-            self.walk(if sets_dot { &value } else { dot }, &branch.then)
+            if sets_dot { self.walk_with(&value, false, &branch.then) } else { self.walk(dot, &branch.then) }
         } else if let Some(otherwise) = &branch.otherwise {
             self.walk(dot, otherwise)
         } else {
@@ -215,7 +247,7 @@ impl<'t> Evaluator<'t> {
                 }
                 for number in 0..end {
                     let number = if let Value::Int64(_) = over { Value::Int64(number) } else { Value::Int(number) };
-                    self.iteration(branch, || Value::Absent, &number)?;
+                    self.iteration(branch, || Value::Absent, &number, false)?;
                 }
                 if end > 0 {
                     return Ok(());
@@ -224,15 +256,17 @@ impl<'t> Evaluator<'t> {
             Value::List(list) if !list.is_empty() => {
                 // Elements may be changed in place meanwhile, never their number.
                 let mut index = 0;
+                let is_boxed = over.holds_anything();
                 while let Some(item) = list.get(index) {
-                    self.iteration(branch, || Value::Int(index as i64), &item)?;
+                    self.iteration(branch, || Value::Int(index as i64), &item, is_boxed)?;
                     index += 1;
                 }
                 return Ok(());
             }
             Value::Map(map) if !map.entries.is_empty() => {
+                let is_boxed = over.holds_anything();
                 for (key, value) in &map.entries {
-                    self.iteration(branch, || Value::Text(key.clone()), value)?;
+                    self.iteration(branch, || Value::Text(key.clone()), value, is_boxed)?;
                 }
                 return Ok(());
             }
@@ -248,27 +282,34 @@ impl<'t> Evaluator<'t> {
         }
     }
 
-    fn iteration(&mut self, branch: &'t Branch, index: impl FnOnce() -> Value, item: &Value) -> Outcome<()> {
+    fn iteration(
+        &mut self,
+        branch: &'t Branch,
+        index: impl FnOnce() -> Value,
+        item: &Value,
+        is_boxed: bool,
+    ) -> Outcome<()> {
         self.step()?;
         let pipe = &branch.pipe;
         match pipe.variables.as_slice() {
             [] => {}
-            [variable] if pipe.assigns => self.assign(variable, item.clone())?,
+            [variable] if pipe.assigns => self.assign(variable, item.clone(), is_boxed)?,
             [first, second, ..] if pipe.assigns => {
-                self.assign(first, index())?;
-                self.assign(second, item.clone())?;
+                self.assign(first, index(), false)?;
+                self.assign(second, item.clone(), is_boxed)?;
             }
             variables => {
                 // The pipeline has declared them, the element's last.
                 let top = self.variables.len();
-                self.variables[top - 1].1 = item.clone();
+                self.variables[top - 1].value = item.clone();
+                self.variables[top - 1].is_boxed = is_boxed;
                 if variables.len() > 1 {
-                    self.variables[top - 2].1 = index();
+                    self.variables[top - 2].value = index();
                 }
             }
         }
         let visible = self.variables.len();
-        let walked = self.walk(item, &branch.then);
+        let walked = self.walk_with(item, is_boxed, &branch.then);
         self.variables.truncate(visible);
         match walked {
             Err(Halt::Continue) => Ok(()),
@@ -288,10 +329,9 @@ impl<'t> Evaluator<'t> {
                 None => Value::Absent,
             };
             // It sees no variables but the dollar.
-            let variables = vec![(Arc::from("$"), data.clone())];
-            let outside = std::mem::replace(&mut evaluator.variables, variables);
+            let outside = std::mem::replace(&mut evaluator.variables, Variable::dollar(&data));
             let caller = std::mem::replace(&mut evaluator.definition, &call.name);
-            let walked = evaluator.walk(&data, block);
+            let walked = evaluator.walk_with(&data, false, block);
             evaluator.variables = outside;
             evaluator.definition = caller;
             walked
@@ -308,9 +348,9 @@ impl<'t> Evaluator<'t> {
         let value = value.unwrap_or(Value::Absent);
         for variable in &pipe.variables {
             if pipe.assigns {
-                self.assign(variable, value.clone())?;
+                self.assign(variable, value.clone(), false)?;
             } else {
-                self.variables.push((variable.clone(), value.clone()));
+                self.variables.push(Variable::new(variable, value.clone()));
             }
         }
         Ok(value)
@@ -321,10 +361,11 @@ impl<'t> Evaluator<'t> {
         self.deeper(|evaluator| evaluator.pipeline(dot, pipe))
     }
 
-    fn assign(&mut self, name: &Arc<str>, value: Value) -> Outcome<()> {
-        match self.variables.iter_mut().rev().find(|(own, _)| own == name) {
-            Some((_, old)) => {
-                *old = value;
+    fn assign(&mut self, name: &Arc<str>, value: Value, is_boxed: bool) -> Outcome<()> {
+        match self.variables.iter_mut().rev().find(|own| own.name == *name) {
+            Some(own) => {
+                own.value = value;
+                own.is_boxed = is_boxed;
                 Ok(())
             }
             None => self.error(format!("undefined variable: {name}")),
@@ -336,6 +377,7 @@ impl<'t> Evaluator<'t> {
         match &first.kind {
             ExprKind::Field(fields) => {
                 self.at = At::Expr(first);
+                self.is_boxed = self.is_dot_boxed;
                 return self.fields(dot, dot.clone(), first, fields, args, last);
             }
             ExprKind::Chain(base, fields) => return self.chain(dot, first, base, fields, args, last),
@@ -390,10 +432,11 @@ impl<'t> Evaluator<'t> {
         last: Option<Value>,
     ) -> Outcome<Value> {
         self.at = At::Expr(expr);
-        let Some((_, value)) = self.variables.iter().rev().find(|(own, _)| own == name) else {
+        let Some(own) = self.variables.iter().rev().find(|own| own.name == *name) else {
             return self.error(format!("undefined variable: {name}"));
         };
-        let value = value.clone();
+        let value = own.value.clone();
+        self.is_boxed = own.is_boxed;
         if fields.is_empty() {
             self.not_a_function(expr, args, last.as_ref())?;
             return Ok(value);
@@ -418,10 +461,11 @@ impl<'t> Evaluator<'t> {
             // The parser makes no other chains.
             _ => return self.error("can't evaluate field of a literal"),
         };
+        self.is_boxed = false;
         self.fields(dot, value, expr, fields, args, last)
     }
 
-    /// `.X.Y.Z` of a value. The last one gets the arguments, if it is a method.
+    /// `.X.Y.Z` of a value, of which [`Self::is_boxed`] tells. The last one gets the arguments, if it is a method.
     pub(super) fn fields(
         &mut self,
         dot: &Value,
@@ -431,17 +475,18 @@ impl<'t> Evaluator<'t> {
         args: &'t [Expr],
         mut last: Option<Value>,
     ) -> Outcome<Value> {
-        let mut type_name = receiver.type_name();
+        let mut is_boxed = self.is_boxed;
         for (number, field) in fields.iter().enumerate() {
             let is_last = number + 1 == fields.len();
             let (args, last) = if is_last { (args, last.take()) } else { (&[][..], None) };
             let Some(value) = self.field(dot, &receiver, node, field, args, last)? else {
+                let type_name = if is_boxed { Value::Nil.type_name() } else { receiver.type_name() };
                 return self.error(format!("can't evaluate field {field} in type {type_name}"));
             };
-            // What a map of anything holds has that type, whatever is inside.
-            type_name = if receiver.type_name() == MAP { Value::Nil.type_name() } else { value.type_name() };
+            is_boxed = receiver.holds_anything() && !matches!(value, Value::Absent);
             receiver = value;
         }
+        self.is_boxed = is_boxed;
         Ok(receiver)
     }
 

@@ -96,6 +96,8 @@ pub(super) enum Kind {
     Or,
     /// Needs the text of its first argument for its errors.
     Call,
+    /// Needs to know which of its arguments an `interface {}` holds.
+    Slice,
 }
 
 impl Function {
@@ -160,7 +162,9 @@ impl Function {
     pub fn call(&self, arguments: &[Value]) -> Result<Value, String> {
         match &self.kind {
             Kind::Plain(body) => body(arguments),
-            Kind::Rendering(_) | Kind::And | Kind::Or | Kind::Call => Err(format!("{} is not a value", self.name)),
+            Kind::Rendering(_) | Kind::And | Kind::Or | Kind::Call | Kind::Slice => {
+                Err(format!("{} is not a value", self.name))
+            }
         }
     }
 }

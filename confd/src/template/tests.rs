@@ -141,6 +141,12 @@ fn templates_of_our_own_give_what_go_gives() {
     check("engine.jsonl");
 }
 
+/// Made by chance from Go's grammar, some of them damaged by a character or two.
+#[test]
+fn templates_made_at_random_give_what_go_gives() {
+    check("random.jsonl");
+}
+
 /// Renders on a stack as large as the limits ask for.
 fn render_within(template: &'static str, limits: Limits) -> Result<String, String> {
     let work = move || {

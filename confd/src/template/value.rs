@@ -214,6 +214,11 @@ impl Value {
         matches!(self, Self::Absent | Self::Nil)
     }
 
+    /// True of a list or map whose type says nothing of what is in it: an `interface {}` holds each value there.
+    pub(super) fn holds_anything(&self) -> bool {
+        matches!(self, Self::List(_) | Self::Map(_)) && [ANYS, MAP].contains(&self.type_name())
+    }
+
     /// Takes the value out of the `interface {}` that a list or map holds it in: a nil there is nothing.
     pub(super) fn unwrapped(self) -> Self {
         if matches!(self, Self::Nil) { Self::Absent } else { self }

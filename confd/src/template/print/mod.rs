@@ -90,7 +90,10 @@ impl Printer {
     fn value(&mut self, value: &Value, verb: char) {
         match (value, verb) {
             (Value::Absent | Value::Nil, 'T' | 'v') => self.pad(b"<nil>"),
-            (Value::Absent | Value::Nil, _) => self.mistake(value, verb),
+            // `w` is a verb of Errorf alone: it fits nothing, nor what is in it.
+            (Value::Absent | Value::Nil, _) | (Value::List(_) | Value::Map(_) | Value::Object(_), 'w') => {
+                self.mistake(value, verb);
+            }
             (_, 'T') => self.text(value.type_name().as_bytes(), 's'),
             _ => self.part(value, verb),
         }

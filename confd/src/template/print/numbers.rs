@@ -156,27 +156,20 @@ fn character(number: i64) -> char {
     u32::try_from(number).ok().and_then(char::from_u32).unwrap_or(char::REPLACEMENT_CHARACTER)
 }
 
-/// The sharp flag: a point always, and with `%g` the zeros at the end.
+/// The sharp flag: a point always, and with `%g` and `%x` the zeros at the end. As in Go the `x` behind the first zero
+/// of a hexadecimal number counts as a digit.
 fn with_point(text: &str, format: char, precision: Option<usize>) -> String {
-    let is_general = matches!(format, 'g' | 'G' | 'x' | 'X');
-    let wanted = if is_general { precision.unwrap_or(6) } else { 0 };
+    let mut wanted = if matches!(format, 'g' | 'G' | 'x') { precision.unwrap_or(6) } else { 0 };
     let at = match format {
         'x' | 'X' => text.find(['p', 'P']),
         _ => text.find(['e', 'E']),
     };
     let (mantissa, exponent) = text.split_at(at.unwrap_or(text.len()));
-    let body = mantissa.trim_start_matches("0x").trim_start_matches("0X");
-    // Zeros in front of the first other digit do not count.
-    let mut digits = body.trim_start_matches(['0', '.']).chars().filter(char::is_ascii_hexdigit).count();
-    if digits == 0 && body.starts_with('0') {
-        digits = 1;
-    }
-    let mut mantissa = mantissa.to_owned();
-    if !mantissa.contains('.') {
-        mantissa.push('.');
-    }
-    mantissa.push_str(&"0".repeat(wanted.saturating_sub(digits)));
-    format!("{mantissa}{exponent}")
+    // Zeros in front of the first other digit do not count, but a zero by itself does.
+    let counted = mantissa.trim_start_matches(['0', '.']).chars().filter(|&digit| digit != '.').count();
+    wanted = wanted.saturating_sub(if mantissa == "0" { 1 } else { counted });
+    let point = if mantissa.contains('.') { "" } else { "." };
+    format!("{mantissa}{point}{}{exponent}", "0".repeat(wanted))
 }
 
 /// Mantissa and exponent of two, of a finite number.

@@ -128,7 +128,8 @@ impl Formatter<'_> {
     }
 
     fn precision(&mut self) {
-        if self.peek() != Some(b'.') {
+        // A point at the end is a verb.
+        if self.peek() != Some(b'.') || self.at + 1 == self.format.len() {
             return;
         }
         self.at += 1;
