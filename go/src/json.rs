@@ -46,7 +46,7 @@ impl std::fmt::Debug for Json {
 /// # Errors
 /// Go's text.
 pub fn unmarshal(text: &[u8], max_depth: usize) -> Result<Json, String> {
-    let mut reader = Reader { text, at: 0, depth: 0, max_depth, end: "unexpected end of JSON input" };
+    let mut reader = Reader { text, at: 0, depth: 0, max_depth, end: UNMARSHAL_END };
     let value = reader.value()?;
     reader.skip_space();
     if reader.at < text.len() {
@@ -68,6 +68,8 @@ pub fn decode_first(text: &[u8], max_depth: usize) -> Result<Json, String> {
     }
     reader.value()
 }
+
+const UNMARSHAL_END: &str = "unexpected end of JSON input";
 
 struct Reader<'t> {
     text: &'t [u8],
@@ -95,6 +97,14 @@ impl Reader<'_> {
             None => Err(self.end.to_owned()),
             Some(byte) => Err(format!("invalid character {} {context}", quoted(byte))),
         }
+    }
+
+    /// The same where a space is as wrong: with one `json.Unmarshal` looks whether the text could have ended here.
+    fn invalid_within<T>(&self, context: &str) -> Result<T, String> {
+        if self.peek().is_none() && self.end == UNMARSHAL_END {
+            return Err(format!("invalid character ' ' {context}"));
+        }
+        self.invalid(context)
     }
 
     fn value(&mut self) -> Result<Json, String> {
@@ -178,7 +188,7 @@ impl Reader<'_> {
         self.at += 1;
         for expected in word.bytes().skip(1) {
             if self.peek() != Some(expected) {
-                return self.invalid(&format!("in literal {word} (expecting '{}')", char::from(expected)));
+                return self.invalid_within(&format!("in literal {word} (expecting '{}')", char::from(expected)));
             }
             self.at += 1;
         }
@@ -193,12 +203,12 @@ impl Reader<'_> {
         match self.peek() {
             Some(b'0') => self.at += 1,
             Some(b'1'..=b'9') => self.digits(),
-            _ => return self.invalid("in numeric literal"),
+            _ => return self.invalid_within("in numeric literal"),
         }
         if self.peek() == Some(b'.') {
             self.at += 1;
             if !matches!(self.peek(), Some(b'0'..=b'9')) {
-                return self.invalid("after decimal point in numeric literal");
+                return self.invalid_within("after decimal point in numeric literal");
             }
             self.digits();
         }
@@ -208,7 +218,7 @@ impl Reader<'_> {
                 self.at += 1;
             }
             if !matches!(self.peek(), Some(b'0'..=b'9')) {
-                return self.invalid("in exponent of numeric literal");
+                return self.invalid_within("in exponent of numeric literal");
             }
             self.digits();
         }
@@ -257,7 +267,7 @@ impl Reader<'_> {
                 out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
                 return Ok(());
             }
-            _ => return self.invalid("in string escape code"),
+            _ => return self.invalid_within("in string escape code"),
         };
         out.push(byte);
         self.at += 1;
@@ -284,7 +294,7 @@ impl Reader<'_> {
         let mut code = 0;
         for _ in 0..4 {
             let Some(digit) = self.peek().and_then(|byte| char::from(byte).to_digit(16)) else {
-                return self.invalid("in \\u hexadecimal character escape");
+                return self.invalid_within("in \\u hexadecimal character escape");
             };
             code = code * 16 + digit;
             self.at += 1;
@@ -406,6 +416,15 @@ mod tests {
             ("", "EOF", "unexpected end of JSON input"),
             (" \n", "EOF", "unexpected end of JSON input"),
             ("{\"a\":", "unexpected EOF", "unexpected end of JSON input"),
+            ("{\"a", "unexpected EOF", "unexpected end of JSON input"),
+            ("[1,", "unexpected EOF", "unexpected end of JSON input"),
+            ("-", "unexpected EOF", "invalid character ' ' in numeric literal"),
+            ("1.", "unexpected EOF", "invalid character ' ' after decimal point in numeric literal"),
+            ("1e", "unexpected EOF", "invalid character ' ' in exponent of numeric literal"),
+            ("1e-", "unexpected EOF", "invalid character ' ' in exponent of numeric literal"),
+            ("[tr", "unexpected EOF", "invalid character ' ' in literal true (expecting 'u')"),
+            ("\"\\", "unexpected EOF", "invalid character ' ' in string escape code"),
+            ("\"\\u1", "unexpected EOF", "invalid character ' ' in \\u hexadecimal character escape"),
         ] {
             assert_eq!(decode_first(body.as_bytes(), DEPTH), Err(of_decoder.to_owned()), "{body:?}");
             assert_eq!(unmarshal(body.as_bytes(), DEPTH), Err(of_unmarshal.to_owned()), "{body:?}");
