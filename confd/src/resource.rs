@@ -232,6 +232,15 @@ impl Draft {
     fn take(&mut self, entry: &Entry<'_>, path: &Path, warnings: &mut Vec<String>) -> Result<(), String> {
         let here = |error: String| format!("{}: {}: {error}", entry.line, entry.key);
         match entry.name().as_str() {
+            // In confd an empty string is what a key has that is not given.
+            "mode"
+            | "owner"
+            | "group"
+            | "check_cmd_timeout"
+            | "reload_cmd_timeout"
+            | "output_format"
+            | "min_reload_interval"
+                if entry.text().is_ok_and(|text| text.is_empty()) => {}
             "src" => self.src = Some(entry.text()?),
             "dest" => {
                 let dest = entry.text()?;
@@ -398,6 +407,19 @@ mod tests {
         let error = "strconv.ParseUint: parsing \"rw\": invalid syntax; write it as \"0644\"";
         assert_eq!(parse_mode("rw"), Err(error.to_owned()));
         assert_eq!(parse_mode("077777"), Err("\"077777\" is no mode of a file; write it as \"0644\"".to_owned()));
+    }
+
+    #[test]
+    fn an_empty_string_says_nothing() {
+        let text =
+            "[template]\nmode = \"\"\nowner = \"\"\ngroup = \"\"\noutput_format = \"\"\nmin_reload_interval = \"\"\n";
+        let mut warnings = Vec::new();
+        let mut draft = Draft::default();
+        for entry in &Table::parse(text).unwrap().table("template").unwrap().unwrap() {
+            draft.take(entry, Path::new("t.toml"), &mut warnings).unwrap();
+        }
+        assert_eq!((draft.mode, draft.owner, draft.group, draft.output_format.is_none()), (None, None, None, true));
+        assert!(warnings.is_empty(), "{warnings:?}");
     }
 
     #[test]
