@@ -12,7 +12,7 @@ pub fn functions(dialect: Dialect, context: &Context) -> Functions {
 /// The functions of a file that others include.
 pub(super) fn functions_within(dialect: Dialect, context: &Context, including: Vec<PathBuf>) -> Functions {
     let mut functions = Functions::default();
-    store::add(&mut functions, context);
+    store::add(&mut functions, dialect, context);
     text::add_common(&mut functions);
     time::add(&mut functions);
     host::add_common(&mut functions, context);

@@ -1,7 +1,7 @@
 //! Functions on the keys of a resource, with confd's results down to its quirks.
 
 use super::pattern::{self, BadPattern};
-use super::{Context, bytes, text_value};
+use super::{Context, Dialect, bytes, text_value};
 use crate::keys::Keys;
 use crate::template::{Function, Functions, Object, Param, Text, Value};
 use std::collections::BTreeSet;
@@ -44,7 +44,9 @@ fn missing(key: &[u8]) -> String {
     format!("key does not exist: {}", String::from_utf8_lossy(key))
 }
 
-pub(super) fn add(functions: &mut Functions, context: &Context) {
+pub(super) fn add(functions: &mut Functions, dialect: Dialect, context: &Context) {
+    // yunify's fork is built with an older store of keys.
+    let is_old = dialect == Dialect::Yunify;
     let with = || context.clone();
     let context = with();
     functions.add(Function::new("exists", &[Param::Text], move |args| {
@@ -61,6 +63,7 @@ pub(super) fn add(functions: &mut Functions, context: &Context) {
         let key = bytes(&args[0]);
         match (context.keys().get(key), args.get(1)) {
             (Some(value), _) => Ok(text_value(value)),
+            (None, Some(default)) if is_old && bytes(default).is_empty() => Err(missing(key)),
             (None, Some(default)) => Ok(default.clone()),
             (None, None) => Err(missing(key)),
         }
@@ -79,8 +82,10 @@ pub(super) fn add(functions: &mut Functions, context: &Context) {
         Ok(Value::texts(values))
     }));
     let context = with();
-    functions
-        .add(Function::new("ls", &[Param::Text], move |args| Ok(Value::texts(list(&context.keys(), bytes(&args[0]))))));
+    functions.add(Function::new("ls", &[Param::Text], move |args| {
+        let (keys, path) = (context.keys(), bytes(&args[0]));
+        Ok(Value::texts(if is_old { list_either_way(&keys, path) } else { list(&keys, path) }))
+    }));
     let context = with();
     functions.add(Function::new("lsdir", &[Param::Text], move |args| {
         Ok(Value::texts(list_directories(&context.keys(), bytes(&args[0]))))
@@ -131,13 +136,32 @@ fn list(keys: &Keys, path: &[u8]) -> BTreeSet<Vec<u8>> {
     }
     for key in candidates(keys, path) {
         if key != path && terms(&pattern::dir(key)).starts_with(&prefix) {
-            let rest = key.strip_prefix(path).unwrap_or(key);
-            let rest = rest.strip_prefix(b"/").unwrap_or(rest);
-            let first = rest.split(|&byte| byte == b'/').next().unwrap_or_default();
-            found.insert(first.to_vec());
+            found.insert(first_below(key, path));
         }
     }
     found
+}
+
+/// As [`list`], of yunify's fork: keys in a directory on the way to the path count as well, by what they begin with.
+fn list_either_way(keys: &Keys, path: &[u8]) -> BTreeSet<Vec<u8>> {
+    let prefix = terms(path);
+    let mut found = BTreeSet::new();
+    for (key, _) in keys.iter() {
+        let directory = terms(&pattern::dir(key));
+        if **key == *path {
+            found.insert(pattern::base(path).to_vec());
+        } else if directory.starts_with(&prefix) || prefix.starts_with(&directory) {
+            found.insert(first_below(key, path));
+        }
+    }
+    found
+}
+
+/// The first part of what follows the path in a key, or of the key.
+fn first_below(key: &[u8], path: &[u8]) -> Vec<u8> {
+    let rest = key.strip_prefix(path).unwrap_or(key);
+    let rest = rest.strip_prefix(b"/").unwrap_or(rest);
+    rest.split(|&byte| byte == b'/').next().unwrap_or_default().to_vec()
 }
 
 fn list_directories(keys: &Keys, path: &[u8]) -> BTreeSet<Vec<u8>> {
