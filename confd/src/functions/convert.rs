@@ -76,12 +76,9 @@ fn words(name: &str) -> Vec<String> {
             words.push(std::mem::take(&mut word));
             continue;
         }
-        if c.is_uppercase() && at > 0 {
-            let before = chars[at - 1];
-            let begins_word = chars.get(at + 1).is_some_and(|next| next.is_lowercase());
-            if before.is_lowercase() || before.is_numeric() || (before.is_uppercase() && begins_word) {
-                words.push(std::mem::take(&mut word));
-            }
+        let begins_word = chars.get(at + 1).is_some_and(|next| next.is_lowercase());
+        if c.is_uppercase() && !word.is_empty() && (begins_word || !chars[at - 1].is_uppercase()) {
+            words.push(std::mem::take(&mut word));
         }
         word.push(c);
     }
@@ -90,9 +87,14 @@ fn words(name: &str) -> Vec<String> {
     words
 }
 
+/// As Go, which has one letter for each.
+fn lowercase(word: &str) -> String {
+    word.chars().map(|c| c.to_lowercase().next().unwrap_or(c)).collect()
+}
+
 /// `http_server` of `HTTPServer`.
 pub(super) fn separated(name: &str, separator: char) -> String {
-    let lower: Vec<String> = words(name).iter().map(|word| word.to_lowercase()).collect();
+    let lower: Vec<String> = words(name).iter().map(|word| lowercase(word)).collect();
     lower.join(&separator.to_string())
 }
 
@@ -100,11 +102,11 @@ pub(super) fn separated(name: &str, separator: char) -> String {
 pub(super) fn camelcase(name: &str) -> String {
     let mut out = String::new();
     for (number, word) in words(name).iter().enumerate() {
-        let lower = word.to_lowercase();
+        let lower = lowercase(word);
         let mut chars = lower.chars();
         match chars.next() {
             Some(first) if number > 0 => {
-                out.extend(first.to_uppercase());
+                out.push(first.to_uppercase().next().unwrap_or(first));
                 out.push_str(chars.as_str());
             }
             _ => out.push_str(&lower),

@@ -199,11 +199,17 @@ fn first_char(text: &[u8]) -> (char, usize) {
     valid.chars().next().map_or((char::REPLACEMENT_CHARACTER, 1), |c| (c, c.len_utf8()))
 }
 
+/// Go's limit for `{n}`.
+const MAX_REPEAT: u64 = 1000;
+
 /// A regular expression of Go. The error is Go's text.
 pub(super) fn regex(pattern: &[u8]) -> Result<Regex, String> {
     let pattern = String::from_utf8_lossy(pattern);
     if let Some(operators) = nested_repetition(&pattern) {
         return Err(format!("error parsing regexp: invalid nested repetition operator: `{operators}`"));
+    }
+    if let Some(count) = invalid_repeat(&pattern) {
+        return Err(format!("error parsing regexp: invalid repeat count: `{count}`"));
     }
     RegexBuilder::new(&ascii_classes(&pattern)).size_limit(10 << 20).build().map_err(|error| {
         let text = error.to_string();
@@ -264,6 +270,43 @@ fn nested_repetition(pattern: &str) -> Option<String> {
         }
     }
     None
+}
+
+/// A count that Go refuses: above a thousand, or from more to less.
+fn invalid_repeat(pattern: &str) -> Option<&str> {
+    let mut in_class = false;
+    let mut chars = pattern.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '\\' => drop(chars.next()),
+            '[' => in_class = true,
+            ']' => in_class = false,
+            '{' if !in_class => {
+                let count = pattern[at..].split_inclusive('}').next().unwrap_or_default();
+                let Some((least, most)) = repeat_bounds(count) else { continue };
+                if least > MAX_REPEAT || most.is_some_and(|most| most > MAX_REPEAT || most < least) {
+                    return Some(count);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// `{2}`, `{2,}` and `{2,5}`. Anything else in braces is text, numbers with zeros in front included.
+fn repeat_bounds(count: &str) -> Option<(u64, Option<u64>)> {
+    let bound = |digits: &str| {
+        let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+        let has_zeros = digits.len() > 1 && digits.starts_with('0');
+        (is_number && !digits.is_empty() && !has_zeros).then(|| digits.parse().unwrap_or(u64::MAX))
+    };
+    let count = count.strip_prefix('{')?.strip_suffix('}')?;
+    match count.split_once(',') {
+        None => Some((bound(count)?, None)),
+        Some((least, "")) => Some((bound(least)?, None)),
+        Some((least, most)) => Some((bound(least)?, Some(bound(most)?))),
+    }
 }
 
 /// `\d`, `\w` and `\s` mean ASCII in Go.

@@ -4,6 +4,7 @@ use super::pattern::{self, BadPattern};
 use super::{Context, Dialect, bytes, text_value};
 use crate::keys::Keys;
 use crate::template::{Function, Functions, Object, Param, Text, Value};
+use go::strconv;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -47,6 +48,10 @@ fn missing(key: &[u8]) -> String {
 pub(super) fn add(functions: &mut Functions, dialect: Dialect, context: &Context) {
     // yunify's fork is built with an older store of keys.
     let is_old = dialect == Dialect::Yunify;
+    let refused = move |pattern: &Value, BadPattern: BadPattern| match dialect {
+        Dialect::Abtreece => format!("invalid pattern {}: {}", strconv::quote(bytes(pattern)), BadPattern::TEXT),
+        Dialect::Confd | Dialect::Yunify => BadPattern::TEXT.to_owned(),
+    };
     let with = || context.clone();
     let context = with();
     functions.add(Function::new("exists", &[Param::Text], move |args| {
@@ -71,13 +76,14 @@ pub(super) fn add(functions: &mut Functions, dialect: Dialect, context: &Context
     let context = with();
     functions.add(Function::new("gets", &[Param::Text], move |args| {
         let keys = context.keys();
-        let found = matching(&keys, bytes(&args[0]))?;
+        let found = matching(&keys, bytes(&args[0])).map_err(|bad| refused(&args[0], bad))?;
         Ok(Value::list(PAIRS, found.into_iter().map(|(key, value)| pair(key, value)).collect()))
     }));
     let context = with();
     functions.add(Function::new("getvs", &[Param::Text], move |args| {
         let keys = context.keys();
-        let mut values: Vec<&Text> = matching(&keys, bytes(&args[0]))?.into_iter().map(|(_, value)| value).collect();
+        let found = matching(&keys, bytes(&args[0])).map_err(|bad| refused(&args[0], bad))?;
+        let mut values: Vec<&Text> = found.into_iter().map(|(_, value)| value).collect();
         values.sort();
         Ok(Value::texts(values))
     }));
@@ -93,14 +99,13 @@ pub(super) fn add(functions: &mut Functions, dialect: Dialect, context: &Context
 }
 
 /// The keys that a pattern matches. A bad pattern is an error only if there is a key to compare it with.
-fn matching<'k>(keys: &'k Keys, pattern: &[u8]) -> Result<Vec<(&'k Text, &'k Text)>, String> {
+fn matching<'k>(keys: &'k Keys, pattern: &[u8]) -> Result<Vec<(&'k Text, &'k Text)>, BadPattern> {
     let literal = pattern.iter().position(|byte| b"*?[\\".contains(byte)).unwrap_or(pattern.len());
     if let Some(first) = keys.iter().next() {
         // All keys are compared in Go. Any of them finds the mistake that is found before the first star, and
         // comparing the pattern with its own beginning finds the others.
-        let bad = |BadPattern| BadPattern::TEXT.to_owned();
-        pattern::matches(pattern, first.0).map_err(bad)?;
-        pattern::matches(pattern, &pattern[..literal]).map_err(bad)?;
+        pattern::matches(pattern, first.0)?;
+        pattern::matches(pattern, &pattern[..literal])?;
     }
     let prefix = &pattern[..literal];
     let mut found = Vec::new();
@@ -108,7 +113,7 @@ fn matching<'k>(keys: &'k Keys, pattern: &[u8]) -> Result<Vec<(&'k Text, &'k Tex
         if !key.starts_with(prefix) {
             break;
         }
-        if pattern::matches(pattern, key).map_err(|BadPattern| BadPattern::TEXT.to_owned())? {
+        if pattern::matches(pattern, key)? {
             found.push((key, value));
         }
     }

@@ -143,7 +143,9 @@ pub(super) fn add_more(functions: &mut Functions) {
         fits(product(count as usize, text.len()))?;
         Ok(text.repeat(count as usize).into())
     }));
-    functions.add(Function::new("nospace", &[Text], |args| Ok(replace(bytes(&args[0]), b" ", b"", -1).into())));
+    functions.add(Function::new("nospace", &[Text], |args| {
+        Ok(string(&args[0]).chars().filter(|c| !c.is_whitespace()).collect::<String>().into())
+    }));
     functions.add(Function::new("snakecase", &[Text], |args| Ok(separated(&string(&args[0]), '_').into())));
     functions.add(Function::new("kebabcase", &[Text], |args| Ok(separated(&string(&args[0]), '-').into())));
     functions.add(Function::new("camelcase", &[Text], |args| Ok(camelcase(&string(&args[0])).into())));
