@@ -13,6 +13,7 @@ use crate::state::World;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use parking_lot::RwLock;
@@ -244,10 +245,8 @@ impl App {
         let mut number = 0;
         if let Some(version) = version {
             number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
-            let mut text = String::with_capacity(24);
-            text.push_str("REQ-");
-            text.push_str(&number.to_string());
-            if let Ok(id) = HeaderValue::from_str(&text) {
+            let id = [b"REQ-", itoa::Buffer::new().format(number).as_bytes()].concat();
+            if let Ok(id) = HeaderValue::from_maybe_shared(Bytes::from(id)) {
                 response.headers_mut().insert(REQUEST_ID, id);
             }
             response.headers_mut().insert(VERSION, HeaderValue::from(version));

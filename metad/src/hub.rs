@@ -8,6 +8,7 @@ use crate::address::Source;
 use crate::path;
 use crate::state::{Change, Table};
 use parking_lot::Mutex;
+use slab::Slab;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -74,11 +75,23 @@ pub(crate) struct Hub {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// By topic and path, and there by id: thousands may wait for one path, those who came first at the front.
-    by_path: [HashMap<Box<[u8]>, BTreeMap<u64, Arc<Waiter>>>; TOPICS],
+    /// Paths that are waited for. Waits have their keys, since thousands end at once, and each would look its paths up.
+    spots: Slab<Spot>,
+    /// The keys by topic and path.
+    by_path: [HashMap<Arc<[u8]>, usize>; TOPICS],
     by_source: HashMap<Source, usize>,
     count: usize,
     next: u64,
+    is_closed: bool,
+}
+
+/// A path that is waited for.
+#[derive(Debug)]
+struct Spot {
+    topic: Topic,
+    path: Arc<[u8]>,
+    /// By id: thousands may wait here, those who came first at the front.
+    waiters: BTreeMap<u64, Arc<Waiter>>,
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +100,16 @@ struct Waiter {
     events: AtomicU64,
     /// A key that was waited for by its own path has changed.
     is_due: AtomicBool,
+    /// Not only data has changed, so there may be other paths to wait for.
+    may_move: AtomicBool,
+}
+
+/// What a publication tells one waiter.
+struct Wake {
+    id: u64,
+    waiter: Arc<Waiter>,
+    is_due: bool,
+    may_move: bool,
 }
 
 impl Hub {
@@ -106,8 +129,11 @@ impl Hub {
         inner.count += 1;
         inner.next += 1;
         let id = inner.next;
-        let wait = Wait { hub: Arc::clone(self), id, source, keys: keys(paths), waiter: Arc::default() };
-        inner.register(&wait);
+        let mut wait = Wait { hub: Arc::clone(self), id, source, spots: Box::default(), waiter: Arc::default() };
+        inner.register(&mut wait, &bounded(paths));
+        if inner.is_closed {
+            wait.waiter.end();
+        }
         Ok(wait)
     }
 
@@ -130,54 +156,113 @@ impl Hub {
                 *paths.entry((change.topic, at)).or_default() |= is_due;
             }
         }
-        let mut woken: BTreeMap<u64, (Arc<Waiter>, bool)> = BTreeMap::new();
+        let mut woken = Vec::new();
         {
             let inner = self.inner.lock();
             for ((topic, at), is_due) in paths {
-                let waiters = inner.by_path[topic as usize].get(at);
-                for (id, waiter) in waiters.into_iter().flatten() {
-                    woken.entry(*id).or_insert_with(|| (Arc::clone(waiter), false)).1 |= is_due;
+                let Some(spot) = inner.by_path[topic as usize].get(at).map(|spot| &inner.spots[*spot]) else {
+                    continue;
+                };
+                let may_move = topic != Topic::Data;
+                let wake =
+                    |(id, waiter): (&u64, &Arc<Waiter>)| Wake { id: *id, waiter: Arc::clone(waiter), is_due, may_move };
+                woken.extend(spot.waiters.iter().map(wake));
+                // One waiter may be at hundreds of these paths.
+                if woken.len() > 2 * inner.count {
+                    Wake::merge(&mut woken);
                 }
             }
         }
+        Wake::merge(&mut woken);
         // Who is awake ends its wait, which it cannot do while all waits are held.
-        for (waiter, is_due) in woken.into_values() {
-            waiter.events.fetch_add(1, Ordering::Relaxed);
-            if is_due {
-                waiter.is_due.store(true, Ordering::Release);
-            }
-            waiter.signal.notify_one();
+        woken.into_iter().for_each(Wake::tell);
+    }
+
+    /// Ends all waits, also those that begin from now on.
+    pub(crate) fn close(&self) {
+        let mut inner = self.inner.lock();
+        inner.is_closed = true;
+        for (_, spot) in &inner.spots {
+            spot.waiters.values().for_each(|waiter| waiter.end());
         }
+    }
+}
+
+impl Wake {
+    /// One for each waiter, those who came first at the front.
+    fn merge(woken: &mut Vec<Self>) {
+        woken.sort_unstable_by_key(|wake| wake.id);
+        woken.dedup_by(|other, wake| {
+            let is_same = other.id == wake.id;
+            wake.is_due |= is_same && other.is_due;
+            wake.may_move |= is_same && other.may_move;
+            is_same
+        });
+    }
+
+    fn tell(self) {
+        let Self { waiter, is_due, may_move, .. } = self;
+        waiter.events.fetch_add(1, Ordering::Relaxed);
+        if may_move {
+            waiter.may_move.store(true, Ordering::Release);
+        }
+        if is_due {
+            waiter.is_due.store(true, Ordering::Release);
+        }
+        waiter.signal.notify_one();
+    }
+}
+
+impl Waiter {
+    fn end(&self) {
+        self.is_due.store(true, Ordering::Release);
+        self.signal.notify_one();
     }
 }
 
 /// Paths as they are waited for.
-fn keys(mut paths: Vec<(Topic, Vec<u8>)>) -> Vec<(Topic, Box<[u8]>)> {
+fn bounded(mut paths: Vec<(Topic, Vec<u8>)>) -> Vec<(Topic, Vec<u8>)> {
     if paths.len() > MAX_PATHS {
         paths.retain(|(topic, _)| *topic != Topic::Data);
         paths.push((Topic::Data, b"/".to_vec()));
     }
-    paths.into_iter().map(|(topic, path)| (topic, path.into_boxed_slice())).collect()
+    paths
 }
 
 impl Inner {
-    fn register(&mut self, wait: &Wait) {
-        for (topic, path) in &wait.keys {
-            let waiters = self.by_path[*topic as usize].entry(path.clone()).or_default();
-            waiters.insert(wait.id, Arc::clone(&wait.waiter));
+    fn register(&mut self, wait: &mut Wait, paths: &[(Topic, Vec<u8>)]) {
+        let register = |(topic, path): &(Topic, Vec<u8>)| {
+            let by_path = &mut self.by_path[*topic as usize];
+            let at = by_path.get(path.as_slice()).copied().unwrap_or_else(|| {
+                let path: Arc<[u8]> = Arc::from(path.as_slice());
+                let spot = Spot { topic: *topic, path: Arc::clone(&path), waiters: BTreeMap::new() };
+                let at = self.spots.insert(spot);
+                by_path.insert(path, at);
+                at
+            });
+            self.spots[at].waiters.insert(wait.id, Arc::clone(&wait.waiter));
+            at
+        };
+        wait.spots = paths.iter().map(register).collect();
+    }
+
+    /// A wait may have the same path twice.
+    fn forget(&mut self, wait: &Wait) {
+        for at in &wait.spots {
+            let Some(spot) = self.spots.get_mut(*at) else { continue };
+            if spot.waiters.remove(&wait.id).is_some() && spot.waiters.is_empty() {
+                let Spot { topic, path, .. } = self.spots.remove(*at);
+                self.by_path[topic as usize].remove(&path);
+            }
         }
     }
 
-    fn forget(&mut self, wait: &Wait) {
-        for (topic, path) in &wait.keys {
-            let by_path = &mut self.by_path[*topic as usize];
-            if let Some(waiters) = by_path.get_mut(path) {
-                waiters.remove(&wait.id);
-                if waiters.is_empty() {
-                    by_path.remove(path);
-                }
-            }
-        }
+    fn is_for(&self, wait: &Wait, paths: &[(Topic, Vec<u8>)]) -> bool {
+        let is_same = |(at, (topic, path)): (&usize, &(Topic, Vec<u8>))| {
+            let spot = &self.spots[*at];
+            spot.topic == *topic && *spot.path == **path
+        };
+        wait.spots.len() == paths.len() && wait.spots.iter().zip(paths).all(is_same)
     }
 }
 
@@ -187,21 +272,24 @@ pub(crate) struct Wait {
     hub: Arc<Hub>,
     id: u64,
     source: Source,
-    keys: Vec<(Topic, Box<[u8]>)>,
+    /// Keys of what it waits for.
+    spots: Box<[usize]>,
     waiter: Arc<Waiter>,
 }
 
 impl Wait {
-    /// Returns when something has changed, and the changes that came with it have been waited for. Cancel safe.
+    /// Returns when something has changed, and the changes that came with it have been waited for, or when all waits are
+    /// to end. Cancel safe.
     pub(crate) async fn changed(&self, quiet: Quiet) {
         self.waiter.signal.notified().await;
-        let last = Instant::now() + quiet.max;
+        let mut last = None;
         loop {
             if self.waiter.is_due.swap(false, Ordering::AcqRel) {
                 return;
             }
             let before = self.waiter.events.load(Ordering::Relaxed);
             let now = Instant::now();
+            let last = *last.get_or_insert(now + quiet.max);
             if now >= last {
                 return;
             }
@@ -213,17 +301,21 @@ impl Wait {
         }
     }
 
+    /// True if the client's mapping, rules or pod have changed since this was asked last.
+    pub(crate) fn may_move(&self) -> bool {
+        self.waiter.may_move.swap(false, Ordering::AcqRel)
+    }
+
     /// Waits for these paths from now on. False if it did already.
     pub(crate) fn move_to(&mut self, paths: Vec<(Topic, Vec<u8>)>) -> bool {
-        let keys = keys(paths);
-        if keys == self.keys {
-            return false;
-        }
+        let paths = bounded(paths);
         let hub = Arc::clone(&self.hub);
         let mut inner = hub.inner.lock();
+        if inner.is_for(self, &paths) {
+            return false;
+        }
         inner.forget(self);
-        self.keys = keys;
-        inner.register(self);
+        inner.register(self, &paths);
         true
     }
 }
@@ -324,7 +416,34 @@ mod tests {
         let many: Vec<_> = (0..=MAX_PATHS).map(|n| (Topic::Data, format!("/a/{n}").into_bytes())).collect();
         let mut wait = hub.wait(source("::1"), paths(&["/b"]), BOUNDS).unwrap();
         assert!(wait.move_to(many.clone()) && !wait.move_to(many));
-        assert_eq!(wait.keys, [(Topic::Data, Box::from(b"/".as_slice()))]);
+        assert!(hub.inner.lock().is_for(&wait, &paths(&["/"])));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_paths_are_told_from_other_data() {
+        let hub = Arc::new(Hub::default());
+        let paths = vec![(Topic::Data, b"/a".to_vec()), (Topic::Client, b"/::1".to_vec())];
+        let wait = hub.wait(source("::1"), paths, BOUNDS).unwrap();
+        change(&hub, Topic::Data, "/a");
+        wait.changed(QUIET).await;
+        assert!(!wait.may_move());
+        let both = [(Topic::Client, "/::1"), (Topic::Data, "/a/x")];
+        hub.publish(&both.map(|(topic, path)| Change { topic, path: path.as_bytes().to_vec() }));
+        wait.changed(QUIET).await;
+        assert!(wait.may_move() && !wait.may_move());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closed_hub_ends_waits_at_once() {
+        let hub = Arc::new(Hub::default());
+        let begin = Instant::now();
+        let wait = hub.wait(source("::1"), paths(&["/a"]), BOUNDS).unwrap();
+        // It is waited for quiet meanwhile.
+        change(&hub, Topic::Data, "/a/x");
+        let closing = async { hub.close() };
+        tokio::join!(wait.changed(QUIET), closing);
+        hub.wait(source("::2"), paths(&["/b"]), BOUNDS).unwrap().changed(QUIET).await;
+        assert_eq!(begin.elapsed(), Duration::ZERO);
     }
 
     #[test]
@@ -349,6 +468,11 @@ mod tests {
         assert_eq!(hub.count(), 3);
         drop((first, second, third));
         let inner = hub.inner.lock();
-        assert!(inner.by_path.iter().all(HashMap::is_empty) && inner.by_source.is_empty() && inner.count == 0);
+        assert!(
+            inner.spots.is_empty()
+                && inner.by_path.iter().all(HashMap::is_empty)
+                && inner.by_source.is_empty()
+                && inner.count == 0
+        );
     }
 }

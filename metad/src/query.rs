@@ -176,7 +176,7 @@ fn grant(app: &App, asked: &Asked, client: Option<IpAddr>) -> Response {
         tracing::warn!(%error, "cannot limit the hops of a token");
         return wish.error(StatusCode::INTERNAL_SERVER_ERROR, "cannot limit the hops of the answer", !app.compat);
     }
-    let mut response = wish.shown(Bytes::from(sessions.grant(client, ttl)), "");
+    let mut response = wish.shown(Bytes::from(sessions.grant(client, ttl)), String::new());
     response.headers_mut().remove(header::ETAG);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -308,7 +308,7 @@ pub(crate) fn respond(
     if reply::matches(tags, &etag) {
         return reply::not_modified(&etag);
     }
-    wish.shown(body, &etag)
+    wish.shown(body, etag)
 }
 
 /// The body of an answer with what is seen, all of it or its names, and its tag.

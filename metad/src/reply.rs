@@ -14,6 +14,9 @@ pub(crate) const VERSION: HeaderName = HeaderName::from_static("x-metad-version"
 /// The number of the request.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-metad-requestid");
 
+/// Headers that almost every answer has at most: type, length, tag, number and version.
+const MAX_HEADERS: usize = 6;
+
 /// The form of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -134,9 +137,9 @@ impl Wish {
     }
 
     /// An answer of what is shown.
-    pub(crate) fn shown(self, body: Bytes, etag: &str) -> Response {
+    pub(crate) fn shown(self, body: Bytes, etag: String) -> Response {
         let mut response = self.success(body);
-        if let Ok(etag) = HeaderValue::from_str(etag) {
+        if let Ok(etag) = HeaderValue::try_from(etag) {
             response.headers_mut().insert(header::ETAG, etag);
         }
         response
@@ -150,6 +153,7 @@ impl Wish {
         let length = HeaderValue::from(body.len());
         let mut response = Response::new(if self.is_head { Body::empty() } else { Body::from(body) });
         *response.status_mut() = status;
+        *response.headers_mut() = HeaderMap::with_capacity(MAX_HEADERS);
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);
         response.headers_mut().insert(header::CONTENT_LENGTH, length);
         response

@@ -81,6 +81,7 @@ pub async fn run(mut settings: Settings) -> Result<End, String> {
     let end = wait(&mut signals, acceptor.as_ref(), &app).await;
     tracing::info!("Received stop signal");
     stop.cancel();
+    app.world.hub.close();
     serving.close();
     serving.wait().await;
     stop_following.cancel();

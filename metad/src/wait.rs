@@ -52,8 +52,7 @@ impl Waiting {
         drop(wait);
         let (app, compat) = (&looking.app, looking.app.compat);
         app.metrics.wait_seconds.observe(started.elapsed().as_secs_f64());
-        let label = if ended.has_changed { "changed" } else { "over" };
-        app.metrics.waits.with_label_values(&[label]).inc();
+        if ended.has_changed { &app.metrics.waits_changed } else { &app.metrics.waits_over }.inc();
         if ended.has_changed && ended.seen.shown.is_none() && ended.is_open && compat {
             // metad keeps a place for who waited, and nothing is in it.
             ended.seen = Seen::new(Some(Shown::Map(Vec::new())), app.world.state().version());
@@ -129,14 +128,17 @@ impl Looking {
     async fn next(&self, wait: &mut Wait, before: &Seen, limit: Duration, quiet: Quiet) -> Ended {
         let over = tokio::time::Instant::now() + limit;
         loop {
-            let is_over = tokio::select! {
-                () = wait.changed(quiet) => false,
-                () = sleep_until(over) => true,
-                () = self.app.stop.cancelled() => true,
-            };
-            let (seen, is_open) = self.settle(wait);
+            // In this order, since most waits end with a change. The end of the process ends the change's.
+            tokio::select! {
+                biased;
+                () = wait.changed(quiet) => {}
+                () = sleep_until(over) => {}
+            }
+            let (seen, is_open) =
+                if wait.may_move() { self.settle(wait) } else { (self.look(&self.app.world.state()), true) };
             let has_changed = !self.is_same(before, &seen);
-            if has_changed || is_over || !is_open {
+            let is_over = || self.app.stop.is_cancelled() || tokio::time::Instant::now() >= over;
+            if has_changed || !is_open || is_over() {
                 return Ended { seen, has_changed, is_open };
             }
         }
@@ -174,7 +176,7 @@ impl Looking {
 
 /// That there are too many waits. The connection is free then for who wants something else.
 pub(crate) fn full(app: &App, wish: Wish) -> (Response, i64) {
-    app.metrics.waits.with_label_values(&["refused"]).inc();
+    app.metrics.waits_refused.inc();
     let mut response = app.later(wish, StatusCode::TOO_MANY_REQUESTS, "too many requests wait");
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     (response, 0)

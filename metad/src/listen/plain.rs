@@ -186,7 +186,7 @@ impl Plain {
         let length = body.size_hint().exact();
         let mut begin = head::encode(&parts, length, is_head, is_last);
         if is_head || body.is_end_stream() || !head::has_body(parts.status) {
-            return self.write_all(&mut VecDeque::from([begin.into()])).await;
+            return self.write_only(&begin).await;
         }
         let is_chunked = length.is_none();
         let mut pieces = VecDeque::new();
@@ -214,8 +214,24 @@ impl Plain {
         if is_chunked {
             pieces.push_back(Bytes::from_static(b"0\r\n\r\n"));
         }
+        if pieces.is_empty() {
+            return self.write_only(&begin).await;
+        }
         pieces.push_front(begin.into());
         self.write_all(&mut pieces).await
+    }
+
+    /// Writes one piece, as almost all answers are.
+    async fn write_only(&mut self, mut piece: &[u8]) -> Option<()> {
+        while !piece.is_empty() {
+            let written = std::future::poll_fn(|cx| {
+                let written = Pin::new(&mut self.stream).poll_write(cx, piece);
+                self.progress.judge(cx, written)
+            });
+            let written = written.await.ok().filter(|written| *written > 0)?;
+            piece = &piece[written..];
+        }
+        Some(())
     }
 
     async fn write_all(&mut self, pieces: &mut VecDeque<Bytes>) -> Option<()> {

@@ -294,6 +294,40 @@ async fn waits_are_bounded_and_a_change_ends_them_all() -> Result<()> {
     metad.waiting(0).await
 }
 
+/// However many would wait, whoever does not is answered: an eighth of the connections is not for waits.
+#[tokio::test]
+async fn waits_leave_an_eighth_of_the_connections_to_others() -> Result<()> {
+    let metad = filled(&["--max_connections=16"]).await?;
+    let mut waits = Vec::new();
+    for _ in 0..13 {
+        waits.push(begin(&metad, "/self/node?wait=true", ONE).await?);
+    }
+    // A stream is a wait as well.
+    let mut events = stream(&metad, "/self/node").await?;
+    metad.waiting(14).await?;
+    let more: Vec<_> = (0..50)
+        .map(|_| {
+            let request = Request::get("/self/node?wait=true").header("x-forwarded-for", "2.2.2.2");
+            let (address, request) = (metad.query.clone(), request.body(http::full("")));
+            tokio::spawn(async move { http::send(&address, request?).await })
+        })
+        .collect();
+    for _ in 0..20 {
+        assert_eq!(metad.ask("/self/node/name", ONE).await?.status, 200);
+    }
+    for refused in more {
+        let refused = refused.await??;
+        assert_eq!((refused.status, refused.header("connection")), (429, "close"));
+    }
+    assert_eq!(waiting(&metad).await?, 14);
+    metad.write("PUT", "/v1/data/nodes/1/name", "\"uno\"").await?;
+    for wait in waits {
+        assert_eq!(end(wait).await?.1["name"], "uno");
+    }
+    told(&mut events, ("data", r#"{"ip":"a","name":"one"}"#)).await?;
+    told(&mut events, ("data", r#"{"ip":"a","name":"uno"}"#)).await
+}
+
 /// A host has as many addresses of its network as it likes; they are one source.
 #[tokio::test]
 async fn waits_of_one_network_are_counted_together() -> Result<()> {
