@@ -183,6 +183,9 @@ impl Context {
     /// refused.
     pub(crate) async fn connect(&mut self) -> Result<(Client, Printer), Failure> {
         self.discover().await?;
+        // etcdctl asks for the password before it looks at the format, and at the files of a pair behind it.
+        self.certificate_files()?;
+        self.ask_user().await?;
         let printer = self.printer()?;
         let endpoints = self.endpoints();
         Ok((self.connect_to(&endpoints).await?, printer))
@@ -252,13 +255,29 @@ impl Context {
     /// There is no password, or a file's name is empty.
     pub(crate) async fn options(&mut self, endpoints: &[String]) -> Result<Options, Failure> {
         let mut options = self.options_without_user(endpoints)?;
-        if let Asked::NotYet = self.user {
-            self.user = Asked::For(self.read_user().await?);
-        }
+        self.ask_user().await?;
         if let Asked::For(user) = &self.user {
             options.user.clone_from(user);
         }
         Ok(options)
+    }
+
+    async fn ask_user(&mut self) -> Result<(), Failure> {
+        if let Asked::NotYet = self.user {
+            self.user = Asked::For(self.read_user().await?);
+        }
+        Ok(())
+    }
+
+    /// The files of certificate, key and authorities. Names that are empty are none.
+    fn certificate_files(&self) -> Result<[Option<PathBuf>; 3], Failure> {
+        let file = |flag: &Flag| match self.file(flag) {
+            None if self.is_set(flag) => {
+                Err(Failure::bad_args(format!("empty string is passed to --{} option", flag.name)))
+            }
+            file => Ok(file),
+        };
+        Ok([file(&globals::CERT)?, file(&globals::KEY)?, file(&globals::CACERT)?])
     }
 
     /// The largest request, and the largest answer.
@@ -285,13 +304,7 @@ impl Context {
 
     fn options_without_user(&mut self, endpoints: &[String]) -> Result<Options, Failure> {
         self.read_environment()?;
-        let file = |flag: &Flag| match self.file(flag) {
-            None if self.is_set(flag) => {
-                Err(Failure::bad_args(format!("empty string is passed to --{} option", flag.name)))
-            }
-            file => Ok(file),
-        };
-        let (cert_file, key_file, ca_file) = (file(&globals::CERT)?, file(&globals::KEY)?, file(&globals::CACERT)?);
+        let [cert_file, key_file, ca_file] = self.certificate_files()?;
         if cert_file.is_some() != key_file.is_some() {
             return Err(Failure::bad_args(half_a_pair(self.personality(), cert_file.as_deref(), key_file.as_deref())));
         }
@@ -364,7 +377,8 @@ pub(crate) fn why(personality: Personality, error: &client::Error) -> String {
     if personality == Personality::Etcdctl { text } else { cause_of(error, &text) }
 }
 
-fn client(options: &Options) -> Result<Client, Failure> {
+/// The client of these options. Files that cannot be used are bad arguments, in etcdctl's words.
+pub(crate) fn client(options: &Options) -> Result<Client, Failure> {
     let bad = match Client::new(options) {
         Ok(client) => return Ok(client),
         Err(error) => error,

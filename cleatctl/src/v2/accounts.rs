@@ -1,7 +1,8 @@
 //! Commands of the v2 API's own users and roles.
 
-use super::connection::text_of;
+use super::connection::text_of_all;
 use super::{Call, Command, Flag, Kind, code, fail, flag};
+use crate::cli::Personality;
 use crate::failure::Failure;
 use crate::{password, print};
 use client::v2::{self, Client};
@@ -145,7 +146,16 @@ fn role_path(role: &str) -> String {
 }
 
 fn plain(why: &v2::Error) -> Failure {
-    fail(code::BAD_ARGS, &text_of(why))
+    fail(code::BAD_ARGS, &text_of_all(why))
+}
+
+/// etcdctl tells the endpoints once more.
+async fn connect(call: &Call) -> Result<Client, Failure> {
+    let client = call.connect().await?;
+    if call.personality == Personality::Etcdctl {
+        call.tell_endpoints(&client);
+    }
+    Ok(client)
 }
 
 async fn read<T: DeserializeOwned>(client: &Client, path: &str) -> Result<T, Failure> {
@@ -175,14 +185,14 @@ fn print_names(names: Vec<Named>) -> Result<(), Failure> {
 
 async fn user_list(call: Call) -> Result<(), Failure> {
     no_arguments(&call)?;
-    let client = call.connect().await?;
+    let client = connect(&call).await?;
     let users: Users = read(&client, USERS).await?;
     print_names(users.users.unwrap_or_default())
 }
 
 async fn user_add(call: Call) -> Result<(), Failure> {
     let argument = name(&call, "username")?;
-    let client = call.connect().await?;
+    let client = connect(&call).await?;
     let (user, password) = match argument.split_once(':') {
         Some((user, password)) => (user.to_owned(), password.to_owned()),
         None => (argument.clone(), password::ask_openly("New password: ").await?),
@@ -193,24 +203,29 @@ async fn user_add(call: Call) -> Result<(), Failure> {
 
 async fn user_passwd(call: Call) -> Result<(), Failure> {
     let user = name(&call, "username")?;
-    let client = call.connect().await?;
+    let client = connect(&call).await?;
     let password = password::ask_openly("New password: ").await?;
-    // To put one that is not there would create it.
-    let _there: User = read(&client, &user_path(user)).await?;
+    // To put one that is not there would create it. One with a role that is not there cannot be read.
+    match client.get_path(&user_path(user)).await {
+        Err(v2::Error::Refused { status: 404, text, .. }) if text.starts_with("auth: User ") => {
+            return Err(fail(code::BAD_ARGS, &text));
+        }
+        _ => {}
+    }
     put(&client, &user_path(user), &json!({ "user": user, "password": password })).await?;
     print::line("Password updated")
 }
 
 async fn user_remove(call: Call) -> Result<(), Failure> {
     let user = name(&call, "username")?;
-    let client = call.connect().await?;
+    let client = connect(&call).await?;
     client.delete_path(&user_path(user)).await.map_err(|why| plain(&why))?;
     print::line(&format!("User {user} removed"))
 }
 
 async fn user_get(call: Call) -> Result<(), Failure> {
     let user = name(&call, "username")?;
-    let client = call.connect().await?;
+    let client = connect(&call).await?;
     let User { user, roles } = read(&client, &user_path(user)).await?;
     let roles: Vec<String> = roles.unwrap_or_default().into_iter().map(Named::name).collect();
     // etcdctl prints as many spaces more as there are roles.
@@ -232,21 +247,28 @@ async fn change_roles(call: Call, how: &str) -> Result<(), Failure> {
         return Err(fail(code::BAD_ARGS, "No roles specified; please use `--roles`"));
     }
     let user = name(&call, "username")?;
-    let client = call.connect().await?;
+    let client = connect(&call).await?;
     put(&client, &user_path(user), &json!({ "user": user, how: roles })).await?;
     print::line(&format!("User {user} updated"))
 }
 
 async fn role_list(call: Call) -> Result<(), Failure> {
     no_arguments(&call)?;
-    let client = call.connect().await?;
-    let roles: Roles = read(&client, ROLES_PATH).await?;
+    let client = connect(&call).await?;
+    let roles = client.get_path(ROLES_PATH).await.map_err(|why| match why {
+        // Of this list alone etcdctl does not read what the server says.
+        v2::Error::Refused { status: status @ ..500, .. } if call.personality == Personality::Etcdctl => {
+            fail(code::BAD_ARGS, &format!("unexpected status code {status}"))
+        }
+        why => plain(&why),
+    })?;
+    let roles: Roles = serde_json::from_slice(&roles).map_err(|why| fail(code::BAD_ARGS, &why.to_string()))?;
     print_names(roles.roles.unwrap_or_default())
 }
 
 async fn role_add(call: Call) -> Result<(), Failure> {
     let role = name(&call, "role name")?;
-    let client = call.connect().await?;
+    let client = connect(&call).await?;
     let path = role_path(role);
     if client.get_path(&path).await.is_ok() {
         return Err(fail(code::BAD_ARGS, &format!("Role {role} already exists")));
@@ -258,14 +280,14 @@ async fn role_add(call: Call) -> Result<(), Failure> {
 
 async fn role_remove(call: Call) -> Result<(), Failure> {
     let role = name(&call, "role name")?;
-    let client = call.connect().await?;
+    let client = connect(&call).await?;
     client.delete_path(&role_path(role)).await.map_err(|why| plain(&why))?;
     print::line(&format!("Role {role} removed"))
 }
 
 async fn role_get(call: Call) -> Result<(), Failure> {
     let role = name(&call, "role name")?;
-    let client = call.connect().await?;
+    let client = connect(&call).await?;
     let Role { role, permissions: Permissions { kv } } = read(&client, &role_path(role)).await?;
     let lines = |paths: Option<Vec<String>>| paths.into_iter().flatten().map(|path| format!("\t{path}\n"));
     let text = [format!("Role: {role}\nKV Read:\n")]
@@ -299,7 +321,7 @@ async fn change_role(call: Call, how: &str, unchanged: &str) -> Result<(), Failu
         return Err(fail(code::BAD_ARGS, text));
     }
     let role = name(&call, "role name")?;
-    let client = call.connect().await?;
+    let client = connect(&call).await?;
     let path_of_role = role_path(role);
     let before: Role = read(&client, &path_of_role).await?;
     let mut paths = json!({});
@@ -333,14 +355,14 @@ fn canonical(path: &str) -> String {
 
 async fn auth_enable(call: Call) -> Result<(), Failure> {
     no_arguments(&call)?;
-    let client = call.connect().await?;
+    let client = connect(&call).await?;
     client.put_json("/v2/auth/enable", String::new()).await.map_err(|why| plain(&why))?;
     print::line("Authentication Enabled")
 }
 
 async fn auth_disable(call: Call) -> Result<(), Failure> {
     no_arguments(&call)?;
-    let client = call.connect().await?;
+    let client = connect(&call).await?;
     client.delete_path("/v2/auth/enable").await.map_err(|why| plain(&why))?;
     print::line("Authentication Disabled")
 }

@@ -1,7 +1,8 @@
 //! Commands of members: `member`, `cluster-health`, `backup`.
 
-use super::connection::{dial_error, failed, text_of};
-use super::{Call, Command, Kind, code, fail, flag};
+use super::connection::{dial_error, failed, text_of_all};
+use super::{Call, Command, Kind, code, error, fail, flag};
+use crate::cli::Personality;
 use crate::failure::Failure;
 use crate::{print, v3};
 use client::http::{Call as Request, Http, Server};
@@ -93,8 +94,20 @@ struct Health {
     health: serde_json::Value,
 }
 
-fn plain(why: &v2::Error) -> Failure {
-    fail(code::BAD_ARGS, &text_of(why))
+/// Why the server does not do something about members. Of other statuses than these etcdctl does not read what it says.
+fn refusal(call: &Call, why: &v2::Error, read: &[u16]) -> String {
+    match why {
+        v2::Error::Refused { status: status @ ..500, .. }
+            if call.personality == Personality::Etcdctl && !read.contains(status) =>
+        {
+            format!("unexpected status code {status}")
+        }
+        _ => text_of_all(why),
+    }
+}
+
+fn refused(call: &Call, why: &v2::Error, read: &[u16]) -> Failure {
+    fail(code::BAD_ARGS, &refusal(call, why, read))
 }
 
 async fn list(call: Call) -> Result<(), Failure> {
@@ -102,9 +115,11 @@ async fn list(call: Call) -> Result<(), Failure> {
         return Err(fail(code::BAD_ARGS, "No arguments accepted"));
     }
     let client = call.connect().await?;
-    let members = client.members().await.map_err(|why| plain(&why))?;
-    let leader = client.leader().await;
-    let leader = leader.map_err(|why| fail(code::BAD_ARGS, &format!("Failed to get leader:  {}", text_of(&why))))?;
+    let members = client.members().await.map_err(|why| refused(&call, &why, &[]))?;
+    let leader = client
+        .leader()
+        .await
+        .map_err(|why| fail(code::BAD_ARGS, &format!("Failed to get leader:  {}", refusal(&call, &why, &[]))))?;
     for member in &members {
         let Member { id, name, peer_urls, client_urls } = member;
         let (peers, clients) = (peer_urls.join(","), client_urls.join(","));
@@ -126,10 +141,10 @@ async fn add(call: Call) -> Result<(), Failure> {
         return Err(fail(code::BAD_ARGS, &why));
     }
     let body = json!({ "peerURLs": [url] }).to_string();
-    let added = client.post_json("/v2/members", body).await.map_err(|why| plain(&why))?;
+    let added = client.post_json("/v2/members", body).await.map_err(|why| refused(&call, &why, &[409]))?;
     let added: Member = serde_json::from_slice(&added).map_err(|why| fail(code::BAD_ARGS, &why.to_string()))?;
     print::line(&format!("Added member named {name} with ID {} to cluster", added.id))?;
-    let members = client.members().await.map_err(|why| plain(&why))?;
+    let members = client.members().await.map_err(|why| refused(&call, &why, &[]))?;
     let of = |member: &Member| if member.id == added.id { name.clone() } else { member.name.clone() };
     let cluster: Vec<String> = members
         .iter()
@@ -144,7 +159,7 @@ async fn remove(call: Call) -> Result<(), Failure> {
     let [id] = &*call.args else { return Err(fail(code::BAD_ARGS, "Provide a single member ID")) };
     let client = call.connect().await?;
     let members = client.members().await.map_err(|why| {
-        let text = format!("Error while verifying ID against known members: {}", text_of(&why));
+        let text = format!("Error while verifying ID against known members: {}", refusal(&call, &why, &[]));
         fail(code::BAD_ARGS, &text)
     })?;
     if let Some(named) = members.iter().find(|member| member.name == *id) {
@@ -159,7 +174,7 @@ async fn remove(call: Call) -> Result<(), Failure> {
         return Err(fail(code::BAD_ARGS, &text));
     }
     client.delete_path(&format!("/v2/members/{}", v2::segment(id))).await.map_err(|why| {
-        let text = format!("Received an error trying to remove member {id}: {}", text_of(&why));
+        let text = format!("Received an error trying to remove member {id}: {}", refusal(&call, &why, &[410]));
         fail(code::BAD_ARGS, &text)
     })?;
     print::line(&format!("Removed member {id} from cluster"))
@@ -177,12 +192,13 @@ async fn update(call: Call) -> Result<(), Failure> {
         return Err(fail(code::BAD_ARGS, &why));
     }
     let body = json!({ "peerURLs": urls }).to_string();
-    client.put_json(&format!("/v2/members/{}", v2::segment(id)), body).await.map_err(|why| plain(&why))?;
+    let path = format!("/v2/members/{}", v2::segment(id));
+    client.put_json(&path, body).await.map_err(|why| refused(&call, &why, &[400, 404, 409]))?;
     print::line(&format!("Updated member with ID {id} in cluster"))
 }
 
 async fn health(call: Call) -> Result<(), Failure> {
-    let client = call.connect_as_given().await?;
+    let client = call.connect_or(|text| error(code::SERVER, text)).await?;
     call.tell_endpoints(&client);
     let members = match client.members().await {
         Ok(members) => members,

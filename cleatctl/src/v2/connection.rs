@@ -4,6 +4,7 @@ use super::{Call, code, debug, error, fail};
 use crate::context::half_a_pair;
 use crate::failure::{Failure, without_numbers};
 use crate::{password, srv};
+use client::http::HttpError;
 use client::v2::{self, Client, Options};
 use client::{TlsOptions, User};
 use go::time;
@@ -108,6 +109,11 @@ impl Call {
 
     /// The client of the endpoints that were given.
     pub(super) async fn connect_as_given(&self) -> Result<Client, Failure> {
+        self.connect_or(|text| fail(code::BAD_ARGS, text)).await
+    }
+
+    /// The same, with what becomes of certificates that cannot be used.
+    pub(super) async fn connect_or(&self, bad_tls: impl Fn(&str) -> Failure) -> Result<Client, Failure> {
         let user = match self.given(&[("username", "ETCDCTL_USERNAME")]) {
             None => None,
             Some(user) => Some(match user.split_once(':') {
@@ -119,7 +125,7 @@ impl Call {
         if let Some(TlsOptions { cert_file: cert, key_file: key, .. }) = &tls
             && cert.is_some() != key.is_some()
         {
-            return Err(fail(code::BAD_ARGS, &half_a_pair(self.personality, cert.as_deref(), key.as_deref())));
+            return Err(bad_tls(&half_a_pair(self.personality, cert.as_deref(), key.as_deref())));
         }
         let options = Options {
             endpoints: self.endpoints().await?,
@@ -131,7 +137,16 @@ impl Call {
             on_request: debug::hook(self.personality, self.global.switch("debug")),
             ..Options::default()
         };
-        Client::new(&options).map_err(|why| fail(code::BAD_ARGS, &without_numbers(&why.to_string())))
+        Client::new(&options).map_err(|why| {
+            let text = without_numbers(&why.to_string());
+            match &why {
+                v2::Error::Options(client::Error::TlsFile { path, .. }) if !path.exists() => {
+                    bad_tls(&format!("open {}: no such file or directory", path.display()))
+                }
+                v2::Error::Options(client::Error::TlsFile { .. } | client::Error::Tls(_)) => bad_tls(&text),
+                _ => fail(code::BAD_ARGS, &text),
+            }
+        })
     }
 }
 
@@ -139,20 +154,48 @@ impl Call {
 pub(super) fn failed(code: u8, why: &v2::Error) -> Failure {
     let text = text_of(why);
     match why {
-        v2::Error::Unreachable(_) | v2::Error::Timeout { .. } | v2::Error::Lost(_) => error(
-            code,
-            &format!("client: etcd cluster is unavailable or misconfigured; error #0: {text}\n\nerror #0: {text}\n"),
-        ),
+        v2::Error::Unreachable(_) | v2::Error::Timeout { .. } | v2::Error::Lost(_) => {
+            error(code, &format!("{UNAVAILABLE}{text}\n\nerror #0: {text}\n"))
+        }
+        v2::Error::Refused { status: 500.., .. } => {
+            let of_member = text.trim_start_matches(UNAVAILABLE);
+            error(code, &format!("{text}\n\nerror #0: {of_member}\n"))
+        }
         _ => error(code, &text),
     }
 }
+
+/// As [`text_of`], in the form in which commands of members, users and roles tell that nobody answers.
+pub(super) fn text_of_all(why: &v2::Error) -> String {
+    match why {
+        v2::Error::Unreachable(_) | v2::Error::Timeout { .. } | v2::Error::Lost(_) => {
+            format!("{UNAVAILABLE}{}\n", text_of(why))
+        }
+        _ => text_of(why),
+    }
+}
+
+/// How etcdctl begins when no endpoint had an answer.
+pub(super) const UNAVAILABLE: &str = "client: etcd cluster is unavailable or misconfigured; error #0: ";
 
 /// etcdctl's words for an error.
 pub(super) fn text_of(why: &v2::Error) -> String {
     match why {
         v2::Error::Answered { code, message, cause, index, .. } => format!("{code}: {message} ({cause}) [{index}]"),
+        // To etcd's library these are no answers, whatever their text.
+        v2::Error::Refused { endpoint, status: 500 | 503, .. } => {
+            format!("{UNAVAILABLE}client: etcd member {endpoint} has no leader")
+        }
+        v2::Error::Refused { endpoint, status: status @ 500.., .. } => {
+            let reason = http::StatusCode::from_u16(*status).ok().and_then(|status| status.canonical_reason());
+            format!("{UNAVAILABLE}client: etcd member {endpoint} returns server error [{}]", reason.unwrap_or_default())
+        }
         v2::Error::Refused { text, .. } => text.clone(),
         v2::Error::Unreachable(http) => dial_error(&http.to_string()),
+        // Go's word for it.
+        v2::Error::Lost(HttpError::Exchange { reason, .. }) if reason.contains("closed before message completed") => {
+            "EOF".to_owned()
+        }
         other => other.to_string(),
     }
 }
@@ -164,5 +207,23 @@ pub(super) fn dial_error(text: &str) -> String {
     match place {
         Some(place) if text.contains("refused") => format!("dial tcp {place}: connect: connection refused"),
         _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_a_broken_member_is_none() {
+        let refused = |status| {
+            let text = "Internal Server Error".to_owned();
+            text_of(&v2::Error::Refused { endpoint: "http://a:1".to_owned(), status, text })
+        };
+        let of_member = |text: &str| format!("{UNAVAILABLE}client: etcd member http://a:1 {text}");
+        assert_eq!(refused(500), of_member("has no leader"));
+        assert_eq!(refused(503), of_member("has no leader"));
+        assert_eq!(refused(502), of_member("returns server error [Bad Gateway]"));
+        assert_eq!(refused(409), "Internal Server Error");
     }
 }

@@ -1,6 +1,6 @@
 //! Commands of keys and directories.
 
-use super::connection::failed;
+use super::connection::{UNAVAILABLE, failed, text_of};
 use super::{Call, Command, Flag, Kind, code, error, fail, flag};
 use crate::failure::Failure;
 use crate::print::{self, Json};
@@ -184,6 +184,11 @@ fn refused(why: &v2::Error) -> Failure {
     failed(code::SERVER, why)
 }
 
+/// What is created is asked of one endpoint by etcdctl, too, which then tells no others.
+fn refused_once(why: &v2::Error) -> Failure {
+    error(code::SERVER, text_of(why).trim_start_matches(UNAVAILABLE))
+}
+
 async fn get(call: Call) -> Result<(), Failure> {
     let client = call.connect().await?;
     let key = key(&call)?;
@@ -228,7 +233,9 @@ async fn write(call: Call, condition: Condition) -> Result<(), Failure> {
     let client = call.connect().await?;
     let (key, value) = (key(&call)?, value(&call)?);
     let put = Put { value: Some(value), ttl: ttl(&call), condition, ..Put::default() };
-    let response = client.put(&key, put).await.map_err(|why| refused(&why))?;
+    let is_once = put.condition == Condition::Absent;
+    let response =
+        client.put(&key, put).await.map_err(|why| if is_once { refused_once(&why) } else { refused(&why) })?;
     show(&response, &call.output())
 }
 
@@ -244,8 +251,10 @@ async fn mk(call: Call) -> Result<(), Failure> {
 
 async fn directory(call: Call, condition: Condition) -> Result<(), Failure> {
     let client = call.connect().await?;
-    let put = Put { value: Some(String::new()), dir: true, ttl: ttl(&call), condition, ..Put::default() };
-    let response = client.put(&key(&call)?, put).await.map_err(|why| refused(&why))?;
+    let put = Put { dir: true, ttl: ttl(&call), condition, ..Put::default() };
+    let is_once = put.condition == Condition::Absent;
+    let response = client.put(&key(&call)?, put).await;
+    let response = response.map_err(|why| if is_once { refused_once(&why) } else { refused(&why) })?;
     if call.output() == "simple" { Ok(()) } else { show(&response, &call.output()) }
 }
 

@@ -46,9 +46,22 @@ pub(super) enum Stop {
 /// The names of the flag for help, which everything has.
 const HELP: [&str; 2] = ["help", "h"];
 
-/// Reads flags up to the first word that is none. Returns the words behind them.
-pub(super) fn leading(flags: &[Flag], mut words: &[String], values: &mut Values) -> Result<Vec<String>, Stop> {
-    let mut given: Vec<&str> = Vec::new();
+/// Reads flags up to the first word that is none, as the program and its groups do: that a flag is there twice counts
+/// before what is wrong behind it. Returns the words behind the flags.
+pub(super) fn leading(flags: &[Flag], words: &[String], values: &mut Values) -> Result<Vec<String>, Stop> {
+    let mut given = Vec::new();
+    let read = up_to_argument(flags, words, values, &mut given);
+    not_twice(flags, &given)?;
+    read
+}
+
+/// Adds the names of the flags that were read to `given`.
+fn up_to_argument(
+    flags: &[Flag],
+    mut words: &[String],
+    values: &mut Values,
+    given: &mut Vec<String>,
+) -> Result<Vec<String>, Stop> {
     let mut wants_help = false;
     while let Some((word, rest)) = words.split_first() {
         if word.len() < 2 || !word.starts_with('-') {
@@ -83,19 +96,23 @@ pub(super) fn leading(flags: &[Flag], mut words: &[String], values: &mut Values)
             }
         };
         check(kind, name, &value).map_err(Stop::Bad)?;
-        given.push(name);
+        given.push(name.to_owned());
         match flag {
             Some(flag) => values.0.entry(flag.names[0]).or_default().push(value),
             None => wants_help = strconv::parse_bool(value.as_bytes()) == Ok(true),
         }
     }
+    if wants_help { Err(Stop::Help) } else { Ok(words.to_vec()) }
+}
+
+fn not_twice(flags: &[Flag], given: &[String]) -> Result<(), Stop> {
     for names in flags.iter().map(|flag| flag.names).chain([&HELP[..]]) {
-        let mut forms = names.iter().filter(|name| given.contains(name));
+        let mut forms = names.iter().filter(|name| given.iter().any(|given| given == *name));
         if let (Some(first), Some(second)) = (forms.next(), forms.next()) {
             return Err(Stop::Twice(format!("Cannot use two forms of the same flag: {second} {first}")));
         }
     }
-    if wants_help { Err(Stop::Help) } else { Ok(words.to_vec()) }
+    Ok(())
 }
 
 fn check(kind: Kind, name: &str, value: &str) -> Result<(), String> {
@@ -118,7 +135,7 @@ fn check(kind: Kind, name: &str, value: &str) -> Result<(), String> {
 }
 
 /// The same for a command, whose flags may stand behind its arguments: its own are read first, each with the word behind it
-/// unless that is a flag, then `--`. To the library every flag may have a value, so `ls -r / -p` reads no `-p`.
+/// unless that is a flag, then `--`. What is wrong counts before what is there twice. To the library every flag may have a value, so `ls -r / -p` reads no `-p`.
 ///
 /// A command that `runs` another one gets `--` as an argument: what stands behind it is that one. etcdctl's does not, and takes
 /// the last word of `exec-watch /key -- command` for the key.
@@ -146,7 +163,11 @@ pub(super) fn of_command(
         }
     }
     first.append(&mut rest);
-    leading(command.flags, &first, values)
+    let mut given = Vec::new();
+    match up_to_argument(command.flags, &first, values, &mut given) {
+        Err(Stop::Bad(why)) => Err(Stop::Bad(why)),
+        read => not_twice(command.flags, &given).and(read),
+    }
 }
 
 /// True if the word names a flag of the command, with up to three dashes.
@@ -197,6 +218,7 @@ mod tests {
         assert_eq!(read("/a ---ttl=5"), Err("bad flag syntax: ---ttl=5".to_owned()));
         assert_eq!(read("-r /a --ttl 5"), Ok((args(&["/a", "--ttl", "5"]), 0, true)));
         assert_eq!(read("/a -r --recursive"), Err("Cannot use two forms of the same flag: r recursive".to_owned()));
+        assert_eq!(read("/a -r --recursive --ttl=x"), Err("invalid value \"x\" for flag -ttl: parse error".to_owned()));
         assert_eq!(read("--ttl"), Err("flag needs an argument: -ttl".to_owned()));
         assert_eq!(read("/a --ttl=x"), Err("invalid value \"x\" for flag -ttl: parse error".to_owned()));
         assert_eq!(read("-h=x"), Err("invalid boolean value \"x\" for -h: parse error".to_owned()));

@@ -87,7 +87,7 @@ async fn watch(mut context: Context) -> Result<(), Failure> {
     let watch = client.watch(options).await;
     let watched = match watch {
         Ok(mut watch) => print_events(&mut watch, None, printer, &command).await,
-        Err(error) => Err(Ended::Canceled(error)),
+        Err(error) => Err(Ended::at_once(error)),
     };
     match watched {
         Err(Ended::Failed(failure)) => Err(failure),
@@ -148,6 +148,18 @@ fn options(context: &Context, keys: &[Vec<u8>]) -> Result<WatchOptions, &'static
 enum Ended {
     Canceled(Error),
     Failed(Failure),
+}
+
+impl Ended {
+    /// The server does not want the watch. etcdctl knows no answer then, only the reason.
+    fn at_once(error: Error) -> Self {
+        Self::Canceled(match error {
+            Error::WatchCanceled { endpoint, reason, .. } => {
+                Error::WatchCanceled { endpoint, reason, header: ResponseHeader::default() }
+            }
+            other => other,
+        })
+    }
 }
 
 /// Prints what a watch hears until it ends. Each message on `progress` asks the server how far it is.
@@ -212,11 +224,15 @@ fn json_answer(json: &mut Json, answer: &WatchResponse) {
         json.name("Header");
         json.raw(&json_message(field("header"), &header.encode_to_vec()));
         json.name("Events");
-        json.array(|json| {
-            for event in &answer.events {
-                json.raw(&json_message(field("events"), &event.encode_to_vec()));
-            }
-        });
+        if answer.canceled && header == ResponseHeader::default() {
+            json.raw("null");
+        } else {
+            json.array(|json| {
+                for event in &answer.events {
+                    json.raw(&json_message(field("events"), &event.encode_to_vec()));
+                }
+            });
+        }
         json.member("CompactRevision", answer.compact_revision);
         json.member("Canceled", answer.canceled);
         json.member("Created", answer.created);
@@ -338,7 +354,7 @@ async fn one(
 ) -> Result<(), Failure> {
     let ended = match client.watch(options).await {
         Ok(mut watch) => print_events(&mut watch, Some(asked), printer, &command).await,
-        Err(error) => Err(Ended::Canceled(error)),
+        Err(error) => Err(Ended::at_once(error)),
     };
     match ended {
         // The others go on.

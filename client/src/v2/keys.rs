@@ -153,7 +153,9 @@ pub fn segment(name: &str) -> String {
 
 /// The path of a key, with a query.
 pub(super) fn path<'a>(key: &str, query: impl IntoIterator<Item = (&'a str, String)>) -> String {
-    let mut path = format!("/v2/keys/{}", utf8_percent_encode(key.trim_start_matches('/'), PATH));
+    // To the root itself, as etcd's own client does: behind a slash it is a key to who checks permissions.
+    let slash = if key.is_empty() { "" } else { "/" };
+    let mut path = format!("/v2/keys{slash}{}", utf8_percent_encode(key.trim_start_matches('/'), PATH));
     for (index, (name, value)) in query.into_iter().enumerate() {
         path.push(if index == 0 { '?' } else { '&' });
         path.extend([name, "="]);
@@ -171,7 +173,8 @@ fn form(value: Option<String>, ttl: Option<u64>) -> String {
 #[test]
 fn keys_and_values_are_encoded() {
     assert_eq!(path("/a b/\u{fc}?", [("prevValue", "x&y".to_owned())]), "/v2/keys/a%20b/%C3%BC%3F?prevValue=x%26y");
-    assert_eq!(path("", []), "/v2/keys/");
+    assert_eq!(path("", []), "/v2/keys");
+    assert_eq!(path("/", []), "/v2/keys/");
     assert_eq!(segment("bob?x/../y%#"), "bob%3Fx%2F..%2Fy%25%23");
     assert_eq!(form(Some("1+1 %".to_owned()), Some(5)), "value=1%2B1%20%25&ttl=5");
     assert_eq!(form(None, None), "");
