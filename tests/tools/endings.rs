@@ -156,6 +156,21 @@ async fn a_lock_whose_cluster_is_gone_is_lost_after_its_time() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_lock_ends_as_the_command_that_it_ran_for() -> Result<()> {
+    let server = Server::start(Kind::Cleat).await?;
+    for program in programs()? {
+        // etcdctl 3.4 tells only that it failed.
+        let of_command = if program == etcdctl_binary() { 1 } else { 7 };
+        for (command, expected) in [("exit 7", of_command), ("kill -9 $$", 1), ("exit 0", 0)] {
+            let held = Running::start(&program, &server, "3", &["lock", "door", "--", "sh", "-c", command])?;
+            let (_, _, code) = held.end().await?;
+            ensure!(code == Some(expected), "{program:?}, {command}: {code:?}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_command_whose_reader_is_gone_ends() -> Result<()> {
     let server = v2_server(Kind::Cleat, &[]).await?;
     let v2 = v2_client(&server)?;

@@ -62,8 +62,13 @@ impl Json {
 
     pub(crate) fn member_string(&mut self, name: &str, value: &str) {
         self.name(name);
+        self.element(value);
+    }
+
+    /// A text in an array.
+    pub(crate) fn element(&mut self, text: &str) {
         self.comma();
-        string(&mut self.text, value);
+        string(&mut self.text, text);
     }
 }
 

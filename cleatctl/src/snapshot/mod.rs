@@ -11,7 +11,7 @@ use crate::founder::{
 use crate::print::{self, Format, Printer};
 use crate::scratch::Scratch;
 use crate::{migrate, progress};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use bolt::etcd::Summary;
 use bolt::{Database, OpenOptions};
 use serde::Serialize;
@@ -34,6 +34,12 @@ const MARK_COMPACTED: Flag = Flag::switch(
 .cleat();
 const SKIP_HASH_CHECK: Flag =
     Flag::switch("skip-hash-check", "Ignore snapshot integrity hash value (required if copied from data directory)");
+const INITIAL_MEMORY_MAP_SIZE: Flag = Flag::uint(
+    "initial-memory-map-size",
+    "0",
+    "Initial memory map size of the database in bytes (taken, and without effect: there is no such map)",
+)
+.later();
 
 pub(crate) const COMMAND: Command = Command {
     name: "snapshot",
@@ -54,6 +60,7 @@ const RESTORE: Command = Command {
         INITIAL_ADVERTISE_PEER_URLS,
         INITIAL_CLUSTER,
         INITIAL_CLUSTER_TOKEN,
+        INITIAL_MEMORY_MAP_SIZE,
         MARK_COMPACTED,
         NAME,
         SKIP_HASH_CHECK,
@@ -158,12 +165,11 @@ async fn restore(context: Context) -> Result<(), Failure> {
         return Err(anyhow::anyhow!("--mark-compacted goes with a --bump-revision above 0").into());
     }
     let founder = founder(&context, bump_revision);
-    if !file.exists() {
-        return Err(anyhow::anyhow!("open {}: no such file or directory", file.display()).into());
-    }
     let skip_hash_check = context.switch(&SKIP_HASH_CHECK);
     let mut rest = None;
     let begun = server::offline::begin(&founder, |database| {
+        // What the member is to be is looked at first, as by etcdctl.
+        ensure!(file.exists(), "open {}: no such file or directory", file.display());
         let snapshot = open(&file, skip_hash_check)?;
         // The hash is checked.
         let of_etcd = Database::open(&file, OpenOptions { verify_digest: false, ..OpenOptions::default() });

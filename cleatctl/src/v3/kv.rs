@@ -113,6 +113,14 @@ async fn get(mut context: Context) -> Result<(), Failure> {
     let request = get_request(&context)?;
     let value_only = context.switch(&PRINT_VALUE_ONLY);
     let (client, mut printer) = context.connect().await?;
+    if request.count_only && request.keys_only {
+        let text = "`--keys-only` and `--count-only` cannot be set at the same time, choose one";
+        return Err(Failure::bad_args(text));
+    }
+    // The format shows keys, and there are none.
+    if request.count_only && printer.format == Format::Simple {
+        return Err(Failure::bad_args("--count-only is only for `--write-out=fields`, json and protobuf"));
+    }
     let streams = context.switch(&STREAM);
     let answer = if streams { client.range_stream(request).await } else { client.range(request).await }?;
     if value_only {

@@ -38,7 +38,8 @@ async fn lock(mut context: Context) -> Result<(), Failure> {
     let (client, printer) = context.connect().await?;
     let mut interrupts = Interrupts::listen()?;
     let session = Session::begin(client, ttl, context.is_etcdctl()).await?;
-    let held = hold(&session, name.as_bytes(), &command, printer, is_fencing, &mut interrupts).await;
+    let is_etcdctl = context.is_etcdctl();
+    let held = hold(&session, name.as_bytes(), &command, printer, (is_fencing, is_etcdctl), &mut interrupts).await;
     session.end().await;
     held
 }
@@ -49,7 +50,7 @@ async fn hold(
     name: &[u8],
     command: &[OsString],
     printer: Printer,
-    is_fencing: bool,
+    (is_fencing, is_etcdctl): (bool, bool),
     interrupts: &mut Interrupts,
 ) -> Result<(), Failure> {
     let claim = session.claim(name, b"").await?;
@@ -64,7 +65,7 @@ async fn hold(
     if !command.is_empty() {
         // It runs to its end whatever becomes of the lock, as with etcdctl: the revision in its environment is what protects
         // what it writes to.
-        let ran = run(command, &claim, revision, interrupts).await;
+        let ran = run(command, &claim, revision, interrupts, is_etcdctl).await;
         let released = session.release(&claim).await;
         return ran.and(released);
     }
@@ -112,7 +113,13 @@ fn print_fencing(printer: Printer, claim: &Claim, revision: i64) -> Result<(), F
 
 /// Runs a command that finds the lock in its environment: the revision is what tells its writes from those of an earlier
 /// holder.
-async fn run(command: &[OsString], claim: &Claim, revision: i64, interrupts: &mut Interrupts) -> Result<(), Failure> {
+async fn run(
+    command: &[OsString],
+    claim: &Claim,
+    revision: i64,
+    interrupts: &mut Interrupts,
+    is_etcdctl: bool,
+) -> Result<(), Failure> {
     let Some((program, args)) = command.split_first() else { return Ok(()) };
     let mut child = tokio::process::Command::new(program);
     child
@@ -128,7 +135,12 @@ async fn run(command: &[OsString], claim: &Claim, revision: i64, interrupts: &mu
             () = interrupts.next() => {}
         }
     };
-    if status.success() { Ok(()) } else { Err(Failure::new(code::ERROR, ended(status))) }
+    if status.success() {
+        return Ok(());
+    }
+    // As etcdctl from 3.5 on. Before it, and of one that a signal ended, all that is told is that it failed.
+    let of_command = status.code().and_then(|code| u8::try_from(code).ok()).filter(|_| !is_etcdctl);
+    Err(Failure::new(of_command.unwrap_or(code::ERROR), ended(status)))
 }
 
 /// Go's words for how a command ended.

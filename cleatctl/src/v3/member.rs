@@ -3,8 +3,9 @@
 use crate::cli::{Command, Flag, Group};
 use crate::context::Context;
 use crate::failure::{Failure, code};
+use crate::globals;
 use crate::people::destructive::{DRY_RUN, YES, permits_remove};
-use crate::print::{self, Fields, Format, Printer, Simple};
+use crate::print::{self, Fields, Format, Json, Printer, Simple};
 use api::etcdserverpb::{
     Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
     MemberRemoveRequest, MemberUpdateRequest, ResponseHeader,
@@ -224,12 +225,50 @@ async fn list(mut context: Context) -> Result<(), Failure> {
         let heads = ["ID", "Status", "Name", "Peer Addrs", "Client Addrs", "Is Learner"];
         return print::out(print::table(&heads, &rows).as_bytes());
     }
+    // Of etcdctl's JSON from 3.5 on, of this command alone.
+    if printer.format == Format::Json && context.switch(&globals::HEX) && !context.is_etcdctl() {
+        return Printer::json(|json| json_in_hex(json, &answer));
+    }
     printer.answer(
         "/etcdserverpb.Cluster/MemberList",
         &answer,
         |out| rows.iter().for_each(|row| out.line(row.join(", "))),
         |out| fields(out, &answer),
     )
+}
+
+/// etcdctl's JSON with ids in hexadecimal, which has another name for client URLs.
+fn json_in_hex(json: &mut Json, answer: &MemberListResponse) {
+    let urls = |json: &mut Json, name: &str, urls: &[String]| {
+        json.name(name);
+        if urls.is_empty() {
+            return json.raw("null");
+        }
+        json.array(|json| urls.iter().for_each(|url| json.element(url)));
+    };
+    json.object(|json| {
+        let header = answer.header.unwrap_or_default();
+        json.name("header");
+        json.object(|json| {
+            json.member_string("cluster_id", &format!("{:x}", header.cluster_id));
+            json.member_string("member_id", &format!("{:x}", header.member_id));
+            json.member("raft_term", header.raft_term);
+        });
+        json.name("members");
+        json.array(|json| {
+            for member in &answer.members {
+                json.object(|json| {
+                    json.member_string("ID", &format!("{:x}", member.id));
+                    json.member_string("name", &member.name);
+                    urls(json, "peerURLs", &member.peer_urls);
+                    urls(json, "clientURLS", &member.client_urls);
+                    if member.is_learner {
+                        json.member("isLearner", true);
+                    }
+                });
+            }
+        });
+    });
 }
 
 fn rows(answer: &MemberListResponse) -> Vec<Vec<String>> {
@@ -256,5 +295,33 @@ fn fields(out: &mut Fields, answer: &MemberListResponse) {
         member.client_urls.iter().for_each(|url| out.quoted("ClientURL", url));
         out.plain("IsLearner", member.is_learner);
         out.line("");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_hexadecimal_in_json() {
+        let header = ResponseHeader { cluster_id: 0xab, member_id: 0x1f, raft_term: 2, ..ResponseHeader::default() };
+        let url = |port| format!("http://a:{port}");
+        let one = Member {
+            id: 0x1f,
+            name: "a".to_owned(),
+            peer_urls: vec![url(1), url(2)],
+            client_urls: vec![url(3)],
+            is_learner: false,
+        };
+        let other = Member { id: 0xad, is_learner: true, peer_urls: vec![url(4)], ..Member::default() };
+        let mut json = Json::default();
+        json_in_hex(&mut json, &MemberListResponse { header: Some(header), members: vec![one, other] });
+        // What etcdctl 3.5 prints, which does not tell a learner.
+        let expected = concat!(
+            r#"{"header":{"cluster_id":"ab","member_id":"1f","raft_term":2},"members":["#,
+            r#"{"ID":"1f","name":"a","peerURLs":["http://a:1","http://a:2"],"clientURLS":["http://a:3"]},"#,
+            r#"{"ID":"ad","name":"","peerURLs":["http://a:4"],"clientURLS":null,"isLearner":true}]}"#,
+        );
+        assert_eq!(json.text, expected);
     }
 }
