@@ -60,6 +60,9 @@ const INSPECT: Command = Command {
     ..Command::NONE
 };
 
+/// Lines are printed when they are so many.
+const LINES_BYTES: usize = 64 << 10;
+
 fn hashkv(mut context: Context) -> Result<(), Failure> {
     context.read_environment()?;
     let [path] = &*context.args else {
@@ -136,22 +139,29 @@ fn inspect_log(context: &Context) -> Result<(), Failure> {
         return Err(Failure::new(code::ERROR, format!("{} is no directory", log.display())));
     }
     let (shows, mut lines, mut records) = (context.switch(&RECORDS), String::new(), 0_u64);
+    let (mut file, mut printed) = (None, Ok(()));
     let inspected = wal::inspect(&log, |record| {
         records += 1;
-        if shows {
-            let segment = record.segment.file_name().unwrap_or_default().display();
-            let (kind, term, index) = (record.kind, record.term, record.index);
-            lines += &format!(
-                "{segment} {:#x} {kind} term {term} index {index}, {} bytes\n",
-                record.offset, record.payload_len
-            );
+        if !shows || printed.is_err() {
+            return;
+        }
+        if file.as_deref() != Some(record.segment) {
+            lines += &format!("{}\n", record.segment.file_name().unwrap_or_default().display());
+            file = Some(record.segment.to_owned());
+        }
+        let (offset, kind, term, index) = (record.offset, record.kind, record.term, record.index);
+        lines += &format!("{offset:>10} {kind} term {term} index {index}, {} bytes\n", record.payload_len);
+        // A log has any number of them.
+        if lines.len() >= LINES_BYTES {
+            printed = print::out(std::mem::take(&mut lines).as_bytes());
         }
     });
+    printed?;
     print::out(lines.as_bytes())?;
     match inspected {
         Ok(summary) => {
             let end = summary.end.map_or_else(String::new, |(segment, offset)| {
-                format!(", ends in {} at {offset:#x}", segment.file_name().unwrap_or_default().display())
+                format!(", ends in {} at offset {offset}", segment.file_name().unwrap_or_default().display())
             });
             let torn = if summary.is_torn {
                 "; a write that was cut off stands behind the end, the next start removes it"

@@ -34,7 +34,12 @@ pub(crate) fn written() -> ProgressBar {
     bar(None, "writing {bytes} {bytes_per_sec}")
 }
 
-/// Of seconds or anything else that is counted.
+/// Of so many seconds, at whose end it ends however much was done: that is its message.
+pub(crate) fn seconds(length: u64) -> ProgressBar {
+    bar(Some(length), "{wide_bar} {percent:>3}% {msg} {time}")
+}
+
+/// Of anything else that is counted.
 pub(crate) fn count(length: u64, unit: &str) -> ProgressBar {
     bar(Some(length), &format!("{{wide_bar}} {{percent:>3}}% {{pos}}/{{len}} {unit} {{rate}} {{time}}"))
 }

@@ -92,6 +92,17 @@ async fn a_log_is_read_up_to_the_first_damage() -> Result<()> {
     let count: usize = whole.split(' ').next().context("a number")?.parse()?;
     let listed = succeeds(&["wal", "inspect", text(&directory)?, "--records"])?;
     ensure!(listed.lines().filter(|line| line.contains(" term ")).count() == count && count > KEYS, "{count}");
+    // The name of a file once, and then its records, with offsets as those of errors are.
+    let (names, records): (Vec<_>, Vec<_>) = listed
+        .lines()
+        .filter(|line| line.contains(".wal") || line.contains(" term "))
+        .partition(|line| line.ends_with(".wal"));
+    ensure!(
+        !names.is_empty() && names.iter().collect::<std::collections::BTreeSet<_>>().len() == names.len(),
+        "{names:?}"
+    );
+    let offset = |line: &&str| line.trim_start().split(' ').next().is_some_and(|offset| offset.parse::<u64>().is_ok());
+    ensure!(records.iter().take(count).all(offset), "{records:?}");
     // A flipped bit in the middle of what is used of a segment; those for later are empty.
     let segments = contents(&directory.join("member/wal"))?.into_iter();
     let used = segments.filter_map(|(path, bytes)| Some((bytes.iter().rposition(|byte| *byte != 0)?, path, bytes)));

@@ -140,7 +140,7 @@ async fn perf(mut context: Context) -> Result<(), Failure> {
         prefix: prefix.clone().into_bytes(),
         key_bytes: PERF_KEY_BYTES,
         value_bytes: PERF_VALUE_BYTES,
-        bar: progress::count(PERF_SECONDS * load.rate, "writes"),
+        bar: progress::seconds(PERF_SECONDS),
     };
     let begun = Instant::now();
     let pace = Pace { rate: load.rate, limit: Duration::from_secs(PERF_SECONDS) };
@@ -291,7 +291,13 @@ impl Writers {
                         Ok(_) => report.seconds.push(seconds),
                         Err(error) => *report.errors.entry(text_of(&error)).or_default() += 1,
                     }
-                    bar.inc(1);
+                    if pace.is_none() {
+                        bar.inc(1);
+                        continue;
+                    }
+                    bar.set_position(begun.elapsed().as_secs());
+                    let done = report.seconds.len();
+                    bar.set_message(format!("{done} writes {:.0}/s", done as f64 / begun.elapsed().as_secs_f64()));
                 }
             });
         }

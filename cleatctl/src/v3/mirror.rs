@@ -1,7 +1,7 @@
 //! `make-mirror`: copies the keys of a prefix to another cluster, and then every change, as long as it runs.
 
 use crate::cli::{Command, Flag, Group};
-use crate::context::Context;
+use crate::context::{self, Context, half_a_pair};
 use crate::failure::Failure;
 use crate::print::line;
 use crate::progress;
@@ -11,7 +11,8 @@ use api::mvccpb::Event;
 use api::mvccpb::event::EventType;
 use client::message::{self, op};
 use client::{Client, Options, TlsOptions, User, WatchOptions};
-use std::sync::Arc;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use indicatif::ProgressBar;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -52,6 +53,9 @@ const REPORT: Duration = Duration::from_secs(30);
 /// Keys in one answer while the prefix is read.
 const PAGE_KEYS: i64 = 1000;
 
+/// One after the other, keys would wait for the destination's disk one by one.
+const WRITES: usize = 16;
+
 pub(crate) const COMMAND: Command = Command {
     name: "make-mirror",
     usage: "[options] <destination>",
@@ -81,7 +85,10 @@ struct Mirror {
     prefix: Vec<u8>,
     target_prefix: Vec<u8>,
     max_txn_ops: usize,
-    copied: Arc<AtomicU64>,
+    /// Writes of the first copy that are on their way at a time.
+    writes: usize,
+    copied: AtomicU64,
+    bar: ProgressBar,
 }
 
 async fn make_mirror(mut context: Context) -> Result<(), Failure> {
@@ -90,7 +97,7 @@ async fn make_mirror(mut context: Context) -> Result<(), Failure> {
     }
     // The times of the destination may stand in the environment.
     context.read_environment()?;
-    let target = Client::new(&target_options(&context).await?)?;
+    let target = context::client(&target_options(&context).await?)?;
     let (source, _) = context.connect().await?;
     let (prefix, mut target_prefix) = (context.bytes(&PREFIX), context.bytes(&DEST_PREFIX));
     let no_prefix = context.switch(&NO_DEST_PREFIX);
@@ -102,20 +109,14 @@ async fn make_mirror(mut context: Context) -> Result<(), Failure> {
     if !no_prefix && target_prefix.is_empty() {
         target_prefix.clone_from(&prefix);
     }
-    let copied = Arc::new(AtomicU64::new(0));
     let max_txn_ops = usize::try_from(context.int(&MAX_TXN_OPS).max(1)).unwrap_or(1);
-    let mirror = Mirror { source, target, prefix, target_prefix, max_txn_ops, copied: Arc::clone(&copied) };
+    // The revisions of etcdctl's copy are in the order of the keys.
+    let writes = if context.is_etcdctl() { 1 } else { WRITES };
+    let bar = progress::keys(None);
+    let mirror = Mirror { source, target, prefix, target_prefix, max_txn_ops, writes, copied: AtomicU64::new(0), bar };
     tokio::select! {
         ended = mirror.run(context.int(&REV)) => ended,
-        ended = report(&copied) => ended,
-    }
-}
-
-/// Prints how many keys were copied, now and then.
-async fn report(copied: &AtomicU64) -> Result<(), Failure> {
-    loop {
-        tokio::time::sleep(REPORT).await;
-        line(&copied.load(Ordering::Relaxed).to_string())?;
+        ended = mirror.report() => ended,
     }
 }
 
@@ -123,6 +124,10 @@ async fn report(copied: &AtomicU64) -> Result<(), Failure> {
 async fn target_options(context: &Context) -> Result<Options, Failure> {
     let (ca_file, cert_file, key_file) =
         (context.file(&DEST_CACERT), context.file(&DEST_CERT), context.file(&DEST_KEY));
+    if cert_file.is_some() != key_file.is_some() {
+        let text = half_a_pair(context.personality(), cert_file.as_deref(), key_file.as_deref());
+        return Err(Failure::bad_args(text));
+    }
     let wants_tls =
         ca_file.is_some() || cert_file.is_some() || key_file.is_some() || !context.switch(&DEST_INSECURE_TRANSPORT);
     let tls = TlsOptions { ca_file, cert_file, key_file, ..TlsOptions::default() };
@@ -151,6 +156,14 @@ async fn target_options(context: &Context) -> Result<Options, Failure> {
 }
 
 impl Mirror {
+    /// Prints how many keys were copied, now and then; a bar makes way for it.
+    async fn report(&self) -> Result<(), Failure> {
+        loop {
+            tokio::time::sleep(REPORT).await;
+            self.bar.suspend(|| line(&self.copied.load(Ordering::Relaxed).to_string()))?;
+        }
+    }
+
     /// Copies what is there unless the history is to be copied from a revision on, and then every change.
     async fn run(&self, from: i64) -> Result<(), Failure> {
         let start_revision = if from > 0 { from } else { self.copy_all().await? + 1 };
@@ -166,24 +179,25 @@ impl Mirror {
     async fn copy_all(&self) -> Result<i64, Failure> {
         let mut request = message::get_prefix(self.prefix.clone());
         request.limit = PAGE_KEYS;
-        let bar = progress::keys(None);
         loop {
             let page = self.source.range(request.clone()).await?;
             if request.revision == 0 {
                 request.revision = page.header.map_or(0, |header| header.revision);
-                bar.set_length(page.count.unsigned_abs());
+                self.bar.set_length(page.count.unsigned_abs());
             }
-            for kv in &page.kvs {
+            let puts = page.kvs.iter().map(async |kv| {
                 self.target.put(self.put(&kv.key, kv.value.clone())).await?;
                 self.copied.fetch_add(1, Ordering::Relaxed);
-                bar.inc(1);
-            }
+                self.bar.inc(1);
+                Ok::<(), Failure>(())
+            });
+            stream::iter(puts).buffer_unordered(self.writes).try_collect::<()>().await?;
             match page.kvs.last() {
                 Some(last) if page.more => request.key = message::after(&last.key),
                 _ => break,
             }
         }
-        progress::finish(&bar);
+        progress::finish(&self.bar);
         Ok(request.revision)
     }
 

@@ -259,3 +259,37 @@ async fn a_watch_shows_one_look_after_the_other() -> Result<()> {
     ensure!(ended.success(), "{ended:?}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_watch_goes_on_when_its_endpoint_is_lost() -> Result<()> {
+    let mut cluster = Cluster::start(&Subject::of(Kind::Cleat)?, Place::Loopback, 3).await?;
+    cluster.wait_healthy().await?;
+    let mut command =
+        command(&["status", "--watch", "--interval", "200ms", "-w", "json", "--endpoints", &cluster.url(0)])?;
+    command.stdout(std::process::Stdio::piped());
+    let mut child = tokio::process::Command::from(command).kill_on_drop(true).spawn()?;
+    let stdout = child.stdout.take().context("standard output is piped")?;
+    let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(stdout));
+    let mut next = async || -> Result<Value> {
+        let line = tokio::time::timeout(DEADLINE, lines.next_line()).await??.context("another look")?;
+        Ok(serde_json::from_str(&line)?)
+    };
+    let answering = |status: &Value| {
+        let members = status["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+        (members.iter().filter(|member| member["endpoint"].is_string()).count(), members.len())
+    };
+    ensure!(answering(&next().await?) == (3, 3), "three members");
+    cluster.kill(0)?;
+    let mut status = next().await?;
+    // A look may fall between the two, and the others may choose a leader first.
+    for _ in 0..50 {
+        if answering(&status) == (2, 3) {
+            break;
+        }
+        status = next().await?;
+    }
+    ensure!(answering(&status) == (2, 3), "{status}");
+    let lost = of(&status["findings"], "members");
+    ensure!(matches!(&lost[..], [("FAIL", what)] if what.contains("does not answer")), "{status}");
+    Ok(())
+}

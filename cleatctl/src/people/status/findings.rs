@@ -268,11 +268,10 @@ fn changes(facts: &Facts, findings: &mut Vec<Finding>) {
 
 fn alarms(facts: &Facts, findings: &mut Vec<Finding>) {
     if let Some(reason) = &facts.alarm_failure {
-        findings.push(Finding::warn(
-            "alarms",
-            format!("the alarms cannot be read: {reason}"),
-            "look again with a user that may",
-        ));
+        let is_refusal = ["permission denied", "user name is empty"].iter().any(|refusal| reason.contains(refusal));
+        let remedy =
+            if is_refusal { "look again with a user that may" } else { "let a majority of the members answer" };
+        findings.push(Finding::warn("alarms", format!("the alarms cannot be read: {reason}"), remedy));
         return;
     }
     for (id, alarm) in &facts.alarms {

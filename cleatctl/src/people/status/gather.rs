@@ -45,6 +45,8 @@ pub(crate) struct Observer<'a> {
     options: &'a Options,
     depth: Depth,
     client: Client,
+    /// Client URLs of the members that answered last: see [`Observer::teller`].
+    members: RefCell<Vec<String>>,
     /// Of members that are asked at their own URLs.
     others: RefCell<BTreeMap<String, Client>>,
     certificates: RefCell<BTreeMap<String, (Instant, Certificate)>>,
@@ -55,15 +57,16 @@ impl<'a> Observer<'a> {
     /// Only of the options.
     pub(crate) fn new(options: &'a Options, depth: Depth) -> Result<Self, Error> {
         let client = Client::new(options)?;
-        Ok(Self { options, depth, client, others: RefCell::default(), certificates: RefCell::default() })
+        let (members, others, certificates) = (RefCell::default(), RefCell::default(), RefCell::default());
+        Ok(Self { options, depth, client, members, others, certificates })
     }
 
     /// Looks at the cluster. That nobody answers is in the facts.
     pub(crate) async fn look(&self) -> Facts {
-        let client = &self.client;
         let mut facts = Facts { now: unix_now(), ..Facts::default() };
-        let (answers, list, alarms, auth) =
-            tokio::join!(self.ask(), client.known_members(), client.raised_alarms(), client.auth_status());
+        let answers = self.ask().await;
+        let teller = self.teller(&answers);
+        let (list, alarms, auth) = tokio::join!(teller.known_members(), teller.raised_alarms(), teller.auth_status());
         let mut answered = Vec::new();
         for (endpoint, status) in answers {
             match status {
@@ -114,6 +117,11 @@ impl<'a> Observer<'a> {
             .silent_endpoints
             .retain(|(endpoint, _)| url_of(self.options, endpoint).is_none_or(|url| !silent.contains(&trimmed(&url))));
         self.forget(&facts);
+        let answering = facts.members.iter().filter(|member| member.seen.is_ok());
+        let urls: Vec<String> = answering.flat_map(|member| member.client_urls.clone()).take(MEMBERS_MAX).collect();
+        if !urls.is_empty() {
+            *self.members.borrow_mut() = urls;
+        }
         facts
     }
 
@@ -122,6 +130,16 @@ impl<'a> Observer<'a> {
         let is_used = |url: &String| facts.members.iter().any(|member| member.client_urls.contains(url));
         self.others.borrow_mut().retain(|url, _| is_used(url));
         self.certificates.borrow_mut().retain(|_, (seen, _)| seen.elapsed() < CERTIFICATE_AGE_MAX);
+    }
+
+    /// Who tells of the cluster: the endpoints, or members that were seen before if none of them answers any more.
+    fn teller(&self, answers: &[(String, Result<StatusResponse, Error>)]) -> Client {
+        if answers.iter().any(|(_, status)| status.is_ok()) {
+            return self.client.clone();
+        }
+        let endpoints = self.members.borrow().clone();
+        // Without any it is no client.
+        Client::new(&Options { endpoints, ..self.options.clone() }).unwrap_or_else(|_| self.client.clone())
     }
 
     /// The status of every endpoint that was given.
