@@ -1,12 +1,13 @@
 //! Lines for the v2 API.
 
-use super::{Api, Flag, Line, Shape, draw, pick, switch, valued, words};
+use super::given::{Line, MEMBER};
+use super::{Api, Flag, Shape, draw, pick, switch, valued, words};
 use rand::Rng as _;
 use rand::rngs::StdRng;
 
 pub(super) const API: Api = Api { first: FIRST, good: GOOD, version: "2", line, errors };
 
-const FIRST: &[&str] = &["set /a/b v", "set /a/c v", "set /b v", "set /d/e v", "set /é v"];
+const FIRST: &[&str] = &["set /a/b v", "set /a/c v", "set /b v", "set /d/e v", "set /é v", "user add root:pw"];
 
 /// Lines with nothing odd, whose outcome others depend on.
 const GOOD: &[&str] = &[
@@ -23,6 +24,12 @@ const GOOD: &[&str] = &[
     "mk /a/in --in-order 5",
     "user list",
     "role list",
+    "-u root:pw auth disable",
+    "--username=root:pw auth disable",
+    "--username=u1:pw get /b",
+    "watch --after-index 3 /b",
+    "-o json watch -r --after-index 4 /",
+    "member list",
 ];
 
 const KEYS: &[&[u8]] = &[
@@ -76,6 +83,14 @@ const SORT: Flag = ("--sort", &[]);
 const RECURSIVE: Flag = ("--recursive", &[]);
 const R: Flag = ("-r", &[]);
 const TTL: Flag = ("--ttl", TTLS);
+const WATCH: &[Flag] = &[
+    ("--after-index", &[b"1", b"5", b"9"]),
+    ("--after-index", &[b"3", b"20", b"x", b""]),
+    RECURSIVE,
+    R,
+    ("--forever", &[]),
+    ("-f", &[]),
+];
 const PATH: Flag = ("--path", &[b"/a", b"/a/*", b"", b"x"]);
 const PERMISSIONS: &[Flag] =
     &[PATH, PATH, PATH, ("--read", &[]), ("--write", &[]), ("--readwrite", &[]), ("--rw", &[])];
@@ -96,7 +111,7 @@ const SHAPES: &[Shape] = &[
     ("user add", &[USERS_WITH_PASSWORDS], &[], 2),
     ("user get", &[NAMES], &[], 1),
     ("user list", &[], &[], 1),
-    ("user remove", &[NAMES], &[], 1),
+    ("user remove", &[&[b"u1", b"u2", b"guest", b"zz"]], &[], 1),
     ("user grant", &[NAMES], OF_ROLES, 2),
     ("user revoke", &[NAMES], OF_ROLES, 1),
     ("role add", &[ROLES], &[], 2),
@@ -105,6 +120,16 @@ const SHAPES: &[Shape] = &[
     ("role remove", &[ROLES], &[], 1),
     ("role grant", &[ROLES], PERMISSIONS, 3),
     ("role revoke", &[ROLES], PERMISSIONS, 2),
+    // A user that there is not would be created.
+    ("user passwd", &[&[b"root"]], &[], 1),
+    ("auth enable", &[], &[], 1),
+    ("auth disable", &[], &[], 1),
+    ("member list", &[], &[], 1),
+    ("member update", &[&[MEMBER, b"zz", b"1"], &[b"http://127.0.0.1:2", b"x", b""]], &[], 1),
+    ("member remove", &[&[MEMBER, b"zz", b"1", b""]], &[], 1),
+    ("cluster-health", &[], &[], 1),
+    ("watch", &[KEYS], WATCH, 2),
+    ("exec-watch --after-index=2", &[KEYS, &[b"echo"], &[b"x"]], &[RECURSIVE, R], 1),
 ];
 
 /// Lines that are no more than they are.
@@ -156,6 +181,21 @@ const GLOBALS: &[&str] = &[
     "--output=bad",
     "--output=",
     "--debug=false",
+    "--debug",
+    "--debug",
+    "-u=root:pw",
+    "-u root:pw",
+    "--username=u1:pw",
+    "--username root:x",
+    "--username=",
+    "--cert-file=/none",
+    "--ca-file=/none",
+    "--key-file=/none",
+    "--insecure-discovery",
+    "--discovery-srv=",
+    "-D=",
+    "--peers=",
+    "-C=x",
     "--timeout=9s",
     "--timeout=x",
     "--total-timeout=9s",
@@ -173,8 +213,9 @@ const GLOBALS: &[&str] = &[
 /// Words behind the command that may be no flags of it.
 const ODD: &[&str] = &["--bogus", "--help", "-h", "--", "-", "--sort=x", "-r=false", "---x", "---sort", "-1"];
 
+/// All but what the program says that etcdctl runs to ask for a password, and requests, which may be written otherwise.
 fn errors(stderr: &str) -> Vec<&str> {
-    stderr.lines().collect()
+    stderr.lines().filter(|line| !line.starts_with("stty: ") && !line.starts_with("cURL Command: ")).collect()
 }
 
 fn line(rng: &mut StdRng) -> Line {
@@ -186,7 +227,7 @@ fn line(rng: &mut StdRng) -> Line {
         line = valued(rng, flag, format.as_bytes());
     }
     if rng.random_ratio(1, 7) {
-        line.push(pick(rng, GLOBALS).as_bytes().to_vec());
+        line.append(&mut words(pick(rng, GLOBALS)));
     }
     if rng.random_ratio(1, 10) {
         line.append(&mut words(pick(rng, PLAIN)));
@@ -196,7 +237,12 @@ fn line(rng: &mut StdRng) -> Line {
         }
         line.append(&mut shaped(rng));
     }
-    Line { words: line, input }
+    // Others would lock everybody out, and at the end of standard input etcdctl takes the empty password.
+    if line.iter().any(|word| word == b"passwd") {
+        input = b"pw\n".to_vec();
+    }
+    let goes_on = line.iter().any(|word| word == b"watch" || word == b"exec-watch");
+    Line { words: line, input, environment: Vec::new(), goes_on }
 }
 
 fn shaped(rng: &mut StdRng) -> Vec<Vec<u8>> {

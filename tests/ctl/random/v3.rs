@@ -1,12 +1,26 @@
 //! Lines for the v3 API.
 
-use super::{Api, Flag, Line, Shape, draw, insert, pick, switch, valued, words};
+use super::given::{Line, MEMBER};
+use super::{Api, Flag, Shape, draw, insert, pick, switch, valued, words};
 use rand::Rng as _;
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
 
 pub(super) const API: Api = Api { first: FIRST, good: GOOD, version: "3", line, errors };
 
-const FIRST: &[&str] = &["put a v", "put a/b v", "put a/c v", "put ab v", "put b v", "put é v", "put / v", "put * v"];
+const FIRST: &[&str] = &[
+    "put a v",
+    "put a/b v",
+    "put a/c v",
+    "put ab v",
+    "put b v",
+    "put é v",
+    "put / v",
+    "put * v",
+    "role add root",
+    "user add root:pw",
+    "user grant-role root root",
+];
 
 const KEYS: &[&[u8]] = &[
     b"a",
@@ -80,6 +94,24 @@ const GET: &[Flag] = &[
 ];
 const PUT: &[Flag] = &[("--prev-kv", &[]), ("--ignore-value", &[]), ("--ignore-lease", &[]), ("--lease", LEASES)];
 const DEL: &[Flag] = &[("--prefix", &[]), ("--from-key", &[]), ("--prev-kv", &[])];
+const WATCH: &[Flag] = &[
+    ("--prefix", &[]),
+    ("--prev-kv", &[]),
+    ("--rev", &[b"1", b"2", b"5", b"12"]),
+    ("--rev", &[b"20", b"40"]),
+    ("--rev", NUMBERS),
+];
+const CLUSTER: Flag = ("--cluster", &[]);
+const ELECTION: &[Flag] = &[("--listen", &[]), ("-l", &[])];
+const CHECK: &[Flag] = &[("--prefix", KEYS), ("--auto-compact", &[]), ("--auto-defrag", &[])];
+/// Of members that cannot be cleatctl says more.
+const RESTORE: &[Flag] = &[
+    ("--data-dir", &[b"restored", b""]),
+    ("--initial-cluster-token", &[b"t"]),
+    ("--skip-hash-check", &[]),
+    ("--wal-dir", &[b"wal"]),
+];
+const NEW_USER: &[Flag] = &[("--no-password", &[]), ("--new-user-password", &[b"pw", b"", b"p:w"])];
 const RANGE: &[Flag] = &[("--prefix", &[]), ("--from-key", &[])];
 
 const SHAPES: &[Shape] = &[
@@ -93,7 +125,7 @@ const SHAPES: &[Shape] = &[
     ("role delete", &[ROLES], &[], 1),
     ("role grant-permission", &[ROLES, PERMISSIONS, KEYS, KEYS], RANGE, 5),
     ("role revoke-permission", &[ROLES, KEYS, KEYS], RANGE, 2),
-    ("user add --interactive=false", &[USERS], &[], 3),
+    ("user add --interactive=false", &[USERS], NEW_USER, 3),
     ("user passwd --interactive=false", &[USERS], &[], 1),
     ("user get", &[USERS], &[("--detail", &[])], 2),
     ("user list", &[], &[], 1),
@@ -110,9 +142,34 @@ const SHAPES: &[Shape] = &[
     ("member update", &[&[b"zz", b"1"]], &[("--peer-urls", &[b"http://a:1"])], 1),
     ("member promote", &[&[b"zz"]], &[], 1),
     ("alarm list", &[], &[], 1),
-    ("move-leader", &[&[b"x"]], &[], 1),
+    ("member promote", &[&[MEMBER]], &[], 1),
+    ("member remove", &[&[MEMBER]], &[], 1),
+    (
+        "member update",
+        &[&[MEMBER]],
+        &[("--peer-urls", &[b"http://127.0.0.1:2", b"x", b"", b"http://a:1,http://b:1"])],
+        1,
+    ),
+    ("alarm disarm", &[], &[], 1),
+    ("move-leader", &[&[b"x", MEMBER, b"1", b""]], &[], 1),
     ("snapshot status", &[&[b"/none"]], &[], 1),
     ("snapshot save", &[], &[], 1),
+    ("snapshot restore", &[&[b"/none", b""]], RESTORE, 1),
+    ("lease list", &[], &[], 2),
+    ("endpoint health", &[], &[CLUSTER], 1),
+    ("endpoint status", &[], &[CLUSTER], 1),
+    ("endpoint hashkv", &[], &[CLUSTER, ("--rev", NUMBERS)], 2),
+    ("defrag", &[], &[CLUSTER, ("--data-dir", &[b"/none", b""])], 1),
+    ("auth enable", &[], &[], 1),
+    ("auth disable", &[], &[], 1),
+    ("watch", &[KEYS, KEYS], WATCH, 2),
+    ("watch --prefix", &[KEYS], WATCH, 1),
+    // With arguments they would wait.
+    ("elect", &[], ELECTION, 1),
+    ("lock", &[], &[("--ttl", NUMBERS)], 1),
+    // With a load that there is it runs for a minute.
+    ("check perf --load=q", &[&[b"x"]], CHECK, 1),
+    ("check datascale --load=q", &[&[b"x"]], CHECK, 1),
 ];
 
 /// Lines that are no more than they are.
@@ -139,6 +196,12 @@ const PLAIN: &[&str] = &[
     "lock",
     "check perf --load=q",
     "make-mirror",
+    "make-mirror --prefix=a --dest-prefix=b",
+    "make-mirror 127.0.0.1:1 --no-dest-prefix --dest-prefix=b",
+    "make-mirror 127.0.0.1:1 --dest-cert=/none",
+    "make-mirror 127.0.0.1:1 --dest-key=/none",
+    "make-mirror 127.0.0.1:1 --dest-cacert=/none",
+    "make-mirror a b --dest-insecure-transport=false",
     "auth x",
     "completion",
     "endpoint -h health",
@@ -165,6 +228,15 @@ const GOOD: &[&str] = &[
     "user list -w=json",
     "role list -w=fields",
     "alarm list -w=json",
+    "put a 1 --lease=1f",
+    "put a/c 2 --lease=7fffffffffffffff",
+    "lease timetolive 1f --keys",
+    "lease keep-alive --once 1f",
+    "lease list -w=json",
+    "get a --prefix --user=root:pw -w=json",
+    "put a/b 3 --user=u1:pw",
+    "auth disable --user=root:pw",
+    "auth disable --user=root:pw",
 ];
 
 /// Flags of every command, right and wrong.
@@ -183,12 +255,55 @@ const GLOBALS: &[&str] = &[
     "--keepalive-time=bad",
     "--user=",
     "--password=",
+    "--password=pw",
     "--cert=/none",
+    "--key=/none",
+    "--cacert=/none",
+    "--cert=",
+    "--insecure-transport",
+    "--insecure-transport=true",
+    "--insecure-skip-tls-verify",
+    "--insecure-discovery=false",
+    "--discovery-srv=",
+    "--discovery-srv-name=x",
+    "--keepalive-timeout=9s",
+    "--keepalive-timeout=",
+    "--dial-timeout=9s",
+    "--command-timeout=1m",
+    "--command-timeout=-1",
+    "--debug=x",
+    "--endpoints=,",
     "--",
     "-",
     "--=",
     "---",
     "-wj",
+];
+
+const AS_USER: &[&str] =
+    &["--user=root:pw", "--user=root:pw", "--user=u1:pw", "--user=u2:pw pw", "--user=root:stdin", "--user=zz:pw"];
+
+/// Variables of the environment, right and wrong.
+const ENVIRONMENT: &[(&str, &str)] = &[
+    ("ETCDCTL_WRITE_OUT", "json"),
+    ("ETCDCTL_WRITE_OUT", "fields"),
+    ("ETCDCTL_WRITE_OUT", ""),
+    ("ETCDCTL_WRITE_OUT", "x"),
+    ("ETCDCTL_HEX", "true"),
+    ("ETCDCTL_HEX", "x"),
+    ("ETCDCTL_USER", "root:pw"),
+    ("ETCDCTL_USER", "u1:pw"),
+    ("ETCDCTL_PASSWORD", "pw"),
+    ("ETCDCTL_COMMAND_TIMEOUT", "9s"),
+    ("ETCDCTL_DIAL_TIMEOUT", "x"),
+    ("ETCDCTL_ENDPOINTS", "x"),
+    ("ETCDCTL_CERT", "/none"),
+    ("ETCDCTL_INSECURE_TRANSPORT", "true"),
+    ("ETCDCTL_KEEPALIVE_TIME", "3s"),
+    ("ETCDCTL_WATCH_KEY", "a"),
+    ("ETCDCTL_WATCH_RANGE_END", "z"),
+    ("ETCDCTL_NOSUCH", "1"),
+    ("ETCDCTL_API", "3"),
 ];
 
 const COMPARISONS: &[&str] = &[
@@ -235,12 +350,36 @@ fn errors(stderr: &str) -> Vec<&str> {
     stderr.lines().filter(|line| line.starts_with("Error: ")).collect()
 }
 
+/// Lines of `watch -i`.
+const REQUESTS: &[&str] = &[
+    "watch a",
+    "watch a --rev=2",
+    "watch --rev=1 --prefix a",
+    "watch a z --rev=3",
+    "watch --prev-kv --rev=1 b",
+    "watch \"a b\" --rev=1",
+    "watch",
+    "watch a --prefix z",
+    "get a",
+    "",
+    "watch a --bad",
+    "progress",
+    "watch a --rev=x",
+];
+
 fn line(rng: &mut StdRng) -> Line {
     let mut input = Vec::new();
+    let mut goes_on = false;
     let mut words = match rng.random_range(0..100) {
         0..6 => {
             input = txn(rng);
-            vec![b"txn".to_vec()]
+            words(pick(rng, &["txn", "txn", "txn", "txn -i", "txn --interactive", "txn --interactive=false"]))
+        }
+        // What it prints of two of them may come in any order.
+        6 if rng.random() => {
+            input = [pick(rng, REQUESTS).as_bytes(), b"\n"].concat();
+            goes_on = true;
+            words(pick(rng, &["watch -i", "watch --interactive"]))
         }
         6..14 => words(pick(rng, PLAIN)),
         _ => {
@@ -257,9 +396,25 @@ fn line(rng: &mut StdRng) -> Line {
     }
     if rng.random_ratio(1, 6) {
         let global = pick(rng, GLOBALS);
-        insert(rng, &mut words, global.as_bytes());
+        // An argument would make them wait.
+        if !["-", "--"].contains(&global) || !waits(&words) {
+            insert(rng, &mut words, global.as_bytes());
+        }
     }
-    Line { words, input }
+    if rng.random_ratio(1, 4) {
+        words.insert(0, pick(rng, AS_USER).as_bytes().to_vec());
+    }
+    let mut environment = Vec::new();
+    if rng.random_ratio(1, 12) {
+        environment.extend(ENVIRONMENT.choose(rng));
+    }
+    goes_on |= words.iter().any(|word| word == b"watch");
+    Line { words, input, environment, goes_on }
+}
+
+/// True for commands that go on for good when they have what they need.
+fn waits(words: &[Vec<u8>]) -> bool {
+    words.first().is_some_and(|word| [&b"elect"[..], b"lock", b"make-mirror"].contains(&&**word))
 }
 
 fn shaped(rng: &mut StdRng) -> Vec<Vec<u8>> {
@@ -286,7 +441,7 @@ fn shaped(rng: &mut StdRng) -> Vec<Vec<u8>> {
         let at = rng.random_range(begins..=words.len());
         words.splice(at..at, flag_words);
     }
-    if rng.random_ratio(1, 40) {
+    if rng.random_ratio(1, 40) && !waits(&words) {
         words.push(b"more".to_vec());
     }
     words
