@@ -135,7 +135,8 @@ fn check(kind: Kind, name: &str, value: &str) -> Result<(), String> {
 }
 
 /// The same for a command, whose flags may stand behind its arguments: its own are read first, each with the word behind it
-/// unless that is a flag, then `--`. What is wrong counts before what is there twice. To the library every flag may have a value, so `ls -r / -p` reads no `-p`.
+/// unless that is a flag, then `--`. What is wrong counts before what is there twice. To the library every flag may have a
+/// value, so `ls -r / -p` reads no `-p`.
 ///
 /// A command that `runs` another one gets `--` as an argument: what stands behind it is that one. etcdctl's does not, and takes
 /// the last word of `exec-watch /key -- command` for the key.

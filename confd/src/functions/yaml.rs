@@ -183,13 +183,14 @@ fn text(text: &str, column: Option<usize>, indent: usize) -> String {
     let is_ambiguous = text.contains(": ") || text.contains(" #") || text.ends_with(':');
     if begins_badly || is_ambiguous || text.starts_with(' ') || text.ends_with(' ') {
         let quoted = text.replace('\'', "''");
-        return format!("'{}'", column.map_or(quoted.clone(), |column| folded(&quoted, column + 1, indent)));
+        return format!("'{}'", folded(&quoted, column.map(|column| column + 1), indent));
     }
-    column.map_or(text.to_owned(), |column| folded(text, column, indent))
+    folded(text, column, indent)
 }
 
-/// Goes to another line at the first single space behind column 80.
-fn folded(text: &str, mut column: usize, indent: usize) -> String {
+/// Goes to another line at the first single space behind column 80, unless it has no column.
+fn folded(text: &str, column: Option<usize>, indent: usize) -> String {
+    let Some(mut column) = column else { return text.to_owned() };
     let margin = indent.max(2);
     let mut out = String::with_capacity(text.len());
     let mut before = ' ';
