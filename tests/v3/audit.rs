@@ -78,7 +78,7 @@ async fn users_are_named_and_their_secrets_are_not() -> Result<()> {
     client.kv.put(request).await?;
     client.kv.put(put("b")).await.expect_err("nobody may");
 
-    let found = json_lines(&path, 5).await?;
+    let found = json_lines(&path, 6).await?;
     let puts: Vec<&Value> = found.iter().filter(|line| line["method"] == "/etcdserverpb.KV/Put").collect();
     ensure!(puts.len() == 2, "{found:#?}");
     ensure!(puts[0]["user"] == "root" && puts[0]["code"] == "Ok", "{}", puts[0]);
