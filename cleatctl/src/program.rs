@@ -5,7 +5,7 @@ use crate::cli::{Path, Personality, help};
 use crate::context::Context;
 use crate::failure::{Failure, code};
 use crate::people::Terminal;
-use crate::{cli, commands, completion, people, print, v2, v3};
+use crate::{cli, commands, completion, people, print, progress, v2, v3};
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
@@ -17,6 +17,9 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(name) if name == "etcdctl" => Personality::Etcdctl,
         _ => Personality::Cleatctl,
     };
+    if personality == Personality::Etcdctl {
+        progress::show_none();
+    }
     let words: Vec<OsString> = words.collect();
     if let [ask, rest @ ..] = &*words
         && ask == completion::ASK

@@ -1,9 +1,11 @@
 //! Progress bars, on standard error and for a person only. A bar of something that failed is gone when it is dropped.
+//! `etcdctl` has none: what reads its words from a terminal must not find others among them.
 
 use crate::people::has_unicode;
 use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 use std::fmt::Write;
 use std::io::IsTerminal as _;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// Between two pictures of something whose end is not known.
@@ -13,6 +15,18 @@ const TICK: Duration = Duration::from_millis(100);
 const STAYS_FROM: Duration = Duration::from_secs(1);
 
 const FILE: &str = "{msg} {wide_bar} {percent:>3}% {bytes}/{total_bytes} {bytes_per_sec} {time}";
+
+/// Whether this process shows none at all.
+static IS_QUIET: OnceLock<()> = OnceLock::new();
+
+/// Shows none from now on.
+pub(crate) fn show_none() {
+    IS_QUIET.get_or_init(|| ());
+}
+
+fn is_shown() -> bool {
+    IS_QUIET.get().is_none() && std::io::stderr().is_terminal()
+}
 
 /// Of keys, how many there are if that is known.
 pub(crate) fn keys(count: Option<usize>) -> ProgressBar {
@@ -46,7 +60,7 @@ pub(crate) fn count(length: u64, unit: &str) -> ProgressBar {
 
 /// Of something whose end is not known.
 pub(crate) fn running(what: &str) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
+    if !is_shown() {
         return ProgressBar::hidden();
     }
     let style = ProgressStyle::default_spinner();
@@ -66,7 +80,7 @@ pub(crate) fn finish(bar: &ProgressBar) {
 }
 
 fn bar(length: Option<u64>, template: &str) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
+    if !is_shown() {
         return ProgressBar::hidden();
     }
     length.map_or_else(ProgressBar::no_length, ProgressBar::new).with_style(style(template))

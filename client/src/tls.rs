@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use trust::Roots;
 
 /// Reads the files, for connections that speak one of these protocols.
 ///
@@ -25,10 +26,11 @@ pub(crate) fn load(options: &TlsOptions, protocols: &[&[u8]]) -> Result<ClientCo
         let verifier = AcceptAny { provider, shown: Shown::default() };
         builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
     } else {
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(options)?), provider)
+        let roots = roots(options)?;
+        let chain = WebPkiServerVerifier::builder_with_provider(roots.store(), provider)
             .build()
             .map_err(|error| Error::Tls(error.to_string()))?;
-        builder.with_webpki_verifier(verifier)
+        builder.dangerous().with_custom_certificate_verifier(roots.servers(chain))
     };
     let mut config = with_client(builder, options)?;
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
@@ -70,8 +72,8 @@ fn with_client(
 }
 
 /// The authorities to trust.
-fn roots(options: &TlsOptions) -> Result<RootCertStore, Error> {
-    let mut roots = RootCertStore::empty();
+fn roots(options: &TlsOptions) -> Result<Roots, Error> {
+    let mut roots = Roots::empty();
     if let Some(path) = &options.ca_file {
         for certificate in certificates(path)? {
             let refused = |error: rustls::Error| Error::TlsFile { path: path.clone(), reason: error.to_string() };
@@ -81,13 +83,14 @@ fn roots(options: &TlsOptions) -> Result<RootCertStore, Error> {
     }
     // Some of the system's may be too old for rustls; the others count.
     let system = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
     if roots.add_parsable_certificates(system.certs).0 == 0 {
         let reason = system.errors.first().map_or_else(String::new, |error| format!(": {error}"));
         return Err(Error::Tls(format!(
             "the system has no certificate authorities; name a CA file, install ca-certificates or set SSL_CERT_FILE{reason}"
         )));
     }
-    Ok(roots)
+    Ok(roots.into())
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {

@@ -606,7 +606,7 @@ impl Server {
     }
 }
 
-/// Serves clients at these URLs.
+/// Serves clients at these URLs. As in etcd, one address may be that of a URL with TLS and of one without.
 async fn listen(
     listeners: &Listeners,
     config: &Config,
@@ -614,8 +614,18 @@ async fn listen(
     urls: &[ListenUrl],
     front: &Front,
 ) -> Result<(), StartError> {
-    for url in urls {
+    for (index, url) in urls.iter().enumerate() {
+        let twin = urls.iter().find(|other| other.is_tls() != url.is_tls() && other.is_at(url));
+        let is_repeated = urls[..index].iter().any(|other| other.is_tls() == url.is_tls() && other.is_at(url));
+        // The one with TLS opens what both are served at.
+        if is_repeated || (twin.is_some() && !url.is_tls()) {
+            continue;
+        }
         let bound = Bound::new(url, config.socket_reuse_port, tls).await?;
+        let bound = match twin {
+            Some(plain) => bound.with_plain(plain),
+            None => bound,
+        };
         listeners.serve(bound, front);
     }
     Ok(())

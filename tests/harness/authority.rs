@@ -96,6 +96,16 @@ pub fn self_signed(common_name: &str, hosts: &[&str]) -> Result<Pair, Error> {
     Ok(Pair { cert: certificate.pem(), key: key.serialize_pem(), der: certificate.der().to_vec() })
 }
 
+/// A certificate that is its own authority, as `openssl req -x509` makes them.
+pub fn own_authority(common_name: &str, hosts: &[&str]) -> Result<Pair, Error> {
+    let key = KeyPair::generate()?;
+    let mut params = params(common_name, hosts)?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.extended_key_usages.clear();
+    let certificate = params.self_signed(&key)?;
+    Ok(Pair { cert: certificate.pem(), key: key.serialize_pem(), der: certificate.der().to_vec() })
+}
+
 fn params(common_name: &str, hosts: &[&str]) -> Result<CertificateParams, Error> {
     let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
     let mut params = CertificateParams::new(hosts)?;

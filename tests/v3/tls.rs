@@ -1,7 +1,8 @@
 //! TLS of a real member, as `etcdctl` and `curl` meet it.
 
 use anyhow::{Context, Result, ensure};
-use harness::authority::{Pair, self_signed};
+use harness::authority::{Pair, own_authority, self_signed};
+use harness::server::built_binary;
 use harness::tool::{Output, etcdctl_binary, run};
 use harness::{Authority, Kind, Options, Server};
 use std::os::unix::fs::PermissionsExt as _;
@@ -346,4 +347,54 @@ async fn the_audit_log_names_the_caller_by_its_certificate() -> Result<()> {
     let put = site.etcdctl(Some("client"), &["put", "a", "1"]).await?;
     ensure!(put.stdout == "OK\n", "{put:#?}");
     site.wait_for_log(r#""user":"client""#, 1).await
+}
+
+/// Small installations have one certificate for everybody, which is its own CA; and `http://` beside `https://` at one
+/// address while they move from one to the other.
+#[tokio::test]
+async fn one_certificate_and_one_address_serve_everybody() -> Result<()> {
+    let dir = TempDir::with_prefix("cleat-test-tls-")?;
+    write(dir.path(), "all", &own_authority("all", &HOSTS)?)?;
+    let (cert, key) = (dir.path().join("all.pem"), dir.path().join("all.key"));
+    let mut flags = vec!["--client-cert-auth".to_owned()];
+    for (flag, file) in [("cert-file", &cert), ("key-file", &key), ("trusted-ca-file", &cert)] {
+        flags.push(format!("--{flag}={}", file.display()));
+    }
+    let mut server = Server::prepare(Kind::Cleat, Options { flags, is_secure: true, ..Options::default() })?;
+    let (plain, secure) = (format!("http://{}", server.endpoint()), server.client_url());
+    server.add_flags([format!("--listen-client-urls={plain},{secure},{plain}")]);
+    server.restart().await?;
+    for tool in [PathBuf::from(etcdctl_binary()), built_binary("cleatctl")?] {
+        for (at, value) in [(&plain, "1"), (&secure, "2")] {
+            let put = run(tool_of(&tool, at, &cert, Some(&key), &["put", "a", value]), b"", LIMIT).await?;
+            ensure!(put.stdout == "OK\n", "{at}: {put:#?}");
+            let got = run(tool_of(&tool, at, &cert, Some(&key), &["get", "a"]), b"", LIMIT).await?;
+            ensure!(got.stdout == format!("a\n{value}\n"), "{at}: {got:#?}");
+        }
+        // TLS is what it was: a certificate is asked for there.
+        let bare = run(tool_of(&tool, &secure, &cert, None, &["get", "a"]), b"", LIMIT).await?;
+        ensure!(bare.code == Some(1), "{bare:#?}");
+    }
+    for at in [&plain, &secure] {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--cacert"]).arg(&cert).arg("--cert").arg(&cert).arg("--key").arg(&key);
+        curl.arg(format!("{at}/health"));
+        let health = run(curl, b"", LIMIT).await?;
+        ensure!(health.stdout.contains(r#""health":"true""#), "{at}: {health:#?}");
+    }
+    Ok(())
+}
+
+/// A tool of etcd's command line. Without TLS it takes no certificates.
+fn tool_of(tool: &Path, at: &str, cert: &Path, key: Option<&Path>, args: &[&str]) -> Command {
+    let mut command = Command::new(tool);
+    command.env("ETCDCTL_API", "3").args(["--endpoints", at, "--command-timeout=10s", "--dial-timeout=2s"]);
+    if at.starts_with("https") {
+        command.arg("--cacert").arg(cert);
+        if let Some(key) = key {
+            command.arg("--cert").arg(cert).arg("--key").arg(key);
+        }
+    }
+    command.args(args);
+    command
 }

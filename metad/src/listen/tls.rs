@@ -1,16 +1,17 @@
 //! TLS of the manage API: its certificate, and whose certificates it takes. Files are read again on SIGHUP.
 
 use parking_lot::RwLock;
+use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use trust::Roots;
 
 /// Makes TLS of connections.
 #[derive(Clone)]
@@ -74,13 +75,14 @@ fn config(files: &Files) -> Result<Arc<ServerConfig>, String> {
         None => builder.with_no_client_auth(),
         Some(path) => {
             let wrong = |error: String| format!("{}: {error}", path.display());
-            let mut roots = RootCertStore::empty();
+            let mut roots = Roots::empty();
             for certificate in certificates(path)? {
                 roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
             }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            let verifier = if files.is_optional { verifier.allow_unauthenticated() } else { verifier };
-            builder.with_client_cert_verifier(verifier.build().map_err(|error| wrong(error.to_string()))?)
+            let chain = WebPkiClientVerifier::builder_with_provider(roots.store(), provider);
+            let chain = if files.is_optional { chain.allow_unauthenticated() } else { chain };
+            let chain = chain.build().map_err(|error| wrong(error.to_string()))?;
+            builder.with_client_cert_verifier(roots.clients(chain))
         }
     };
     let mut config = builder.with_single_cert(chain, key).map_err(|error| {

@@ -53,6 +53,14 @@ impl ListenUrl {
         &self.place
     }
 
+    /// Whether one socket serves both: not where the system chooses the port, and not at a path.
+    pub fn is_at(&self, other: &Self) -> bool {
+        match &self.place {
+            Place::Tcp(addresses) => self.place == other.place && addresses.iter().all(|address| address.port() != 0),
+            Place::Unix(_) => false,
+        }
+    }
+
     /// The names and addresses that a caller may use: those of the URL, unless it means all interfaces.
     pub(super) fn hosts(&self) -> Vec<String> {
         match &self.place {

@@ -163,9 +163,18 @@ impl Listeners {
                 "serving client traffic insecurely; this is strongly discouraged!"
             );
         }
+        if let Some(url) = &bound.plain_url {
+            tracing::info!(
+                url,
+                ?addresses,
+                traffic,
+                "serving client traffic insecurely; this is strongly discouraged!"
+            );
+        }
         for listener in bound.listeners {
             let shared = Arc::clone(&self.shared);
-            let door = Door { front: front.clone(), tls: bound.tls.clone() };
+            let is_plain_too = bound.plain_url.is_some();
+            let door = Door { front: front.clone(), tls: bound.tls.clone(), is_plain_too };
             let accepting = accept(shared, listener, door, Arc::clone(&url));
             self.shared.tracker.spawn(accepting);
         }
@@ -193,6 +202,22 @@ impl Listeners {
 struct Door {
     front: Front,
     tls: Option<TlsAcceptor>,
+    /// Whoever does not speak TLS is served without it.
+    is_plain_too: bool,
+}
+
+impl Door {
+    /// The TLS that is made with this caller.
+    async fn tls_of(&self, socket: &Socket) -> io::Result<Option<&TlsAcceptor>> {
+        let Some(tls) = &self.tls else { return Ok(None) };
+        // A caller that says nothing must not take part in the number of handshakes.
+        let speaks = async {
+            socket.speaks().await?;
+            if self.is_plain_too { socket.begins_tls().await } else { Ok(true) }
+        };
+        let is_tls = tokio::time::timeout(FIRST_BYTES_DEADLINE, speaks).await??;
+        Ok(Some(tls).filter(|_| is_tls))
+    }
 }
 
 async fn accept(shared: Arc<Shared>, listener: Listener, door: Door, url: Arc<str>) {
@@ -251,17 +276,16 @@ async fn serve(shared: Arc<Shared>, mut socket: Socket, door: Door, slot: OwnedS
     let (local, remote) = socket.addresses();
     let opened = async {
         socket.set_nodelay()?;
-        if let Some(tls) = &door.tls {
-            // A caller that says nothing must not take part in the number of handshakes.
-            tokio::time::timeout(FIRST_BYTES_DEADLINE, socket.speaks()).await??;
+        let tls = door.tls_of(&socket).await?;
+        if let Some(tls) = tls {
             // Boxed, so that a connection without TLS is not as large as a handshake.
             socket = Box::pin(socket.secured(tls, remote)).await?;
         }
-        let shown = (socket.common_name(), socket.certificate());
+        let shown = (tls.is_some(), socket.common_name(), socket.certificate());
         let (connection, is_http2) = tokio::time::timeout(FIRST_BYTES_DEADLINE, Connection::open(socket)).await??;
         io::Result::Ok((connection, is_http2, shown))
     };
-    let (connection, is_http2, (common_name, certificate)) = tokio::select! {
+    let (connection, is_http2, (is_tls, common_name, certificate)) = tokio::select! {
         opened = opened => match opened {
             Ok(opened) => opened,
             Err(error) => return tracing::debug!(?remote, %error, "connection ended before it began"),
@@ -273,7 +297,7 @@ async fn serve(shared: Arc<Shared>, mut socket: Socket, door: Door, slot: OwnedS
     }
     let calls = OpenCalls::default();
     let mut front = ConnectionFront::new(door.front, calls.clone(), local, remote);
-    if door.tls.is_some() {
+    if is_tls {
         front = front.secured().named(common_name).certified(certificate);
     }
     let served = if is_http2 {

@@ -44,6 +44,8 @@ pub struct Bound {
     pub(super) listeners: Vec<Listener>,
     /// For URLs with TLS, and only for them.
     pub(super) tls: Option<TlsAcceptor>,
+    /// The URL without TLS that is served at the same place.
+    pub(super) plain_url: Option<String>,
 }
 
 impl Bound {
@@ -71,7 +73,13 @@ impl Bound {
                 }
             }
         }
-        Ok(Self { url: url.to_string(), listeners, tls })
+        Ok(Self { url: url.to_string(), listeners, tls, plain_url: None })
+    }
+
+    /// Serves a URL without TLS too, which [is at](ListenUrl::is_at) the same place.
+    pub fn with_plain(mut self, url: &ListenUrl) -> Self {
+        self.plain_url = Some(url.to_string());
+        self
     }
 
     /// The addresses, for ports that the system chose.
@@ -166,6 +174,16 @@ impl Socket {
             Self::Tcp(stream, _) => stream.readable().await,
             Self::Unix(stream) => stream.readable().await,
             Self::Tls(_) => Ok(()),
+        }
+    }
+
+    /// Whether the first byte is that of a TLS handshake; with no byte at all it is not.
+    pub(super) async fn begins_tls(&self) -> io::Result<bool> {
+        let mut first = [0];
+        match self {
+            Self::Tcp(stream, _) => Ok(stream.peek(&mut first).await? == 1 && first[0] == TLS_HANDSHAKE[0]),
+            // Nothing that can be looked at without taking it: a path is for one of the two.
+            Self::Unix(_) | Self::Tls(_) => Ok(false),
         }
     }
 

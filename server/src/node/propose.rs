@@ -202,7 +202,9 @@ impl Node {
     async fn propose_counted(&self, command: Command, urgent: bool) -> Result<Outcome, Error> {
         let bytes = command.encoded_len();
         steps::decoded();
-        if bytes > self.limits().request_bytes {
+        // Its name and URLs are what a member must be able to tell whatever clients may ask.
+        let is_limited = !matches!(command.op, Some(Op::MemberAttributes(_)));
+        if is_limited && bytes > self.limits().request_bytes {
             return Err(Error::RequestTooLarge);
         }
         if self.is_overloaded(urgent) {

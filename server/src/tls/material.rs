@@ -16,6 +16,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite, Su
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+use trust::Roots;
 
 const SECONDS_OF_DAY: i64 = 86_400;
 
@@ -40,10 +41,11 @@ pub(super) fn server_config(
     let builder = match &settings.trusted_ca_file {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let roots = Arc::new(roots(path, contents)?);
-            let chain = WebPkiClientVerifier::builder_with_provider(roots, provider)
+            let roots = roots(path, contents)?;
+            let chain = WebPkiClientVerifier::builder_with_provider(roots.store(), provider)
                 .build()
                 .map_err(|error| TlsError::file(path, error.to_string()))?;
+            let chain = roots.clients(chain);
             let rules = rules(settings, contents)?;
             builder.with_client_cert_verifier(Arc::new(CallerVerifier { chain, rules }))
         }
@@ -78,8 +80,8 @@ pub(super) fn client_config(
             Trust::Nobody
         }
         Some(roots) => {
-            let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
-            Trust::Chain(chain.map_err(|error| failed(&error))?, rules(settings, contents)?)
+            let chain = WebPkiServerVerifier::builder_with_provider(roots.store(), Arc::clone(&provider)).build();
+            Trust::Chain(roots.servers(chain.map_err(|error| failed(&error))?), rules(settings, contents)?)
         }
     };
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -146,8 +148,8 @@ fn unix_now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64
 }
 
-fn roots(path: &Path, contents: &Contents) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
+fn roots(path: &Path, contents: &Contents) -> Result<Roots, TlsError> {
+    let mut roots = Roots::empty();
     for certificate in contents.certificates(path)? {
         roots.add(certificate).map_err(|error| match error {
             rustls::Error::InvalidCertificate(reason) => TlsError::file(path, certificate_text(&reason)),
@@ -158,7 +160,7 @@ fn roots(path: &Path, contents: &Contents) -> Result<RootCertStore, TlsError> {
 }
 
 /// As in etcd, the CAs of the system where none are named.
-fn system_roots() -> RootCertStore {
+fn system_roots() -> Roots {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     for error in found.errors {
@@ -166,7 +168,7 @@ fn system_roots() -> RootCertStore {
     }
     // Systems carry certificates that are good for nothing; the others count.
     roots.add_parsable_certificates(found.certs);
-    roots
+    roots.into()
 }
 
 fn rules(settings: &TlsSettings, contents: &Contents) -> Result<Rules, TlsError> {

@@ -1,11 +1,10 @@
 //! Which certificates of the other end are accepted, beyond what `rustls` verifies by itself.
 //!
-//! `rustls` verifies the chain to a trusted CA, the dates and the purpose. Behind that, [`Rules`] look at revocation
+//! `rustls` and `trust` verify the chain to a trusted CA, the dates and the purpose. Behind that, [`Rules`] look at revocation
 //! lists and allowed names. `material` puts both together, for callers of ours and for peers that we call.
 
 use super::der::CertFacts;
 use crate::config::AllowedNames;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -141,7 +140,7 @@ impl ClientCertVerifier for CallerVerifier {
 #[derive(Debug)]
 pub(super) enum Trust {
     /// Those with a certificate of a trusted CA that the rules allow.
-    Chain(Arc<WebPkiServerVerifier>, Rules),
+    Chain(Arc<dyn ServerCertVerifier>, Rules),
     /// All: for generated certificates there is nothing to verify them by.
     Anybody,
     /// None: there is no CA at all.

@@ -104,6 +104,13 @@ async fn a_program_called_etcdctl_has_nothing_of_it() -> Result<()> {
     // No question: whoever calls it that way is used to that.
     let deleted = at_a_terminal(&server, &link, "del --prefix a/", "").await?;
     same(deleted.stdout.trim_end(), "2")?;
+    // No bars: whoever reads its words from a terminal finds nothing among them.
+    let saved = at_a_terminal(&server, &link, "snapshot save backup", "").await?;
+    same(saved.stdout.lines().last().unwrap_or_default(), "Snapshot saved at backup")?;
+    let restored = at_a_terminal(&server, &link, "snapshot restore backup --data-dir restored", "").await?;
+    for seen in [&saved, &restored] {
+        ensure!(seen.code == Some(0) && !seen.stdout.contains(['\x1b', '%']), "{seen:?}");
+    }
     for words in ["history b", "status", "del b --dry-run"] {
         let refused = at_a_terminal(&server, &link, words, "").await?;
         ensure!(refused.code == Some(1) && refused.stdout.contains("unknown "), "{words}: {refused:?}");

@@ -176,3 +176,23 @@ async fn a_caller_that_is_let_in_hears_of_it_once() {
     // The end of a connection that was let in is an end like any other.
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
 }
+
+/// One certificate for all members, which is its own CA.
+#[tokio::test]
+async fn peers_may_have_one_certificate_that_is_its_own_ca() {
+    let site = Site::new();
+    let all = authority::own_authority("all", &["localhost"]).unwrap();
+    site.serve(&all);
+    site.write("ca.pem", &all.cert);
+    let settings = site.settings(Side::Peer);
+    let port = peer(Some(site.acceptor(&settings))).await;
+    let member = connector(&site, &settings).unwrap();
+    assert_eq!(call(&member, "localhost", port, true).await.unwrap(), 7);
+    // Who has made one of the same kind for itself stays out.
+    let other = Site::new();
+    let own = authority::own_authority("all", &["localhost"]).unwrap();
+    other.serve(&own);
+    other.write("ca.pem", &all.cert);
+    let stranger = connector(&other, &other.settings(Side::Peer)).unwrap();
+    call(&stranger, "localhost", port, true).await.unwrap_err();
+}
