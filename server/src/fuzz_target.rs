@@ -224,7 +224,13 @@ fn peer_seeds() -> Vec<Vec<u8>> {
         cleatpb::LogEntry { term: 3, index: 7, content: Some(Content::Membership(membership.clone())) },
     ];
     let head = Some(cleatpb::SnapshotHead { ballot, last: Some(id(5)), membership: stored.into() });
-    let append = cleatpb::AppendRequest { ballot, previous: Some(id(4)), committed: Some(id(6)), entries };
+    let append = cleatpb::AppendRequest {
+        ballot,
+        previous: Some(id(4)),
+        committed: Some(id(6)),
+        entries,
+        lacks_majority: false,
+    };
     let appended = |result| cleatpb::AppendResponse { result: Some(result) }.encode_to_vec();
     let refusal = Some(cleatpb::transfer_leader_response::Refusal::NotFlushed(id(4)));
     let piece = cleatpb::SnapshotPiece { head, data: "data".into(), is_last: true, restarts: false };

@@ -17,7 +17,7 @@ use crate::peer::traffic::PeersTraffic;
 use crate::raft::alone;
 use crate::raft::catch_up::CatchUps;
 use crate::raft::log_store::{LogExtent, LogStore, LogStoreOptions};
-use crate::raft::network::Network;
+use crate::raft::network::{Majority, Network};
 use crate::raft::snapshot::Receiver;
 use crate::raft::state_machine::{Observer, StateMachine, raft_position};
 use crate::raft::types::Raft;
@@ -64,6 +64,7 @@ pub(crate) struct Core {
     pub(crate) traffic: Arc<PeersTraffic>,
     pub(crate) catch_ups: CatchUps,
     pub(crate) forwards: Arc<Forwards>,
+    pub(crate) majority: Majority,
     pub(crate) snapshots: Receiver,
     /// There is no log, and other members may know why: `newcomer` decides, then comes [`found`].
     pub(crate) is_newcomer: bool,
@@ -123,7 +124,8 @@ pub(crate) async fn open_core(
     let forwards = Arc::new(Forwards::new(identity.member_id, rand::random(), reader.applied().0.index));
     let state_machine = StateMachine::new(writer, reader.clone(), Box::new(observed), Arc::clone(&forwards));
     let catch_ups = CatchUps::default();
-    let network = Network::new(Arc::clone(&links) as _, Arc::clone(&traffic), catch_ups.clone());
+    let majority = Majority::default();
+    let network = Network::new(Arc::clone(&links) as _, Arc::clone(&traffic), catch_ups.clone(), majority.clone());
     let raft = Raft::new(identity.member_id, raft_config(config)?, network, log, state_machine)
         .await
         .map_err(|error| StartError::Raft(error.to_string()))?;
@@ -146,6 +148,7 @@ pub(crate) async fn open_core(
         traffic,
         catch_ups,
         forwards,
+        majority,
         snapshots,
         is_newcomer,
     })

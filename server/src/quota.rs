@@ -23,7 +23,7 @@ pub(crate) const LEASE_COST: u64 = 64;
 /// The alarm is cleared when this share of the quota is free again, so that it does not flap.
 const CLEAR_AT_FREE: f64 = 0.05;
 
-const CLEAR_INTERVAL: Duration = Duration::from_secs(1);
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(crate) struct Quota {
     /// `None` for no limit.
@@ -54,38 +54,52 @@ impl Quota {
             return Ok(());
         }
         if !is_raised(node) {
-            tracing::warn!(
-                quota_bytes = limit,
-                stored_bytes = node.reader().stored_bytes(),
-                "out of space, raising NOSPACE"
-            );
-            self.raised.store(true, Ordering::Relaxed);
-            node.propose_own(alarm(node, AlarmAction::Activate)).await?;
+            self.raise(node, limit).await?;
         }
         Err(Error::NoSpace)
     }
 
-    /// Clears the alarm once compaction or deletes made space. Runs until the member stops.
+    /// Clears the alarm once compaction or deletes made space, and raises it when more is stored than this member's
+    /// quota, which others let in: theirs is larger, or was. Runs until the member stops.
     pub(crate) async fn watch_space(self: Arc<Self>, node: Node, stop: CancellationToken) {
         let Some(limit) = self.limit_bytes else { return };
         let clear_below = (limit as f64 * (1.0 - CLEAR_AT_FREE)) as u64;
+        // Told once each time, so that an operator's word stands.
+        let mut was_over = false;
         loop {
             tokio::select! {
-                () = tokio::time::sleep(CLEAR_INTERVAL) => {}
+                () = tokio::time::sleep(WATCH_INTERVAL) => {}
                 () = stop.cancelled() => return,
             }
             let stored = node.reader().stored_bytes();
-            if !self.raised.load(Ordering::Relaxed) || stored >= clear_below || !node.is_leader() {
-                continue;
-            }
-            match node.propose_own(alarm(&node, AlarmAction::Deactivate)).await {
-                Ok(_) => {
-                    self.raised.store(false, Ordering::Relaxed);
-                    tracing::info!(quota_bytes = limit, stored_bytes = stored, "space is back, cleared NOSPACE");
-                }
-                Err(error) => tracing::warn!(%error, "cannot clear NOSPACE, trying again"),
+            let is_over = stored >= limit;
+            let changed = if is_over && !was_over && !is_raised(&node) {
+                self.raise(&node, limit).await
+            } else if self.raised.load(Ordering::Relaxed) && stored < clear_below {
+                self.clear(&node, limit).await
+            } else {
+                Ok(())
+            };
+            match changed {
+                Ok(()) => was_over = is_over,
+                Err(error) => tracing::warn!(%error, "cannot change the alarm NOSPACE, trying again"),
             }
         }
+    }
+
+    async fn raise(&self, node: &Node, limit: u64) -> Result<(), Error> {
+        let stored_bytes = node.reader().stored_bytes();
+        tracing::warn!(quota_bytes = limit, stored_bytes, "out of space, raising NOSPACE");
+        self.raised.store(true, Ordering::Relaxed);
+        node.propose_own(alarm(node, AlarmAction::Activate)).await.map(drop)
+    }
+
+    async fn clear(&self, node: &Node, limit: u64) -> Result<(), Error> {
+        node.propose_own(alarm(node, AlarmAction::Deactivate)).await?;
+        self.raised.store(false, Ordering::Relaxed);
+        let stored_bytes = node.reader().stored_bytes();
+        tracing::info!(quota_bytes = limit, stored_bytes, "space is back, cleared NOSPACE");
+        Ok(())
     }
 }
 

@@ -274,9 +274,9 @@ impl Server {
             heartbeat_interval: config.heartbeat_interval,
             election_timeout: config.election_timeout,
         };
-        let Core { raft, reader, log, forwards, is_newcomer, .. } = core;
+        let Core { raft, reader, log, forwards, majority, is_newcomer, .. } = core;
         let transport = Arc::clone(&core.links) as _;
-        let parts = Parts { raft, reader, log, transport, forwards, identity, limits };
+        let parts = Parts { raft, reader, log, transport, forwards, majority, identity, limits };
         let node = Node::start(parts, &tasks, &stop);
         if is_newcomer {
             node.hold_back();

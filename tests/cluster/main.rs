@@ -19,6 +19,7 @@ mod metrics;
 mod network;
 mod overload;
 mod processes;
+mod quota;
 mod refusals;
 mod rotation;
 mod slow_requests;

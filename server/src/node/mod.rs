@@ -21,6 +21,7 @@ mod view;
 pub(crate) use propose::{BATCH_BYTES, BATCH_COMMANDS, ProposalStats, TAIL_BYTES_MAX};
 
 use crate::peer::{PeerApi, PeerError, Transport};
+use crate::raft::network::Majority;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::{Raft, StoredMembership, decode_stored_membership};
 use crate::raft::wal::WalStats;
@@ -84,6 +85,7 @@ pub(crate) struct Parts {
     pub(crate) log: Arc<WalStats>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) forwards: Arc<Forwards>,
+    pub(crate) majority: Majority,
     pub(crate) identity: Identity,
     pub(crate) limits: Limits,
 }
@@ -134,7 +136,7 @@ impl Node {
         let (urgent, urgent_rx) = Queue::new(URGENT_ENTRIES_IN_FLIGHT);
         let (readers, readers_rx) = mpsc::channel(READERS_WAITING);
         let in_flight = [&ordinary, &urgent].map(|queue| Arc::clone(&queue.in_flight));
-        let view = View::new(parts.identity, parts.limits.election_timeout);
+        let view = View::new(parts.identity, parts.limits.election_timeout, parts.majority.clone());
         let stats = ProposalStats::default();
         let is_held_back = AtomicBool::default();
         let node = Self(Arc::new(Inner { parts, ordinary, urgent, readers, view, stats, is_held_back }));

@@ -2,9 +2,10 @@
 //!
 //! Raft remembers a leader until it knows of another one. Whoever asks for a leader wants one that works: a follower
 //! that has not heard from the leader for an election timeout has none, and neither has a leader that a majority has not
-//! answered for as long.
+//! answered for as long, nor whoever hears from nobody but that one.
 
 use super::Identity;
+use crate::raft::network::Majority;
 use crate::raft::types::{LogId, Membership, StoredMembership, TypeConfig};
 use crate::sync::watch;
 use openraft::metrics::{RaftMetrics, RaftServerMetrics};
@@ -39,10 +40,11 @@ pub(super) struct View {
     membership: watch::Sender<Arc<StoredMembership>>,
     /// Entries known to be committed and not applied here, as of the last look.
     unapplied: AtomicU64,
+    majority: Majority,
 }
 
 impl View {
-    pub(super) fn new(identity: Identity, election_timeout: Duration) -> Self {
+    pub(super) fn new(identity: Identity, election_timeout: Duration, majority: Majority) -> Self {
         Self {
             identity,
             election_timeout,
@@ -58,6 +60,7 @@ impl View {
             membership_changes: AtomicBool::default(),
             membership: watch::Sender::default(),
             unapplied: AtomicU64::default(),
+            majority,
         }
     }
 
@@ -165,6 +168,7 @@ impl View {
         } else {
             self.silence() < self.election_timeout
         };
+        self.majority.tell(leader == self.identity.member_id && !works);
         let leader = if works { leader } else { 0 };
         self.leader.send_if_modified(|before| std::mem::replace(before, leader) != leader);
     }
@@ -198,7 +202,7 @@ mod tests {
         let membership = Membership::new(vec![BTreeSet::from([1])], nodes).unwrap();
         // Nor is a member that the membership does not know yet.
         for (member_id, is_learner) in [(1, false), (2, false), (3, true), (4, false)] {
-            let view = View::new(Identity { cluster_id: 1, member_id }, Duration::from_secs(1));
+            let view = View::new(Identity { cluster_id: 1, member_id }, Duration::from_secs(1), Majority::default());
             assert_eq!(view.is_learner_in(&membership), is_learner, "{member_id}");
         }
     }
@@ -206,7 +210,7 @@ mod tests {
     /// Raft calls a member that wrote the founding entry the leader of term 0, in which nobody is elected.
     #[test]
     fn nobody_leads_before_the_first_election() {
-        let view = View::new(Identity { cluster_id: 1, member_id: 1 }, Duration::from_secs(1));
+        let view = View::new(Identity { cluster_id: 1, member_id: 1 }, Duration::from_secs(1), Majority::default());
         let peer = Peer { peer_urls: vec![], joins_as_voter: true };
         for voters in [1, 3] {
             let voters: BTreeSet<u64> = (1..=voters).collect();
@@ -231,7 +235,7 @@ mod tests {
 
     #[test]
     fn what_is_committed_and_not_applied_is_counted() {
-        let view = View::new(Identity { cluster_id: 1, member_id: 1 }, Duration::from_secs(1));
+        let view = View::new(Identity { cluster_id: 1, member_id: 1 }, Duration::from_secs(1), Majority::default());
         let at = |index| Some(LogId { leader_id: CommittedLeaderId::new(1), index });
         for (committed, applied, unapplied) in [
             (None, None, 0),

@@ -83,7 +83,9 @@ impl PeerApi for PeerService {
         let (node, traffic) = (self.node.clone(), Arc::clone(&self.traffic));
         let requests = requests
             .map(move |request| {
-                node.hear_leader();
+                if !request.lacks_majority {
+                    node.hear_leader();
+                }
                 traffic.received_append();
                 wire::from_append(request)
             })

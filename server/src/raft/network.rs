@@ -26,6 +26,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -41,16 +42,37 @@ const RECONNECT: Duration = Duration::from_millis(100);
 /// purges nothing that is on its way, and a member that hangs while its connection lives would keep the whole log.
 const UNANSWERED_MAX: Duration = Duration::from_secs(30);
 
+/// Whether a majority answers this member, if it leads. A leader that has lost it does not step down, but tells those that
+/// still hear it: clients that require a leader go to the other side. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Majority(Arc<AtomicBool>);
+
+impl Majority {
+    pub(crate) fn tell(&self, is_lost: bool) {
+        self.0.store(is_lost, Ordering::Relaxed);
+    }
+
+    fn is_lost(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Makes the connection to each member.
 pub(crate) struct Network {
     transport: Arc<dyn Transport>,
     traffic: Arc<PeersTraffic>,
     catch_ups: CatchUps,
+    majority: Majority,
 }
 
 impl Network {
-    pub(crate) fn new(transport: Arc<dyn Transport>, traffic: Arc<PeersTraffic>, catch_ups: CatchUps) -> Self {
-        Self { transport, traffic, catch_ups }
+    pub(crate) fn new(
+        transport: Arc<dyn Transport>,
+        traffic: Arc<PeersTraffic>,
+        catch_ups: CatchUps,
+        majority: Majority,
+    ) -> Self {
+        Self { transport, traffic, catch_ups, majority }
     }
 }
 
@@ -59,6 +81,7 @@ pub(crate) struct Target {
     transport: Arc<dyn Transport>,
     traffic: Arc<PeersTraffic>,
     catch_ups: CatchUps,
+    majority: Majority,
     id: u64,
     /// For requests that are asked one at a time; none before the first, while one is asked, and after one that failed.
     conversation: Option<Conversation>,
@@ -90,7 +113,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: u64, _peer: &Peer) -> Target {
         let (transport, traffic) = (Arc::clone(&self.transport), Arc::clone(&self.traffic));
-        Target { transport, traffic, catch_ups: self.catch_ups.clone(), id: target, conversation: None }
+        let (catch_ups, majority) = (self.catch_ups.clone(), self.majority.clone());
+        Target { transport, traffic, catch_ups, majority, id: target, conversation: None }
     }
 }
 
@@ -123,6 +147,10 @@ impl Target {
         let answer = open.ask(request).await?;
         Ok((open, answer))
     }
+}
+
+fn to_append(request: &AppendEntriesRequest<TypeConfig>, majority: &Majority) -> AppendRequest {
+    AppendRequest { lacks_majority: majority.is_lost(), ..wire::to_append(request) }
 }
 
 fn unanswered() -> PeerError {
@@ -192,7 +220,7 @@ impl RaftNetworkV2<TypeConfig> for Target {
         request: AppendEntriesRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
-        Ok(match self.ask(wire::to_append(&request)).await? {
+        Ok(match self.ask(to_append(&request, &self.majority)).await? {
             Ok(_) => AppendEntriesResponse::Success,
             Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
             Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
@@ -216,16 +244,16 @@ impl RaftNetworkV2<TypeConfig> for Target {
                 && second.is_none()
                 && input.is_done()
             {
-                let result = self.ask(wire::to_append(heartbeat)).await;
+                let result = self.ask(to_append(heartbeat, &self.majority)).await;
                 return Ok(stream::iter([result]).boxed());
             }
             let ready = [first, second].into_iter().flatten();
             let unanswered = Unanswered::default();
-            let (sent, traffic) = (unanswered.clone(), Arc::clone(&self.traffic));
+            let (sent, traffic, majority) = (unanswered.clone(), Arc::clone(&self.traffic), self.majority.clone());
             let requests = stream::iter(ready).chain(input).map(move |request| {
                 sent.sent();
                 traffic.sent_append();
-                wire::to_append(&request)
+                to_append(&request, &majority)
             });
             let answers = match self.peer() {
                 Ok(peer) => unanswered.within(peer.append(requests.boxed())).await,

@@ -80,6 +80,7 @@ pub(crate) fn to_append(request: &AppendEntriesRequest<TypeConfig>) -> cleatpb::
         previous: request.prev_log_id.map(to_log_id),
         committed: request.leader_commit.map(to_log_id),
         entries: request.entries.iter().map(to_entry).collect(),
+        lacks_majority: false,
     }
 }
 

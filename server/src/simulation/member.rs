@@ -355,7 +355,9 @@ impl Machine {
         let transport: Arc<dyn Transport> = Arc::clone(&connector) as _;
         let traffic = PeersTraffic::detached(id);
         let catch_ups = raft::catch_up::CatchUps::default();
-        let network = raft::network::Network::new(Arc::clone(&transport), Arc::clone(&traffic), catch_ups.clone());
+        let majority = raft::network::Majority::default();
+        let links = (Arc::clone(&transport), Arc::clone(&traffic));
+        let network = raft::network::Network::new(links.0, links.1, catch_ups.clone(), majority.clone());
         let raft = Raft::new(id, self.raft_config(), network, log, machine).await.map_err(|error| error.to_string())?;
         if let Some(initial) = initial {
             raft.initialize(initial.clone()).await.expect("the log is new");
@@ -368,7 +370,7 @@ impl Machine {
             election_timeout: self.by_its_clock(ELECTION_TIMEOUT),
         };
         let identity = Identity { cluster_id: 1, member_id: id };
-        let parts = Parts { raft, reader, log: log_stats, transport, forwards, identity, limits };
+        let parts = Parts { raft, reader, log: log_stats, transport, forwards, majority, identity, limits };
         let node = Node::start(parts, &tasks, &stop);
         let members = Arc::new(Members::new(node.clone(), Rules { strict: false, max_learners: 1 }));
         let failures = prometheus::IntCounter::new("failures", "of keepalive streams").expect("the name is right");

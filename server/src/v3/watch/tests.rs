@@ -9,7 +9,7 @@ use crate::peer::link::{Caller, Links};
 use crate::peer::traffic::PeersTraffic;
 use crate::raft::catch_up::CatchUps;
 use crate::raft::log_store::{LogStore, LogStoreOptions};
-use crate::raft::network::Network;
+use crate::raft::network::{Majority, Network};
 use crate::raft::state_machine::{Observer, StateMachine};
 use crate::raft::types::{Peer, Raft};
 use crate::steady_clock::SteadyClock;
@@ -74,7 +74,7 @@ impl Member {
         let raft = Raft::new(
             1,
             Arc::new(config),
-            Network::new(Arc::clone(&transport), traffic, CatchUps::default()),
+            Network::new(Arc::clone(&transport), traffic, CatchUps::default(), Majority::default()),
             log,
             machine,
         )
@@ -89,7 +89,16 @@ impl Member {
             heartbeat_interval: second / 10,
             election_timeout: second,
         };
-        let parts = Parts { raft, reader, log: log_stats, transport, forwards, identity, limits };
+        let parts = Parts {
+            raft,
+            reader,
+            log: log_stats,
+            transport,
+            forwards,
+            majority: Majority::default(),
+            identity,
+            limits,
+        };
         let node = Node::start(parts, &tasks, &stop);
         node.raft().wait(Some(DEADLINE)).state(openraft::ServerState::Leader, "elected").await.unwrap();
         node.read_barrier().await.unwrap();
