@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const TOKEN: &str = "agent-token";
-const STOPS_WITHIN: Duration = Duration::from_secs(10);
+const STOPS_WITHIN: Duration = Duration::from_secs(30);
 
 /// What docs/operations/agent.md lists: no more may be needed.
 fn rules() -> serde_json::Value {

@@ -88,7 +88,7 @@ impl User {
         let Some(client) = connection.client().await else { return false };
         let action = self.choose();
         let call = shared.now();
-        let outcome = match tokio::time::timeout(CALL_DEADLINE, perform(client, &action)).await {
+        let outcome = match tokio::time::timeout(shared.patience, perform(client, &action)).await {
             Ok(Ok(answer)) => Outcome::Ok(answer),
             Ok(Err(status)) => failure(&status),
             Err(_) => Outcome::Unknown("no answer in time".to_owned()),
