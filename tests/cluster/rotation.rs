@@ -169,7 +169,7 @@ async fn rotation_of_all_certificates_fails_no_request() -> Result<()> {
     site.install("new", &new.issue_numbered("caller", &HOSTS, REVOKED)?)?;
     let cluster = Cluster::start_secure(&subject, SIZE, &[], Arc::clone(&site)).await?;
     // A busy machine is no reason for which a call may fail in calm times.
-    let options = LoadOptions { patience: Duration::from_secs(8), ..LoadOptions::default() };
+    let options = LoadOptions { patience: Duration::from_secs(5), ..LoadOptions::default() };
     let load = Load::start(cluster.endpoints(), &options);
     let mut rotation = Rotation { cluster, site, calm_since: load.now(), load, calm: Vec::new() };
     let rotated = async {

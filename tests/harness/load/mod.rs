@@ -22,8 +22,8 @@ use tokio::task::JoinHandle;
 
 /// After this a client treats a call as lost, if nobody has said otherwise.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(2);
-/// How long a client that can move to another endpoint tries before it tells its user.
-pub(crate) const RETRY_FOR: Duration = Duration::from_secs(10);
+/// How many lost calls a client that can move to another endpoint has time for before it tells its user.
+pub(crate) const RETRIES: u32 = 5;
 /// Between tries of anything.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// Leases end and watchers catch up within this time after the last fault.
