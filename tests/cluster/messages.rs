@@ -6,13 +6,7 @@ use harness::{Cluster, Place, Subject};
 
 /// Above what a member takes from others without a flag.
 const REQUEST_BYTES: usize = 12 << 20;
-/// A busy machine takes its time with such entries, and loses no leader meanwhile.
-const FLAGS: [&str; 4] = [
-    "--max-request-bytes=12582912",
-    "--snapshot-count=20",
-    "--quota-backend-bytes=1073741824",
-    "--election-timeout=5000",
-];
+const FLAGS: [&str; 3] = ["--max-request-bytes=12582912", "--snapshot-count=20", "--quota-backend-bytes=1073741824"];
 /// Beside the value in a request.
 const FRAMING_BYTES: usize = 100;
 

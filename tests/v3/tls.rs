@@ -199,6 +199,7 @@ async fn callers_are_refused_by_name_and_date() -> Result<()> {
 
 #[tokio::test]
 async fn tls_to_a_plain_listener_is_told_apart() -> Result<()> {
+    const TOLD: &str = "the caller speaks TLS, but the URL of this listener";
     let dir = TempDir::with_prefix("cleat-test-tls-")?;
     std::fs::write(dir.path().join("ca.pem"), Authority::new("ca")?.pem())?;
     let server = Server::start(Kind::Cleat).await?;
@@ -207,7 +208,6 @@ async fn tls_to_a_plain_listener_is_told_apart() -> Result<()> {
         let refused = run(etcdctl(&url, &dir.path().join("ca.pem"), None, &["get", "a"]), b"", LIMIT).await?;
         ensure!(refused.code == Some(1), "{refused:#?}");
     }
-    const TOLD: &str = "the caller speaks TLS, but the URL of this listener";
     wait_for_line(&server, &[TOLD]).await?;
     let log = server.log();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(TOLD)).collect();
