@@ -194,20 +194,20 @@ class Image(unittest.TestCase):
         self.assertEqual(seen, set(PROGRAMS) - {"cleat", "cleatctl", "cleat-discovery"})
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             for program in seen:
-                code, said = self.attempt((program, "--no-such-flag"), {})
+                code, said = self.attempt((program, "--no-such-flag"), {}, limit=60)
                 self.assertEqual(code, USAGE, f"{program}: {said}")
             outcomes = pool.map(self.attempt, lines, [given for _, given in lines.values()])
             for (line, (what, _)), (code, said) in zip(lines.items(), outcomes):
                 with self.subTest(what):
                     self.assertNotEqual(code, USAGE, f"{' '.join(line)}: {said}")
 
-    def attempt(self, line, given):
-        """Exit code and words of a program that reaches nobody; no code if it goes on."""
+    def attempt(self, line, given, limit=3):
+        """Exit code and words of a program that reaches nobody; no code if it goes on for so many seconds."""
         scratch = self.directory / "attempt"
         place = lambda word: re.sub(r"(^|=)/(etc|var|backup|scratch)/", rf"\1{scratch}/", word)
         command = ["unshare", "-n", self.programs / line[0], *(place(word) for word in line[1:])]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=3, stdin=subprocess.DEVNULL,
+            done = subprocess.run(command, capture_output=True, text=True, timeout=limit, stdin=subprocess.DEVNULL,
                                   env={"PATH": os.environ["PATH"], **given})
         except subprocess.TimeoutExpired:
             return None, ""

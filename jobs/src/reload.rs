@@ -97,12 +97,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_that_starts_is_waited_for_and_what_it_says_is_told() {
-        let reserved = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = reserved.local_addr().unwrap();
-        drop(reserved);
+        // Nobody else gets its port, and nobody is let in yet.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = socket.local_addr().unwrap();
         let starting = tokio::spawn(async move {
             tokio::time::sleep(PAUSE * 2).await;
-            let socket = tokio::net::TcpListener::bind(address).await.unwrap();
+            let socket = socket.listen(16).unwrap();
             for (method, answer) in [
                 ("POST", "200 OK"),
                 ("POST", "503 Service Unavailable"),

@@ -117,7 +117,7 @@ async fn watches_see_every_change_once() {
     let pods: Api<Pod> = Api::default_namespaced(client(&kube));
     kube.put(pod("p-0", json!({"app": "db"}))).unwrap();
     let from = pods.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
-    let watched = WatchParams::default().labels("app=db").timeout(5);
+    let watched = WatchParams::default().labels("app=db").timeout(60);
     let mut stream = pods.watch(&watched, &from).await.unwrap().boxed();
     kube.put(pod("p-1", json!({"app": "web"}))).unwrap();
     kube.put(pod("p-1", json!({"app": "db"}))).unwrap();

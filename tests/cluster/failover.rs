@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// A write is begun on every remaining member this often, whether or not the last one has returned.
 const PROBE_EVERY: Duration = Duration::from_millis(10);
 /// Far more than any election takes, in election timeouts.
-const BOUND: u32 = 10;
+const BOUND: u32 = 30;
 
 /// How the leader goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

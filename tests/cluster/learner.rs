@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tonic::Code;
 
 const DEADLINE: Duration = Duration::from_secs(30);
-const CALL_DEADLINE: Duration = Duration::from_secs(5);
+const CALL_DEADLINE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(50);
 
 const REFUSED: (Code, &str) = (Code::Unavailable, "etcdserver: rpc not supported for learner");
@@ -122,8 +122,16 @@ async fn members_at_peer_url(cluster: &Cluster, voter: usize, member: usize) -> 
         )
     });
     let expected = format!("[{}]", expected.collect::<Vec<_>>().join(","));
-    let (_, _, found) = http::get(&cluster.peer_url(member), "/members").await?;
-    ensure!(found.trim_end() == expected, "{found} instead of {expected}");
+    let deadline = Instant::now() + DEADLINE;
+    let found = loop {
+        let (_, _, found) = http::get(&cluster.peer_url(member), "/members").await?;
+        // A learner hears of the list behind the voter.
+        if found.trim_end() == expected {
+            break found;
+        }
+        ensure!(Instant::now() < deadline, "{found} instead of {expected}");
+        tokio::time::sleep(POLL).await;
+    };
     ensure!(found.matches("isLearner").count() == 1, "{found}");
     Ok(())
 }

@@ -30,6 +30,8 @@ pub const HEARTBEAT: Duration = Duration::from_millis(100);
 /// Election timeout of every cluster.
 pub const ELECTION: Duration = Duration::from_secs(1);
 const CALL_DEADLINE: Duration = Duration::from_secs(2);
+/// For what is asked once: a busy machine takes its time.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// A leader is elected, a member catches up or a change of members is accepted within this time on a busy machine.
 const SETTLE_DEADLINE: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(20);
@@ -297,7 +299,7 @@ impl Cluster {
 
     /// A new connection to a member.
     pub async fn client(&self, member: usize) -> Result<Client> {
-        let connected = tokio::time::timeout(CALL_DEADLINE, self.members[member].server.client()).await;
+        let connected = tokio::time::timeout(PATIENCE, self.members[member].server.client()).await;
         connected.context("connecting takes too long")?
     }
 
@@ -465,7 +467,7 @@ impl Cluster {
     /// What a member says about itself.
     pub async fn status(&self, member: usize) -> Result<StatusResponse> {
         let mut client = self.client(member).await?;
-        let status = tokio::time::timeout(CALL_DEADLINE, client.maintenance.status(StatusRequest {})).await;
+        let status = tokio::time::timeout(PATIENCE, client.maintenance.status(StatusRequest {})).await;
         Ok(status.context("no answer in time")??.into_inner())
     }
 

@@ -88,7 +88,7 @@ impl Secure {
         };
         let file = |name: &str| self.site.path(name);
         command.env("ETCDCTL_API", "3").arg("--cacert").arg(file("trusted.pem")).arg("--cert").arg(file("client.pem"));
-        command.arg("--key").arg(file("client.key")).arg("--command-timeout=5s").args(args);
+        command.arg("--key").arg(file("client.key")).arg("--command-timeout=30s").args(args);
         run(command, b"", LIMIT).await
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// A test that hangs does not leave a traced process behind.
 const LIMIT_SECONDS: &str = "60";
-const ATTACH_DEADLINE: Duration = Duration::from_secs(5);
+const ATTACH_DEADLINE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(10);
 
 /// A process whose syncs are slow while this value lives.

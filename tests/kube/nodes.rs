@@ -132,8 +132,13 @@ async fn replace(set: &mut Set, number: usize) -> Result<()> {
 }
 
 async fn rollout_by_labels(set: &mut Set) -> Result<()> {
+    // A leader that waits for the processor is to stay one.
+    for member in &mut set.members {
+        member.options_mut().flags.push("--election-timeout=3000".to_owned());
+    }
     set.start(&[0, 1, 2]).await?;
     let leader = roles(set, 2).await?;
+    let founders = set.member_ids().await?;
     let writer = Writer::start(set);
     // One is not well: another one that is taken away first would be the majority's end.
     let sick = (Set::number(&leader)? + 1) % 3;
@@ -146,8 +151,14 @@ async fn rollout_by_labels(set: &mut Set) -> Result<()> {
     writer.goes_on().await?;
     replace(set, Set::number(&leader)?).await?;
     writer.goes_on().await?;
-    for reason in ["MemberRemoved", "MemberReplaced", "MemberJoined"] {
+    ensure!(set.member_ids().await? == founders, "a rollout changes no membership");
+    for reason in ["MemberRemoved", "MemberReplaced"] {
         ensure!(set.events(reason)?.is_empty(), "a rollout changes no membership: {reason}");
+    }
+    // A founder that told its name later than the others is taken for one that joined.
+    let founded: Vec<String> = founders.iter().map(|id| format!(" joined as {id:x}")).collect();
+    for note in set.events("MemberJoined")? {
+        ensure!(founded.iter().any(|end| note.ends_with(end)), "a rollout changes no membership: {note}");
     }
     writer.check(set).await
 }

@@ -1,18 +1,19 @@
 //! A `StatefulSet`, played: members and agents as processes, pods as objects of the fake API server.
 
 use anyhow::{Context as _, Result, ensure};
-use api::etcdserverpb::MemberListRequest;
+use api::etcdserverpb::{Member, MemberListRequest};
 use harness::server::built_binary;
 use harness::{Kind, Options, Server};
 use kube_fake::{Access, Account, FakeKube, Fault};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const TOKEN: &str = "agent-token";
-const STOPS_WITHIN: Duration = Duration::from_secs(10);
+const STOPS_WITHIN: Duration = Duration::from_secs(30);
 
 /// What docs/operations/agent.md lists: no more may be needed.
 fn rules() -> serde_json::Value {
@@ -192,11 +193,18 @@ impl Set {
     }
 
     pub(crate) async fn member_names(&self) -> Result<Vec<String>> {
-        let mut client = self.members[0].client().await?;
-        let listed = client.cluster.member_list(MemberListRequest { linearizable: true }).await?.into_inner();
-        let mut names: Vec<String> = listed.members.into_iter().map(|member| member.name).collect();
+        let mut names: Vec<String> = self.list().await?.into_iter().map(|member| member.name).collect();
         names.sort();
         Ok(names)
+    }
+
+    pub(crate) async fn member_ids(&self) -> Result<BTreeSet<u64>> {
+        Ok(self.list().await?.into_iter().map(|member| member.id).collect())
+    }
+
+    async fn list(&self) -> Result<Vec<Member>> {
+        let mut client = self.members[0].client().await?;
+        Ok(client.cluster.member_list(MemberListRequest { linearizable: true }).await?.into_inner().members)
     }
 
     /// Ends the agents, which have to obey, and adds to a failure what everybody said.

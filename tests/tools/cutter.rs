@@ -186,10 +186,12 @@ async fn pass_some(mut down: TcpStream, mut up: TcpStream, limit: Option<(usize,
     let answers = async {
         let Some((bytes, fate)) = limit else { return tokio::io::copy(&mut up_read, &mut down_write).await };
         tokio::io::copy(&mut (&mut up_read).take(bytes as u64), &mut down_write).await?;
-        if fate == Fate::Stall {
-            std::future::pending::<()>().await;
+        if fate == Fate::Cut {
+            // All of it arrives first: a connection that is dropped takes back what is on its way.
+            down_write.shutdown().await?;
         }
-        Ok(0)
+        // The client ends the connection, or is ended.
+        std::future::pending().await
     };
     tokio::select! {
         ended = requests => ended.map(drop),

@@ -5,7 +5,9 @@ use crate::client::v2::{v2_client, v2_server};
 use crate::restore::succeeds;
 use crate::user::{PASSWORD, enable, with_root};
 use anyhow::{Context as _, Result, ensure};
-use api::etcdserverpb::{AuthUserAddRequest, AuthUserGrantRoleRequest, LeaseGrantRequest, PutRequest, RangeRequest};
+use api::etcdserverpb::{
+    AuthUserAddRequest, AuthUserGrantRoleRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest,
+};
 use harness::ports::Port;
 use harness::server::built_binary;
 use harness::tool::{cleatctl_as_etcdctl, etcdctl_binary, run};
@@ -182,9 +184,11 @@ async fn a_command_whose_reader_is_gone_ends() -> Result<()> {
         ("3", &["lease", "keep-alive", "78"]),
         ("2", &["watch", "/", "--recursive", "--forever"]),
     ];
-    client.lease.lease_grant(LeaseGrantRequest { ttl: 3, id: 0x78 }).await?;
     for program in programs()? {
         for (api, args) in cases {
+            // It has ended since the last case, or not.
+            client.lease.lease_revoke(LeaseRevokeRequest { id: 0x78 }).await.ok();
+            client.lease.lease_grant(LeaseGrantRequest { ttl: 3, id: 0x78 }).await?;
             let mut running = Running::start(&program, &server, api, args)?;
             // Something happens all the time, of which every one of them has a line to print.
             let mut write = async || {

@@ -3,7 +3,8 @@
 use crate::cutter::{Fate, Limiter};
 use crate::restore::{command, fails, succeeds, text};
 use anyhow::{Context, Result, ensure};
-use api::etcdserverpb::{CompactionRequest, DefragmentRequest, HashKvRequest, PutRequest};
+use api::etcdserverpb::request_op::Request;
+use api::etcdserverpb::{CompactionRequest, DefragmentRequest, HashKvRequest, PutRequest, RequestOp, TxnRequest};
 use harness::{Kind, Server};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -119,10 +120,13 @@ async fn the_same_command_goes_on_with_what_it_left() -> Result<()> {
     let part = std::fs::metadata(beside(&file, "part"))?.len();
     ensure!((900_000..1_000_000).contains(&part) && !file.exists(), "{part} bytes");
     // What is written, compacted and defragmented in between changes nothing in the snapshot that was begun.
-    for n in 0..KEYS / 2 {
-        put(&server, &format!("k{n}")).await?;
-    }
+    // In few requests, for it is kept a minute.
     let mut client = server.client().await?;
+    for first in (0..KEYS / 2).step_by(100) {
+        let put = |n: usize| PutRequest { key: format!("k{n}").into(), ..Default::default() };
+        let puts = (first..first + 100).map(|n| RequestOp { request: Some(Request::RequestPut(put(n))) });
+        client.kv.txn(TxnRequest { success: puts.collect(), ..Default::default() }).await?;
+    }
     let compaction = CompactionRequest { revision: put(&server, "later").await?, physical: true };
     client.kv.compact(compaction).await?;
     client.maintenance.defragment(DefragmentRequest {}).await?;

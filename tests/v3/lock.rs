@@ -173,9 +173,10 @@ async fn an_expired_lease_gets_no_lock() -> Result<()> {
     let server = Server::start(Kind::Cleat).await?;
     let client = server.client().await?;
     grant(&client, 16, 1000).await?;
-    grant(&client, 17, 2).await?;
     grant(&client, 18, 1000).await?;
     lock(&client, "a", 16).await?;
+    // It has its whole time to get in line.
+    grant(&client, 17, 2).await?;
     let expiring = queue(&client, "a", 17).await?;
     let behind = queue(&client, "a", 18).await?;
     // The lease is not kept alive. The call hears of it though the lock is still held.

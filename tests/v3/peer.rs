@@ -5,11 +5,12 @@ use api::etcdserverpb::StatusRequest;
 use bytes::Bytes;
 use harness::{Kind, Server};
 use http::{HeaderMap, Request};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tonic::Code;
 
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(20);
 /// What a member with the default flags takes: 10 MiB, and 512 KiB around it.
 const LIMIT: usize = (10 << 20) + (512 << 10);
 /// Does not belong to the cluster, and was never removed from it.
@@ -124,6 +125,11 @@ async fn messages_of_members_are_bounded() -> Result<()> {
     body.resize(body.len() + LIMIT, 0xff);
     let (code, text) = call(&server, "Propose", &metadata, body).await?;
     ensure!(code == Code::Internal && text.contains("decode"), "{code:?} {text}");
-    ensure!(server.log().contains("--max-request-bytes must be as large here"), "the log does not say what to do");
+    // Lines are written behind the answers.
+    let deadline = Instant::now() + DEADLINE;
+    while !server.log().contains("--max-request-bytes must be as large here") {
+        ensure!(Instant::now() < deadline, "the log does not say what to do");
+        tokio::time::sleep(POLL).await;
+    }
     Ok(())
 }

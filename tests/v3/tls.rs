@@ -81,12 +81,21 @@ impl Site {
         run(self.command(client, args), b"", LIMIT).await
     }
 
+    /// What is refused is tried until the time is over; what is not has more of it, on a busy machine.
+    async fn succeeding(&self, client: &str, args: &[&str]) -> Result<Output> {
+        self.etcdctl(Some(client), &[&["--command-timeout=20s"], args].concat()).await
+    }
+
     async fn curl(&self, path: &str, more: &[&str]) -> Result<Output> {
         let mut command = Command::new("curl");
         command.args(["--silent", "--show-error", "--cacert"]).arg(self.file("trusted.pem"));
         command.arg("--cert").arg(self.file("client.pem")).arg("--key").arg(self.file("client.key"));
         command.args(more).arg(format!("{}{path}", self.server.client_url()));
         run(command, b"", LIMIT).await
+    }
+
+    async fn wait_for_line(&self, parts: &[&str]) -> Result<()> {
+        wait_for_line(&self.server, parts).await
     }
 
     /// Waits until the log of the member has a text so many times.
@@ -98,6 +107,16 @@ impl Site {
         }
         Ok(())
     }
+}
+
+/// Waits until the log has a line with all of these. Lines are written behind what they tell of.
+async fn wait_for_line(server: &Server, parts: &[&str]) -> Result<()> {
+    let deadline = Instant::now() + LIMIT;
+    while !server.log().lines().any(|line| parts.iter().all(|part| line.contains(part))) {
+        ensure!(Instant::now() < deadline, "no line with {parts:?}:\n{}", server.log_tail());
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
 }
 
 fn etcdctl(url: &str, trusted: &Path, client: Option<PathBuf>, args: &[&str]) -> Command {
@@ -114,12 +133,12 @@ fn etcdctl(url: &str, trusted: &Path, client: Option<PathBuf>, args: &[&str]) ->
 async fn only_callers_with_a_good_certificate_are_served() -> Result<()> {
     let site = Site::start().await?;
     std::fs::copy(site.file("ca.pem"), site.file("trusted.pem"))?;
-    let put = site.etcdctl(Some("client"), &["put", "a", "1"]).await?;
+    let put = site.succeeding("client", &["put", "a", "1"]).await?;
     ensure!(put.stdout == "OK\n", "{put:#?}");
-    let get = site.etcdctl(Some("client"), &["get", "a"]).await?;
+    let get = site.succeeding("client", &["get", "a"]).await?;
     ensure!(get.stdout == "a\n1\n", "{get:#?}");
     // etcdctl sends the URL as authority for these.
-    let status = site.etcdctl(Some("client"), &["endpoint", "status", "-w", "json"]).await?;
+    let status = site.succeeding("client", &["endpoint", "status", "-w", "json"]).await?;
     ensure!(status.stdout.contains("\"leader\":"), "{status:#?}");
 
     let stranger = Authority::new("stranger")?;
@@ -131,10 +150,7 @@ async fn only_callers_with_a_good_certificate_are_served() -> Result<()> {
     ] {
         let refused = site.etcdctl(client, &["get", "a"]).await?;
         ensure!(refused.code == Some(1), "{client:?}: {refused:#?}");
-        let log = site.server.log();
-        let told =
-            |line: &str| line.contains("rejected connection") && line.contains(reason) && line.contains("127.0.0.1:");
-        ensure!(log.lines().any(told), "{client:?}:\n{}", site.server.log_tail());
+        site.wait_for_line(&["rejected connection", reason, "127.0.0.1:"]).await?;
     }
 
     let mut plain = TcpStream::connect(site.server.endpoint()).await?;
@@ -175,19 +191,16 @@ async fn callers_are_refused_by_name_and_date() -> Result<()> {
     ] {
         let refused = site.etcdctl(Some(client), &["get", "a"]).await?;
         ensure!(refused.code == Some(1), "{client}: {refused:#?}");
-        let log = site.server.log();
-        let told = |line: &str| {
-            ["rejected connection", r#""side":"client""#, reason, "127.0.0.1:"].iter().all(|part| line.contains(part))
-        };
-        ensure!(log.lines().any(told), "{client}:\n{}", site.server.log_tail());
+        site.wait_for_line(&["rejected connection", r#""side":"client""#, reason, "127.0.0.1:"]).await?;
     }
-    let put = site.etcdctl(Some("good"), &["put", "a", "1"]).await?;
+    let put = site.succeeding("good", &["put", "a", "1"]).await?;
     ensure!(put.stdout == "OK\n", "{put:#?}");
     Ok(())
 }
 
 #[tokio::test]
 async fn tls_to_a_plain_listener_is_told_apart() -> Result<()> {
+    const TOLD: &str = "the caller speaks TLS, but the URL of this listener";
     let dir = TempDir::with_prefix("cleat-test-tls-")?;
     std::fs::write(dir.path().join("ca.pem"), Authority::new("ca")?.pem())?;
     let server = Server::start(Kind::Cleat).await?;
@@ -196,9 +209,9 @@ async fn tls_to_a_plain_listener_is_told_apart() -> Result<()> {
         let refused = run(etcdctl(&url, &dir.path().join("ca.pem"), None, &["get", "a"]), b"", LIMIT).await?;
         ensure!(refused.code == Some(1), "{refused:#?}");
     }
+    wait_for_line(&server, &[TOLD]).await?;
     let log = server.log();
-    let lines = log.lines().filter(|line| line.contains("the caller speaks TLS, but the URL of this listener"));
-    let lines: Vec<&str> = lines.collect();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(TOLD)).collect();
     // etcdctl tries all the time; the line comes once in a while.
     ensure!((1..=3).contains(&lines.len()), "{lines:#?}\n{}", server.log_tail());
     for part in ["rejected connection", r#""side":"client""#, r#""remote_addr":"127.0.0.1:"#] {
@@ -214,7 +227,7 @@ async fn put_all_the_time(site: Arc<Site>, generation: Arc<AtomicUsize>, over: A
     let mut puts = 0;
     while !over.load(Ordering::Relaxed) {
         let client = format!("client-{}", generation.load(Ordering::Relaxed));
-        let put = site.etcdctl(Some(&client), &["put", "load", &puts.to_string()]).await?;
+        let put = site.succeeding(&client, &["put", "load", &puts.to_string()]).await?;
         ensure!(put.code == Some(0), "put {puts} as {client}: {put:#?}\n{}", site.server.log_tail());
         puts += 1;
     }
@@ -274,7 +287,7 @@ async fn certificates_are_changed_under_load() -> Result<()> {
     let refused = site.etcdctl(Some("client-0"), &["get", "load"]).await?;
     ensure!(refused.code == Some(1), "{refused:#?}");
 
-    let put = site.etcdctl(Some("client-1"), &["put", "end", "reached"]).await?;
+    let put = site.succeeding("client-1", &["put", "end", "reached"]).await?;
     ensure!(put.code == Some(0), "{put:#?}");
     let mut lines = BufReader::new(watch.stdout.take().context("piped")?).lines();
     let mut seen = Vec::new();
@@ -344,7 +357,7 @@ async fn a_member_with_a_wrong_file_says_which() -> Result<()> {
 async fn the_audit_log_names_the_caller_by_its_certificate() -> Result<()> {
     let site = Site::start_with(&["--audit-log-outputs=stderr"]).await?;
     std::fs::copy(site.file("ca.pem"), site.file("trusted.pem"))?;
-    let put = site.etcdctl(Some("client"), &["put", "a", "1"]).await?;
+    let put = site.succeeding("client", &["put", "a", "1"]).await?;
     ensure!(put.stdout == "OK\n", "{put:#?}");
     site.wait_for_log(r#""user":"client""#, 1).await
 }

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use api::etcdserverpb::{PutRequest, RangeRequest};
+use harness::ports::Port;
 use harness::{Kind, Options, Server, http};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
@@ -149,8 +150,9 @@ async fn the_last_calls_before_the_end_are_sent() -> Result<()> {
 
 #[tokio::test]
 async fn a_collector_that_is_away_is_said_once_and_counted() -> Result<()> {
-    // Nobody listens there.
-    let address = TcpListener::bind("127.0.0.1:0").await?.local_addr()?.to_string();
+    // Nobody listens there, and nobody will.
+    let port = Port::reserve()?;
+    let address = format!("127.0.0.1:{}", port.number());
     let server = server("", &address, &["--distributed-tracing-sampling-rate=1000000"]).await?;
     let mut client = server.client().await?;
     let deadline = Instant::now() + DEADLINE;

@@ -1,6 +1,6 @@
 //! One client that reads and writes keys which others use too.
 
-use super::{CALL_DEADLINE, Connection, LoadOptions, MAX_OPS, RETRY_FOR, RETRY_PAUSE, Shared};
+use super::{CALL_DEADLINE, Connection, LoadOptions, MAX_OPS, RETRIES, RETRY_PAUSE, Shared};
 use crate::Client;
 use crate::history::{Action, Answer, KeyValue, Op, Outcome};
 use api::etcdserverpb::{
@@ -45,7 +45,7 @@ pub(super) async fn run(mut shared: Shared, number: usize, options: LoadOptions)
         let started = Instant::now();
         while !user.attempt(&shared, &mut connection).await {
             connection.lost(moves);
-            if started.elapsed() > RETRY_FOR {
+            if started.elapsed() > shared.patience * RETRIES {
                 user.record.failed_requests += usize::from(moves);
                 break;
             }
@@ -88,7 +88,7 @@ impl User {
         let Some(client) = connection.client().await else { return false };
         let action = self.choose();
         let call = shared.now();
-        let outcome = match tokio::time::timeout(CALL_DEADLINE, perform(client, &action)).await {
+        let outcome = match tokio::time::timeout(shared.patience, perform(client, &action)).await {
             Ok(Ok(answer)) => Outcome::Ok(answer),
             Ok(Err(status)) => failure(&status),
             Err(_) => Outcome::Unknown("no answer in time".to_owned()),

@@ -108,7 +108,7 @@ impl Life {
         let action = Action::Put { key, value, lease, want_prev: false };
         let client = connection.client().await?;
         let call = shared.now();
-        let outcome = match tokio::time::timeout(CALL_DEADLINE, perform(client, &action)).await {
+        let outcome = match tokio::time::timeout(shared.patience, perform(client, &action)).await {
             Ok(Ok(answer)) => Outcome::Ok(answer),
             Ok(Err(status)) => failure(&status),
             Err(_) => Outcome::Unknown("no answer in time".to_owned()),

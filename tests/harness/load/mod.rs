@@ -20,10 +20,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// After this a client treats a call as lost.
+/// After this a client treats a call as lost, if nobody has said otherwise.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(2);
-/// How long a client that can move to another endpoint tries before it tells its user.
-pub(crate) const RETRY_FOR: Duration = Duration::from_secs(10);
+/// How many lost calls a client that can move to another endpoint has time for before it tells its user.
+pub(crate) const RETRIES: u32 = 5;
 /// Between tries of anything.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// Leases end and watchers catch up within this time after the last fault.
@@ -78,12 +78,14 @@ pub struct LoadOptions {
     pub watchers: usize,
     /// Operations in a hundred that write; the others read.
     pub writes: u32,
+    /// After this a client treats a call as lost.
+    pub patience: Duration,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
         let pause = Duration::from_millis(5);
-        Self { clients: 8, keys: 6, pause, lease_clients: 2, watchers: 3, writes: 55 }
+        Self { clients: 8, keys: 6, pause, lease_clients: 2, watchers: 3, writes: 55, patience: CALL_DEADLINE }
     }
 }
 
@@ -93,6 +95,8 @@ struct Shared {
     endpoints: Endpoints,
     epoch: Instant,
     stopping: watch::Receiver<bool>,
+    /// As of [`LoadOptions`].
+    patience: Duration,
 }
 
 impl Shared {
@@ -166,7 +170,8 @@ impl Load {
     pub fn start(endpoints: &Endpoints, options: &LoadOptions) -> Self {
         let (stop, stopping) = watch::channel(false);
         let (until, ends) = watch::channel(None);
-        let shared = Shared { endpoints: endpoints.clone(), epoch: Instant::now(), stopping };
+        let shared =
+            Shared { endpoints: endpoints.clone(), epoch: Instant::now(), stopping, patience: options.patience };
         let clients = (0..options.clients)
             .map(|number| tokio::spawn(client::run(shared.clone(), number, options.clone())))
             .collect();

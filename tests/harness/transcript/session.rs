@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-const COMMAND_DEADLINE: Duration = Duration::from_secs(20);
+const COMMAND_DEADLINE: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(50);
 
 /// A value for filling a server, and how many of them must be too much for it.
@@ -198,10 +198,12 @@ impl Session {
             Tool::Cleatctl => cleatctl_as_etcdctl(self.servers[0].scratch())?.into(),
         };
         let mut command = Command::new(program);
-        command
-            .env("ETCDCTL_API", if self.api == Api::V2 { "2" } else { "3" })
-            .args(["--endpoints", &endpoints])
-            .args(args);
+        command.env("ETCDCTL_API", if self.api == Api::V2 { "2" } else { "3" }).args(["--endpoints", &endpoints]);
+        if self.api != Api::V2 {
+            // Two seconds to sign in and five for the rest, as by default, are too short for a busy machine.
+            command.args(["--dial-timeout=30s", "--command-timeout=30s"]);
+        }
+        command.args(args);
         command.current_dir(self.servers[0].scratch());
         Ok(command)
     }

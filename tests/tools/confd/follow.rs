@@ -104,8 +104,11 @@ async fn follows_a_tree_through_everything(kind: Kind) -> Result<()> {
     until("a key that was not there", &site.out("b"), "there").await?;
     client.delete("/app/d", v2::Delete { recursive: true, ..v2::Delete::default() }).await?;
     until("a deleted directory", &site.out("a"), "name=one;").await?;
-    client.put("/app/soon", v2::Put { value: Some("gone".to_owned()), ttl: Some(1), ..v2::Put::default() }).await?;
+    // It lives long enough to be seen, and then a second.
+    let soon = |ttl| v2::Put { value: Some("gone".to_owned()), ttl: Some(ttl), ..v2::Put::default() };
+    client.put("/app/soon", soon(600)).await?;
     until("a file that expires", &site.out("a"), "name=one;soon=gone;").await?;
+    client.put("/app/soon", soon(1)).await?;
     until("its end", &site.out("a"), "name=one;").await?;
     // The directory above the wanted one is gone, and comes back.
     let condition = v2::Condition::Matches { value: Some("one".to_owned()), index: None };

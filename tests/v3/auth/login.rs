@@ -8,7 +8,7 @@ use api::etcdserverpb::{
 use harness::site::{HOSTS, Site};
 use harness::{Authority, Kind, Options, Server, with_token};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tonic::Code;
 
 fn range(key: &'static str) -> RangeRequest {
@@ -26,16 +26,34 @@ fn is_invalid(verdict: Option<&(Code, String)>) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_ends_with_what_it_was_given_for() -> Result<()> {
+async fn a_token_lives_while_it_is_used() -> Result<()> {
+    const TTL: Duration = Duration::from_secs(2);
     let secured = Secured::start(Kind::Cleat, &["--auth-token-ttl=2"]).await?;
-    let (mut auth, root) = (secured.client.auth.clone(), async || secured.client.login("root", "rootpw").await);
-    // It lives while it is used.
-    for _ in 0..4 {
+    let begun = Instant::now();
+    let (mut used, mut lived) = (begun, 0);
+    let mut token = secured.client.login("ann", "annpw").await?;
+    while lived < 4 {
         tokio::time::sleep(Duration::from_millis(800)).await;
-        ensure!(verdict(&secured, &secured.ann).await.is_none());
+        let now = Instant::now();
+        match verdict(&secured, &token).await {
+            None => (used, lived) = (now, lived + 1),
+            // The machine was so busy that it was not used in time.
+            Some(_) if used.elapsed() >= TTL && begun.elapsed() < Duration::from_mins(1) => {
+                (used, lived) = (Instant::now(), 0);
+                token = secured.client.login("ann", "annpw").await?;
+            }
+            ended => anyhow::bail!("{ended:?} after {:?}", used.elapsed()),
+        }
     }
     tokio::time::sleep(Duration::from_millis(2500)).await;
-    ensure!(is_invalid(verdict(&secured, &secured.ann).await.as_ref()), "it was not used");
+    ensure!(is_invalid(verdict(&secured, &token).await.as_ref()), "it was not used");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_ends_with_what_it_was_given_for() -> Result<()> {
+    let secured = Secured::start(Kind::Cleat, &[]).await?;
+    let (mut auth, root) = (secured.client.auth.clone(), async || secured.client.login("root", "rootpw").await);
     let token = secured.client.login("ann", "annpw").await?;
     for bad in ["", "x", "abcdefghijklmnop.3", "abcdefghijklmnop.18446744073709551615", &token[..18], "Bearer"] {
         ensure!(is_invalid(verdict(&secured, bad).await.as_ref()), "{bad}");

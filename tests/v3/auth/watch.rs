@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
 
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(20);
 const DENIED: &str = "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
 const NOBODY: &str = "rpc error: code = InvalidArgument desc = etcdserver: user name is empty";
 const INVALID: &str = "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token";
@@ -135,8 +135,12 @@ async fn a_permission_that_is_taken_back_ends_its_watches() -> Result<()> {
         let ended = anns.next().await?;
         ensure!(ended.canceled && ended.watch_id == id && ended.events.is_empty(), "{what:?}: {ended:?}");
         ensure!(ended.cancel_reason == DENIED, "{what:?}: {ended:?}");
-        for _ in 0..3 {
-            ensure!(roots.next().await?.events.len() == 1, "root's watch goes on");
+        // Nobody read them meanwhile: they may come together.
+        let mut told = 0;
+        while told < 3 {
+            let events = roots.next().await?.events.len();
+            ensure!(events > 0, "root's watch goes on");
+            told += events;
         }
         let again = anns.create("a", "").await?;
         let expected = if matches!(what, Revocation::User) { INVALID } else { DENIED };

@@ -3,13 +3,14 @@
 //!
 //! Only damage in the very last write to the log cannot be told from a write that a crash cut off; what that write
 //! alone held may be missing then (docs/format.md). `CLEAT_FLIP_ROUNDS` sets how many bits are flipped in each file,
-//! `CLEAT_FLIP_SEED` which ones.
+//! `CLEAT_FLIP_SEED` or else `CLEAT_FIRST_SEED` which ones.
 
 use super::{refused_in_order, says};
 use anyhow::{Context, Result, bail, ensure};
 use api::etcdserverpb::{HashKvRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, request_op};
 use api::mvccpb::KeyValue;
 use bytes::Bytes;
+use harness::seeds::number;
 use harness::{Client, Kind, Options, Server};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -225,16 +226,9 @@ fn difference(expected: &Contents, found: &Contents) -> String {
     )
 }
 
-fn number(name: &str, default: impl FnOnce() -> u64) -> Result<u64> {
-    match std::env::var(name) {
-        Ok(text) => text.parse().with_context(|| format!("{name} is a number")),
-        Err(_) => Ok(default()),
-    }
-}
-
 async fn flip_bits(kill: bool) -> Result<()> {
-    let seed = number("CLEAT_FLIP_SEED", || rand::rng().random())?;
-    let rounds = number("CLEAT_FLIP_ROUNDS", || DEFAULT_ROUNDS as u64)? as usize;
+    let seed = number("CLEAT_FLIP_SEED")?.or(number("CLEAT_FIRST_SEED")?).unwrap_or_else(|| rand::rng().random());
+    let rounds = number("CLEAT_FLIP_ROUNDS")?.map_or(DEFAULT_ROUNDS, |rounds| rounds as usize);
     let mut rng = StdRng::seed_from_u64(seed);
     let mut stopped = Stopped::make(kill).await?;
     let (log, database) = (stopped.log.path.clone(), stopped.database.path.clone());

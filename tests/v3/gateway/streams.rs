@@ -137,15 +137,22 @@ async fn a_stream_ends_at_its_deadline() -> Result<()> {
     // etcd's gateway and its server both watch the deadline; if the server is first, its error has no code.
     let (known, unknown) = ((json!(4), json!(504)), (json!(2), json!(500)));
     for (server, expected) in [(&pair.etcd, &[&known, &unknown][..]), (&pair.cleat, &[&known])] {
-        let mut request = watch(http::full(r#"{"create_request":{"key":"YQ=="}}"#))?;
-        request.headers_mut().insert("grpc-timeout", "500m".parse()?);
-        let Opened { mut lines, .. } = http::open(&server.endpoint(), request).await?;
-        lines.next().await?.context("an answer")?;
-        let last = lines.next().await?.context("a last line")?;
+        let mut last = Value::Null;
+        // A busy machine may need all of the shortest for the first answer.
+        for deadline in ["500m", "3S", "15S"] {
+            let mut request = watch(http::full(r#"{"create_request":{"key":"YQ=="}}"#))?;
+            request.headers_mut().insert("grpc-timeout", deadline.parse()?);
+            let Opened { mut lines, .. } = http::open(&server.endpoint(), request).await?;
+            let first = lines.next().await?.context("an answer")?;
+            if first["result"]["created"] == true {
+                last = lines.next().await?.context("a last line")?;
+                ensure!(lines.next().await?.is_none(), "the stream goes on");
+                break;
+            }
+        }
         let codes = (last["error"]["grpc_code"].clone(), last["error"]["http_code"].clone());
         ensure!(expected.contains(&&codes), "{last}");
         ensure!(last["error"]["message"] == "context deadline exceeded", "{last}");
-        ensure!(lines.next().await?.is_none(), "the stream goes on");
     }
     Ok(())
 }

@@ -132,8 +132,13 @@ async fn meet(acceptor: &TlsAcceptor, config: ClientConfig) -> Result<TlsStream<
 async fn sockets() -> (TcpStream, TcpStream, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let caller = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (accepted, remote) = listener.accept().await.unwrap();
-    (caller, accepted, remote)
+    loop {
+        let (accepted, remote) = listener.accept().await.unwrap();
+        // Another process may still call whoever had this port before.
+        if remote == caller.local_addr().unwrap() {
+            return (caller, accepted, remote);
+        }
+    }
 }
 
 /// The bytes of the certificate that the other end showed.

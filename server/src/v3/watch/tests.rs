@@ -288,11 +288,11 @@ async fn leases_answer_as_etcd_does() {
 async fn an_expired_lease_deletes_its_keys_and_watchers_see_it() {
     let member = Member::start().await;
     let mut client = LeaseClient::new(member.channel.clone());
-    let lease = client.lease_grant(LeaseGrantRequest { ttl: 2, id: 0 }).await.unwrap().into_inner().id;
     let (requests, mut responses) = member.watch().await;
     requests.send(create(WatchCreateRequest { prev_kv: true, ..key("x") })).await.unwrap();
     next(&mut responses).await;
     let begun = Instant::now();
+    let lease = client.lease_grant(LeaseGrantRequest { ttl: 2, id: 0 }).await.unwrap().into_inner().id;
     member.put("x", lease).await;
     assert_eq!(next(&mut responses).await.events[0].kv.as_ref().unwrap().lease, lease);
     let deleted = next(&mut responses).await;

@@ -450,8 +450,9 @@ async fn every_watcher_hears_what_snapshots_skip() {
 
 /// About every `snapshots` steps the member gets a snapshot, never for 0.
 async fn hear_random_writes(snapshots: usize) {
-    let seed: u64 = rand::random();
-    println!("seed {seed}");
+    let seed = std::env::var("CLEAT_SEED").or_else(|_| std::env::var("CLEAT_FIRST_SEED"));
+    let seed: u64 = seed.map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    println!("CLEAT_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let (mut bench, mut leader) = (Bench::new(), Bench::new());
     let mut streams: Vec<(WatchStream, HashMap<i64, Expected>)> =

@@ -186,7 +186,8 @@ async fn history(seed: u64) {
 
 #[tokio::test]
 async fn random_histories_survive_crashes() {
-    let first: u64 = std::env::var("WAL_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    let seed = std::env::var("WAL_SEED").or_else(|_| std::env::var("CLEAT_FIRST_SEED"));
+    let first: u64 = seed.map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     println!("WAL_SEED={first}");
     for seed in first..first.saturating_add(HISTORIES) {
         history(seed).await;
