@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const LOSS_PERCENT: u32 = 50;
 /// A few hundred small messages a second, as over a bad mobile connection.
 const SLOW_KILOBITS: u32 = 512;
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(100);
 
 /// Runs a scenario whose fault is one of the network.

@@ -7,7 +7,7 @@ use harness::{Cluster, Place, Subject};
 use std::time::{Duration, Instant};
 use tonic::Code;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(100);
 const QUOTA_BYTES: usize = 1 << 20;
 /// Of one value: less than what must be free again before an alarm is cleared.

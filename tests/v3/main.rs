@@ -50,20 +50,29 @@ harness::same_transcripts! {
 /// second fails it.
 const CHECK_TRIES: usize = 3;
 
+/// On a machine that is too slow or too busy for it, etcd fails it too.
 #[tokio::test]
 async fn check_perf_passes() -> Result<()> {
     for _ in 0..CHECK_TRIES {
-        let server = Server::start(Kind::Cleat).await?;
-        let output = etcdctl(&server, &["check", "perf", "--load=s"], b"", Duration::from_mins(4)).await?;
-        // The verdicts come after the progress bar.
-        let verdicts = output.stdout.rsplit('\r').next().unwrap_or_default();
-        if output.code == Some(0) && verdicts.contains("PASS") && !verdicts.contains("FAIL") {
+        if check_perf(Kind::Cleat).await? || !check_perf(Kind::Etcd).await? {
             return Ok(());
         }
-        ensure!(verdicts.contains("Throughput") && verdicts.contains("Slowest request"), "{output:#?}");
-        eprintln!("check perf: {verdicts}");
     }
-    bail!("etcdctl check perf failed {CHECK_TRIES} times")
+    bail!("etcdctl check perf failed {CHECK_TRIES} times, and passed with etcd each time")
+}
+
+/// Whether a server is found to be fast enough.
+async fn check_perf(kind: Kind) -> Result<bool> {
+    let server = Server::start(kind).await?;
+    let output = etcdctl(&server, &["check", "perf", "--load=s"], b"", Duration::from_mins(4)).await?;
+    // The verdicts come after the progress bar.
+    let verdicts = output.stdout.rsplit('\r').next().unwrap_or_default();
+    ensure!(verdicts.contains("Throughput") && verdicts.contains("Slowest request"), "{output:#?}");
+    let passes = output.code == Some(0) && verdicts.contains("PASS") && !verdicts.contains("FAIL");
+    if !passes {
+        eprintln!("check perf of {kind:?}: {verdicts}");
+    }
+    Ok(passes)
 }
 
 /// Watches and keepalives go on until one end closes them. A member that ends does, so that its restart takes no time.

@@ -187,9 +187,10 @@ mod tests {
     use rustls::server::WebPkiClientVerifier;
     use std::time::Duration;
 
+    const HOURS_OF_YEAR: u64 = 8766;
     /// In 2030, when the certificates of these tests are good, and in 2050.
-    const NOW: UnixTime = UnixTime::since_unix_epoch(Duration::from_secs(1_893_456_000));
-    const LATE: UnixTime = UnixTime::since_unix_epoch(Duration::from_secs(2_524_608_000));
+    const NOW: UnixTime = UnixTime::since_unix_epoch(Duration::from_hours(60 * HOURS_OF_YEAR));
+    const LATE: UnixTime = UnixTime::since_unix_epoch(Duration::from_hours(80 * HOURS_OF_YEAR));
 
     /// A certificate that is its own CA, for `localhost`.
     fn own_ca() -> CertificateDer<'static> {

@@ -77,6 +77,7 @@ impl Bound {
     }
 
     /// Serves a URL without TLS too, which [is at](ListenUrl::is_at) the same place.
+    #[must_use]
     pub fn with_plain(mut self, url: &ListenUrl) -> Self {
         self.plain_url = Some(url.to_string());
         self

@@ -31,7 +31,7 @@ fn answers(count: usize, after: Duration) -> Target {
     let peer = Double { on_append: Some(Box::new(on_append)), ..Double::default() };
     let transport = Arc::new(Only(Arc::new(peer)));
     let (traffic, catch_ups) = (PeersTraffic::detached(1), CatchUps::default());
-    Target { transport, traffic, catch_ups, id: 2, conversation: None }
+    Target { transport, traffic, catch_ups, majority: Majority::default(), id: 2, conversation: None }
 }
 
 fn request(index: u64) -> AppendEntriesRequest<TypeConfig> {
