@@ -177,8 +177,12 @@ fn inspect_log(context: &Context) -> Result<(), Failure> {
     }
 }
 
+/// Where a member of etcd has its store, in its data directory.
+const DATABASE_OF_ETCD: &str = "member/snap/db";
+
 /// Gives back what the database of a member that does not run has free.
-pub(crate) fn defrag(data_dir: &Path) -> Result<(), Failure> {
+pub(crate) fn defrag(data_dir: &Path, is_etcdctl: bool) -> Result<(), Failure> {
+    let has_store = [DATABASE, DATABASE_OF_ETCD].iter().any(|database| data_dir.join(database).exists());
     let done = database_of(data_dir).and_then(|database| {
         let _lock = DataDir::open(data_dir)?;
         let before = std::fs::metadata(&database)?.len();
@@ -193,7 +197,8 @@ pub(crate) fn defrag(data_dir: &Path) -> Result<(), Failure> {
         }
         Err(error) => {
             tell!("Failed to defragment etcd data[{}] ({})", data_dir.display(), whole(&error));
-            Err(Failure::silent(code::ERROR))
+            // etcdctl panics where there is nothing.
+            Err(Failure::silent(if is_etcdctl && !has_store { code::PANIC } else { code::ERROR }))
         }
     }
 }

@@ -16,6 +16,7 @@ pub(crate) use table::table;
 
 use crate::failure::{Failure, code};
 use api::descriptor::{self, Message};
+use api::etcdserverpb::ResponseHeader;
 use std::fmt;
 use std::io::{self, Write as _};
 
@@ -136,6 +137,19 @@ impl Printer {
 pub(crate) fn output(method: &str) -> &'static Message {
     static NOTHING: Message = Message { name: "", fields: &[] };
     descriptor::method(method).map_or(&NOTHING, |method| method.output)
+}
+
+/// A header as Go's library of protobuf writes it: what is zero is left out.
+pub(crate) fn header_text(header: Option<&ResponseHeader>) -> String {
+    let Some(ResponseHeader { cluster_id, member_id, revision, raft_term }) = header else { return "<nil>".to_owned() };
+    let fields = [
+        ("cluster_id", i128::from(*cluster_id)),
+        ("member_id", i128::from(*member_id)),
+        ("revision", i128::from(*revision)),
+        ("raft_term", i128::from(*raft_term)),
+    ];
+    let known = fields.into_iter().filter(|(_, value)| *value != 0);
+    known.fold(String::new(), |text, (name, value)| text + name + ":" + &value.to_string() + " ")
 }
 
 /// Writes to standard output.

@@ -6,7 +6,7 @@ use crate::context::Context;
 use crate::failure::{Failure, code, text_of};
 use crate::globals;
 use crate::people::explain;
-use crate::print::{Format, Json, Printer, out};
+use crate::print::{Format, Json, Printer, header_text, out};
 use api::error::Error as ApiError;
 use api::etcdserverpb::{
     LeaseGrantRequest, LeaseKeepAliveResponse, LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
@@ -140,8 +140,10 @@ async fn revoke(mut context: Context) -> Result<(), Failure> {
     let answer = client.lease_revoke(LeaseRevokeRequest { id }).await;
     let answer =
         answer.map_err(|error| Failure::from(error).map_text(|text| format!("failed to revoke lease ({text})")))?;
-    if printer.format == Format::Protobuf {
-        return Err(Failure::new(code::BAD_FEATURE, "marshal unsupported for type clientv3.LeaseRevokeResponse"));
+    if printer.format == Format::Protobuf && context.is_etcdctl() {
+        let header = header_text(answer.header.as_ref());
+        let text = format!("marshal unsupported for type clientv3.LeaseRevokeResponse ({{{header}}})");
+        return Err(Failure::new(code::BAD_FEATURE, text));
     }
     printer.answer(
         "/etcdserverpb.Lease/LeaseRevoke",
