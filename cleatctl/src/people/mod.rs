@@ -23,11 +23,11 @@ mod tree;
 #[cfg(test)]
 pub(crate) mod snapshots;
 
-pub(crate) use advice::{cause_of, explain, failure};
+pub(crate) use advice::{FlagNames, MAY_BE_DONE, cause, cause_of, explain, failure, of_answer, of_connection};
 pub(crate) use commands::{DIFF, DOCTOR, EDIT, EXPORT, HISTORY, IMPORT, REVERT, STATUS, TREE};
 
 pub(crate) use terminal::{Terminal, has_unicode};
-pub(crate) use text::fit;
+pub(crate) use text::{escape, fit};
 
 use anyhow::Result;
 use base64::Engine as _;
