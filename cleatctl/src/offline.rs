@@ -2,7 +2,8 @@
 
 use crate::cli::{Command, Flag, Group, Origin};
 use crate::context::Context;
-use crate::failure::{Failure, code, whole};
+use crate::failure::{Failure, code, whole, without_numbers};
+use crate::people::{self, Terminal};
 use crate::print::{self, Format, Printer};
 use crate::scratch::Scratch;
 use crate::{progress, snapshot};
@@ -168,12 +169,22 @@ fn inspect_log(context: &Context) -> Result<(), Failure> {
             } else {
                 ""
             };
-            print::line(&format!("{records} records, none is damaged{end}{torn}"))
+            let text = format!("{records} records, none is damaged{end}{torn}");
+            print::line(&people::fit(&text, Terminal::detect().width))
         }
         Err(error) => {
             print::line(&format!("{records} records are whole up to the damage"))?;
-            Err(anyhow::Error::from(error).into())
+            Err(Failure::new(code::ERROR, told(&error)))
         }
+    }
+}
+
+/// What is wrong with a log, and what to do about it as every error for a person has it.
+fn told(error: &wal::WalError) -> String {
+    let text = without_numbers(&error.to_string());
+    match (error, text.rsplit_once("; ")) {
+        (wal::WalError::Damaged { .. }, Some((damage, remedy))) => format!("{damage}\n  do:   {remedy}"),
+        _ => text,
     }
 }
 
@@ -196,7 +207,8 @@ pub(crate) fn defrag(data_dir: &Path, is_etcdctl: bool) -> Result<(), Failure> {
             Ok(())
         }
         Err(error) => {
-            tell!("Failed to defragment etcd data[{}] ({})", data_dir.display(), whole(&error));
+            let text = format!("Failed to defragment etcd data[{}] ({})", data_dir.display(), whole(&error));
+            tell!("{}", people::fit(&text, Terminal::width_of_errors().filter(|_| !is_etcdctl)));
             // etcdctl panics where there is nothing.
             Err(Failure::silent(if is_etcdctl && !has_store { code::PANIC } else { code::ERROR }))
         }

@@ -91,6 +91,11 @@ fn print(text: &str) -> Result<()> {
     }
 }
 
+/// Says something on standard error, in lines that fit into a person's terminal.
+pub(crate) fn say(text: &str) {
+    tell!("{}", fit(text, Terminal::width_of_errors()));
+}
+
 /// Prints text, for a command that has more to do than to show it: that is done, whoever reads.
 ///
 /// # Errors

@@ -113,7 +113,7 @@ fn text_start(line: &str) -> usize {
 }
 
 /// What lines begin with whose text stands behind it.
-const LABELS: &[&str] = &["Error: "];
+const LABELS: &[&str] = &["Error: ", "warning: "];
 
 /// The column behind a text, with a tab stop at every eighth.
 fn column_of(text: &str) -> usize {

@@ -173,3 +173,15 @@ pub(crate) fn out(bytes: &[u8]) -> Result<(), Failure> {
 pub(crate) fn line(text: &str) -> Result<(), Failure> {
     out(format!("{text}\n").as_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_written_as_go_writes_it() {
+        let header = ResponseHeader { cluster_id: u64::MAX, member_id: 7, revision: 102, raft_term: 0 };
+        assert_eq!(header_text(Some(&header)), "cluster_id:18446744073709551615 member_id:7 revision:102 ");
+        assert_eq!(header_text(None), "<nil>");
+    }
+}

@@ -143,7 +143,7 @@ async fn fetch(client: &Client, part: &mut Part) -> Result<u64, Failure> {
             return Err(failure);
         }
         let what = format!("interrupted after {}: {}; trying again", print::bytes(part.bytes), whole(&failure.error));
-        progress.suspend(|| tell!("{what}"));
+        progress.suspend(|| people::say(&what));
         tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(tries - 1)).await;
     }
     progress::finish(&progress);

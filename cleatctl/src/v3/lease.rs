@@ -5,7 +5,7 @@ use crate::cli::{Command, Flag, Group};
 use crate::context::Context;
 use crate::failure::{Failure, code, text_of};
 use crate::globals;
-use crate::people::explain;
+use crate::people::{self, explain};
 use crate::print::{Format, Json, Printer, header_text, out};
 use api::error::Error as ApiError;
 use api::etcdserverpb::{
@@ -263,7 +263,7 @@ async fn keep_alive(mut context: Context) -> Result<(), Failure> {
         if !is_known {
             return Err(failed(why));
         }
-        tell!("warning: lease {id:016x} could not be renewed: {}", explain(&why, &text_of(&why)));
+        people::say(&format!("warning: lease {id:016x} could not be renewed: {}", explain(&why, &text_of(&why))));
     }
     match printer.format {
         Format::Simple => printer.simple(|out| out.line(format!("lease {id:016x} expired or revoked."))),
