@@ -164,6 +164,9 @@ pub(crate) fn of_answer(text: &str) -> Option<&'static str> {
         Known::TooManyOps => "write in several transactions, or raise --max-txn-ops of the members",
         Known::LeaseNotFound => "it has expired or was revoked: `lease list` shows those that are left",
         Known::MemberNotFound => "`member list` shows the ids",
+        Known::UserNotFound => "`user list` shows the names",
+        Known::RoleNotFound => "`role list` shows the names",
+        Known::BadLeaderTransferee => "name a voter that runs: `status` shows which do, `member list` their ids",
         Known::Unhealthy | Known::MemberNotEnoughStarted => {
             "start the members that do not run before the membership is changed: `status` shows which"
         }
