@@ -27,7 +27,7 @@ pub(crate) use advice::{FlagNames, MAY_BE_DONE, cause, cause_of, explain, failur
 pub(crate) use commands::{DIFF, DOCTOR, EDIT, EXPORT, HISTORY, IMPORT, REVERT, STATUS, TREE};
 
 pub(crate) use terminal::{Terminal, has_unicode};
-pub(crate) use text::{escape, fit};
+pub(crate) use text::{escape, fit, flow};
 
 use anyhow::Result;
 use base64::Engine as _;
