@@ -134,8 +134,16 @@ pub(crate) fn of_connection(reason: &str, flags: FlagNames) -> String {
     }
 }
 
-/// What to do about an error of etcd's table.
+/// How servers begin that refuse a message before they read it.
+const TOO_LARGE: &str = "grpc: received message larger than max";
+
+const WRITE_LESS: &str = "write less at a time, or raise --max-request-bytes of the members";
+
+/// What to do about an error of etcd's table, or of gRPC.
 pub(crate) fn of_answer(text: &str) -> Option<&'static str> {
+    if text.starts_with(TOO_LARGE) {
+        return Some(WRITE_LESS);
+    }
     Some(match Known::ALL.iter().find(|known| known.text() == text)? {
         Known::NoSpace => {
             "make room: `compaction REVISION`, `defrag` of every endpoint, then `alarm disarm`; or raise --quota-backend-bytes"
@@ -160,7 +168,7 @@ pub(crate) fn of_answer(text: &str) -> Option<&'static str> {
         | Known::TimeoutLeaderLost
         | Known::TimeoutConnectionLost => "see which members answer with `cleatctl status`, and ask again",
         Known::TooManyRequests | Known::TimeoutWaitApplied => "the member is behind: wait, or ask another endpoint",
-        Known::RequestTooLarge => "write less at a time, or raise --max-request-bytes of the members",
+        Known::RequestTooLarge => WRITE_LESS,
         Known::TooManyOps => "write in several transactions, or raise --max-txn-ops of the members",
         Known::LeaseNotFound => "it has expired or was revoked: `lease list` shows those that are left",
         Known::MemberNotFound => "`member list` shows the ids",
