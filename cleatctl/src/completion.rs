@@ -256,7 +256,7 @@ fn offers(personality: cli::Personality, before: &[OsString], last: &str) -> Vec
         return flags.chain([(format!("--{HELP}"), "help for this command".to_owned())]).collect();
     }
     if cli::parse::without_flags(&path, &rest).is_empty() {
-        return path.children().map(|child| (child.name.to_owned(), child.short.to_owned())).collect();
+        return path.children().map(|child| (child.name.to_owned(), child.about(path.personality))).collect();
     }
     Vec::new()
 }
@@ -292,7 +292,7 @@ fn manual(personality: cli::Personality, version: &str) -> String {
         text += &format!(
             ".SS \"{}\"\n{}.\n.PP\n.nf\n{}\n.fi\n",
             escape(&path.name()),
-            escape(command.short),
+            escape(&command.about(personality)),
             escape(&help::usage(&path))
         );
         if !command.long.is_empty() {

@@ -15,6 +15,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// The largest request that etcdctl 3.4 sends.
+const ETCDCTL_REQUEST_BYTES: usize = 2 << 20;
+
 /// Whose requests these are, once it is known: a password is asked for once.
 #[derive(Clone)]
 enum Asked {
@@ -297,7 +300,8 @@ impl Context {
             }
             _ => {
                 let any = Options::default();
-                Ok((request.unwrap_or(any.max_request_bytes), answer.unwrap_or(any.max_answer_bytes)))
+                let most = if self.is_etcdctl() { ETCDCTL_REQUEST_BYTES } else { any.max_request_bytes };
+                Ok((request.unwrap_or(most), answer.unwrap_or(any.max_answer_bytes)))
             }
         }
     }

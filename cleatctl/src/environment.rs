@@ -4,6 +4,7 @@ use crate::cli::Flag;
 use crate::context::Context;
 use crate::failure::{Failure, code};
 use crate::globals::is_secret;
+use crate::people;
 use chrono::Utc;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -61,7 +62,7 @@ fn shadowed(name: &str, is_etcdctl: bool) -> Result<(), Failure> {
         );
         return Err(Failure::silent(code::ERROR));
     }
-    tell!("warning: {name} of the environment does not count, the command line has the flag");
+    people::say(&format!("warning: {name} of the environment does not count, the command line has the flag"));
     Ok(())
 }
 
@@ -70,7 +71,7 @@ fn unknown(name: &str, value: &OsString, is_etcdctl: bool) {
     if is_etcdctl {
         log('W', &format!("unrecognized environment variable {name}={shown}"));
     } else {
-        tell!("warning: unrecognized environment variable {name}={shown}");
+        people::say(&format!("warning: unrecognized environment variable {name}={shown}"));
     }
 }
 

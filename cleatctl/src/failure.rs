@@ -8,6 +8,8 @@ pub(crate) mod code {
     pub(crate) const ERROR: u8 = 1;
     /// No connection or session could be made.
     pub(crate) const BAD_CONNECTION: u8 = 2;
+    /// A panic of etcdctl, where it has one: what Go's runtime ends a program with.
+    pub(crate) const PANIC: u8 = 2;
     /// Of `txn`, `watch` and `check`: what they were given to read.
     pub(crate) const INVALID_INPUT: u8 = 3;
     /// A flag's value that is not supported.

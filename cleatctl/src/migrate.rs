@@ -8,7 +8,7 @@ use crate::founder::{
 };
 use crate::scratch::Scratch;
 use crate::snapshot::{REST, open, say_begun, unpack};
-use crate::{migrate_v2, print, progress};
+use crate::{migrate_v2, people, print, progress};
 use anyhow::{Context as _, Result, bail, ensure};
 use api::authpb::{Role, User};
 use api::cleatpb::Command;
@@ -151,10 +151,10 @@ fn warn_of_unknown(source: &Source) -> Result<()> {
     let Source::Member(member) = source else { return Ok(()) };
     let unknown = member.pending()?.unknown;
     if unknown > 0 {
-        tell!(
+        people::say(&format!(
             "warning: the log has {unknown} entries of which this member did not know whether they were committed; \
              they are left out. A snapshot of a running member has everything that was acknowledged"
-        );
+        ));
     }
     Ok(())
 }
@@ -173,7 +173,7 @@ fn warn_of_alarms(database: &Database) -> Result<()> {
             }
             _ => (alarm.to_string(), "it is not known to this release"),
         };
-        tell!("warning: the alarm {name} of member {member_id:x} is not taken along; {remedy}");
+        people::say(&format!("warning: the alarm {name} of member {member_id:x} is not taken along; {remedy}"));
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 
 use crate::cli::{Command, Flag, Group, Origin};
 use crate::context::Context;
-use crate::failure::{Failure, code, whole};
+use crate::failure::{Failure, code, whole, without_numbers};
+use crate::people::{self, Terminal};
 use crate::print::{self, Format, Printer};
 use crate::scratch::Scratch;
 use crate::{progress, snapshot};
@@ -168,17 +169,31 @@ fn inspect_log(context: &Context) -> Result<(), Failure> {
             } else {
                 ""
             };
-            print::line(&format!("{records} records, none is damaged{end}{torn}"))
+            let text = format!("{records} records, none is damaged{end}{torn}");
+            print::line(&people::fit(&text, Terminal::detect().width))
         }
         Err(error) => {
             print::line(&format!("{records} records are whole up to the damage"))?;
-            Err(anyhow::Error::from(error).into())
+            Err(Failure::new(code::ERROR, told(&error)))
         }
     }
 }
 
+/// What is wrong with a log, and what to do about it as every error for a person has it.
+fn told(error: &wal::WalError) -> String {
+    let text = without_numbers(&error.to_string());
+    match (error, text.rsplit_once("; ")) {
+        (wal::WalError::Damaged { .. }, Some((damage, remedy))) => format!("{damage}\n  do:   {remedy}"),
+        _ => text,
+    }
+}
+
+/// Where a member of etcd has its store, in its data directory.
+const DATABASE_OF_ETCD: &str = "member/snap/db";
+
 /// Gives back what the database of a member that does not run has free.
-pub(crate) fn defrag(data_dir: &Path) -> Result<(), Failure> {
+pub(crate) fn defrag(data_dir: &Path, is_etcdctl: bool) -> Result<(), Failure> {
+    let has_store = [DATABASE, DATABASE_OF_ETCD].iter().any(|database| data_dir.join(database).exists());
     let done = database_of(data_dir).and_then(|database| {
         let _lock = DataDir::open(data_dir)?;
         let before = std::fs::metadata(&database)?.len();
@@ -192,8 +207,10 @@ pub(crate) fn defrag(data_dir: &Path) -> Result<(), Failure> {
             Ok(())
         }
         Err(error) => {
-            tell!("Failed to defragment etcd data[{}] ({})", data_dir.display(), whole(&error));
-            Err(Failure::silent(code::ERROR))
+            let text = format!("Failed to defragment etcd data[{}] ({})", data_dir.display(), whole(&error));
+            tell!("{}", people::fit(&text, Terminal::width_of_errors().filter(|_| !is_etcdctl)));
+            // etcdctl panics where there is nothing.
+            Err(Failure::silent(if is_etcdctl && !has_store { code::PANIC } else { code::ERROR }))
         }
     }
 }

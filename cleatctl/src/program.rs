@@ -108,7 +108,8 @@ pub(crate) fn print_page(path: &Path) -> Result<(), Failure> {
 /// Prints a page; for people with lines that fit into their terminal.
 pub(crate) fn show_page(personality: Personality, page: &str) -> Result<(), Failure> {
     let columns = Terminal::detect().width.filter(|_| personality == Personality::Cleatctl);
-    print::out(people::fit(page, columns).as_bytes())
+    let page = columns.map_or_else(|| page.to_owned(), |_| people::flow(page));
+    print::out(people::fit(&page, columns).as_bytes())
 }
 
 /// Runs a command on this thread.

@@ -50,6 +50,7 @@ same_tools! {
     watches: "../v3/scripts/watch.txt";
     recorded: "scripts/recorded.txt";
     command_lines: "scripts/lines.txt";
+    refusals: "scripts/refused.txt";
     v2_auth: "../v2/scripts/auth.txt";
     v2_cluster: "../v2/scripts/cluster.txt";
     v2_keys: "../v2/scripts/keys.txt";

@@ -5,6 +5,7 @@ use crate::{Member, names, options, resolve};
 use anyhow::{Result, ensure};
 use discovery::{InitialCluster, Me, Options, Source, Srv};
 use harness::server::built_binary;
+use harness::tool::{cleatctl_as_etcdctl, etcdctl_binary};
 use harness::{Kind, Options as ServerOptions, Server};
 use std::time::Duration;
 
@@ -209,5 +210,71 @@ async fn cleatctl_finds_members_by_a_domain() -> Result<()> {
     let (report, code) = doctor(&["--srv-domain", "c.test", "--srv-name", "x"]).await?;
     ensure!(report.contains("FAIL DNS SRV no records name the members (_etcd-server-ssl-x._tcp.c.test"), "{report}");
     ensure!(report.contains(&format!("PASS DNS SRV the clients are m1.test:{port}")) && code == Some(1), "{report}");
+    Ok(())
+}
+
+/// A domain tells both tools the same, with both APIs.
+#[tokio::test]
+async fn cleatctl_goes_where_etcdctl_goes_by_a_domain() -> Result<()> {
+    let options = ServerOptions { flags: vec!["--enable-v2".to_owned()], ..ServerOptions::default() };
+    let server = Server::start_with(Kind::Cleat, options).await?;
+    let mut dns = Dns::start_for_systems(&records(&[])).await?;
+    let port = server.endpoint().rsplit_once(':').map(|(_, port)| port.to_owned()).unwrap_or_default();
+    dns.serve(&records(&[
+        &format!("srv-host=_etcd-client._tcp.c.test,m1.test,{port}"),
+        &format!("srv-host=_etcd-client-x._tcp.c.test,m1.test,{port}"),
+        // Nobody has TLS there.
+        &format!("srv-host=_etcd-client-ssl._tcp.s.test,m1.test,{port}"),
+    ]))
+    .await?;
+    let (scratch, wrapper) = (tempfile::tempdir()?, dns.wrapper()?);
+    let programs = [etcdctl_binary(), cleatctl_as_etcdctl(scratch.path())?.into(), built_binary("cleatctl")?.into()];
+    let run = async |program: &std::ffi::OsString, api: &str, line: &str| {
+        let mut command = tokio::process::Command::new(&wrapper[0]);
+        command.args(&wrapper[1..]).arg(program).env("ETCDCTL_API", api).current_dir(server.scratch());
+        let words: Vec<&str> = line.split(' ').collect();
+        let variables = words.iter().take_while(|word| word.starts_with("ETCDCTL_")).count();
+        command.envs(words[..variables].iter().filter_map(|word| word.split_once('='))).args(&words[variables..]);
+        harness::tool::run(command, b"", crate::DEADLINE).await
+    };
+    let mut different = Vec::new();
+    for (api, line, is_found) in [
+        ("3", "--discovery-srv c.test put a 1", true),
+        ("3", "-d c.test --insecure-discovery get a", true),
+        ("3", "-d=c.test --discovery-srv-name x get a", true),
+        ("3", "ETCDCTL_DISCOVERY_SRV=c.test get a", true),
+        ("3", "ETCDCTL_DISCOVERY_SRV=c.test ETCDCTL_DISCOVERY_SRV_NAME=x get a --print-value-only", true),
+        ("3", "--discovery-srv c.test --endpoints 127.0.0.1:1 get a", true),
+        ("3", "--discovery-srv c.test member list", true),
+        ("3", "--discovery-srv none.test get a", false),
+        ("3", "--discovery-srv c.test --discovery-srv-name none get a", false),
+        ("3", "--discovery-srv c.test --insecure-discovery=false --command-timeout 1s get a", false),
+        ("3", "--discovery-srv s.test --command-timeout 1s get a", false),
+        ("2", "--discovery-srv c.test --insecure-discovery set /a 1", true),
+        ("2", "-D c.test --insecure-discovery --no-sync ls /", true),
+        ("2", "ETCDCTL_DISCOVERY_SRV=c.test ETCDCTL_INSECURE_DISCOVERY=true ls", true),
+        ("2", "-D none.test ls", false),
+        ("2", "-D c.test ls", false),
+    ] {
+        let theirs = run(&programs[0], api, line).await?;
+        if (theirs.code == Some(0)) != is_found {
+            different.push(format!("{line}: {theirs:?}"));
+        }
+        for program in &programs[1..] {
+            let ours = run(program, api, line).await?;
+            if (ours.code, &ours.stdout) != (theirs.code, &theirs.stdout) {
+                different.push(format!("{line}: {theirs:?}\n{program:?}: {ours:?}"));
+            }
+        }
+    }
+    ensure!(different.is_empty(), "{}", different.join("\n"));
+    // By the ledger: these commands of etcdctl go to the endpoints of the flag all the same, which are none here.
+    for line in ["endpoint health", "endpoint status", "endpoint hashkv", "defrag"] {
+        let line = format!("--discovery-srv c.test --dial-timeout 1s --command-timeout 1s {line}");
+        for (program, code) in programs.iter().zip([1, 0, 0]) {
+            let ended = run(program, "3", &line).await?;
+            ensure!(ended.code == Some(code), "{line}: {program:?} {ended:?}");
+        }
+    }
     Ok(())
 }

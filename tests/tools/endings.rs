@@ -260,6 +260,12 @@ async fn a_watch_behind_the_history_says_what_the_server_says() -> Result<()> {
             let watch = Running::start(&program, &server, "2", &["watch", "/k", "--after-index", "1"])?;
             told.push(watch.end().await?);
         }
+        // Below the same line a person is told where that was, and what to do.
+        let below = format!(
+            "  from: {}\n  do:   read what is there, and watch from the index that comes with it\n",
+            server.client_url()
+        );
+        told[0].1 += &below;
         ensure!(told[0] == told[1] && told[0].1.contains("401: The event in requested index is outdated"), "{told:?}");
         ensure!(told[0].2 == Some(4), "{told:?}");
     }

@@ -13,6 +13,7 @@ mod migrate;
 mod migrate_v2;
 mod offline;
 mod people;
+mod refusals;
 mod requests;
 mod restore;
 mod save;

@@ -112,6 +112,8 @@ async fn a_log_is_read_up_to_the_first_damage() -> Result<()> {
     let output = cleatctl(&["wal", "inspect", text(&directory)?])?;
     let shown = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.code() == Some(1) && shown.contains(" records are whole up to the damage"), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(told.contains(" is damaged at offset ") && told.contains("\n  do:   the member cannot vouch "), "{told}");
     Ok(())
 }
 

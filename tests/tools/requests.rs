@@ -151,3 +151,29 @@ async fn a_large_answer_of_any_service_is_taken() -> Result<()> {
     }
     Ok(())
 }
+
+/// etcdctl has a limit of its own before the server's; a person is told of the server's, and what to do.
+#[tokio::test]
+async fn what_is_too_large_is_refused_as_by_etcdctl() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let programs = [etcdctl_binary(), cleatctl_as_etcdctl(scratch.path())?.into(), built_binary("cleatctl")?.into()];
+    for kind in [Kind::Etcd, Kind::Cleat] {
+        let server = Server::start(kind).await?;
+        for bytes in [2_000_000, 2_097_140, 2_097_200, 3_000_000] {
+            let put = async |program: &OsString| {
+                let mut command = Command::new(program);
+                command.env("ETCDCTL_API", "3").args(["--endpoints", &server.endpoint(), "put", "k"]);
+                let output = run(command, &vec![b'v'; bytes], DEADLINE).await?;
+                let error = output.stderr.lines().find(|line| line.starts_with("Error: ")).map(str::to_owned);
+                anyhow::Ok((output.code, error, output))
+            };
+            let (theirs, same, own) = (put(&programs[0]).await?, put(&programs[1]).await?, put(&programs[2]).await?);
+            ensure!((theirs.0, &theirs.1) == (same.0, &same.1), "{kind} {bytes}: {theirs:?} {same:?}");
+            ensure!(
+                own.0 == theirs.0 && own.2.stderr.contains("do:   write less at a time"),
+                "{kind} {bytes}: {own:?}"
+            );
+        }
+    }
+    Ok(())
+}

@@ -18,7 +18,7 @@ fn write_page(out: &mut String, path: &Path, version: &str, api_version: &str) -
     let program = path.personality.program();
     let is_root = path.commands.len() == 1;
     let name = if is_root { program.to_owned() } else { path.name() };
-    writeln!(out, "NAME:\n\t{name} - {}\n", command.short)?;
+    writeln!(out, "NAME:\n\t{name} - {}\n", command.about(path.personality))?;
     writeln!(out, "USAGE:\n\t{}", usage(path))?;
     if is_root {
         writeln!(out, "\nVERSION:\n\t{version}")?;
@@ -30,7 +30,7 @@ fn write_page(out: &mut String, path: &Path, version: &str, api_version: &str) -
         } else {
             writeln!(out, "\nCOMMANDS:")?;
             for (name, command) in runnable(path) {
-                writeln!(out, "\t{name}\t{}", command.short)?;
+                writeln!(out, "\t{name}\t{}", command.about(path.personality))?;
             }
         }
     }
@@ -112,7 +112,7 @@ fn groups(out: &mut String, path: &Path) -> std::fmt::Result {
             writeln!(out, "\n{heading}:")?;
         }
         for (name, command) in found {
-            writeln!(out, "\t{name}\t{}", command.short)?;
+            writeln!(out, "\t{name}\t{}", command.about(path.personality))?;
         }
     }
     Ok(())

@@ -60,6 +60,11 @@ impl Command {
         origin: Origin::Etcdctl,
         group: Group::Keys,
     };
+
+    /// What it does, in one line, with the program's name where the text has `{program}`.
+    pub(crate) fn about(&self, personality: Personality) -> String {
+        self.short.replace("{program}", personality.program())
+    }
 }
 
 /// Who has something. A program that is called `etcdctl` has nothing that etcdctl has not.

@@ -59,16 +59,17 @@ pub(crate) fn failure(error: anyhow::Error) -> Failure {
 }
 
 /// A system's error without its number.
-pub(super) fn cause(reason: &str) -> &str {
+pub(crate) fn cause(reason: &str) -> &str {
     reason.split(" (os error ").next().unwrap_or(reason)
 }
 
 /// Of a write that has no answer, or one that says nothing of it.
-const MAY_BE_DONE: &str = "the write may have been done all the same: read what is there before you repeat it";
+pub(crate) const MAY_BE_DONE: &str =
+    "the write may have been done all the same: read what is there before you repeat it";
 
 fn remedy(error: &Error) -> Option<String> {
     Some(match error {
-        Error::Unreachable { reason, .. } => of_connection(reason).to_owned(),
+        Error::Unreachable { reason, .. } => of_connection(reason, FLAGS),
         Error::Lost { .. } if error.may_be_done() => MAY_BE_DONE.to_owned(),
         Error::Lost { .. } => "give the command again".to_owned(),
         Error::Timeout { .. } => {
@@ -95,34 +96,54 @@ fn remedy(error: &Error) -> Option<String> {
     })
 }
 
+/// What the flags of a connection are called in one of the command lines.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FlagNames {
+    pub(crate) ca: &'static str,
+    pub(crate) cert: &'static str,
+    pub(crate) key: &'static str,
+    pub(crate) dial_timeout: &'static str,
+}
+
+const FLAGS: FlagNames = FlagNames { ca: "--cacert", cert: "--cert", key: "--key", dial_timeout: "--dial-timeout" };
+
 /// Why a connection was not made, by the words of the system and of rustls.
-fn of_connection(reason: &str) -> &'static str {
+pub(crate) fn of_connection(reason: &str, flags: FlagNames) -> String {
+    let FlagNames { ca, cert, key, dial_timeout } = flags;
     let reason = reason.to_ascii_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| reason.contains(word));
     if has(&["certificate required", "certificaterequired"]) {
-        "the server wants to see a certificate: give --cert and --key"
+        format!("the server wants to see a certificate: give {cert} and {key}")
     } else if has(&["unknownissuer", "unknown issuer"]) {
-        "the server's certificate is of an authority that is not trusted here: name it with --cacert"
+        format!("the server's certificate is of an authority that is not trusted here: name it with {ca}")
     } else if has(&["expired", "notvalidyet"]) {
-        "renew the certificate, or set the clocks"
+        "renew the certificate, or set the clocks".to_owned()
     } else if has(&["not valid for", "notvalidforname"]) {
-        "name the endpoint as the certificate does"
+        "name the endpoint as the certificate does".to_owned()
     } else if has(&["corrupt message", "invalidcontenttype", "invalid content type", "unexpected eof", "unexpectedeof"])
     {
-        "if that endpoint has no TLS, write it as http://host:port and leave --cacert, --cert and --key out"
+        format!("if that endpoint has no TLS, write it as http://host:port and leave {ca}, {cert} and {key} out")
     } else if has(&["frame with invalid size", "http2 error", "h2", "connection reset", "broken pipe"]) {
-        "if that endpoint has TLS, write it as https://host:port and give --cacert"
+        format!("if that endpoint has TLS, write it as https://host:port and give {ca}")
     } else if has(&["lookup", "dns", "name or service not known", "temporary failure in name resolution"]) {
-        "check the host's name in --endpoints"
+        "check the host's name in --endpoints".to_owned()
     } else if has(&["no connection within", "timed out"]) {
-        "check the address and the firewalls in between; --dial-timeout waits longer"
+        format!("check the address and the firewalls in between; {dial_timeout} waits longer")
     } else {
-        "start a member there, or name others with --endpoints (or ETCDCTL_ENDPOINTS)"
+        "start a member there, or name others with --endpoints (or ETCDCTL_ENDPOINTS)".to_owned()
     }
 }
 
-/// What to do about an error of etcd's table.
-fn of_answer(text: &str) -> Option<&'static str> {
+/// How servers begin that refuse a message before they read it.
+const TOO_LARGE: &str = "grpc: received message larger than max";
+
+const WRITE_LESS: &str = "write less at a time, or raise --max-request-bytes of the members";
+
+/// What to do about an error of etcd's table, or of gRPC.
+pub(crate) fn of_answer(text: &str) -> Option<&'static str> {
+    if text.starts_with(TOO_LARGE) {
+        return Some(WRITE_LESS);
+    }
     Some(match Known::ALL.iter().find(|known| known.text() == text)? {
         Known::NoSpace => {
             "make room: `compaction REVISION`, `defrag` of every endpoint, then `alarm disarm`; or raise --quota-backend-bytes"
@@ -147,10 +168,13 @@ fn of_answer(text: &str) -> Option<&'static str> {
         | Known::TimeoutLeaderLost
         | Known::TimeoutConnectionLost => "see which members answer with `cleatctl status`, and ask again",
         Known::TooManyRequests | Known::TimeoutWaitApplied => "the member is behind: wait, or ask another endpoint",
-        Known::RequestTooLarge => "write less at a time, or raise --max-request-bytes of the members",
+        Known::RequestTooLarge => WRITE_LESS,
         Known::TooManyOps => "write in several transactions, or raise --max-txn-ops of the members",
         Known::LeaseNotFound => "it has expired or was revoked: `lease list` shows those that are left",
         Known::MemberNotFound => "`member list` shows the ids",
+        Known::UserNotFound => "`user list` shows the names",
+        Known::RoleNotFound => "`role list` shows the names",
+        Known::BadLeaderTransferee => "name a voter that runs: `status` shows which do, `member list` their ids",
         Known::Unhealthy | Known::MemberNotEnoughStarted => {
             "start the members that do not run before the membership is changed: `status` shows which"
         }

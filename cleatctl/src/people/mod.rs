@@ -23,11 +23,11 @@ mod tree;
 #[cfg(test)]
 pub(crate) mod snapshots;
 
-pub(crate) use advice::{cause_of, explain, failure};
+pub(crate) use advice::{FlagNames, MAY_BE_DONE, cause, cause_of, explain, failure, of_answer, of_connection};
 pub(crate) use commands::{DIFF, DOCTOR, EDIT, EXPORT, HISTORY, IMPORT, REVERT, STATUS, TREE};
 
 pub(crate) use terminal::{Terminal, has_unicode};
-pub(crate) use text::fit;
+pub(crate) use text::{escape, fit, flow};
 
 use anyhow::Result;
 use base64::Engine as _;
@@ -89,6 +89,11 @@ fn print(text: &str) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(ReaderGone.into()),
         Err(error) => Err(anyhow::Error::from(error).context("cannot write the output")),
     }
+}
+
+/// Says something on standard error, in lines that fit into a person's terminal.
+pub(crate) fn say(text: &str) {
+    tell!("{}", fit(text, Terminal::width_of_errors()));
 }
 
 /// Prints text, for a command that has more to do than to show it: that is done, whoever reads.

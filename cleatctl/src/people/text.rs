@@ -105,6 +105,34 @@ pub(crate) fn fit(text: &str, columns: Option<usize>) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// Lines of prose in a page that are longer are taken to go on below.
+const PROSE_COLUMNS: usize = 90;
+
+/// A page whose prose is one line for each paragraph, for [`fit`]: it is written in lines for wide pages, and lines of a
+/// narrow terminal would each have a short one below them.
+pub(crate) fn flow(page: &str) -> String {
+    let is_prose = |line: &str| {
+        line.strip_prefix('\t').is_some_and(|text| {
+            text.starts_with(|c: char| c.is_alphanumeric() || "`(".contains(c))
+                && !text.contains(['\t'])
+                && !text.contains("  ")
+        })
+    };
+    let mut flowing = String::with_capacity(page.len());
+    let mut before: Option<&str> = None;
+    for line in page.split('\n') {
+        match before {
+            Some(before) if is_prose(before) && width(before) > PROSE_COLUMNS && is_prose(line) => {
+                push(&mut flowing, format_args!(" {}", line.trim_start()));
+            }
+            Some(_) => push(&mut flowing, format_args!("\n{line}")),
+            None => flowing.push_str(line),
+        }
+        before = Some(line);
+    }
+    flowing
+}
+
 /// Where the text of a line begins, in bytes.
 fn text_start(line: &str) -> usize {
     let gap = line.rfind('\t').map(|at| at + 1).max(line.rfind("  ").map(|at| at + 2)).unwrap_or_default();
@@ -113,7 +141,7 @@ fn text_start(line: &str) -> usize {
 }
 
 /// What lines begin with whose text stands behind it.
-const LABELS: &[&str] = &["Error: "];
+const LABELS: &[&str] = &["Error: ", "warning: "];
 
 /// The column behind a text, with a tab stop at every eighth.
 fn column_of(text: &str) -> usize {
@@ -146,6 +174,19 @@ pub(crate) fn wrap(text: &str, columns: Option<usize>, indent: usize) -> String 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paragraphs_flow_and_lists_do_not() {
+        let long = "word ".repeat(19);
+        let page = format!("D:\n\t{long}end\n\tof it.\n\tNext\n\nO:\n  -a\t{long}\n\tname  {long}\n\tname  b\n");
+        let expected = page.replacen("end\n\tof", "end of", 1);
+        assert_eq!(flow(&page), expected);
+        let lines = fit(&flow(&page), Some(60));
+        assert!(
+            lines.starts_with("D:\n\tword word") && lines.contains("word end of\n        it.\n\tNext\n"),
+            "{lines}"
+        );
+    }
 
     #[test]
     fn what_a_terminal_would_obey_is_escaped() {

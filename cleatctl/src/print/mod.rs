@@ -16,6 +16,7 @@ pub(crate) use table::table;
 
 use crate::failure::{Failure, code};
 use api::descriptor::{self, Message};
+use api::etcdserverpb::ResponseHeader;
 use std::fmt;
 use std::io::{self, Write as _};
 
@@ -138,6 +139,19 @@ pub(crate) fn output(method: &str) -> &'static Message {
     descriptor::method(method).map_or(&NOTHING, |method| method.output)
 }
 
+/// A header as Go's library of protobuf writes it: what is zero is left out.
+pub(crate) fn header_text(header: Option<&ResponseHeader>) -> String {
+    let Some(ResponseHeader { cluster_id, member_id, revision, raft_term }) = header else { return "<nil>".to_owned() };
+    let fields = [
+        ("cluster_id", i128::from(*cluster_id)),
+        ("member_id", i128::from(*member_id)),
+        ("revision", i128::from(*revision)),
+        ("raft_term", i128::from(*raft_term)),
+    ];
+    let known = fields.into_iter().filter(|(_, value)| *value != 0);
+    known.fold(String::new(), |text, (name, value)| text + name + ":" + &value.to_string() + " ")
+}
+
 /// Writes to standard output.
 ///
 /// # Errors
@@ -158,4 +172,16 @@ pub(crate) fn out(bytes: &[u8]) -> Result<(), Failure> {
 /// As [`out`].
 pub(crate) fn line(text: &str) -> Result<(), Failure> {
     out(format!("{text}\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_written_as_go_writes_it() {
+        let header = ResponseHeader { cluster_id: u64::MAX, member_id: 7, revision: 102, raft_term: 0 };
+        assert_eq!(header_text(Some(&header)), "cluster_id:18446744073709551615 member_id:7 revision:102 ");
+        assert_eq!(header_text(None), "<nil>");
+    }
 }

@@ -10,7 +10,7 @@ use crate::founder::{
 };
 use crate::print::{self, Format, Printer};
 use crate::scratch::Scratch;
-use crate::{migrate, progress};
+use crate::{migrate, people, progress};
 use anyhow::{Result, ensure};
 use bolt::etcd::Summary;
 use bolt::{Database, OpenOptions};
@@ -231,8 +231,8 @@ pub(crate) fn say_begun(from: &Path, founder: &Founder, begun: &Begun) -> Result
     let Begun { cluster_id, member_id, store } = begun;
     let compacted = if founder.bump_revision > 0 { ", with everything before it compacted" } else { "" };
     let (from, name, revision) = (from.display(), &founder.name, store.revision);
-    tell!(
+    people::say(&format!(
         "{from} is now member {member_id:x} ({name}) of the new cluster {cluster_id:x}, at revision {revision}{compacted}"
-    );
+    ));
     print::line(&format!("start it with --name {name} --data-dir {}", founder.data_dir.display()))
 }

@@ -5,7 +5,7 @@
 //! the same command is given again. Otherwise, and with etcd, the download starts over.
 
 use crate::context::Context;
-use crate::failure::{Failure as Failed, code, whole};
+use crate::failure::{Failure as Failed, code, text_of, whole};
 use crate::{people, print, progress};
 use anyhow::{Context as _, Result, bail};
 use client::{Client, Download, SnapshotPlace};
@@ -46,7 +46,12 @@ pub(super) async fn save(mut context: Context) -> Result<(), Failed> {
     let file = PathBuf::from(file);
     let is_etcdctl = context.is_etcdctl();
     let interrupted = |error: anyhow::Error| {
-        let failed = if is_etcdctl { Failed::from(error) } else { people::failure(error) };
+        let failed = match error.downcast_ref() {
+            _ if !is_etcdctl => people::failure(error),
+            // etcdctl says nothing beside the server's words.
+            Some(refused @ client::Error::Answered { .. }) => Failed::new(code::INTERRUPTED, text_of(refused)),
+            _ => Failed::from(error),
+        };
         failed.with_code(code::INTERRUPTED)
     };
     context.discover().await?;
@@ -138,7 +143,7 @@ async fn fetch(client: &Client, part: &mut Part) -> Result<u64, Failure> {
             return Err(failure);
         }
         let what = format!("interrupted after {}: {}; trying again", print::bytes(part.bytes), whole(&failure.error));
-        progress.suspend(|| tell!("{what}"));
+        progress.suspend(|| people::say(&what));
         tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(tries - 1)).await;
     }
     progress::finish(&progress);

@@ -1,10 +1,10 @@
 //! Commands of the v2 API's own users and roles.
 
-use super::connection::text_of_all;
 use super::{Call, Command, Flag, Kind, code, fail, flag};
 use crate::cli::Personality;
 use crate::failure::Failure;
 use crate::{password, print};
+use client::Effect;
 use client::v2::{self, Client};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -145,8 +145,8 @@ fn role_path(role: &str) -> String {
     format!("{ROLES_PATH}/{}", v2::segment(role))
 }
 
-fn plain(why: &v2::Error) -> Failure {
-    fail(code::BAD_ARGS, &text_of_all(why))
+fn plain(call: &Call, why: &v2::Error, effect: Effect) -> Failure {
+    fail(code::BAD_ARGS, &call.fit(&call.why(why, effect)))
 }
 
 /// etcdctl tells the endpoints once more.
@@ -158,13 +158,13 @@ async fn connect(call: &Call) -> Result<Client, Failure> {
     Ok(client)
 }
 
-async fn read<T: DeserializeOwned>(client: &Client, path: &str) -> Result<T, Failure> {
-    let body = client.get_path(path).await.map_err(|why| plain(&why))?;
+async fn read<T: DeserializeOwned>(call: &Call, client: &Client, path: &str) -> Result<T, Failure> {
+    let body = client.get_path(path).await.map_err(|why| plain(call, &why, Effect::Read))?;
     serde_json::from_slice(&body).map_err(|why| fail(code::BAD_ARGS, &why.to_string()))
 }
 
-async fn put(client: &Client, path: &str, body: &Value) -> Result<Vec<u8>, Failure> {
-    client.put_json(path, body.to_string()).await.map_err(|why| plain(&why))
+async fn put(call: &Call, client: &Client, path: &str, body: &Value) -> Result<Vec<u8>, Failure> {
+    client.put_json(path, body.to_string()).await.map_err(|why| plain(call, &why, Effect::Write))
 }
 
 fn name<'a>(call: &'a Call, what: &str) -> Result<&'a String, Failure> {
@@ -186,7 +186,7 @@ fn print_names(names: Vec<Named>) -> Result<(), Failure> {
 async fn user_list(call: Call) -> Result<(), Failure> {
     no_arguments(&call)?;
     let client = connect(&call).await?;
-    let users: Users = read(&client, USERS).await?;
+    let users: Users = read(&call, &client, USERS).await?;
     print_names(users.users.unwrap_or_default())
 }
 
@@ -197,7 +197,7 @@ async fn user_add(call: Call) -> Result<(), Failure> {
         Some((user, password)) => (user.to_owned(), password.to_owned()),
         None => (argument.clone(), password::ask_openly("New password: ").await?),
     };
-    put(&client, &user_path(&user), &json!({ "user": user, "password": password })).await?;
+    put(&call, &client, &user_path(&user), &json!({ "user": user, "password": password })).await?;
     print::line(&format!("User {user} created"))
 }
 
@@ -207,26 +207,30 @@ async fn user_passwd(call: Call) -> Result<(), Failure> {
     let password = password::ask_openly("New password: ").await?;
     // To put one that is not there would create it. One with a role that is not there cannot be read.
     match client.get_path(&user_path(user)).await {
-        Err(v2::Error::Refused { status: 404, text, .. }) if text.starts_with("auth: User ") => {
-            return Err(fail(code::BAD_ARGS, &text));
+        Err(why @ v2::Error::Refused { status: 404, .. }) if says_no_user(&why) => {
+            return Err(plain(&call, &why, Effect::Read));
         }
         _ => {}
     }
-    put(&client, &user_path(user), &json!({ "user": user, "password": password })).await?;
+    put(&call, &client, &user_path(user), &json!({ "user": user, "password": password })).await?;
     print::line("Password updated")
+}
+
+fn says_no_user(why: &v2::Error) -> bool {
+    matches!(why, v2::Error::Refused { text, .. } if text.starts_with("auth: User "))
 }
 
 async fn user_remove(call: Call) -> Result<(), Failure> {
     let user = name(&call, "username")?;
     let client = connect(&call).await?;
-    client.delete_path(&user_path(user)).await.map_err(|why| plain(&why))?;
+    client.delete_path(&user_path(user)).await.map_err(|why| plain(&call, &why, Effect::Write))?;
     print::line(&format!("User {user} removed"))
 }
 
 async fn user_get(call: Call) -> Result<(), Failure> {
     let user = name(&call, "username")?;
     let client = connect(&call).await?;
-    let User { user, roles } = read(&client, &user_path(user)).await?;
+    let User { user, roles } = read(&call, &client, &user_path(user)).await?;
     let roles: Vec<String> = roles.unwrap_or_default().into_iter().map(Named::name).collect();
     // etcdctl prints as many spaces more as there are roles.
     let spaces = " ".repeat(roles.len());
@@ -248,7 +252,7 @@ async fn change_roles(call: Call, how: &str) -> Result<(), Failure> {
     }
     let user = name(&call, "username")?;
     let client = connect(&call).await?;
-    put(&client, &user_path(user), &json!({ "user": user, how: roles })).await?;
+    put(&call, &client, &user_path(user), &json!({ "user": user, how: roles })).await?;
     print::line(&format!("User {user} updated"))
 }
 
@@ -260,7 +264,7 @@ async fn role_list(call: Call) -> Result<(), Failure> {
         v2::Error::Refused { status: status @ ..500, .. } if call.personality == Personality::Etcdctl => {
             fail(code::BAD_ARGS, &format!("unexpected status code {status}"))
         }
-        why => plain(&why),
+        why => plain(&call, &why, Effect::Read),
     })?;
     let roles: Roles = serde_json::from_slice(&roles).map_err(|why| fail(code::BAD_ARGS, &why.to_string()))?;
     print_names(roles.roles.unwrap_or_default())
@@ -274,21 +278,21 @@ async fn role_add(call: Call) -> Result<(), Failure> {
         return Err(fail(code::BAD_ARGS, &format!("Role {role} already exists")));
     }
     let none = json!({ "kv": { "read": null, "write": null } });
-    put(&client, &path, &json!({ "role": role, "permissions": none })).await?;
+    put(&call, &client, &path, &json!({ "role": role, "permissions": none })).await?;
     print::line(&format!("Role {role} created"))
 }
 
 async fn role_remove(call: Call) -> Result<(), Failure> {
     let role = name(&call, "role name")?;
     let client = connect(&call).await?;
-    client.delete_path(&role_path(role)).await.map_err(|why| plain(&why))?;
+    client.delete_path(&role_path(role)).await.map_err(|why| plain(&call, &why, Effect::Write))?;
     print::line(&format!("Role {role} removed"))
 }
 
 async fn role_get(call: Call) -> Result<(), Failure> {
     let role = name(&call, "role name")?;
     let client = connect(&call).await?;
-    let Role { role, permissions: Permissions { kv } } = read(&client, &role_path(role)).await?;
+    let Role { role, permissions: Permissions { kv } } = read(&call, &client, &role_path(role)).await?;
     let lines = |paths: Option<Vec<String>>| paths.into_iter().flatten().map(|path| format!("\t{path}\n"));
     let text = [format!("Role: {role}\nKV Read:\n")]
         .into_iter()
@@ -323,7 +327,7 @@ async fn change_role(call: Call, how: &str, unchanged: &str) -> Result<(), Failu
     let role = name(&call, "role name")?;
     let client = connect(&call).await?;
     let path_of_role = role_path(role);
-    let before: Role = read(&client, &path_of_role).await?;
+    let before: Role = read(&call, &client, &path_of_role).await?;
     let mut paths = json!({});
     if reads || both {
         paths["read"] = json!([path]);
@@ -331,7 +335,7 @@ async fn change_role(call: Call, how: &str, unchanged: &str) -> Result<(), Failu
     if writes || both {
         paths["write"] = json!([path]);
     }
-    let body = put(&client, &path_of_role, &json!({ "role": role, how: { "kv": paths } })).await?;
+    let body = put(&call, &client, &path_of_role, &json!({ "role": role, how: { "kv": paths } })).await?;
     let after: Role = serde_json::from_slice(&body).map_err(|why| fail(code::BAD_ARGS, &why.to_string()))?;
     if before == after {
         print::out(format!("Role unchanged; {unchanged}").as_bytes())?;
@@ -356,14 +360,14 @@ fn canonical(path: &str) -> String {
 async fn auth_enable(call: Call) -> Result<(), Failure> {
     no_arguments(&call)?;
     let client = connect(&call).await?;
-    client.put_json("/v2/auth/enable", String::new()).await.map_err(|why| plain(&why))?;
+    client.put_json("/v2/auth/enable", String::new()).await.map_err(|why| plain(&call, &why, Effect::Write))?;
     print::line("Authentication Enabled")
 }
 
 async fn auth_disable(call: Call) -> Result<(), Failure> {
     no_arguments(&call)?;
     let client = connect(&call).await?;
-    client.delete_path("/v2/auth/enable").await.map_err(|why| plain(&why))?;
+    client.delete_path("/v2/auth/enable").await.map_err(|why| plain(&call, &why, Effect::Write))?;
     print::line("Authentication Disabled")
 }
 

@@ -1,10 +1,11 @@
 //! Commands of members: `member`, `cluster-health`, `backup`.
 
-use super::connection::{dial_error, failed, text_of_all};
+use super::connection::dial_error;
 use super::{Call, Command, Kind, code, error, fail, flag};
 use crate::cli::Personality;
 use crate::failure::Failure;
 use crate::{print, v3};
+use client::Effect;
 use client::http::{Call as Request, Http, Server};
 use client::v2::{self, Member};
 use go::strconv;
@@ -95,19 +96,19 @@ struct Health {
 }
 
 /// Why the server does not do something about members. Of other statuses than these etcdctl does not read what it says.
-fn refusal(call: &Call, why: &v2::Error, read: &[u16]) -> String {
+fn refusal(call: &Call, why: &v2::Error, read: &[u16], effect: Effect) -> String {
     match why {
         v2::Error::Refused { status: status @ ..500, .. }
             if call.personality == Personality::Etcdctl && !read.contains(status) =>
         {
             format!("unexpected status code {status}")
         }
-        _ => text_of_all(why),
+        _ => call.why(why, effect),
     }
 }
 
-fn refused(call: &Call, why: &v2::Error, read: &[u16]) -> Failure {
-    fail(code::BAD_ARGS, &refusal(call, why, read))
+fn refused(call: &Call, why: &v2::Error, read: &[u16], effect: Effect) -> Failure {
+    fail(code::BAD_ARGS, &call.fit(&refusal(call, why, read, effect)))
 }
 
 async fn list(call: Call) -> Result<(), Failure> {
@@ -115,11 +116,11 @@ async fn list(call: Call) -> Result<(), Failure> {
         return Err(fail(code::BAD_ARGS, "No arguments accepted"));
     }
     let client = call.connect().await?;
-    let members = client.members().await.map_err(|why| refused(&call, &why, &[]))?;
-    let leader = client
-        .leader()
-        .await
-        .map_err(|why| fail(code::BAD_ARGS, &format!("Failed to get leader:  {}", refusal(&call, &why, &[]))))?;
+    let members = client.members().await.map_err(|why| refused(&call, &why, &[], Effect::Read))?;
+    let leader = client.leader().await.map_err(|why| {
+        let text = format!("Failed to get leader:  {}", refusal(&call, &why, &[], Effect::Read));
+        fail(code::BAD_ARGS, &call.fit(&text))
+    })?;
     for member in &members {
         let Member { id, name, peer_urls, client_urls } = member;
         let (peers, clients) = (peer_urls.join(","), client_urls.join(","));
@@ -141,10 +142,11 @@ async fn add(call: Call) -> Result<(), Failure> {
         return Err(fail(code::BAD_ARGS, &why));
     }
     let body = json!({ "peerURLs": [url] }).to_string();
-    let added = client.post_json("/v2/members", body).await.map_err(|why| refused(&call, &why, &[409]))?;
+    let added =
+        client.post_json("/v2/members", body).await.map_err(|why| refused(&call, &why, &[409], Effect::Write))?;
     let added: Member = serde_json::from_slice(&added).map_err(|why| fail(code::BAD_ARGS, &why.to_string()))?;
     print::line(&format!("Added member named {name} with ID {} to cluster", added.id))?;
-    let members = client.members().await.map_err(|why| refused(&call, &why, &[]))?;
+    let members = client.members().await.map_err(|why| refused(&call, &why, &[], Effect::Read))?;
     let of = |member: &Member| if member.id == added.id { name.clone() } else { member.name.clone() };
     let cluster: Vec<String> = members
         .iter()
@@ -159,8 +161,9 @@ async fn remove(call: Call) -> Result<(), Failure> {
     let [id] = &*call.args else { return Err(fail(code::BAD_ARGS, "Provide a single member ID")) };
     let client = call.connect().await?;
     let members = client.members().await.map_err(|why| {
-        let text = format!("Error while verifying ID against known members: {}", refusal(&call, &why, &[]));
-        fail(code::BAD_ARGS, &text)
+        let text =
+            format!("Error while verifying ID against known members: {}", refusal(&call, &why, &[], Effect::Read));
+        fail(code::BAD_ARGS, &call.fit(&text))
     })?;
     if let Some(named) = members.iter().find(|member| member.name == *id) {
         let program = call.personality.program();
@@ -174,8 +177,9 @@ async fn remove(call: Call) -> Result<(), Failure> {
         return Err(fail(code::BAD_ARGS, &text));
     }
     client.delete_path(&format!("/v2/members/{}", v2::segment(id))).await.map_err(|why| {
-        let text = format!("Received an error trying to remove member {id}: {}", refusal(&call, &why, &[410]));
-        fail(code::BAD_ARGS, &text)
+        let text =
+            format!("Received an error trying to remove member {id}: {}", refusal(&call, &why, &[410], Effect::Write));
+        fail(code::BAD_ARGS, &call.fit(&text))
     })?;
     print::line(&format!("Removed member {id} from cluster"))
 }
@@ -193,7 +197,7 @@ async fn update(call: Call) -> Result<(), Failure> {
     }
     let body = json!({ "peerURLs": urls }).to_string();
     let path = format!("/v2/members/{}", v2::segment(id));
-    client.put_json(&path, body).await.map_err(|why| refused(&call, &why, &[400, 404, 409]))?;
+    client.put_json(&path, body).await.map_err(|why| refused(&call, &why, &[400, 404, 409], Effect::Write))?;
     print::line(&format!("Updated member with ID {id} in cluster"))
 }
 
@@ -204,7 +208,7 @@ async fn health(call: Call) -> Result<(), Failure> {
         Ok(members) => members,
         Err(why) => {
             print::line("cluster may be unhealthy: failed to list members")?;
-            return Err(failed(code::SERVER, &why));
+            return Err(call.failed(code::SERVER, &why, Effect::Read));
         }
     };
     let mut interrupt = signal(SignalKind::interrupt())?;

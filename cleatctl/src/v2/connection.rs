@@ -1,12 +1,15 @@
 //! The client that the flags and the environment describe, and how its errors are told.
 
+use super::advice::explain;
 use super::{Call, code, debug, error, fail};
+use crate::cli::Personality;
 use crate::context::half_a_pair;
 use crate::failure::{Failure, without_numbers};
+use crate::people::{self, Terminal};
 use crate::{password, srv};
 use client::http::HttpError;
 use client::v2::{self, Client, Options};
-use client::{TlsOptions, User};
+use client::{Effect, TlsOptions, User};
 use go::time;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -75,7 +78,7 @@ impl Call {
         self.tell(|| format!("start to sync cluster using endpoints({})", client.endpoints().join(",")));
         match client.sync().await {
             Err(why @ (v2::Error::Unreachable(_) | v2::Error::Timeout { .. } | v2::Error::Lost(_))) => {
-                Err(failed(code::BAD_CONNECTION, &why))
+                Err(self.failed(code::BAD_CONNECTION, &why, Effect::Read))
             }
             Err(v2::Error::Options(_)) => {
                 let endpoints = client.endpoints().join(",");
@@ -150,46 +153,84 @@ impl Call {
     }
 }
 
-/// Tells an error as most commands do.
-pub(super) fn failed(code: u8, why: &v2::Error) -> Failure {
-    let text = text_of(why);
-    match why {
-        v2::Error::Unreachable(_) | v2::Error::Timeout { .. } | v2::Error::Lost(_) => {
-            error(code, &format!("{UNAVAILABLE}{text}\n\nerror #0: {text}\n"))
+impl Call {
+    /// Tells an error as most commands do.
+    pub(super) fn failed(&self, code: u8, why: &v2::Error, effect: Effect) -> Failure {
+        let text = match self.personality {
+            Personality::Cleatctl => explain(why, effect),
+            Personality::Etcdctl => text_of_most(why),
+        };
+        fail(code, &self.fit(&format!("Error:  {text}")))
+    }
+
+    /// The same of what etcdctl asks of one endpoint alone, of which it tells nothing before.
+    pub(super) fn failed_once(&self, code: u8, why: &v2::Error, effect: Effect) -> Failure {
+        match self.personality {
+            Personality::Cleatctl => self.failed(code, why, effect),
+            Personality::Etcdctl => error(code, text_of(why).trim_start_matches(UNAVAILABLE)),
         }
-        v2::Error::Refused { status: 500.., .. } => {
-            let of_member = text.trim_start_matches(UNAVAILABLE);
-            error(code, &format!("{text}\n\nerror #0: {of_member}\n"))
+    }
+
+    /// Why a call failed, behind what a command of members, users or roles says of it, or alone.
+    pub(super) fn why(&self, why: &v2::Error, effect: Effect) -> String {
+        match (self.personality, why) {
+            (Personality::Cleatctl, _) => explain(why, effect),
+            (_, v2::Error::Unreachable(_) | v2::Error::Timeout { .. } | v2::Error::Lost(_)) => {
+                format!("{UNAVAILABLE}{}\n", text_of(why))
+            }
+            (_, _) => text_of(why),
         }
-        _ => error(code, &text),
+    }
+
+    /// A text in lines that fit into a person's terminal.
+    pub(super) fn fit(&self, text: &str) -> String {
+        let columns = Terminal::width_of_errors().filter(|_| self.personality == Personality::Cleatctl);
+        people::fit(text, columns)
     }
 }
 
-/// As [`text_of`], in the form in which commands of members, users and roles tell that nobody answers.
-pub(super) fn text_of_all(why: &v2::Error) -> String {
+/// etcdctl's words, which are those of its library and then those of each endpoint.
+fn text_of_most(why: &v2::Error) -> String {
+    let text = text_of(why);
     match why {
         v2::Error::Unreachable(_) | v2::Error::Timeout { .. } | v2::Error::Lost(_) => {
-            format!("{UNAVAILABLE}{}\n", text_of(why))
+            format!("{UNAVAILABLE}{text}\n\nerror #0: {text}\n")
         }
-        _ => text_of(why),
+        _ if broken(why).is_some() => {
+            let of_member = text.trim_start_matches(UNAVAILABLE);
+            format!("{text}\n\nerror #0: {of_member}\n")
+        }
+        _ => text,
     }
 }
 
 /// How etcdctl begins when no endpoint had an answer.
-pub(super) const UNAVAILABLE: &str = "client: etcd cluster is unavailable or misconfigured; error #0: ";
+const UNAVAILABLE: &str = "client: etcd cluster is unavailable or misconfigured; error #0: ";
+
+/// The endpoint of a member that is broken by the status of its answer, and what etcd's library says of it. To that this is no
+/// answer, whatever its text.
+fn broken(why: &v2::Error) -> Option<(&String, String)> {
+    let (v2::Error::Answered { endpoint, status, .. } | v2::Error::Refused { endpoint, status, .. }) = why else {
+        return None;
+    };
+    let says = match status {
+        500 | 503 => "has no leader".to_owned(),
+        501.. => {
+            let reason = http::StatusCode::from_u16(*status).ok().and_then(|status| status.canonical_reason());
+            format!("returns server error [{}]", reason.unwrap_or_default())
+        }
+        _ => return None,
+    };
+    Some((endpoint, says))
+}
 
 /// etcdctl's words for an error.
-pub(super) fn text_of(why: &v2::Error) -> String {
+fn text_of(why: &v2::Error) -> String {
+    if let Some((endpoint, says)) = broken(why) {
+        return format!("{UNAVAILABLE}client: etcd member {endpoint} {says}");
+    }
     match why {
         v2::Error::Answered { code, message, cause, index, .. } => format!("{code}: {message} ({cause}) [{index}]"),
-        // To etcd's library these are no answers, whatever their text.
-        v2::Error::Refused { endpoint, status: 500 | 503, .. } => {
-            format!("{UNAVAILABLE}client: etcd member {endpoint} has no leader")
-        }
-        v2::Error::Refused { endpoint, status: status @ 500.., .. } => {
-            let reason = http::StatusCode::from_u16(*status).ok().and_then(|status| status.canonical_reason());
-            format!("{UNAVAILABLE}client: etcd member {endpoint} returns server error [{}]", reason.unwrap_or_default())
-        }
         v2::Error::Refused { text, .. } => text.clone(),
         v2::Error::Unreachable(http) => dial_error(&http.to_string()),
         // Go's word for it.

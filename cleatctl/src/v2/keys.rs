@@ -1,10 +1,10 @@
 //! Commands of keys and directories.
 
-use super::connection::{UNAVAILABLE, failed, text_of};
 use super::{Call, Command, Flag, Kind, code, error, fail, flag};
 use crate::failure::Failure;
 use crate::print::{self, Json};
 use crate::v3;
+use client::Effect;
 use client::v2::{self, Condition, Delete, Event, Get, Node, Put, Response};
 use std::process::Stdio;
 use tokio::signal::unix::{SignalKind, signal};
@@ -158,13 +158,12 @@ fn given(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-/// An index or a time that is not 0.
-/// None for one that is not above zero.
+/// A time in seconds, None if it is not above zero.
 fn ttl(call: &Call) -> Option<u64> {
     u64::try_from(call.values.int("ttl")).ok().filter(|seconds| *seconds > 0)
 }
 
-/// One below zero is a large one, as in etcdctl: no key has it.
+/// An index or a time, None if it is zero. One below zero is a large one, as in etcdctl: no key has it.
 fn index(number: i64) -> Option<u64> {
     Some(number.cast_unsigned()).filter(|number| *number > 0)
 }
@@ -180,20 +179,25 @@ fn value(call: &Call) -> Result<String, Failure> {
     value.ok_or_else(|| error(code::BAD_ARGS, "value required"))
 }
 
-fn refused(why: &v2::Error) -> Failure {
-    failed(code::SERVER, why)
+/// A read that failed.
+fn unread(call: &Call, why: &v2::Error) -> Failure {
+    call.failed(code::SERVER, why, Effect::Read)
 }
 
-/// What is created is asked of one endpoint by etcdctl, too, which then tells no others.
-fn refused_once(why: &v2::Error) -> Failure {
-    error(code::SERVER, text_of(why).trim_start_matches(UNAVAILABLE))
+/// A write that failed. What is created is asked of one endpoint by etcdctl, too, which then tells no others.
+fn unwritten(call: &Call, why: &v2::Error, is_once: bool) -> Failure {
+    if is_once {
+        call.failed_once(code::SERVER, why, Effect::Write)
+    } else {
+        call.failed(code::SERVER, why, Effect::Write)
+    }
 }
 
 async fn get(call: Call) -> Result<(), Failure> {
     let client = call.connect().await?;
     let key = key(&call)?;
     let how = Get { sorted: call.values.switch("sort"), quorum: call.values.switch("quorum"), recursive: false };
-    let response = client.get(&key, how).await.map_err(|why| refused(&why))?;
+    let response = client.get(&key, how).await.map_err(|why| unread(&call, &why))?;
     if response.event.node.dir {
         return Err(fail(code::BAD_ARGS, &format!("{}: is a directory", response.event.node.key)));
     }
@@ -208,7 +212,7 @@ async fn ls(call: Call) -> Result<(), Failure> {
         quorum: call.values.switch("quorum"),
         recursive: call.values.switch("recursive"),
     };
-    let response = client.get(&key, how).await.map_err(|why| refused(&why))?;
+    let response = client.get(&key, how).await.map_err(|why| unread(&call, &why))?;
     if call.output() != "simple" {
         return show(&response, &call.output());
     }
@@ -234,8 +238,7 @@ async fn write(call: Call, condition: Condition) -> Result<(), Failure> {
     let (key, value) = (key(&call)?, value(&call)?);
     let put = Put { value: Some(value), ttl: ttl(&call), condition, ..Put::default() };
     let is_once = put.condition == Condition::Absent;
-    let response =
-        client.put(&key, put).await.map_err(|why| if is_once { refused_once(&why) } else { refused(&why) })?;
+    let response = client.put(&key, put).await.map_err(|why| unwritten(&call, &why, is_once))?;
     show(&response, &call.output())
 }
 
@@ -246,7 +249,7 @@ async fn mk(call: Call) -> Result<(), Failure> {
     let client = call.connect().await?;
     let (key, value) = (key(&call)?, value(&call)?);
     let created = client.create_in_order(&key, value, index(call.values.int("ttl"))).await;
-    show(&created.map_err(|why| refused(&why))?, &call.output())
+    show(&created.map_err(|why| unwritten(&call, &why, false))?, &call.output())
 }
 
 async fn directory(call: Call, condition: Condition) -> Result<(), Failure> {
@@ -254,13 +257,13 @@ async fn directory(call: Call, condition: Condition) -> Result<(), Failure> {
     let put = Put { dir: true, ttl: ttl(&call), condition, ..Put::default() };
     let is_once = put.condition == Condition::Absent;
     let response = client.put(&key(&call)?, put).await;
-    let response = response.map_err(|why| if is_once { refused_once(&why) } else { refused(&why) })?;
+    let response = response.map_err(|why| unwritten(&call, &why, is_once))?;
     if call.output() == "simple" { Ok(()) } else { show(&response, &call.output()) }
 }
 
 async fn rm(call: Call, delete: Delete) -> Result<(), Failure> {
     let client = call.connect().await?;
-    let response = client.delete(&key(&call)?, delete).await.map_err(|why| refused(&why))?;
+    let response = client.delete(&key(&call)?, delete).await.map_err(|why| unwritten(&call, &why, false))?;
     let is_silent = response.event.node.dir && call.output() == "simple";
     if is_silent { Ok(()) } else { show(&response, &call.output()) }
 }
@@ -340,8 +343,8 @@ async fn until_interrupted(work: impl Future<Output = Result<(), Failure>>) -> R
 }
 
 /// The next event of a watch.
-async fn next(watch: &mut v2::Watch) -> Result<Response, Failure> {
-    watch.next_event().await.map_err(|why| refused(&why))
+async fn next(call: &Call, watch: &mut v2::Watch) -> Result<Response, Failure> {
+    watch.next_event().await.map_err(|why| unread(call, &why))
 }
 
 async fn watch(call: Call) -> Result<(), Failure> {
@@ -350,7 +353,7 @@ async fn watch(call: Call) -> Result<(), Failure> {
     let recursive = call.values.switch("recursive");
     let mut watch = client.watch(&key, recursive, index(call.values.int("after-index")));
     loop {
-        let response = next(&mut watch).await?;
+        let response = next(&call, &mut watch).await?;
         if response.event.node.dir {
             continue;
         }
@@ -377,7 +380,7 @@ async fn exec_watch(call: Call) -> Result<(), Failure> {
     let mut watch = client.watch(key, call.values.switch("recursive"), index(call.values.int("after-index")));
     let mut children = tokio::task::JoinSet::new();
     loop {
-        let Response { event, .. } = next(&mut watch).await?;
+        let Response { event, .. } = next(&call, &mut watch).await?;
         if event.node.dir {
             tell!("Ignored dir {} change", event.node.key);
             continue;

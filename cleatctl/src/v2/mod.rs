@@ -2,6 +2,7 @@
 //! keys, `cluster.rs` those of members, `accounts.rs` those of users and roles.
 
 mod accounts;
+mod advice;
 mod cluster;
 mod connection;
 mod debug;

@@ -5,8 +5,8 @@ use crate::cli::{Command, Flag, Group};
 use crate::context::Context;
 use crate::failure::{Failure, code, text_of};
 use crate::globals;
-use crate::people::explain;
-use crate::print::{Format, Json, Printer, out};
+use crate::people::{self, explain};
+use crate::print::{Format, Json, Printer, header_text, out};
 use api::error::Error as ApiError;
 use api::etcdserverpb::{
     LeaseGrantRequest, LeaseKeepAliveResponse, LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
@@ -140,8 +140,10 @@ async fn revoke(mut context: Context) -> Result<(), Failure> {
     let answer = client.lease_revoke(LeaseRevokeRequest { id }).await;
     let answer =
         answer.map_err(|error| Failure::from(error).map_text(|text| format!("failed to revoke lease ({text})")))?;
-    if printer.format == Format::Protobuf {
-        return Err(Failure::new(code::BAD_FEATURE, "marshal unsupported for type clientv3.LeaseRevokeResponse"));
+    if printer.format == Format::Protobuf && context.is_etcdctl() {
+        let header = header_text(answer.header.as_ref());
+        let text = format!("marshal unsupported for type clientv3.LeaseRevokeResponse ({{{header}}})");
+        return Err(Failure::new(code::BAD_FEATURE, text));
     }
     printer.answer(
         "/etcdserverpb.Lease/LeaseRevoke",
@@ -261,7 +263,7 @@ async fn keep_alive(mut context: Context) -> Result<(), Failure> {
         if !is_known {
             return Err(failed(why));
         }
-        tell!("warning: lease {id:016x} could not be renewed: {}", explain(&why, &text_of(&why)));
+        people::say(&format!("warning: lease {id:016x} could not be renewed: {}", explain(&why, &text_of(&why))));
     }
     match printer.format {
         Format::Simple => printer.simple(|out| out.line(format!("lease {id:016x} expired or revoked."))),

@@ -175,7 +175,7 @@ async fn compaction(mut context: Context) -> Result<(), Failure> {
 
 async fn defrag(mut context: Context) -> Result<(), Failure> {
     if let Some(data_dir) = context.file(&DATA_DIR) {
-        return crate::offline::defrag(&data_dir);
+        return crate::offline::defrag(&data_dir, context.is_etcdctl());
     }
     context.connect().await?;
     let mut failed = false;

@@ -13,6 +13,7 @@ use client::message::{self, op};
 use client::{Client, Options, TlsOptions, User, WatchOptions};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use indicatif::ProgressBar;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -89,6 +90,9 @@ struct Mirror {
     writes: usize,
     copied: AtomicU64,
     bar: ProgressBar,
+    /// For a person, from when all that was there is copied.
+    following: OnceLock<ProgressBar>,
+    is_etcdctl: bool,
 }
 
 async fn make_mirror(mut context: Context) -> Result<(), Failure> {
@@ -111,9 +115,19 @@ async fn make_mirror(mut context: Context) -> Result<(), Failure> {
     }
     let max_txn_ops = usize::try_from(context.int(&MAX_TXN_OPS).max(1)).unwrap_or(1);
     // The revisions of etcdctl's copy are in the order of the keys.
-    let writes = if context.is_etcdctl() { 1 } else { WRITES };
-    let bar = progress::keys(None);
-    let mirror = Mirror { source, target, prefix, target_prefix, max_txn_ops, writes, copied: AtomicU64::new(0), bar };
+    let is_etcdctl = context.is_etcdctl();
+    let mirror = Mirror {
+        source,
+        target,
+        prefix,
+        target_prefix,
+        max_txn_ops,
+        writes: if is_etcdctl { 1 } else { WRITES },
+        copied: AtomicU64::new(0),
+        bar: progress::keys(None),
+        following: OnceLock::new(),
+        is_etcdctl,
+    };
     tokio::select! {
         ended = mirror.run(context.int(&REV)) => ended,
         ended = mirror.report() => ended,
@@ -160,7 +174,8 @@ impl Mirror {
     async fn report(&self) -> Result<(), Failure> {
         loop {
             tokio::time::sleep(REPORT).await;
-            self.bar.suspend(|| line(&self.copied.load(Ordering::Relaxed).to_string()))?;
+            let bar = self.following.get().unwrap_or(&self.bar);
+            bar.suspend(|| line(&self.copied.load(Ordering::Relaxed).to_string()))?;
         }
     }
 
@@ -171,7 +186,17 @@ impl Mirror {
         let options = WatchOptions { key, range_end, start_revision, ..WatchOptions::default() };
         let mut watch = self.source.watch(options).await?;
         loop {
+            self.tell_following();
             self.copy_events(watch.next().await?.events).await?;
+        }
+    }
+
+    /// Shows a person that this goes on: nothing else would for a long time.
+    fn tell_following(&self) {
+        if !self.is_etcdctl {
+            let copied = self.copied.load(Ordering::Relaxed);
+            let text = format!("{copied} copied, and following every change until Ctrl-C");
+            self.following.get_or_init(|| progress::running("")).set_message(text);
         }
     }
 

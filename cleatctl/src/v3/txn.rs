@@ -149,7 +149,7 @@ fn compare(context: &Context, line: &str) -> Result<Compare, Failure> {
 /// What is left of a panic of etcdctl.
 fn panic(text: &str) -> Failure {
     tell!("panic: {text}");
-    Failure::silent(code::BAD_CONNECTION)
+    Failure::silent(code::PANIC)
 }
 
 /// Key, operator and value of `"key") > "0"`, as far as they can be read.

@@ -7,7 +7,7 @@ use crate::print;
 
 pub(crate) const COMMAND: Command = Command {
     name: "version",
-    short: "Prints the version of etcdctl",
+    short: "Prints the version of {program}",
     group: Group::Other,
     run: Some(|context| Box::pin(async move { version(&context) })),
     ..Command::NONE

@@ -296,7 +296,9 @@ async fn interactive(mut context: Context, environment: &Environment) -> Result<
             },
         };
         let Some(line) = line.flatten() else {
-            return Err(Failure::new(code::INVALID_INPUT, "Error reading watch request line: EOF"));
+            // The two releases of etcdctl differ in a letter.
+            let reading = if context.is_etcdctl() { "Error reading" } else { "error reading" };
+            return Err(Failure::new(code::INVALID_INPUT, format!("{reading} watch request line: EOF")));
         };
         let words = words(&line).ok_or_else(|| Failure::new(code::INVALID_INPUT, "bad quoting"))?;
         match words.first().and_then(|word| word.to_str()) {
@@ -317,8 +319,9 @@ async fn interactive(mut context: Context, environment: &Environment) -> Result<
                 watches.spawn(one(client.clone(), options, asked, printer, command));
             }
             Some("progress") => {
-                if asking.is_empty() {
-                    return Err(Failure::new(code::ERROR, "no stream found for the provided context"));
+                // etcdctl asks the server, whose answer no watch is there to hear.
+                if asking.is_empty() && !context.is_etcdctl() {
+                    tell!("nothing is watched yet: `watch KEY` comes first");
                 }
                 // One that is full has been asked already.
                 for ask in &asking {

@@ -28,6 +28,9 @@ pub(super) fn normal(text: &str, line: &Line, twin: &Twin) -> String {
     for key in REMAINING {
         text = between(&text, key, |rest| number(rest, |left| lifetime(left).unwrap_or_else(|| left.to_string())));
     }
+    if line.has("timetolive") {
+        text = with_sorted_keys(&text);
+    }
     if line.has("health") {
         for key in ["took = ", "\"took\":\"", "\"Took\" : "] {
             text = between(&text, key, duration);
@@ -42,6 +45,27 @@ pub(super) fn normal(text: &str, line: &Line, twin: &Twin) -> String {
         text = cells(&text, size_or_index);
     }
     text
+}
+
+/// The keys of a lease, which etcd has in any order, sorted. A message of protobuf is taken as a whole: what remains of the
+/// lifetime is somewhere in it.
+fn with_sorted_keys(text: &str) -> String {
+    /// The first byte of the field that comes first, the header.
+    const MESSAGE: char = '\n';
+    if text.starts_with(MESSAGE) {
+        return "MESSAGE".to_owned();
+    }
+    let sorted = |list: &str, separator: &str| {
+        let mut keys: Vec<_> = list.split(separator).collect();
+        keys.sort_unstable();
+        keys.join(separator)
+    };
+    let text = between(text, "attached keys([", |rest| rest.rfind("])").map(|end| (sorted(&rest[..end], " "), end)));
+    let text = between(&text, "\"keys\":[", |rest| rest.find(']').map(|end| (sorted(&rest[..end], ","), end)));
+    let (mut keys, mut others): (Vec<_>, Vec<_>) = text.split('\n').partition(|line| line.starts_with("\"Key\" : "));
+    keys.sort_unstable();
+    others.append(&mut keys);
+    others.join("\n")
 }
 
 /// Which lifetime this can be the rest of.

@@ -1,11 +1,11 @@
 //! Lines for the v2 API.
 
 use super::given::{Line, MEMBER};
-use super::{Api, Flag, Shape, draw, pick, switch, valued, words};
+use super::{Api, Flag, Ledger, Shape, draw, pick, switch, valued, words};
 use rand::Rng as _;
 use rand::rngs::StdRng;
 
-pub(super) const API: Api = Api { first: FIRST, good: GOOD, version: "2", line, errors };
+pub(super) const API: Api = Api { first: FIRST, good: GOOD, version: "2", line, errors, ledger: |_| Ledger::Nothing };
 
 const FIRST: &[&str] = &["set /a/b v", "set /a/c v", "set /b v", "set /d/e v", "set /é v", "user add root:pw"];
 

@@ -191,3 +191,37 @@ async fn a_dry_run_of_member_remove_says_what_is_left() -> Result<()> {
     }
     Ok(())
 }
+
+/// What is longer than the terminal is broken between words, whoever says it.
+#[tokio::test]
+async fn no_line_is_broken_within_a_word() -> Result<()> {
+    let cleatctl = built_binary("cleatctl")?.display().to_string();
+    let server = filled(Kind::Cleat).await?;
+    let log = format!("wal inspect {}", server.data_dir().display());
+    for (program, words, code) in [
+        (format!("env ETCDCTL_ENDPOINTS=127.0.0.1:1 {cleatctl}"), "get b", 0),
+        (cleatctl.clone(), &*log, 0),
+        (cleatctl.clone(), "defrag --data-dir a-directory-in-which-no-member-has-ever-had-a-store", 1),
+    ] {
+        let seen = at_a_terminal(&server, &program, words, "").await?;
+        ensure!(seen.code == Some(code), "{words}: {seen:?}");
+        let lines: Vec<&str> = seen.stdout.lines().map(str::trim_end).collect();
+        ensure!(lines.len() > 1 && lines.iter().all(|line| line.chars().count() <= 80), "{words}: {seen:?}");
+    }
+    Ok(())
+}
+
+/// When all is copied there is something to see of what goes on, for a person alone.
+#[tokio::test]
+async fn a_mirror_says_that_it_follows() -> Result<()> {
+    let cleatctl = built_binary("cleatctl")?.display().to_string();
+    let server = filled(Kind::Cleat).await?;
+    let words = format!("make-mirror {} --prefix a/ --dest-prefix m/", server.endpoint());
+    let seen = at_a_terminal(&server, &format!("timeout --signal INT 3 {cleatctl}"), &words, "").await?;
+    ensure!(seen.stdout.contains("2 copied, and following every change until Ctrl-C"), "{seen:?}");
+    let mut piped = Command::new("timeout");
+    piped.args(["--signal", "INT", "1", &cleatctl, "--endpoints", &server.endpoint()]).args(words.split(' '));
+    let piped = run(piped, b"", DEADLINE).await?;
+    ensure!(piped.stderr.is_empty() && piped.stdout.is_empty(), "{piped:?}");
+    Ok(())
+}

@@ -114,6 +114,8 @@ async fn import_changes_only_what_differs() -> Result<()> {
         ensure!(all(&server, "/many/").await?.lines().count() == 1000);
         let bad = outcome(&server, &["import", "-", "--format", "json"], &[], "{\"a\": [1]}").await?;
         ensure!(bad.code == Some(1) && bad.stderr.contains("cannot import -: line 1"), "{bad:?}");
+        let unnamed = fails(&server, &["import", "none"], 1).await?;
+        ensure!(unnamed.contains("cannot import none: No such file or directory"), "{unnamed}");
         let missing = fails(&server, &["import", "none.yaml"], 1).await?;
         ensure!(missing.contains("cannot import none.yaml: No such file or directory"), "{missing}");
     }

@@ -50,6 +50,10 @@ enum Action {
 /// The file's and the cluster's; a key was changed meanwhile. What was written before an error stays: the same command
 /// again goes on with the rest.
 pub(crate) async fn import(session: &Session, args: &ImportArgs) -> Result<()> {
+    // What its name says matters less than that it is there.
+    if args.source != STANDARD {
+        std::fs::metadata(&args.source).with_context(|| format!("cannot import {}", args.source))?;
+    }
     let kind = Kind::choose(args.kind, &args.source, None)?;
     let source = args.source.clone();
     let read = tokio::task::spawn_blocking(move || read(kind, &source)).await?;
