@@ -15,8 +15,11 @@ use anyhow::{Result, ensure};
 use bolt::etcd::Summary;
 use bolt::{Database, OpenOptions};
 use serde::Serialize;
+use serde_json::json;
 use server::offline::{Begun, Founder, SnapshotFile};
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 use store::{HashKv, Reader};
 
 /// Revisions by which a restored store is ahead of its snapshot, unless it is told otherwise: more than any cluster
@@ -166,6 +169,9 @@ async fn restore(context: Context) -> Result<(), Failure> {
     }
     let founder = founder(&context, bump_revision);
     let skip_hash_check = context.switch(&SKIP_HASH_CHECK);
+    if context.is_etcdctl() {
+        log("restoring snapshot", &[("path", &file.display()), ("data-dir", &founder.data_dir.display())]);
+    }
     let mut rest = None;
     let begun = server::offline::begin(&founder, |database| {
         // What the member is to be is looked at first, as by etcdctl.
@@ -182,7 +188,22 @@ async fn restore(context: Context) -> Result<(), Failure> {
     });
     let begun = begun.await;
     drop(rest);
-    say_begun(&file, &founder, &begun?)
+    let begun = begun?;
+    if !context.is_etcdctl() {
+        return say_begun(&file, &founder, &begun);
+    }
+    let (cluster, member) = (format!("{:x}", begun.cluster_id), format!("{:x}", begun.member_id));
+    let urls = founder.initial_advertise_peer_urls.join(",");
+    log("added member", &[("cluster-id", &cluster), ("added-peer-id", &member), ("added-peer-peer-urls", &urls)]);
+    log("restored snapshot", &[("path", &file.display()), ("data-dir", &founder.data_dir.display())]);
+    Ok(())
+}
+
+/// A line as etcdctl logs them, on standard error.
+fn log(msg: &str, fields: &[(&str, &dyn Display)]) {
+    let ts = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let fields = fields.iter().map(|(name, value)| format!(",\"{name}\":{}", json!(value.to_string())));
+    tell!("{{\"level\":\"info\",\"ts\":{ts},\"msg\":{}{}}}", json!(msg), fields.collect::<String>());
 }
 
 /// What is done to a store when it is there.

@@ -108,6 +108,10 @@ async fn a_program_called_etcdctl_has_nothing_of_it() -> Result<()> {
     let saved = at_a_terminal(&server, &link, "snapshot save backup", "").await?;
     same(saved.stdout.lines().last().unwrap_or_default(), "Snapshot saved at backup")?;
     let restored = at_a_terminal(&server, &link, "snapshot restore backup --data-dir restored", "").await?;
+    let logged = restored.stdout.lines().map(|line| serde_json::from_str(line).context("a line of a log"));
+    let logged = logged.collect::<Result<Vec<serde_json::Value>>>()?;
+    let words: Vec<_> = logged.iter().filter_map(|line| line["msg"].as_str()).collect();
+    ensure!(words == ["restoring snapshot", "added member", "restored snapshot"], "{restored:?}");
     for seen in [&saved, &restored] {
         ensure!(seen.code == Some(0) && !seen.stdout.contains(['\x1b', '%']), "{seen:?}");
     }

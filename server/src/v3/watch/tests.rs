@@ -71,15 +71,9 @@ impl Member {
         let transport: Arc<dyn Transport> =
             Arc::new(Links::new(caller, second, 1 << 20, connector, Arc::clone(&traffic)));
         let config = openraft::Config::default().validate().unwrap();
-        let raft = Raft::new(
-            1,
-            Arc::new(config),
-            Network::new(Arc::clone(&transport), traffic, CatchUps::default(), Majority::default()),
-            log,
-            machine,
-        )
-        .await
-        .unwrap();
+        let majority = Majority::default();
+        let network = Network::new(Arc::clone(&transport), traffic, CatchUps::default(), majority.clone());
+        let raft = Raft::new(1, Arc::new(config), network, log, machine).await.unwrap();
         raft.initialize(BTreeMap::from([(1, Peer { peer_urls: Vec::new(), joins_as_voter: true })])).await.unwrap();
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let identity = Identity { cluster_id: 1, member_id: 1 };
@@ -89,16 +83,7 @@ impl Member {
             heartbeat_interval: second / 10,
             election_timeout: second,
         };
-        let parts = Parts {
-            raft,
-            reader,
-            log: log_stats,
-            transport,
-            forwards,
-            majority: Majority::default(),
-            identity,
-            limits,
-        };
+        let parts = Parts { raft, reader, log: log_stats, transport, forwards, majority, identity, limits };
         let node = Node::start(parts, &tasks, &stop);
         node.raft().wait(Some(DEADLINE)).state(openraft::ServerState::Leader, "elected").await.unwrap();
         node.read_barrier().await.unwrap();
