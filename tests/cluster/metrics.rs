@@ -1,7 +1,7 @@
 //! What members count of their traffic with each other, beside etcd: the same names, types, labels and buckets, and
 //! values that mean the same.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use api::etcdserverpb::PutRequest;
 use harness::{Cluster, Kind, Place, Subject, http};
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 const DEADLINE: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(100);
 const VALUE_BYTES: usize = 1 << 20;
+const TRIES: usize = 10;
 
 /// Of etcd's, what a cluster shows in which members were lost, and came back. A failure to receive is rare in etcd.
 const FAMILIES: [(&str, &str); 8] = [
@@ -230,16 +231,41 @@ async fn until_pending(cluster: &Cluster, member: usize, count: &str) -> Result<
 async fn a_proposal_whose_client_gave_up_is_not_pending() -> Result<()> {
     for kind in [Kind::Etcd, Kind::Cleat] {
         let mut cluster = Cluster::start_with(&Subject::of(kind)?, Place::Loopback, 3, &[]).await?;
-        let leader = cluster.leader().await?;
-        let mut client = cluster.client(leader).await?;
-        for member in cluster.running().into_iter().filter(|member| *member != leader) {
-            cluster.pause(member)?;
-        }
-        let put = PutRequest { key: "a".into(), ..Default::default() };
-        let put = tokio::spawn(async move { client.kv.put(put).await });
-        until_pending(&cluster, leader, "1").await.with_context(|| format!("{kind}"))?;
-        put.abort();
-        until_pending(&cluster, leader, "0").await.with_context(|| format!("{kind}"))?;
+        let given_up = async {
+            for _ in 0..TRIES {
+                if give_up(&mut cluster).await? {
+                    return Ok(());
+                }
+            }
+            bail!("no proposal was pending in {TRIES} tries")
+        };
+        given_up.await.with_context(|| format!("{kind}"))?;
     }
     Ok(())
+}
+
+/// Gives up a put that no majority acknowledges. False if it came so late that the leader led no more, and refused it.
+async fn give_up(cluster: &mut Cluster) -> Result<bool> {
+    let leader = cluster.leader().await?;
+    let mut client = cluster.client(leader).await?;
+    let others: Vec<usize> = cluster.running().into_iter().filter(|member| *member != leader).collect();
+    for member in &others {
+        cluster.pause(*member)?;
+    }
+    let put = PutRequest { key: "a".into(), ..Default::default() };
+    let mut put = tokio::spawn(async move { client.kv.put(put).await });
+    let is_pending = tokio::select! {
+        pending = until_pending(cluster, leader, "1") => pending.map(|()| true),
+        _ = &mut put => Ok(false),
+    };
+    if is_pending? {
+        put.abort();
+        until_pending(cluster, leader, "0").await?;
+        return Ok(true);
+    }
+    for member in others {
+        cluster.resume(member)?;
+    }
+    cluster.wait_healthy().await?;
+    Ok(false)
 }
