@@ -189,11 +189,11 @@ impl Cluster {
     pub(crate) async fn change_here(&self, request: MembershipChange) -> Result<MembershipChanged, Error> {
         let change = request.change.ok_or(Error::MemberNotFound)?;
         let deadline = Instant::now() + self.node.limits().request_timeout;
-        let one_at_a_time = tokio::time::timeout_at(deadline, self.changing.lock());
-        let Ok(_changing) = one_at_a_time.await else { return Err(Error::Timeout) };
         // An id is made once: a retry must not add the member twice.
         let now = crate::wall_clock::unix_seconds();
         loop {
+            let one_at_a_time = tokio::time::timeout_at(deadline, self.changing.lock());
+            let Ok(changing) = one_at_a_time.await else { return Err(Error::Timeout) };
             if !self.node.is_leader() {
                 return Err(Error::NotLeader);
             }
@@ -204,6 +204,8 @@ impl Cluster {
                 Change::Promote(request) => self.promote_learner(request).await,
                 Change::Join(request) => self.join(request, now).await,
             };
+            // What is waited for may be another change, as the vote of a member that was added.
+            drop(changing);
             match made {
                 Ok((member_id, at)) => return Ok(MembershipChanged { member_id, at: Some(wire::to_log_id(at)) }),
                 Err(Refusal::Final(error)) => return Err(self.refused(&change, error)),

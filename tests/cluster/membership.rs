@@ -2,7 +2,7 @@
 
 use crate::{CALM_MILLIS, CLUSTERS, FAULT_MILLIS, Scenario, last};
 use anyhow::{Context, Result, ensure};
-use api::etcdserverpb::{CompactionRequest, MemberRemoveRequest, PutRequest};
+use api::etcdserverpb::{CompactionRequest, MemberListRequest, MemberRemoveRequest, PutRequest};
 use harness::load::LoadOptions;
 use harness::{Cluster, Place, Subject};
 use std::time::{Duration, Instant};
@@ -193,4 +193,26 @@ async fn member_that_completes_the_majority_stays() -> Result<()> {
     put(&cluster, other).await?;
     cluster.remove(leader).await?;
     put(&cluster, other).await
+}
+
+/// The vote of a member that was added is waited for, and the wait does not hold it up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn member_that_was_alone_goes_as_soon_as_another_has_come() -> Result<()> {
+    let mut cluster = Cluster::start(&Subject::under_test()?, Place::Loopback, 1).await?;
+    let alone = cluster.leader().await?;
+    let gone = id(&cluster, alone).await?;
+    let added = cluster.announce().await?;
+    cluster.spawn(added)?;
+    let mut client = cluster.client(alone).await?.cluster;
+    let deadline = Instant::now() + CALL_DEADLINE;
+    loop {
+        let members = client.member_list(MemberListRequest { linearizable: false }).await?.into_inner().members;
+        if members.iter().all(|member| !member.name.is_empty()) {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "it does not come\n{}", cluster.logs());
+    }
+    let removed = client.member_remove(MemberRemoveRequest { id: gone }).await?.into_inner();
+    ensure!(removed.members.len() == 1, "{:?}", removed.members);
+    Ok(())
 }
