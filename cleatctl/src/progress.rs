@@ -5,7 +5,7 @@ use crate::people::has_unicode;
 use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 use std::fmt::Write;
 use std::io::IsTerminal as _;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Between two pictures of something whose end is not known.
@@ -17,15 +17,15 @@ const STAYS_FROM: Duration = Duration::from_secs(1);
 const FILE: &str = "{msg} {wide_bar} {percent:>3}% {bytes}/{total_bytes} {bytes_per_sec} {time}";
 
 /// Whether this process shows none at all.
-static IS_QUIET: OnceLock<()> = OnceLock::new();
+static IS_QUIET: AtomicBool = AtomicBool::new(false);
 
 /// Shows none from now on.
 pub(crate) fn show_none() {
-    IS_QUIET.get_or_init(|| ());
+    IS_QUIET.store(true, Ordering::Relaxed);
 }
 
 fn is_shown() -> bool {
-    IS_QUIET.get().is_none() && std::io::stderr().is_terminal()
+    !IS_QUIET.load(Ordering::Relaxed) && std::io::stderr().is_terminal()
 }
 
 /// Of keys, how many there are if that is known.

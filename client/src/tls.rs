@@ -30,7 +30,7 @@ pub(crate) fn load(options: &TlsOptions, protocols: &[&[u8]]) -> Result<ClientCo
         let chain = WebPkiServerVerifier::builder_with_provider(roots.store(), provider)
             .build()
             .map_err(|error| Error::Tls(error.to_string()))?;
-        builder.dangerous().with_custom_certificate_verifier(roots.servers(chain))
+        builder.dangerous().with_custom_certificate_verifier(roots.servers(chain, ()))
     };
     let mut config = with_client(builder, options)?;
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();

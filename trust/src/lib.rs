@@ -1,4 +1,5 @@
-//! Trusts a certificate that is in the file of trusted CAs itself, as Go does.
+//! Which certificates of the other end are accepted: those of `rustls`'s chain that a [`Check`] has nothing against, and, as in Go,
+//! one that is in the file of trusted CAs itself.
 //!
 //! `openssl req -x509` makes a certificate that may sign others (`CA:TRUE`) unless it is told otherwise, so that a
 //! certificate which is its own CA is what many small installations have: `--cert-file=it --trusted-ca-file=it`. `rustls`
@@ -14,7 +15,24 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
 };
 use std::collections::HashSet;
+use std::fmt::Debug;
 use std::sync::Arc;
+
+/// What is checked of a certificate behind its chain.
+pub trait Check: Debug + Send + Sync {
+    /// Looks at a verified certificate, and at those that came with it.
+    ///
+    /// # Errors
+    /// It is not accepted all the same.
+    fn check(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Result<(), Error>;
+}
+
+/// Nothing is checked behind the chain.
+impl Check for () {
+    fn check(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>]) -> Result<(), Error> {
+        Ok(())
+    }
+}
 
 /// Trusted CAs, and their certificates as they are.
 #[derive(Clone, Debug)]
@@ -50,14 +68,22 @@ impl Roots {
         Arc::new(self.store.clone())
     }
 
-    /// A verifier of servers that accepts what `chain` does, and CAs themselves.
-    pub fn servers(self, chain: Arc<dyn ServerCertVerifier>) -> Arc<dyn ServerCertVerifier> {
-        Arc::new(Servers { chain, certificates: self.certificates })
+    /// A verifier of servers that accepts what `chain` does, and CAs themselves, if the check has nothing against it.
+    pub fn servers(
+        self,
+        chain: Arc<dyn ServerCertVerifier>,
+        check: impl Check + 'static,
+    ) -> Arc<dyn ServerCertVerifier> {
+        Arc::new(Servers { chain, certificates: self.certificates, check })
     }
 
-    /// A verifier of clients that accepts what `chain` does, and CAs themselves.
-    pub fn clients(self, chain: Arc<dyn ClientCertVerifier>) -> Arc<dyn ClientCertVerifier> {
-        Arc::new(Clients { chain, certificates: self.certificates })
+    /// A verifier of clients that accepts what `chain` does, and CAs themselves, if the check has nothing against it.
+    pub fn clients(
+        self,
+        chain: Arc<dyn ClientCertVerifier>,
+        check: impl Check + 'static,
+    ) -> Arc<dyn ClientCertVerifier> {
+        Arc::new(Clients { chain, certificates: self.certificates, check })
     }
 }
 
@@ -76,12 +102,13 @@ fn is_ca(refused: &Error) -> bool {
 }
 
 #[derive(Debug)]
-struct Servers {
+struct Servers<C> {
     chain: Arc<dyn ServerCertVerifier>,
     certificates: HashSet<Vec<u8>>,
+    check: C,
 }
 
-impl ServerCertVerifier for Servers {
+impl<C: Check> ServerCertVerifier for Servers<C> {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -90,13 +117,15 @@ impl ServerCertVerifier for Servers {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+        let verified = match self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             Err(refused) if is_ca(&refused) && self.certificates.contains(end_entity.as_ref()) => {
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
-                Ok(ServerCertVerified::assertion())
+                ServerCertVerified::assertion()
             }
-            verified => verified,
-        }
+            verified => verified?,
+        };
+        self.check.check(end_entity, intermediates)?;
+        Ok(verified)
     }
 
     fn verify_tls12_signature(
@@ -123,12 +152,13 @@ impl ServerCertVerifier for Servers {
 }
 
 #[derive(Debug)]
-struct Clients {
+struct Clients<C> {
     chain: Arc<dyn ClientCertVerifier>,
     certificates: HashSet<Vec<u8>>,
+    check: C,
 }
 
-impl ClientCertVerifier for Clients {
+impl<C: Check> ClientCertVerifier for Clients<C> {
     fn offer_client_auth(&self) -> bool {
         self.chain.offer_client_auth()
     }
@@ -147,12 +177,14 @@ impl ClientCertVerifier for Clients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        match self.chain.verify_client_cert(end_entity, intermediates, now) {
+        let verified = match self.chain.verify_client_cert(end_entity, intermediates, now) {
             Err(refused) if is_ca(&refused) && self.certificates.contains(end_entity.as_ref()) => {
-                Ok(ClientCertVerified::assertion())
+                ClientCertVerified::assertion()
             }
-            verified => verified,
-        }
+            verified => verified?,
+        };
+        self.check.check(end_entity, intermediates)?;
+        Ok(verified)
     }
 
     fn verify_tls12_signature(
@@ -210,13 +242,13 @@ mod tests {
         let provider = Arc::new(ring::default_provider());
         let chain = WebPkiServerVerifier::builder_with_provider(roots.store(), provider).build().unwrap();
         let name = ServerName::try_from(name).unwrap();
-        roots.servers(chain).verify_server_cert(shown, &[], &name, &[], now).map(drop)
+        roots.servers(chain, ()).verify_server_cert(shown, &[], &name, &[], now).map(drop)
     }
 
     fn client(roots: Roots, shown: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
         let provider = Arc::new(ring::default_provider());
         let chain = WebPkiClientVerifier::builder_with_provider(roots.store(), provider).build().unwrap();
-        roots.clients(chain).verify_client_cert(shown, &[], now).map(drop)
+        roots.clients(chain, ()).verify_client_cert(shown, &[], now).map(drop)
     }
 
     #[test]
@@ -239,6 +271,29 @@ mod tests {
             client(trusting(&own), &own, LATE).unwrap_err(),
         ] {
             assert!(matches!(refused, Error::InvalidCertificate(CertificateError::ExpiredContext { .. })), "{refused}");
+        }
+    }
+
+    #[test]
+    fn what_is_checked_behind_the_chain_counts_for_cas_too() {
+        #[derive(Debug)]
+        struct Never;
+        impl Check for Never {
+            fn check(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>]) -> Result<(), Error> {
+                Err(CertificateError::Revoked.into())
+            }
+        }
+        let (own, provider) = (own_ca(), Arc::new(ring::default_provider()));
+        let roots = trusting(&own);
+        let servers =
+            WebPkiServerVerifier::builder_with_provider(roots.store(), Arc::clone(&provider)).build().unwrap();
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.store(), provider).build().unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        for refused in [
+            roots.clone().servers(servers, Never).verify_server_cert(&own, &[], &name, &[], NOW).unwrap_err(),
+            roots.clients(clients, Never).verify_client_cert(&own, &[], NOW).unwrap_err(),
+        ] {
+            assert!(matches!(refused, Error::InvalidCertificate(CertificateError::Revoked)), "{refused}");
         }
     }
 

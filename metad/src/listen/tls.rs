@@ -82,7 +82,7 @@ fn config(files: &Files) -> Result<Arc<ServerConfig>, String> {
             let chain = WebPkiClientVerifier::builder_with_provider(roots.store(), provider);
             let chain = if files.is_optional { chain.allow_unauthenticated() } else { chain };
             let chain = chain.build().map_err(|error| wrong(error.to_string()))?;
-            builder.with_client_cert_verifier(roots.clients(chain))
+            builder.with_client_cert_verifier(roots.clients(chain, ()))
         }
     };
     let mut config = builder.with_single_cert(chain, key).map_err(|error| {

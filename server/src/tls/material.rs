@@ -6,8 +6,9 @@
 use super::der::{CertFacts, RevocationList};
 use super::files::{Contents, TlsError};
 use super::refusal::certificate_text;
-use super::verify::{CallerVerifier, PeerVerifier, Rules, Trust};
+use super::verify::{Rules, Unverified};
 use crate::config::{KeyPairFiles, TlsSettings, TlsVersion};
+use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -45,9 +46,7 @@ pub(super) fn server_config(
             let chain = WebPkiClientVerifier::builder_with_provider(roots.store(), provider)
                 .build()
                 .map_err(|error| TlsError::file(path, error.to_string()))?;
-            let chain = roots.clients(chain);
-            let rules = rules(settings, contents)?;
-            builder.with_client_cert_verifier(Arc::new(CallerVerifier { chain, rules }))
+            builder.with_client_cert_verifier(roots.clients(chain, rules(settings, contents)?))
         }
     };
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
@@ -72,23 +71,24 @@ pub(super) fn client_config(
         Some(path) => Some(roots(path, contents)?),
         None => Some(system_roots()),
     };
-    let trust = match roots {
-        None => Trust::Anybody,
+    let verifier: Arc<dyn ServerCertVerifier> = match roots {
+        // For generated certificates there is nothing to verify them by.
+        None => Arc::new(Unverified { accepts: true, provider: Arc::clone(&provider) }),
         // A member without peers gets along with that.
         Some(roots) if roots.is_empty() => {
             tracing::warn!("no peer is trusted: the system has no CA, and --peer-trusted-ca-file is not set");
-            Trust::Nobody
+            Arc::new(Unverified { accepts: false, provider: Arc::clone(&provider) })
         }
         Some(roots) => {
             let chain = WebPkiServerVerifier::builder_with_provider(roots.store(), Arc::clone(&provider)).build();
-            Trust::Chain(roots.servers(chain.map_err(|error| failed(&error))?), rules(settings, contents)?)
+            roots.servers(chain.map_err(|error| failed(&error))?, rules(settings, contents)?)
         }
     };
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&versions(settings))
         .map_err(|error| failed(&error))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(PeerVerifier { trust, provider }))
+        .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![b"h2".to_vec()];
     config.resumption = Resumption::disabled();

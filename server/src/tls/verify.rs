@@ -9,10 +9,10 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 use std::collections::HashSet;
 use std::sync::Arc;
+use trust::Check;
 
 /// A certificate was verified, but is not accepted. The text begins with etcd's.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -41,8 +41,7 @@ pub(super) struct Rules {
     pub(super) names: AllowedNames,
 }
 
-impl Rules {
-    /// Checks a verified certificate and those that came with it.
+impl Check for Rules {
     fn check(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Result<(), Error> {
         if !self.revoked.is_empty() {
             for certificate in std::iter::once(end_entity).chain(intermediates) {
@@ -56,7 +55,9 @@ impl Rules {
         }
         self.check_names(end_entity)
     }
+}
 
+impl Rules {
     fn check_names(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
         match &self.names {
             AllowedNames::Any => Ok(()),
@@ -90,88 +91,23 @@ fn facts(certificate: &CertificateDer<'_>) -> Result<CertFacts, Error> {
     CertFacts::of(certificate).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))
 }
 
-/// Accepts callers with a certificate of a trusted CA that the rules allow.
+/// Members that we call, where there is nothing to verify them by: all are accepted, or none.
 #[derive(Debug)]
-pub(super) struct CallerVerifier {
-    pub(super) chain: Arc<dyn ClientCertVerifier>,
-    pub(super) rules: Rules,
-}
-
-impl ClientCertVerifier for CallerVerifier {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.chain.root_hint_subjects()
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
-        self.rules.check(end_entity, intermediates)?;
-        Ok(verified)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
-    }
-}
-
-/// Which members that we call are accepted.
-#[derive(Debug)]
-pub(super) enum Trust {
-    /// Those with a certificate of a trusted CA that the rules allow.
-    Chain(Arc<dyn ServerCertVerifier>, Rules),
-    /// All: for generated certificates there is nothing to verify them by.
-    Anybody,
-    /// None: there is no CA at all.
-    Nobody,
-}
-
-/// Verifies members that we call.
-#[derive(Debug)]
-pub(super) struct PeerVerifier {
-    pub(super) trust: Trust,
+pub(super) struct Unverified {
+    pub(super) accepts: bool,
     pub(super) provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for PeerVerifier {
+impl ServerCertVerifier for Unverified {
     fn verify_server_cert(
         &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match &self.trust {
-            Trust::Anybody => Ok(ServerCertVerified::assertion()),
-            Trust::Nobody => Err(CertificateError::UnknownIssuer.into()),
-            Trust::Chain(chain, rules) => {
-                let verified = chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
-                rules.check(end_entity, intermediates)?;
-                Ok(verified)
-            }
-        }
+        if self.accepts { Ok(ServerCertVerified::assertion()) } else { Err(CertificateError::UnknownIssuer.into()) }
     }
 
     fn verify_tls12_signature(

@@ -5,14 +5,14 @@ use anyhow::{Context, Result, ensure};
 use api::etcdserverpb::watch_request::RequestUnion;
 use api::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, LeaseKeepAliveRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
-    PutRequest, RangeRequest, RequestOp, TxnRequest, WatchCreateRequest, WatchRequest, request_op,
+    MemberListRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, WatchCreateRequest, WatchRequest, request_op,
 };
 use bytes::Bytes;
 use futures::StreamExt;
-use harness::{Client, Kind, Server};
+use harness::{Client, Kind, Options, Server};
 use prost::Message;
 use std::fmt::Debug;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tonic::{Code, Response, Status};
 
 /// The default of `--max-request-bytes`.
@@ -188,4 +188,22 @@ async fn revisions_that_are_not_there() -> Result<()> {
     ensure!(watch(&mut client, 5).await? == (false, 0, String::new()), "a watch from the compaction itself");
     ensure!(watch(&mut client, 9_999).await? == (false, 0, String::new()), "a watch from the future");
     Ok(())
+}
+
+/// However small the requests of clients have to be, a member tells the others its name and URLs.
+#[tokio::test]
+async fn the_limit_of_requests_is_none_of_what_a_member_tells_of_itself() -> Result<()> {
+    let flags = vec!["--max-request-bytes=1".to_owned()];
+    let server = Server::start_with(Kind::Cleat, Options { flags, ..Options::default() }).await?;
+    let mut client = server.client().await?;
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let members = client.cluster.member_list(MemberListRequest::default()).await?.into_inner().members;
+        if members.iter().all(|member| member.name == "default" && member.client_urls == [server.client_url()]) {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "{members:?}\n{}", server.log_tail());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    refused("a put", client.kv.put(put("a")).await, TOO_LARGE)
 }
