@@ -98,6 +98,49 @@ pub(crate) enum Command {
         #[arg(long)]
         serializable: bool,
     },
+    /// Read single keys through the v2 API, over HTTP/1.1: each client has a connection of its own
+    V2Get {
+        #[command(flatten)]
+        load: LoadArgs,
+        #[command(flatten)]
+        data: DataArgs,
+    },
+    /// Write single keys through the v2 API
+    V2Put {
+        #[command(flatten)]
+        load: LoadArgs,
+        #[command(flatten)]
+        data: DataArgs,
+    },
+    /// Long polls that one write ends, again and again: how long until the last one has its answer
+    ///
+    /// The defaults are for the v2 API. For metad, say: --path '/self?wait=true' --write-endpoint 127.0.0.1:9611
+    /// --write-path /v1/data --write-type application/json --write-body '{"node":"{n}"}'
+    Polls {
+        #[command(flatten)]
+        load: LoadArgs,
+        /// Polls that wait at the same time, each on a connection of its own
+        #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=50_000))]
+        polls: u64,
+        /// What they get
+        #[arg(long, default_value = "/v2/keys/bench/polls?wait=true")]
+        path: String,
+        /// Seconds between the polls and the write that ends them: all of them have to wait by then
+        #[arg(long, default_value_t = 1.0, value_parser = not_negative)]
+        settle: f64,
+        /// Where the write goes, if not to the --endpoint
+        #[arg(long, value_name = "HOST:PORT")]
+        write_endpoint: Option<Endpoint>,
+        /// What is written with PUT
+        #[arg(long, default_value = "/v2/keys/bench/polls")]
+        write_path: String,
+        /// Type of what is written
+        #[arg(long, default_value = crate::workload::http::FORM)]
+        write_type: String,
+        /// What is written; {n} is the number of the write
+        #[arg(long, default_value = "value={n}")]
+        write_body: String,
+    },
     /// Start two servers, run every workload on both in turns, and print medians and ratios
     Compare(CompareArgs),
 }

@@ -5,20 +5,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 
 use crate::args::{Command, DataArgs, LoadArgs};
 use crate::table;
+use crate::workload::http::{V2Keys, form_value};
 use crate::workload::keys::{KeySpace, value};
 use crate::workload::lease::Keepalive;
 use crate::workload::mixed::{self, Mix};
+use crate::workload::polls::{self, PollPlan, Write};
 use crate::workload::put::Put;
 use crate::workload::range::Range;
 use crate::workload::txn::{CompareAndPut, Fill};
 use crate::workload::unary::{RequestSource, Unary};
 use crate::workload::watch::{Deliveries, STAMP_BYTES, Watchers, Writers};
-use crate::workload::{Group, Run, run};
+use crate::workload::{Group, Load, Run, run};
+
+/// Descriptors that are not a poll's.
+const OTHER_DESCRIPTORS: u64 = 64;
 
 /// Executes a workload.
 ///
@@ -105,7 +112,7 @@ fn groups(command: Command) -> anyhow::Result<(LoadArgs, Vec<Group>)> {
         }
         Command::Lease { load, leases } => {
             let clients = load.clients as usize;
-            let traffic = Arc::new(Keepalive { leases: leases as usize, clients });
+            let traffic = Load::Grpc(Arc::new(Keepalive { leases: leases as usize, clients }));
             let group = Group {
                 name: format!("keepalive of {leases} leases"),
                 unit: "keepalive",
@@ -128,8 +135,64 @@ fn groups(command: Command) -> anyhow::Result<(LoadArgs, Vec<Group>)> {
             let groups = mixed::groups(mix, range(&data, 1, serializable)?, put, load.rate, load.seed);
             (load, groups)
         }
+        Command::V2Get { load, data } => {
+            let group = v2_group("v2 get", "get", load.clients as usize, data.key_space()?, None, load.seed);
+            let rate = load.rate;
+            (load, vec![Group { rate, ..group }])
+        }
+        Command::V2Put { load, data } => {
+            let value = form_value(data.value_size as usize, load.seed);
+            let group = v2_group("v2 put", "put", load.clients as usize, data.key_space()?, Some(value), load.seed);
+            let rate = load.rate;
+            (load, vec![Group { rate, ..group }])
+        }
+        Command::Polls { load, polls, path, settle, write_endpoint, write_path, write_type, write_body } => {
+            let write =
+                Write { endpoint: write_endpoint, path: write_path, content_type: write_type, body: write_body };
+            let plan = PollPlan { polls: polls as usize, path, settle: Duration::from_secs_f64(settle), write };
+            check_descriptors(plan.polls)?;
+            (load, polls::groups("polls", plan))
+        }
         Command::Compare(_) => bail!("compare is not a workload"),
     })
+}
+
+/// Each poll has a descriptor, here and in the server.
+///
+/// # Errors
+/// The system allows fewer.
+pub(crate) fn check_descriptors(polls: usize) -> anyhow::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let needed = polls as u64 + OTHER_DESCRIPTORS;
+    if limit.maximum.is_some_and(|most| most < needed) {
+        let most = limit.maximum.unwrap_or_default();
+        bail!("{polls} polls need {needed} open files, and the limit is {most}: raise it, or poll less");
+    }
+    if limit.current.is_some_and(|current| current < needed) {
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).context("open files")?;
+    }
+    Ok(())
+}
+
+/// Clients of the v2 API that read, or write a value.
+pub(crate) fn v2_group(
+    name: &str,
+    unit: &'static str,
+    clients: usize,
+    keys: KeySpace,
+    value: Option<Bytes>,
+    seed: u64,
+) -> Group {
+    let traffic = Arc::new(Arc::new(V2Keys { keys, value, seed }));
+    Group {
+        name: name.to_owned(),
+        unit,
+        connections: clients,
+        clients,
+        rate: None,
+        is_counted: true,
+        traffic: Load::Http(traffic),
+    }
 }
 
 fn range(data: &DataArgs, limit: u64, is_serializable: bool) -> anyhow::Result<Range> {
@@ -147,7 +210,7 @@ fn unary_group<S: RequestSource + 'static>(name: &str, unit: &'static str, load:
         clients: load.clients as usize,
         rate: load.rate,
         is_counted: true,
-        traffic: Arc::new(Unary { source: Arc::new(source), seed: load.seed }),
+        traffic: Load::Grpc(Arc::new(Unary { source: Arc::new(source), seed: load.seed })),
     }
 }
 
@@ -156,7 +219,7 @@ pub(crate) struct WatchPlan {
     /// The watched keys.
     pub(crate) keys: KeySpace,
     /// The value of every put, at least [`STAMP_BYTES`] long.
-    pub(crate) value: bytes::Bytes,
+    pub(crate) value: Bytes,
     /// Watchers of all streams together.
     pub(crate) watchers: usize,
     /// Streams they are spread over.
@@ -194,7 +257,7 @@ pub(crate) fn watch_groups(plan: WatchPlan) -> Vec<Group> {
             clients: streams,
             rate: None,
             is_counted: true,
-            traffic: Arc::new(watchers),
+            traffic: Load::Grpc(Arc::new(watchers)),
         },
         Group {
             name: "watch: put".to_owned(),
@@ -203,7 +266,7 @@ pub(crate) fn watch_groups(plan: WatchPlan) -> Vec<Group> {
             clients: plan.writers,
             rate: plan.rate,
             is_counted: false,
-            traffic: Arc::new(writers),
+            traffic: Load::Grpc(Arc::new(writers)),
         },
     ]
 }

@@ -7,6 +7,7 @@
 mod args;
 mod compare;
 mod connection;
+mod http1;
 mod http2;
 mod load;
 mod measure;

@@ -27,8 +27,8 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts the members of `binary` with fresh directories below `parent`, and waits until all serve reads. Without a
-    /// `snapshot_count` they have their own.
+    /// Starts the members of `binary` with fresh directories below `parent`, and waits until all serve reads, with `more` flags
+    /// than the plain ones.
     ///
     /// # Errors
     /// The binary cannot be started, or a member ends or does not serve within the time of `args`.
@@ -36,7 +36,7 @@ impl Cluster {
         binary: &Path,
         parent: &Path,
         args: &CompareArgs,
-        snapshot_count: Option<u64>,
+        more: &[(&'static str, String)],
     ) -> anyhow::Result<Self> {
         let start_timeout = Duration::from_secs_f64(args.start_timeout);
         let ports = free_ports(args.members).context("cannot find free ports on 127.0.0.1")?;
@@ -44,7 +44,7 @@ impl Cluster {
         for (index, (client, _)) in ports.iter().enumerate() {
             let endpoint = format!("127.0.0.1:{client}").parse().map_err(anyhow::Error::msg)?;
             let mut flags = flags(args, &ports, index);
-            flags.extend(snapshot_count.map(|count| ("--snapshot-count", count.to_string())));
+            flags.extend_from_slice(more);
             members.push(Server::spawn(binary, parent, start_timeout, endpoint, &flags)?);
         }
         let mut cluster = Self { members, start_timeout };
@@ -191,12 +191,12 @@ mod tests {
     async fn a_binary_that_ends_is_reported_with_its_log() {
         let parent = tempfile::tempdir().expect("a directory");
         for members in ["1", "3"] {
-            let started = Cluster::start(Path::new("/bin/echo"), parent.path(), &args(members), None).await;
+            let started = Cluster::start(Path::new("/bin/echo"), parent.path(), &args(members), &[]).await;
             let text = format!("{:#}", started.err().expect("echo is no server"));
             assert!(text.contains("ended with") && text.contains("--data-dir"), "{text}");
             assert_eq!(std::fs::read_dir(parent.path()).expect("readable").count(), 0, "the directories are removed");
         }
-        let missing = Cluster::start(Path::new("/nonexistent"), parent.path(), &args("1"), None).await.err();
+        let missing = Cluster::start(Path::new("/nonexistent"), parent.path(), &args("1"), &[]).await.err();
         assert!(format!("{:#}", missing.expect("no such binary")).contains("--etcd"));
     }
 

@@ -62,8 +62,7 @@ impl Server {
             .tempdir_in(parent)
             .with_context(|| format!("cannot make a directory in {} (choose another with --dir)", parent.display()))?;
         let data = [("--data-dir", dir.path().join("data").display().to_string())];
-        let arguments: Vec<String> =
-            data.iter().chain(flags).flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]).collect();
+        let arguments: Vec<String> = data.iter().chain(flags).map(|(flag, value)| format!("{flag}={value}")).collect();
         let child = spawn(binary, &arguments, dir.path())?;
         Ok(Self { binary: binary.to_owned(), arguments, endpoint, child, start_timeout, dir })
     }

@@ -15,16 +15,18 @@ use super::servers::{Ending, Server};
 use super::{catch_up, failover};
 use crate::args::CompareArgs;
 use crate::connection::Endpoint;
-use crate::load::{WatchPlan, watch_groups};
+use crate::load::{WatchPlan, check_descriptors, v2_group, watch_groups};
+use crate::workload::http::form_value;
 use crate::workload::keys::{KeySpace, value};
 use crate::workload::lease::Keepalive;
 use crate::workload::mixed::{self, Mix};
+use crate::workload::polls::{self, PollPlan};
 use crate::workload::put::Put;
 use crate::workload::range::Range;
 use crate::workload::run::{self, Outcome};
 use crate::workload::txn::{CompareAndPut, Fill};
 use crate::workload::unary::{RequestSource, Unary};
-use crate::workload::{Group, Length, Run};
+use crate::workload::{Group, Length, Load, Run};
 
 /// Size of every key and value: 30 and 256 bytes.
 const KEY_BYTES: usize = 30;
@@ -69,15 +71,22 @@ pub(crate) async fn execute(
     };
     progress.set_prefix(label("start"));
     let is_catch_up = workloads.iter().any(|workload| workload.session == Session::CatchUp);
-    let snapshot_count = is_catch_up.then_some(args.snapshot_count);
-    let mut cluster = Cluster::start(binary, place.parent, args, snapshot_count).await?;
+    let is_v2 = workloads.iter().any(|workload| workload.session == Session::V2);
+    let more: Vec<_> = [
+        is_catch_up.then(|| ("--snapshot-count", args.snapshot_count.to_string())),
+        is_v2.then(|| ("--enable-v2", "true".to_owned())),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let mut cluster = Cluster::start(binary, place.parent, args, &more).await?;
     let mut is_loaded = false;
     for workload in workloads {
         let fail = |error: anyhow::Error| format!("{}{error:#}", label(workload.name));
         if needs_keys(workload) && !is_loaded {
             progress.set_prefix(label("load"));
             is_loaded = true;
-            if let Err(error) = load_keys(args, &cluster, progress).await {
+            if let Err(error) = load_keys(args, &cluster, workload.session, progress).await {
                 samples.failures.push(fail(error.context("loading the keys")));
             }
         }
@@ -102,13 +111,26 @@ pub(crate) async fn execute(
 }
 
 fn needs_keys(workload: &Workload) -> bool {
-    workload.session == Session::Keys && workload.kind != Kind::Idle
+    let is_of_keys = matches!(workload.session, Session::Keys | Session::V2);
+    is_of_keys && !matches!(workload.kind, Kind::Idle | Kind::V2Polls { .. })
 }
 
 /// Puts every key once: single puts, as an application does, and not transactions.
-async fn load_keys(args: &CompareArgs, cluster: &Cluster, progress: &ProgressBar) -> anyhow::Result<()> {
-    put_all(args, Target::of(&cluster.all()), args.keys, progress).await?;
-    Ok(())
+async fn load_keys(
+    args: &CompareArgs,
+    cluster: &Cluster,
+    session: Session,
+    progress: &ProgressBar,
+) -> anyhow::Result<()> {
+    let target = Target::of(&cluster.all());
+    if session != Session::V2 {
+        put_all(args, target, args.keys, progress).await?;
+        return Ok(());
+    }
+    let keys = KeySpace { is_sequential: true, ..keys(args.keys) };
+    let groups = vec![v2_group("load", "put", 64, keys, Some(form_value(VALUE_BYTES, args.seed)), args.seed)];
+    let outcome = run_groups(args, target, Length::Total(args.keys), groups, progress).await?;
+    check_complete(&outcome)
 }
 
 /// Puts each of `count` keys once, by 256 clients.
@@ -256,8 +278,16 @@ fn groups(args: &CompareArgs, kind: Kind, name: &str) -> anyhow::Result<Vec<Grou
             clients,
             rate: None,
             is_counted: true,
-            traffic: Arc::new(Keepalive { leases, clients }),
+            traffic: Load::Grpc(Arc::new(Keepalive { leases, clients })),
         }],
+        Kind::V2Get { clients } => vec![v2_group(name, "get", clients, keys, None, seed)],
+        Kind::V2Put { clients } => {
+            vec![v2_group(name, "put", clients, keys, Some(form_value(VALUE_BYTES, seed)), seed)]
+        }
+        Kind::V2Polls { polls } => {
+            check_descriptors(polls)?;
+            polls::groups(name, PollPlan::v2(polls))
+        }
         Kind::Idle | Kind::Large | Kind::Failover(_) | Kind::CatchUp => bail!("{name} has no load of its own"),
     })
 }
@@ -333,6 +363,6 @@ fn group<S: RequestSource + 'static>(
     source: S,
     seed: u64,
 ) -> Group {
-    let traffic = Arc::new(Unary { source: Arc::new(source), seed });
+    let traffic = Load::Grpc(Arc::new(Unary { source: Arc::new(source), seed }));
     Group { name: name.to_owned(), unit, connections, clients, rate: None, is_counted: true, traffic }
 }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::Group;
 use super::put::Put;
 use super::range::Range;
 use super::unary::Unary;
+use super::{Group, Load};
 
 /// How many clients read and write.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,7 @@ pub(crate) fn groups(mix: Mix, range: Range, put: Put, rate: Option<f64>, seed: 
         clients: mix.readers,
         rate,
         is_counted: true,
-        traffic: Arc::new(Unary { source: Arc::new(range), seed }),
+        traffic: Load::Grpc(Arc::new(Unary { source: Arc::new(range), seed })),
     };
     let writes = Group {
         name: "mixed: put".to_owned(),
@@ -39,7 +39,7 @@ pub(crate) fn groups(mix: Mix, range: Range, put: Put, rate: Option<f64>, seed: 
         rate: None,
         is_counted: true,
         // Other keys than the readers' at the same moment.
-        traffic: Arc::new(Unary { source: Arc::new(put), seed: seed ^ u64::MAX }),
+        traffic: Load::Grpc(Arc::new(Unary { source: Arc::new(put), seed: seed ^ u64::MAX })),
     };
     vec![reads, writes]
 }

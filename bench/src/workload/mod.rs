@@ -4,9 +4,11 @@
 //! the future that is the client's loop. [`run::execute`] owns the threads and the phases. The clients share a
 //! [`Context`]: pace, recorder, stage and deadline. Every wait of a client ends with the run.
 
+pub(crate) mod http;
 pub(crate) mod keys;
 pub(crate) mod lease;
 pub(crate) mod mixed;
+pub(crate) mod polls;
 pub(crate) mod put;
 pub(crate) mod range;
 pub(crate) mod run;
@@ -27,6 +29,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::connection::{CallError, Connection, Endpoint};
 use crate::measure::Recorder;
+use http::HttpTraffic;
 
 /// The loop of a prepared client; it ends when the run does, or when its connection is lost.
 pub(crate) type ClientLoop = BoxFuture<'static, ()>;
@@ -39,6 +42,24 @@ pub(crate) trait Traffic: Send + Sync {
     /// Whether the loops only end when they are dropped (watchers), so that nobody waits for them.
     fn is_passive(&self) -> bool {
         false
+    }
+}
+
+/// What the clients of a group do, by what they speak.
+pub(crate) enum Load {
+    /// gRPC; clients share connections.
+    Grpc(Arc<dyn Traffic>),
+    /// HTTP/1.1; each client has a connection of its own.
+    Http(Arc<dyn HttpTraffic>),
+}
+
+impl Load {
+    /// See [`Traffic::is_passive`].
+    pub(crate) fn is_passive(&self) -> bool {
+        match self {
+            Self::Grpc(traffic) => traffic.is_passive(),
+            Self::Http(traffic) => traffic.is_passive(),
+        }
     }
 }
 
@@ -57,7 +78,7 @@ pub(crate) struct Group {
     /// Whether the operations count for CPU and bytes per operation.
     pub(crate) is_counted: bool,
     /// What the clients do.
-    pub(crate) traffic: Arc<dyn Traffic>,
+    pub(crate) traffic: Load,
 }
 
 /// One measured run against one cluster.

@@ -18,8 +18,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{Client, Context, Group, Length, Pace, Run, Stage, StageCell};
+use super::http::HttpClient;
+use super::{Client, Context, Group, Length, Load, Pace, Run, Stage, StageCell};
 use crate::connection::{CallError, Connection, Endpoint};
+use crate::http1;
 use crate::measure::{self, ProcessSample, ProcessUse, Recorder, Summary};
 
 /// How long connecting and preparing all clients may take.
@@ -315,7 +317,7 @@ fn work(
     thread: usize,
     report: &mpsc::Sender<Report>,
     mut go: watch::Receiver<bool>,
-    over: watch::Receiver<bool>,
+    mut over: watch::Receiver<bool>,
 ) {
     // The channel has room for every report; nobody listens any more when the run was given up.
     let send = |value| drop(report.try_send(value));
@@ -342,9 +344,11 @@ fn work(
             }
             active.push((set, state.recorders[thread].clone()));
         }
-        drain(active, over).await;
-        drop(passive);
+        drain(active, over.clone()).await;
         send(Report::Ended);
+        // Clients on other threads may go on, and need those here that only listen.
+        drop(over.wait_for(|over| *over).await);
+        drop(passive);
     });
 }
 
@@ -387,14 +391,26 @@ async fn prepare(
             over: over.clone(),
             deadline: shared.deadline,
         });
-        let used = group.connections.min(group.clients).max(1);
+        let used = match group.traffic {
+            Load::Grpc(_) => group.connections.min(group.clients).max(1),
+            Load::Http(_) => group.clients,
+        };
         let clients = FuturesUnordered::new();
         for number in (thread..used).step_by(shared.threads) {
             let endpoint = &shared.endpoints[number % shared.endpoints.len()];
+            let traffic = match &group.traffic {
+                Load::Grpc(traffic) => traffic,
+                Load::Http(traffic) => {
+                    let connection = http1::Connection::open(endpoint).await?;
+                    let (endpoint, context) = (endpoint.clone(), context.clone());
+                    clients.push(traffic.prepare(HttpClient { connection, endpoint, index: number, context }));
+                    continue;
+                }
+            };
             let connection = Connection::open(endpoint).await?;
             for index in (number..group.clients).step_by(used) {
                 let (connection, endpoint) = (connection.clone(), endpoint.clone());
-                clients.push(group.traffic.prepare(Client { connection, endpoint, index, context: context.clone() }));
+                clients.push(traffic.prepare(Client { connection, endpoint, index, context: context.clone() }));
             }
         }
         prepared.push(clients.try_collect().await?);

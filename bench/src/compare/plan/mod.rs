@@ -32,6 +32,8 @@ pub(crate) enum Session {
     Keys,
     /// Streams: watches and leases.
     Streams,
+    /// The v2 API.
+    V2,
     /// Many keys: memory, restart and disk.
     Large,
     /// Leaders that end under load.
@@ -41,8 +43,8 @@ pub(crate) enum Session {
 }
 
 /// All sessions, in order; a plan uses some of them.
-pub(crate) const SESSIONS: [Session; 5] =
-    [Session::Keys, Session::Streams, Session::Large, Session::Failover, Session::CatchUp];
+pub(crate) const SESSIONS: [Session; 6] =
+    [Session::Keys, Session::Streams, Session::V2, Session::Large, Session::Failover, Session::CatchUp];
 
 /// A workload of the comparison.
 #[derive(Debug)]
@@ -76,6 +78,12 @@ pub(crate) enum Kind {
     Watch { watchers: usize, keys: u64, writers: usize },
     /// Lease keepalives.
     Lease { leases: usize, clients: usize },
+    /// Random reads of single keys through the v2 API.
+    V2Get { clients: usize },
+    /// Random writes through it.
+    V2Put { clients: usize },
+    /// Long polls of it that one write ends; latency is that of the last answer.
+    V2Polls { polls: usize },
     /// Memory, restart and disk with many keys.
     Large,
     /// Ranges of one key, linearizable, through members that are not the leader.

@@ -22,7 +22,7 @@ const fn range(
 }
 
 /// All workloads, in the order in which they run.
-const WORKLOADS: [Workload; 17] = [
+const WORKLOADS: [Workload; 20] = [
     Workload { name: "idle", about: "memory of a fresh server", session: Session::Keys, kind: Kind::Idle },
     put("put-1", "1 client puts", 1, 1),
     put("put-64", "64 clients put over 8 connections", 64, 8),
@@ -70,6 +70,24 @@ const WORKLOADS: [Workload; 17] = [
         kind: Kind::Lease { leases: 1_000, clients: 64 },
     },
     Workload {
+        name: "v2-put-64",
+        about: "64 clients write one key through the v2 API",
+        session: Session::V2,
+        kind: Kind::V2Put { clients: 64 },
+    },
+    Workload {
+        name: "v2-get-64",
+        about: "64 clients read one key through the v2 API",
+        session: Session::V2,
+        kind: Kind::V2Get { clients: 64 },
+    },
+    Workload {
+        name: "v2-polls",
+        about: "10,000 long polls of the v2 API that one write ends: the last one's answer",
+        session: Session::V2,
+        kind: Kind::V2Polls { polls: 10_000 },
+    },
+    Workload {
         name: "large",
         about: "memory, restart and disk with --large-keys keys",
         session: Session::Large,
@@ -78,7 +96,7 @@ const WORKLOADS: [Workload; 17] = [
 ];
 
 /// Every row of the comparison's table, in order.
-const CLAIMS: [Claim; 52] = [
+const CLAIMS: [Claim; 60] = [
     claim("idle", Metric::Rss, 0.5, 0.3),
     claim("put-1", Metric::P50, 0.7, 0.55),
     claim("put-64", Metric::Throughput, 1.7, 2.5),
@@ -125,6 +143,14 @@ const CLAIMS: [Claim; 52] = [
     note("watch-10000-keys", Metric::ServerCpu),
     claim("lease", Metric::Throughput, 2.0, 3.0),
     note("lease", Metric::ServerCpu),
+    claim("v2-put-64", Metric::Throughput, 2.0, 2.5),
+    claim("v2-put-64", Metric::ServerCpu, 0.5, 0.35),
+    claim("v2-put-64", Metric::P99, 0.5, 0.35),
+    claim("v2-get-64", Metric::Throughput, 2.0, 2.5),
+    claim("v2-get-64", Metric::ServerCpu, 0.5, 0.35),
+    claim("v2-get-64", Metric::P99, 0.5, 0.35),
+    claim("v2-polls", Metric::P50, 0.5, 0.4),
+    note("v2-polls", Metric::ServerCpu),
     claim("large", Metric::Rss, 0.35, 0.2),
     claim("large", Metric::RestartTerminated, 0.4, 0.2),
     claim("large", Metric::RestartKilled, 0.4, 0.2),
