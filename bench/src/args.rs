@@ -10,7 +10,7 @@ use crate::connection::Endpoint;
 use crate::workload::Length;
 use crate::workload::keys::KeySpace;
 
-/// Load generator for any etcd v3 endpoint, and a side-by-side comparison of two servers.
+/// Load generator for any etcd endpoint, and a side-by-side comparison of two servers.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110)]
 pub(crate) struct Cli {

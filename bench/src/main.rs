@@ -1,6 +1,6 @@
-//! `cleat-bench`: drives any etcd v3 endpoint with one workload, or compares two servers side by side.
+//! `cleat-bench`: drives any etcd endpoint with one workload, or compares two servers side by side.
 //!
-//! The generator has its own small HTTP/2 client and counts only what it must, because it shares the machine with the
+//! The generator has its own small HTTP/2 and HTTP/1.1 clients and counts only what it must, because it shares the machine with the
 //! server it measures. Figures go to the standard output, progress to a terminal on the standard error.
 #![allow(clippy::print_stdout, reason = "printing figures is this program's purpose")]
 
