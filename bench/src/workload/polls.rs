@@ -1,7 +1,8 @@
 //! Long polls, all of which one write ends: how long it takes until the last of them has its answer.
 //!
 //! A round: every poll is sent; for a while nothing happens, so that all of them wait; then comes the write. What counts
-//! is the time from its start. The same connections poll again in the next round.
+//! is the time from its start. The same connections poll again in the next round, which begins when all have been answered:
+//! new polls are no part of what is measured.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::http::{FORM, HttpClient, HttpTraffic, ended};
@@ -61,6 +62,8 @@ pub(crate) struct Write {
 /// What the polls and the writer know of each other.
 struct Rounds {
     plan: PollPlan,
+    /// The number of the round, from 1.
+    round: watch::Sender<u64>,
     /// Polls that were sent and answered, in all rounds together.
     sent: AtomicU64,
     answered: AtomicU64,
@@ -92,6 +95,7 @@ pub(crate) fn groups(name: &str, plan: PollPlan) -> Vec<Group> {
     let polls = plan.polls;
     let rounds = Arc::new(Rounds {
         plan,
+        round: watch::Sender::new(0),
         sent: AtomicU64::new(0),
         answered: AtomicU64::new(0),
         begin: Mutex::new(Instant::now()),
@@ -129,7 +133,11 @@ impl HttpTraffic for Pollers {
 async fn poll(client: HttpClient, rounds: Arc<Rounds>) {
     let HttpClient { mut connection, endpoint, context, .. } = client;
     let get = request("GET", &endpoint, &rounds.plan.path, "", "");
-    loop {
+    let mut round = rounds.round.subscribe();
+    for number in 1.. {
+        if round.wait_for(|round| *round >= number).await.is_err() {
+            return;
+        }
         let sent = connection.send(&get).await;
         rounds.count(&rounds.sent);
         let outcome = match sent {
@@ -168,6 +176,7 @@ async fn write(mut connection: Connection, endpoint: Endpoint, context: Arc<Cont
     let mut watchdog = Watchdog::new(context.deadline);
     while let Some((number, _)) = context.turn().await {
         let round = number + 1;
+        rounds.round.send_replace(round);
         let ready = watchdog.guard(rounds.all(&rounds.sent, round).map(Ok)).await;
         if ready.is_ok() && context.unless_over(tokio::time::sleep(rounds.plan.settle)).await.is_none() {
             return;
