@@ -24,7 +24,9 @@ use crate::raft::types::Raft;
 use crate::raft::wal::WalStats;
 use crate::server::StartError;
 use crate::steady_clock::SteadyClock;
-use crate::storage::{DatabaseFailure, FLUSH_EARLY_BYTES, FaultSender, FlushObserver, Pace, Storage};
+use crate::storage::{
+    DatabaseFailure, FLUSH_EARLY_BYTES, FaultSender, FlushObserver, Pace, Storage, TREE_FLUSH_EARLY_BYTES,
+};
 use crate::tls::PeerConnector;
 use crate::v2::hub::Hub as V2Hub;
 use crate::watch::hub::Hub;
@@ -276,7 +278,8 @@ impl Observer for Observed {
         self.hub.publish(&applied.changes);
         self.v2_hub.publish(&applied.v2);
         self.lessor.observe(&applied.notices);
-        if self.reader.tail_bytes() > FLUSH_EARLY_BYTES {
+        let is_much = self.reader.tail_bytes() > FLUSH_EARLY_BYTES;
+        if is_much || self.reader.v2_waiting_bytes() > TREE_FLUSH_EARLY_BYTES {
             self.storage.flush_soon();
         }
         self.count(applied);

@@ -1,7 +1,7 @@
 //! The thread that writes the database behind apply: flushes, compaction steps, defragmentation.
 //!
-//! Apply never waits for it. It wakes every flush interval, earlier when the tail has grown large, and between
-//! flushes walks a compaction in small steps. A fault ends the thread and, through [`FaultSender`], the member.
+//! Apply never waits for it. It flushes every flush interval, earlier when much has changed, and later when all that has
+//! changed is the v2 API's tree. Between flushes it walks a compaction in small steps. A fault ends the thread and, through [`FaultSender`], the member.
 //!
 //! A snapshot that is received ([`Receiving`]) goes to a file of its own and does not meet the thread. Installing it waits
 //! for a flush under way at most; what the thread does afterwards is about the new content, without its being told.
@@ -24,6 +24,13 @@ const REQUESTS_WAITING: usize = 64;
 /// Tail size at which a flush does not wait for its interval: what it writes should fit in the half of the database's
 /// cache that holds unwritten pages, or they are written twice.
 pub(crate) const FLUSH_EARLY_BYTES: usize = 6 << 20;
+
+/// The same for nodes of the v2 API's tree: so much is kept in memory for the sake of few pages.
+pub(crate) const TREE_FLUSH_EARLY_BYTES: usize = 16 << 20;
+
+/// How long a flush waits for more when only the v2 API's tree has changed: with 20,000 writes a second to 100,000 keys it
+/// writes a third then, and takes half of the processor. A restart applies as much of the log again.
+const TREE_FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where a broken part of the member reports; the first report stops the process.
 pub(crate) type FaultSender = mpsc::Sender<String>;
@@ -103,8 +110,9 @@ impl Storage {
     fn new(flusher: Flusher, pace: Pace, observers: (FlushObserver, StepObserver)) -> (Self, Worker) {
         let (requests, waiting) = sync_channel(REQUESTS_WAITING);
         let (finished, compacted) = watch::channel(-1);
-        let next_flush = Instant::now() + pace.flush_interval;
-        let worker = Worker { flusher, pace, observers, finished, waiting, next_flush, compacting: false };
+        let last_flush = Instant::now();
+        let next_flush = last_flush + pace.flush_interval;
+        let worker = Worker { flusher, pace, observers, finished, waiting, last_flush, next_flush, compacting: false };
         (Self { requests, compacted }, worker)
     }
 
@@ -258,6 +266,7 @@ struct Worker {
     observers: (FlushObserver, StepObserver),
     finished: watch::Sender<i64>,
     waiting: Receiver<Request>,
+    last_flush: Instant,
     next_flush: Instant,
     compacting: bool,
 }
@@ -302,11 +311,23 @@ impl Worker {
             Err(RecvTimeoutError::Timeout) => {}
         }
         self.compact_step();
-        if flush_now || Instant::now() >= self.next_flush {
+        if flush_now || self.is_due() {
             self.flush()?;
-            self.next_flush = Instant::now() + self.pace.flush_interval;
         }
         Ok(true)
+    }
+
+    /// Whether it is time to flush what nobody has asked for.
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        if now < self.next_flush {
+            return false;
+        }
+        let may_wait = now < self.last_flush + TREE_FLUSH_INTERVAL && self.flusher.may_wait();
+        if may_wait {
+            self.next_flush = now + self.pace.flush_interval;
+        }
+        !may_wait
     }
 
     fn compact_step(&mut self) {
@@ -321,6 +342,8 @@ impl Worker {
         let started = Instant::now();
         let flushed = self.flusher.flush()?;
         (self.observers.0)(&flushed, started.elapsed());
+        self.last_flush = Instant::now();
+        self.next_flush = self.last_flush + self.pace.flush_interval;
         if let Some(revision) = flushed.compaction_finished {
             // Here, or where an installed snapshot comes from.
             tracing::info!(compact_revision = revision, "finished scheduled compaction");

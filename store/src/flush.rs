@@ -93,6 +93,7 @@ impl Flusher {
         // Before the tail is trimmed, and under the same lock: what it gives up is found there.
         let before = std::mem::replace(&mut *shared.on_disk.write(), committed);
         state.tail.trim(changes.tail.len());
+        state.v2.written();
         state.stored_bytes -= freed;
         state.index.evict(self.shared.options.cache_bytes, EVICTION_STEPS);
         let more = !state.dropped.is_empty();
@@ -111,6 +112,14 @@ impl Flusher {
             more,
             compaction_finished: finished.then_some(changes.compaction_finished).or(installed),
         })
+    }
+
+    /// Whether a flush is worth waiting for: all that has changed are nodes of the v2 API's tree. Their rows lie anywhere in
+    /// their table, so that almost every one of them costs a page, and the next change of the same page as much again. Changes
+    /// of keys only follow each other.
+    pub fn may_wait(&self) -> bool {
+        let state = self.shared.state.read();
+        state.v2.waiting_bytes() > 0 && state.tail.len() == 0 && state.dropped.is_empty() && self.walk.done.is_none()
     }
 
     /// The compaction that a snapshot brought with it, when one was installed since the last flush.
@@ -353,6 +362,17 @@ mod tests {
         writer.apply([Entry { position: Position { term: 1, index }, commands: &commands, membership: None }]).unwrap();
     }
 
+    fn set(writer: &mut Writer, index: u64, value: usize) {
+        let request = api::cleatpb::V2Request {
+            method: api::cleatpb::v2_request::Method::Set as i32,
+            path: "/1/k".into(),
+            value: vec![b'v'; value].into(),
+            ..Default::default()
+        };
+        let commands = [Command { header: None, op: Some(Op::V2(request)) }];
+        writer.apply([Entry { position: Position { term: 1, index }, commands: &commands, membership: None }]).unwrap();
+    }
+
     fn answers(reader: &Reader) -> String {
         let all = RangeRequest { key: "a".into(), range_end: vec![0].into(), revision: 3, ..Default::default() };
         let range = reader.range(&all).unwrap();
@@ -415,6 +435,29 @@ mod tests {
         }
         drop((behind, behind_flusher, behind_reader));
         assert_eq!(answers(&open(&directory.path().join("behind"), options).unwrap().2), answers(&reader));
+    }
+
+    #[test]
+    fn only_nodes_of_the_tree_may_wait() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("db");
+        let (mut writer, mut flusher, reader) = open(&path, Options::default()).unwrap();
+        assert!(!flusher.may_wait(), "nothing has changed");
+        set(&mut writer, 1, 1000);
+        assert!(flusher.may_wait() && reader.tail_bytes() == 0);
+        let waiting = reader.v2_waiting_bytes();
+        assert!(waiting > 1000 && reader.unflushed_bytes() == waiting);
+        set(&mut writer, 2, 1000);
+        assert_eq!(reader.v2_waiting_bytes(), waiting, "the same row");
+        put(&mut writer, 3, "a");
+        assert!(!flusher.may_wait());
+        assert_eq!(reader.unflushed_bytes(), waiting + reader.tail_bytes());
+        let changes = flusher.take_changes().unwrap();
+        put(&mut writer, 4, "b");
+        assert_eq!((reader.v2_waiting_bytes(), reader.unflushed_bytes()), (0, waiting + reader.tail_bytes()));
+        drop(changes);
+        flusher.flush().unwrap();
+        assert_eq!((reader.unflushed_bytes(), flusher.may_wait()), (0, false));
     }
 
     /// Between its commit and the trim of the tail, a flush has every change in both places.

@@ -244,8 +244,18 @@ impl Reader {
     }
 
     /// Bytes applied but not yet in the database.
+    pub fn unflushed_bytes(&self) -> usize {
+        self.shared.gauges.unflushed_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that are changes of keys.
     pub fn tail_bytes(&self) -> usize {
         self.shared.gauges.tail_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Those that are nodes of the v2 API's tree, without what a flush is writing.
+    pub fn v2_waiting_bytes(&self) -> usize {
+        self.shared.gauges.v2_waiting_bytes.load(Ordering::Relaxed)
     }
 
     /// Bytes that keys, values and their overhead take: what the quota limits.
@@ -265,7 +275,7 @@ impl Reader {
             applied: state.applied,
             durable,
             stored_bytes: state.counted_bytes(),
-            tail_bytes: state.tail.bytes(),
+            tail_bytes: state.unflushed_bytes(),
             tail_changes: state.tail.len(),
             cached_bytes: state.index.cached_bytes(),
             keys: state.index.live(),

@@ -258,7 +258,7 @@ impl Node {
 
     /// True while the disk or applying does not keep up.
     fn is_overloaded(&self, urgent: bool) -> bool {
-        is_too_far_behind(self.reader().tail_bytes(), self.0.view.unapplied(), urgent)
+        is_too_far_behind(self.reader().unflushed_bytes(), self.0.view.unapplied(), urgent)
     }
 
     async fn write(&self, queue: &Queue, command: Command, bytes: usize) -> Result<(Outcome, ProposalTimes), Error> {

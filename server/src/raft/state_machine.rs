@@ -90,10 +90,10 @@ impl StateMachine {
     /// Waits until the disk has taken enough of what was applied. Meanwhile entries wait in the log.
     async fn room(&self) {
         let mut told: Option<Instant> = None;
-        while self.reader.tail_bytes() > self.tail_bytes_held {
+        while self.reader.unflushed_bytes() > self.tail_bytes_held {
             if told.is_none_or(|at| at.elapsed() >= HELD_LOG_INTERVAL) {
                 told = Some(Instant::now());
-                let tail_bytes = self.reader.tail_bytes();
+                let tail_bytes = self.reader.unflushed_bytes();
                 tracing::warn!(tail_bytes, "the disk does not keep up with what is applied, waiting for it");
             }
             tokio::time::sleep(HELD_LOOK).await;

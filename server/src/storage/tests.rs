@@ -1,11 +1,13 @@
 //! A snapshot that is received and installed beside the storage thread.
 
-use super::{Pace, Receiving, Storage};
-use api::cleatpb::Command;
+use super::{Pace, Receiving, Storage, TREE_FLUSH_INTERVAL};
 use api::cleatpb::command::Op;
+use api::cleatpb::v2_request::Method;
+use api::cleatpb::{Command, V2Request};
 use api::etcdserverpb::{CompactionRequest, PutRequest};
 use std::time::Duration;
 use store::{Entry, Fault, Options, Position, Reader, Writer, open};
+use tokio::time::Instant;
 
 fn apply(writer: &mut Writer, index: u64, op: Op) {
     let commands = [Command { header: None, op: Some(op) }];
@@ -19,6 +21,27 @@ fn put(index: u64) -> Op {
 fn pieces(reader: &Reader) -> Vec<Vec<u8>> {
     let mut snapshot = reader.snapshot().unwrap();
     std::iter::from_fn(|| snapshot.next_frame().unwrap()).collect()
+}
+
+/// What is due is decided by what has changed.
+#[tokio::test]
+async fn changes_of_the_tree_wait_for_more_and_those_of_keys_do_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut writer, flusher, reader) = open(&directory.path().join("db"), Options::default()).unwrap();
+    let pace = Pace { flush_interval: Duration::ZERO, compaction_keys: 1, compaction_pause: Duration::from_secs(1) };
+    let (_storage, mut worker) = Storage::new(flusher, pace, (Box::new(|_, _| {}), Box::new(|_| {})));
+    let set = V2Request { method: Method::Set as i32, path: "/1/k".into(), ..Default::default() };
+    apply(&mut writer, 1, Op::V2(set.clone()));
+    worker.last_flush = Instant::now();
+    assert!(!worker.is_due());
+    worker.last_flush -= TREE_FLUSH_INTERVAL;
+    assert!(worker.is_due());
+    worker.flush().unwrap();
+    assert_eq!(reader.durable().0.index, 1);
+    apply(&mut writer, 2, Op::V2(set));
+    apply(&mut writer, 3, put(3));
+    worker.last_flush = Instant::now();
+    assert!(worker.is_due());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -86,7 +86,12 @@ impl Default for State {
 /// Numbers published after every apply and flush.
 #[derive(Default)]
 pub(crate) struct Gauges {
+    /// Changes of keys that are not in the database.
     pub(crate) tail_bytes: AtomicUsize,
+    /// The same with the nodes of the v2 API's tree.
+    pub(crate) unflushed_bytes: AtomicUsize,
+    /// Nodes of the tree that no flush has taken yet.
+    pub(crate) v2_waiting_bytes: AtomicUsize,
     pub(crate) stored_bytes: AtomicU64,
     /// The auth revision while authentication is enabled, 0 while it is not.
     pub(crate) auth_revision: AtomicU64,
@@ -101,6 +106,8 @@ pub(crate) struct Gauges {
 impl Gauges {
     pub(crate) fn publish(&self, state: &State) {
         self.tail_bytes.store(state.tail.bytes(), Ordering::Relaxed);
+        self.unflushed_bytes.store(state.unflushed_bytes(), Ordering::Relaxed);
+        self.v2_waiting_bytes.store(state.v2.waiting_bytes(), Ordering::Relaxed);
         self.stored_bytes.store(state.counted_bytes(), Ordering::Relaxed);
         self.v2_expiration.store(state.v2.next_expiration().unwrap_or(i64::MAX), Ordering::Relaxed);
         let auth_revision = if state.auth.is_enabled() { state.auth.revision() } else { 0 };
@@ -156,6 +163,11 @@ impl State {
     /// What the quota limits.
     pub(crate) fn counted_bytes(&self) -> u64 {
         self.stored_bytes + self.v2.bytes()
+    }
+
+    /// What was applied and is not in the database yet: changes of keys, and nodes of the v2 API's tree.
+    pub(crate) fn unflushed_bytes(&self) -> usize {
+        self.tail.bytes() + self.v2.unwritten_bytes()
     }
 
     /// The key-value of a change when it is cached or in the tail.

@@ -12,6 +12,7 @@
 //! Time travels in the commands: when something expires is decided by whoever proposed it, and that it has expired by an
 //! `EXPIRE` command with the leader's time, so that it goes at the same index on every member.
 
+mod changed;
 mod history;
 mod node;
 mod read;

@@ -1,5 +1,6 @@
 //! The tree in the database and in snapshots: a row for each node by its path, and one for each event by its index.
 
+use super::changed::Rows;
 use super::node::{Content, Node, split};
 use super::{Action, Event, NodeView, Tree};
 use crate::error::Fault;
@@ -12,8 +13,7 @@ use std::sync::Arc;
 
 /// What a flush writes.
 pub(crate) struct Changes {
-    /// By path; none for one that is gone.
-    nodes: Vec<(Box<[u8]>, Option<V2Node>)>,
+    nodes: Rows,
     events: Vec<Arc<Event>>,
     /// Events before this one are forgotten.
     oldest: u64,
@@ -24,15 +24,25 @@ impl Tree {
     /// The changes since the last call.
     pub(crate) fn take_changed(&mut self) -> Option<Changes> {
         let (events, oldest) = self.history.take_unsaved();
-        let changed = std::mem::take(&mut self.changed);
-        if changed.is_empty() && events.is_empty() {
+        if self.changed.is_empty() && events.is_empty() {
             return None;
         }
-        let nodes = changed.into_iter().map(|path| {
-            let node = self.find(&path).ok().map(record);
-            (path, node)
-        });
-        Some(Changes { nodes: nodes.collect(), events, oldest, index: self.index })
+        Some(Changes { nodes: self.changed.take(), events, oldest, index: self.index })
+    }
+
+    /// What the last call took is in the database.
+    pub(crate) fn written(&mut self) {
+        self.changed.written();
+    }
+
+    /// Bytes of nodes that are not in the database yet.
+    pub(crate) fn unwritten_bytes(&self) -> usize {
+        self.changed.bytes()
+    }
+
+    /// Bytes of nodes that no flush has taken yet.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.changed.waiting_bytes()
     }
 
     /// Takes a row of the nodes' table. Directories come before what is in them.
@@ -95,7 +105,7 @@ fn damaged(table: &'static str, reason: &dyn std::fmt::Display) -> Fault {
     Fault::Damaged { table, reason: reason.to_string() }
 }
 
-fn record(node: &Node) -> V2Node {
+pub(super) fn record(node: &Node) -> V2Node {
     V2Node {
         dir: node.is_dir(),
         created_index: node.created_index,

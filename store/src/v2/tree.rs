@@ -1,13 +1,15 @@
 //! The operations on the tree. A refused one changes nothing and does not count in the index.
 
+use super::changed::Changed;
 use super::history::History;
 use super::node::{Content, Node, names, push, split};
+use super::rows::record;
 use super::{
     AUTH, AUTH_ENABLED, Action, Answer, Code, DEPTH_MAX, EXPIRATION_MIN, Event, FIRST_INDEX, KEYS, NAMESPACES,
     NodeView, Refusal, Scan, Stats, Told,
 };
-use api::cleatpb::V2Request;
 use api::cleatpb::v2_request::Method;
+use api::cleatpb::{V2Node, V2Request};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,8 +23,7 @@ pub(crate) struct Tree {
     pub(super) history: History,
     /// What the nodes count for in the quota.
     pub(super) node_bytes: u64,
-    /// Paths of nodes that the database has otherwise, or not at all.
-    pub(super) changed: BTreeSet<Box<[u8]>>,
+    pub(super) changed: Changed,
     pub(super) stats: Stats,
     /// Whether requests need a user.
     auth_enabled: bool,
@@ -42,7 +43,7 @@ impl Default for Tree {
             expiring: BTreeSet::new(),
             history: History::default(),
             node_bytes: 0,
-            changed: BTreeSet::new(),
+            changed: Changed::default(),
             stats: Stats::default(),
             auth_enabled: false,
             auth_changes: 0,
@@ -178,7 +179,7 @@ impl Tree {
         self.index += 1;
         let node =
             if request.dir { Node::dir(self.index, expiration) } else { Node::file(self.index, expiration, value) };
-        let view = node.view(&path, request.now);
+        let (view, row) = (node.view(&path, request.now), record(&node));
         self.node_bytes += node.bytes(&path);
         if expiration != 0 {
             self.expiring.insert((expiration, path.clone()));
@@ -186,7 +187,7 @@ impl Tree {
         if let Some(children) = self.find_mut(parent).and_then(Node::children_mut) {
             children.insert(name.into(), node);
         }
-        self.change(path);
+        self.change(path, Some(row));
         Ok(Event { action, node: view, prev_node: None, is_refresh: false })
     }
 
@@ -221,14 +222,14 @@ impl Tree {
         }
         node.expiration = request.expiration;
         let view = NodeView { modified_index: index, ..node.view(path, request.now) };
-        let bytes_now = node.bytes(path);
+        let (bytes_now, row) = (node.bytes(path), record(node));
         self.index = index;
         self.node_bytes = self.node_bytes - bytes + bytes_now;
         self.forget_expiration(before.expiration, path);
         if request.expiration != 0 {
             self.expiring.insert((request.expiration, path.into()));
         }
-        self.change(path.into());
+        self.change(path.into(), Some(row));
         Ok(Told::alone(Event { action, node: view, prev_node: Some(before), is_refresh: request.refresh }))
     }
 
@@ -315,7 +316,7 @@ impl Tree {
                 path.truncate(length);
             }
         }
-        self.change(path.as_slice().into());
+        self.change(path.as_slice().into(), None);
         removed.push(path.as_slice().into());
     }
 
@@ -325,12 +326,12 @@ impl Tree {
         }
     }
 
-    /// Notes that the node at a path is another one now.
-    fn change(&mut self, path: Box<[u8]>) {
+    /// Notes that the node at a path is another one now, or none.
+    fn change(&mut self, path: Box<[u8]>, row: Option<V2Node>) {
         if path.starts_with(AUTH.as_bytes()) {
             self.look_at_auth(&path);
         }
-        self.changed.insert(path);
+        self.changed.note(path, row);
     }
 
     pub(super) fn look_at_auth(&mut self, path: &[u8]) {
@@ -361,8 +362,9 @@ impl Tree {
             });
         }
         for end in made {
-            self.node_bytes += Node::dir(0, 0).bytes(&path[..end]);
-            self.change(path[..end].into());
+            let dir = Node::dir(index, 0);
+            self.node_bytes += dir.bytes(&path[..end]);
+            self.change(path[..end].into(), Some(record(&dir)));
         }
         Ok(())
     }
