@@ -135,6 +135,13 @@ fn groups(command: Command) -> anyhow::Result<(LoadArgs, Vec<Group>)> {
             let groups = mixed::groups(mix, range(&data, 1, serializable)?, put, load.rate, load.seed);
             (load, groups)
         }
+        other => http_groups(other)?,
+    })
+}
+
+/// Of the workloads that speak HTTP/1.1.
+fn http_groups(command: Command) -> anyhow::Result<(LoadArgs, Vec<Group>)> {
+    Ok(match command {
         Command::V2Get { load, data } => {
             let group = v2_group("v2 get", "get", load.clients as usize, data.key_space()?, None, load.seed);
             let rate = load.rate;
@@ -153,7 +160,7 @@ fn groups(command: Command) -> anyhow::Result<(LoadArgs, Vec<Group>)> {
             check_descriptors(plan.polls)?;
             (load, polls::groups("polls", plan))
         }
-        Command::Compare(_) => bail!("compare is not a workload"),
+        _ => bail!("this is not a workload"),
     })
 }
 
