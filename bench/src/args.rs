@@ -137,7 +137,7 @@ pub(crate) enum Command {
         /// Type of what is written
         #[arg(long, default_value = crate::workload::http::FORM)]
         write_type: String,
-        /// What is written; {n} is the number of the write
+        /// What is written; {n} is a number that is new in each write
         #[arg(long, default_value = "value={n}")]
         write_body: String,
     },

@@ -163,7 +163,7 @@ fn has_last_chunk(mut body: &[u8]) -> Option<bool> {
         let digits = std::str::from_utf8(body[..length].trim_ascii_end()).ok()?;
         let size = usize::from_str_radix(digits, 16).ok()?;
         // The chunk and the end of its line; the last one is empty, and there are no trailers.
-        let Some(rest) = body.get(length + 1 + size + 2..) else { return Some(false) };
+        let Some(rest) = body.get(size.checked_add(length + 3)?..) else { return Some(false) };
         if size == 0 {
             return Some(true);
         }

@@ -71,6 +71,12 @@ pub(crate) async fn execute(
     };
     progress.set_prefix(label("start"));
     let is_catch_up = workloads.iter().any(|workload| workload.session == Session::CatchUp);
+    for workload in workloads {
+        if let Kind::V2Polls { polls } = workload.kind {
+            // Before the members start, which inherit the limit.
+            check_descriptors(polls)?;
+        }
+    }
     let is_v2 = workloads.iter().any(|workload| workload.session == Session::V2);
     let more: Vec<_> = [
         is_catch_up.then(|| ("--snapshot-count", args.snapshot_count.to_string())),
@@ -284,10 +290,7 @@ fn groups(args: &CompareArgs, kind: Kind, name: &str) -> anyhow::Result<Vec<Grou
         Kind::V2Put { clients } => {
             vec![v2_group(name, "put", clients, keys, Some(form_value(VALUE_BYTES, seed)), seed)]
         }
-        Kind::V2Polls { polls } => {
-            check_descriptors(polls)?;
-            polls::groups(name, PollPlan::v2(polls))
-        }
+        Kind::V2Polls { polls } => polls::groups(name, PollPlan::v2(polls)),
         Kind::Idle | Kind::Large | Kind::Failover(_) | Kind::CatchUp => bail!("{name} has no load of its own"),
     })
 }

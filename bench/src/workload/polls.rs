@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -19,7 +19,7 @@ use super::{ClientLoop, Context, Group, Load, Watchdog};
 use crate::connection::{CallError, Endpoint};
 use crate::http1::{Connection, request};
 
-/// In the body of a write, the number of its round: so that it changes something.
+/// In the body of a write, a number that no write had before, of other runs neither: so that it changes something.
 const NUMBER: &str = "{n}";
 
 /// The key that is polled for.
@@ -55,7 +55,7 @@ pub(crate) struct Write {
     pub(crate) endpoint: Option<Endpoint>,
     pub(crate) path: String,
     pub(crate) content_type: String,
-    /// With the number of the round for each `{n}`.
+    /// With a number that is new for each `{n}`.
     pub(crate) body: String,
 }
 
@@ -174,6 +174,7 @@ impl HttpTraffic for Writer {
 async fn write(mut connection: Connection, endpoint: Endpoint, context: Arc<Context>, rounds: Arc<Rounds>) {
     let Write { path, content_type, body, .. } = &rounds.plan.write;
     let mut watchdog = Watchdog::new(context.deadline);
+    let first = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     while let Some((number, _)) = context.turn().await {
         let round = number + 1;
         rounds.round.send_replace(round);
@@ -181,7 +182,7 @@ async fn write(mut connection: Connection, endpoint: Endpoint, context: Arc<Cont
         if ready.is_ok() && context.unless_over(tokio::time::sleep(rounds.plan.settle)).await.is_none() {
             return;
         }
-        let body = body.replace(NUMBER, &round.to_string());
+        let body = body.replace(NUMBER, &(first + u128::from(round)).to_string());
         let bytes = request("PUT", &endpoint, path, content_type, &body);
         let start = Instant::now();
         *rounds.begin.lock() = start;
@@ -218,7 +219,9 @@ mod tests {
         let mut bytes = [0; 1024];
         while let Ok(length @ 1..) = socket.read(&mut bytes).await {
             if bytes.starts_with(b"PUT") {
-                assert!(bytes[..length].windows(8).any(|part| part == b"value=n1" || part == b"value=n2"));
+                let text = String::from_utf8_lossy(&bytes[..length]);
+                let number = text.rsplit_once("value=n").map(|(_, number)| number.parse::<u128>());
+                assert!(matches!(number, Some(Ok(1..))), "{text}");
                 writes.send(()).expect("polls");
             } else {
                 written.recv().await.expect("a write");
