@@ -38,7 +38,7 @@ pub(crate) type FaultSender = mpsc::Sender<String>;
 /// How the thread works.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
-    /// Longest time between applying and flushing.
+    /// Longest time between applying and flushing, unless only the v2 API's tree has changed.
     pub(crate) flush_interval: Duration,
     /// Keys visited in one step of a compaction.
     pub(crate) compaction_keys: usize,
