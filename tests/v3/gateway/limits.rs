@@ -14,9 +14,8 @@ use tokio::net::{TcpSocket, TcpStream};
 /// Longer than a client may stand still.
 const ENDED: Duration = Duration::from_mins(2);
 const POLL: Duration = Duration::from_millis(200);
-/// More than what 100 writes of one mebibyte may leave in memory that nobody needs, and less than those
-/// or their JSON.
-const MEMORY_BYTES: u64 = 96 << 20;
+/// More than what 100 writes of one mebibyte may leave in memory that nobody needs, and less than their JSON.
+const MEMORY_BYTES: u64 = 64 << 20;
 
 fn put_of(bytes: usize) -> String {
     format!(r#"{{"key":"YQ==","value":"{}"}}"#, STANDARD.encode(vec![b'v'; bytes]))
