@@ -17,7 +17,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use shared::Shared;
 use socket::Progressing;
 use std::collections::HashMap;
@@ -59,7 +58,7 @@ impl Limits {
     pub(crate) fn possible(self, has_manage: bool) -> (Self, Self) {
         let listeners = 1 + u64::from(has_manage);
         let wanted = u64::try_from(self.connections).unwrap_or(u64::MAX).saturating_mul(listeners);
-        let descriptors = raised(wanted.saturating_add(OTHER_DESCRIPTORS));
+        let descriptors = socket::descriptors(wanted.saturating_add(OTHER_DESCRIPTORS));
         let (query, manage) = shares(self.connections, descriptors, has_manage);
         if query < self.connections {
             tracing::warn!(
@@ -72,19 +71,6 @@ impl Limits {
         }
         let of = |connections| Self { connections, ..self };
         (of(query), of(manage))
-    }
-}
-
-/// Descriptors that the process may have, after it has asked for so many.
-fn raised(wanted: u64) -> u64 {
-    let limit = getrlimit(Resource::Nofile);
-    let most = limit.maximum.unwrap_or(u64::MAX).min(wanted);
-    match limit.current {
-        Some(current) if current < most => {
-            let more = Rlimit { current: Some(most), maximum: limit.maximum };
-            if setrlimit(Resource::Nofile, more).is_ok() { most } else { current }
-        }
-        current => current.unwrap_or(u64::MAX),
     }
 }
 

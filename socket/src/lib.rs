@@ -1,14 +1,30 @@
-//! Ends connections whose client does not read.
+//! Ends connections whose client does not read, and asks the system for as many as there may be.
 //!
 //! HTTP/2 has pings for that, HTTP/1 has nothing: a stream that is written to a client that does not read would hold what
 //! is kept for it, and a connection, for ever.
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
+
+/// Descriptors that the process may have, after it has asked for so many. Many systems allow 1,024 and far more to who asks;
+/// Go's runtime always does.
+#[must_use]
+pub fn descriptors(wanted: u64) -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(u64::MAX).min(wanted);
+    match limit.current {
+        Some(current) if current < most => {
+            let more = Rlimit { current: Some(most), maximum: limit.maximum };
+            if setrlimit(Resource::Nofile, more).is_ok() { most } else { current }
+        }
+        current => current.unwrap_or(u64::MAX),
+    }
+}
 
 /// Watches the writes of one connection.
 #[derive(Debug)]
@@ -94,6 +110,17 @@ mod tests {
     use tokio::time::Instant;
 
     const LIMIT: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn the_limit_of_descriptors_is_raised_to_what_is_allowed() {
+        let limit = getrlimit(Resource::Nofile);
+        let most = limit.maximum.unwrap_or(u64::MAX).min(4096);
+        let few = Rlimit { current: Some(most / 2), ..limit };
+        setrlimit(Resource::Nofile, few).unwrap();
+        assert_eq!((descriptors(most / 4), descriptors(4096)), (most / 2, most));
+        assert_eq!(getrlimit(Resource::Nofile).current, Some(most));
+        setrlimit(Resource::Nofile, limit).unwrap();
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_write_may_be_slow_and_not_stand_still() {

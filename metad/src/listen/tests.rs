@@ -62,13 +62,6 @@ fn both_listeners_share_the_descriptors() {
     assert_eq!(shares(25_000, 1024, false), (960, 0));
 }
 
-#[test]
-fn the_limit_of_descriptors_is_raised_to_what_is_allowed() {
-    let limit = getrlimit(Resource::Nofile);
-    let most = limit.maximum.unwrap_or(u64::MAX).min(4096);
-    assert!(raised(4096) >= most && getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) >= most);
-}
-
 #[tokio::test]
 async fn hops_are_limited() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -8,7 +8,6 @@ use crate::tls::{RefusalLog, TlsAcceptor};
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustix::process::{Resource, getrlimit};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -71,9 +70,9 @@ impl ListenSettings {
     }
 }
 
-/// How many connections the process's descriptor limit allows, without those that are kept back for everything else.
+/// How many connections the process's descriptors allow once it has asked for all that it may have, without those that are kept back for everything else.
 pub fn max_connections() -> usize {
-    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(MAX_CONNECTIONS);
+    let descriptors = socket::descriptors(MAX_CONNECTIONS + RESERVED_DESCRIPTORS);
     descriptors.saturating_sub(RESERVED_DESCRIPTORS).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS) as usize
 }
 
