@@ -28,8 +28,8 @@ pub(crate) const FLUSH_EARLY_BYTES: usize = 6 << 20;
 /// The same for nodes of the v2 API's tree: so much is kept in memory for the sake of few pages.
 pub(crate) const TREE_FLUSH_EARLY_BYTES: usize = 16 << 20;
 
-/// How long a flush waits for more when only the v2 API's tree has changed: with 20,000 writes a second to 100,000 keys it
-/// writes a third then, and takes half of the processor. A restart applies as much of the log again.
+/// How long a flush waits for more when only the v2 API's tree has changed: of 20,000 writes a second to
+/// 100,000 keys each costs 1.5 KiB on the disk then, and 3.9 when nothing waits. A restart applies as much of the log again.
 const TREE_FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where a broken part of the member reports; the first report stops the process.

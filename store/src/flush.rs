@@ -114,9 +114,9 @@ impl Flusher {
         })
     }
 
-    /// Whether a flush is worth waiting for: all that has changed are nodes of the v2 API's tree. Their rows lie anywhere in
+    /// Whether a flush is worth waiting for: no key has changed, but nodes of the v2 API's tree have. Their rows lie anywhere in
     /// their table, so that almost every one of them costs a page, and the next change of the same page as much again. Changes
-    /// of keys only follow each other.
+    /// of keys only follow each other. What else may have changed (leases, users, members) is small, and in the log.
     pub fn may_wait(&self) -> bool {
         let state = self.shared.state.read();
         state.v2.waiting_bytes() > 0 && state.tail.len() == 0 && state.dropped.is_empty() && self.walk.done.is_none()
