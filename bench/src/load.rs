@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 
 use crate::args::{Command, DataArgs, LoadArgs};
@@ -169,14 +168,10 @@ fn http_groups(command: Command) -> anyhow::Result<(LoadArgs, Vec<Group>)> {
 /// # Errors
 /// The system allows fewer.
 pub(crate) fn check_descriptors(polls: usize) -> anyhow::Result<()> {
-    let limit = getrlimit(Resource::Nofile);
     let needed = polls as u64 + OTHER_DESCRIPTORS;
-    if limit.maximum.is_some_and(|most| most < needed) {
-        let most = limit.maximum.unwrap_or_default();
+    let most = socket::descriptors(needed);
+    if most < needed {
         bail!("{polls} polls need {needed} open files, and the limit is {most}: raise it, or poll less");
-    }
-    if limit.current.is_some_and(|current| current < needed) {
-        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).context("open files")?;
     }
     Ok(())
 }
@@ -190,7 +185,7 @@ pub(crate) fn v2_group(
     value: Option<Bytes>,
     seed: u64,
 ) -> Group {
-    let traffic = Arc::new(Arc::new(V2Keys { keys, value, seed }));
+    let traffic = Arc::new(V2Keys { keys, value, seed });
     Group {
         name: name.to_owned(),
         unit,

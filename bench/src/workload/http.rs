@@ -1,7 +1,5 @@
 //! Clients of HTTP/1.1, each with a connection of its own, that make one call after the other: the v2 API's keys.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -9,7 +7,7 @@ use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 
 use super::keys::KeySpace;
-use super::{ClientLoop, Context, Watchdog};
+use super::{Client, ClientLoop, Traffic, Watchdog};
 use crate::connection::{CallError, Endpoint};
 use crate::http1::{Connection, request};
 
@@ -18,30 +16,8 @@ pub(crate) const FORM: &str = "application/x-www-form-urlencoded";
 /// Bytes of a form that need no escape.
 const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/// What the clients of a group do over HTTP/1.1.
-pub(crate) trait HttpTraffic: Send + Sync {
-    /// Prepares one client and returns its loop, which is started when all clients are prepared.
-    fn prepare(&self, client: HttpClient) -> BoxFuture<'static, Result<ClientLoop, CallError>>;
-
-    /// Whether the loops only end when they are dropped, so that nobody waits for them.
-    fn is_passive(&self) -> bool {
-        false
-    }
-}
-
-/// What a client is prepared from.
-pub(crate) struct HttpClient {
-    /// Its own.
-    pub(crate) connection: Connection,
-    /// Where it goes.
-    pub(crate) endpoint: Endpoint,
-    /// The client's number in its group.
-    pub(crate) index: usize,
-    /// What it shares.
-    pub(crate) context: Arc<Context>,
-}
-
 /// Reads or writes of single keys of the v2 API.
+#[derive(Clone)]
 pub(crate) struct V2Keys {
     /// Which keys.
     pub(crate) keys: KeySpace,
@@ -67,16 +43,16 @@ impl V2Keys {
     }
 }
 
-impl HttpTraffic for Arc<V2Keys> {
-    fn prepare(&self, client: HttpClient) -> BoxFuture<'static, Result<ClientLoop, CallError>> {
-        let source = Self::clone(self);
+impl Traffic<Connection> for V2Keys {
+    fn prepare(&self, client: Client<Connection>) -> BoxFuture<'static, Result<ClientLoop, CallError>> {
+        let source = self.clone();
         async move { Ok(drive(client, source).boxed()) }.boxed()
     }
 }
 
 /// The loop of one client.
-async fn drive(client: HttpClient, source: Arc<V2Keys>) {
-    let HttpClient { mut connection, endpoint, index, context } = client;
+async fn drive(client: Client<Connection>, source: V2Keys) {
+    let Client { mut connection, endpoint, index, context } = client;
     let mut random = SmallRng::seed_from_u64(source.seed.wrapping_add(index as u64));
     let mut watchdog = Watchdog::new(context.deadline);
     while let Some((call, start)) = context.turn().await {

@@ -28,16 +28,16 @@ use tokio::sync::watch as signal;
 use tokio::time::{Instant, Sleep};
 
 use crate::connection::{CallError, Connection, Endpoint};
+use crate::http1;
 use crate::measure::Recorder;
-use http::HttpTraffic;
 
 /// The loop of a prepared client; it ends when the run does, or when its connection is lost.
 pub(crate) type ClientLoop = BoxFuture<'static, ()>;
 
-/// What the clients of a group do.
-pub(crate) trait Traffic: Send + Sync {
+/// What the clients of a group do, over connections of one kind.
+pub(crate) trait Traffic<C = Connection>: Send + Sync {
     /// Prepares one client and returns its loop, which is started when all clients are prepared.
-    fn prepare(&self, client: Client) -> BoxFuture<'static, Result<ClientLoop, CallError>>;
+    fn prepare(&self, client: Client<C>) -> BoxFuture<'static, Result<ClientLoop, CallError>>;
 
     /// Whether the loops only end when they are dropped (watchers), so that nobody waits for them.
     fn is_passive(&self) -> bool {
@@ -50,7 +50,7 @@ pub(crate) enum Load {
     /// gRPC; clients share connections.
     Grpc(Arc<dyn Traffic>),
     /// HTTP/1.1; each client has a connection of its own.
-    Http(Arc<dyn HttpTraffic>),
+    Http(Arc<dyn Traffic<http1::Connection>>),
 }
 
 impl Load {
@@ -243,9 +243,9 @@ impl Context {
 }
 
 /// What a client is prepared from.
-pub(crate) struct Client {
-    /// The connection, shared with other clients of the group.
-    pub(crate) connection: Connection,
+pub(crate) struct Client<C = Connection> {
+    /// The connection. One of gRPC is shared with other clients of the group.
+    pub(crate) connection: C,
     /// Where it goes.
     pub(crate) endpoint: Endpoint,
     /// The client's number in its group.

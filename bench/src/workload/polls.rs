@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::http::{FORM, HttpClient, HttpTraffic, ended};
-use super::{ClientLoop, Context, Group, Load, Watchdog};
+use super::http::{FORM, ended};
+use super::{Client, ClientLoop, Context, Group, Load, Traffic, Watchdog};
 use crate::connection::{CallError, Endpoint};
 use crate::http1::{Connection, request};
 
@@ -101,7 +101,7 @@ pub(crate) fn groups(name: &str, plan: PollPlan) -> Vec<Group> {
         begin: Mutex::new(Instant::now()),
         reached: Notify::new(),
     });
-    let group = |name: String, unit, clients, is_counted, traffic: Arc<dyn HttpTraffic>| Group {
+    let group = |name: String, unit, clients, is_counted, traffic: Arc<dyn Traffic<Connection>>| Group {
         name,
         unit,
         connections: clients,
@@ -118,8 +118,8 @@ pub(crate) fn groups(name: &str, plan: PollPlan) -> Vec<Group> {
 
 struct Pollers(Arc<Rounds>);
 
-impl HttpTraffic for Pollers {
-    fn prepare(&self, client: HttpClient) -> BoxFuture<'static, Result<ClientLoop, CallError>> {
+impl Traffic<Connection> for Pollers {
+    fn prepare(&self, client: Client<Connection>) -> BoxFuture<'static, Result<ClientLoop, CallError>> {
         let rounds = Arc::clone(&self.0);
         async move { Ok(poll(client, rounds).boxed()) }.boxed()
     }
@@ -130,8 +130,8 @@ impl HttpTraffic for Pollers {
 }
 
 /// The loop of one client that polls.
-async fn poll(client: HttpClient, rounds: Arc<Rounds>) {
-    let HttpClient { mut connection, endpoint, context, .. } = client;
+async fn poll(client: Client<Connection>, rounds: Arc<Rounds>) {
+    let Client { mut connection, endpoint, context, .. } = client;
     let get = request("GET", &endpoint, &rounds.plan.path, "", "");
     let mut round = rounds.round.subscribe();
     for number in 1.. {
@@ -154,11 +154,11 @@ async fn poll(client: HttpClient, rounds: Arc<Rounds>) {
 
 struct Writer(Arc<Rounds>);
 
-impl HttpTraffic for Writer {
-    fn prepare(&self, client: HttpClient) -> BoxFuture<'static, Result<ClientLoop, CallError>> {
+impl Traffic<Connection> for Writer {
+    fn prepare(&self, client: Client<Connection>) -> BoxFuture<'static, Result<ClientLoop, CallError>> {
         let rounds = Arc::clone(&self.0);
         async move {
-            let HttpClient { connection, endpoint, context, .. } = client;
+            let Client { connection, endpoint, context, .. } = client;
             let own = rounds.plan.write.endpoint.clone();
             let (connection, endpoint) = match own {
                 Some(own) => (Connection::open(&own).await?, own),

@@ -18,7 +18,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::http::HttpClient;
 use super::{Client, Context, Group, Length, Load, Pace, Run, Stage, StageCell};
 use crate::connection::{CallError, Connection, Endpoint};
 use crate::http1;
@@ -403,7 +402,7 @@ async fn prepare(
                 Load::Http(traffic) => {
                     let connection = http1::Connection::open(endpoint).await?;
                     let (endpoint, context) = (endpoint.clone(), context.clone());
-                    clients.push(traffic.prepare(HttpClient { connection, endpoint, index: number, context }));
+                    clients.push(traffic.prepare(Client { connection, endpoint, index: number, context }));
                     continue;
                 }
             };

@@ -21,6 +21,10 @@ const fn range(
     Workload { name, about, session: Session::Keys, kind: Kind::Range { clients, connections, limit, is_serializable } }
 }
 
+const fn v2(name: &'static str, about: &'static str, kind: Kind) -> Workload {
+    Workload { name, about, session: Session::V2, kind }
+}
+
 /// All workloads, in the order in which they run.
 const WORKLOADS: [Workload; 20] = [
     Workload { name: "idle", about: "memory of a fresh server", session: Session::Keys, kind: Kind::Idle },
@@ -69,24 +73,13 @@ const WORKLOADS: [Workload; 20] = [
         session: Session::Streams,
         kind: Kind::Lease { leases: 1_000, clients: 64 },
     },
-    Workload {
-        name: "v2-put-64",
-        about: "64 clients write one key through the v2 API",
-        session: Session::V2,
-        kind: Kind::V2Put { clients: 64 },
-    },
-    Workload {
-        name: "v2-get-64",
-        about: "64 clients read one key through the v2 API",
-        session: Session::V2,
-        kind: Kind::V2Get { clients: 64 },
-    },
-    Workload {
-        name: "v2-polls",
-        about: "10,000 long polls of the v2 API that one write ends: the last one's answer",
-        session: Session::V2,
-        kind: Kind::V2Polls { polls: 10_000 },
-    },
+    v2("v2-put-64", "64 clients write one key at a time through the v2 API", Kind::V2Put { clients: 64 }),
+    v2("v2-get-64", "64 clients read one key at a time through the v2 API", Kind::V2Get { clients: 64 }),
+    v2(
+        "v2-polls",
+        "10,000 long polls of the v2 API that one write ends: the last one's answer",
+        Kind::V2Polls { polls: 10_000 },
+    ),
     Workload {
         name: "large",
         about: "memory, restart and disk with --large-keys keys",
